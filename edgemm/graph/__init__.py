@@ -1,0 +1,1 @@
+"""Library on ONNX graphs: branches, parity, front-ends, checks. No torch here."""

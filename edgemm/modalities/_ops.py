@@ -1,0 +1,111 @@
+"""The fixed operations a front-end is made of. Each runs in numpy here, in torch and as ONNX nodes elsewhere, with the same result.
+
+Every op works on a whole batch: axis 0 is the batch, all shapes below leave it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Any -> float32 (or ``dtype``)."""
+
+    dtype: str = "float32"
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Reorder the axes after the batch: ``axes`` counts from 1, so (3, 1, 2) turns (H, W, C) into (C, H, W)."""
+
+    axes: tuple[int, ...]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x.transpose(0, *self.axes)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``x * scale + shift``; both broadcast over the axes after the batch."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x * self.scale + self.shift
+
+
+@dataclass(frozen=True)
+class Frames:
+    """(samples,) -> (filters, frames): a strided 1-D convolution with fixed ``weight`` (filters, 1, window), no padding."""
+
+    weight: np.ndarray
+    hop: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        window = self.weight.shape[-1]
+        frames = np.lib.stride_tricks.sliding_window_view(x, window, axis=-1)[:, :: self.hop]
+        return np.einsum("ntw,fw->nft", frames, self.weight[:, 0], optimize=True).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Power:
+    """(2 * bins, frames), real parts first, then imaginary -> (bins, frames): ``(re^2 + im^2) ** (exponent / 2)``."""
+
+    exponent: float = 2.0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        real, imaginary = np.split(x, 2, axis=1)
+        power = real * real + imaginary * imaginary
+        return power if self.exponent == 2.0 else np.sqrt(power) if self.exponent == 1.0 else power ** (self.exponent / 2)
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """(in, frames) -> (out, frames): ``weight @ x`` with ``weight`` (out, in)."""
+
+    weight: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.matmul(self.weight, x)
+
+
+@dataclass(frozen=True)
+class Log:
+    """Natural logarithm of ``max(x, floor)``."""
+
+    floor: float
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(x, np.float32(self.floor)))
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Zero mean, unit deviation over all axes after the batch, per sample."""
+
+    floor: float = 1e-5
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        axes = tuple(range(1, x.ndim))
+        centred = x - x.mean(axis=axes, keepdims=True)
+        return centred / (np.sqrt((centred * centred).mean(axis=axes, keepdims=True)) + np.float32(self.floor))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Token ids -> the same ids, and after them an int64 mask that is 1 where the id is not ``pad``. Always the last op."""
+
+    pad: int = 0
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x, (x != self.pad).astype(np.int64)
+
+
+Op = Cast | Transpose | Affine | Frames | Power | MatMul | Log | Normalize | Mask

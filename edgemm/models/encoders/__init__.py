@@ -1,0 +1,1 @@
+"""Image encoders, sound encoders and so on: one small file each."""

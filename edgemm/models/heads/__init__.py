@@ -1,0 +1,1 @@
+"""What answers: one small file a task."""

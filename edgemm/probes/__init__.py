@@ -1,0 +1,1 @@
+"""What is measured: one file a probe; `_schedule` owns processes and order."""

@@ -1,0 +1,1 @@
+"""What a recipe may do to a model: one file a step."""
