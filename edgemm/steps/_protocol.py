@@ -1,0 +1,44 @@
+"""What a compression step is given besides the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm.card import Card
+from edgemm.targets._protocol import Numerics
+
+if TYPE_CHECKING:
+    from edgemm.data import Dataset
+    from edgemm.graph.branches import Branches
+
+
+def silent(what: str, done: float) -> None:
+    """A progress callback that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a step may look at. A step is ``def <name>(model, ctx, *, options) -> model`` and leaves ``model`` alone.
+
+    Attributes:
+        dataset: Where calibration samples come from; None = seeded synthetic ones of the card's modalities.
+        branches: Branches of the graph the step works on; None = the step finds them itself.
+        target: Name of the target this graph is made for.
+        numerics: What Q/DQ that target wants.
+        scratch: A folder that may be written to and is removed afterwards.
+        progress: Called with what is going on and how much of it is done, 0 to 1.
+        facts: What the step found worth telling (counts, seconds); the step adds to it, the report shows it.
+    """
+
+    card: Card
+    dataset: Dataset | None
+    scratch: Path
+    target: str = "onnxruntime"
+    numerics: Numerics = field(default_factory=lambda: Numerics("mixed"))
+    branches: Branches | None = None
+    seed: int = 0
+    progress: Callable[[str, float], None] = silent
+    facts: dict[str, Any] = field(default_factory=dict)
