@@ -1,0 +1,153 @@
+"""`edgemm doctor`: what this machine can do, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemm import cache, plugins
+
+CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
+INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
+WORKSHOP_MIB = 8 * 1024  # quantizing a two-tower of 151 million parameters peaks at 6.4 GiB
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?(?P<range>[^;]*)(;.*extra == ['\"](?P<extra>[\w-]+)['\"])?")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package an extra brings; ``version`` is None where it is missing."""
+
+    name: str
+    wanted: str
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``doctor`` found.
+
+    Attributes:
+        extras: Extra -> its packages.
+        runtimes: Target -> "" when its runtime can be imported, else the reason in words.
+        memory_mib: What this process may use: the machine's memory, or the container's limit.
+        advice: What to do, one sentence each; empty when nothing is to be done.
+    """
+
+    edgemm: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    cpu_features: tuple[str, ...]
+    memory_mib: int
+    cache: str
+    extras: dict[str, tuple[Package, ...]]
+    runtimes: dict[str, str]
+    browser: str | None
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"edgemm     {self.edgemm}",
+            f"python     {self.python}",
+            f"system     {self.system}",
+            f"processor  {self.processor}, {self.cores} cores, {' '.join(self.cpu_features) or 'none of the instructions that matter'}",
+            f"memory     {self.memory_mib} MiB",
+            f"cache      {self.cache}",
+            f"browser    {self.browser or 'none'} (only tests of the report's looks need one)",
+        ]
+        for target, problem in self.runtimes.items():
+            lines.append(f"target     {target}: {problem or 'runs here'}")
+        for extra, packages in self.extras.items():
+            lines.append(f"[{extra}]")
+            lines += [f"  {package.name:14} {package.version or 'missing'}  (wants {package.wanted or 'any'})" for package in packages]
+        return "\n".join([*lines, "", *(f"advice: {line}" for line in self.advice)]).rstrip()
+
+
+def doctor() -> Diagnosis:
+    """Look at this machine: versions, processor, memory, which targets run here. Changes nothing."""
+    extras = _extras()
+    runtimes = {name: _problem(name) for name in plugins.names("targets")}
+    features, memory_mib = _cpu_features(), _memory_mib()
+    return Diagnosis(
+        edgemm=cache.version("edgemm"),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        processor=str(cache.machine()["processor"]),
+        cores=int(cache.machine()["cores"]),
+        cpu_features=features,
+        memory_mib=memory_mib,
+        cache=str(cache.root()),
+        extras=extras,
+        runtimes=runtimes,
+        browser=next((path for name in BROWSERS if (path := shutil.which(name))), None),
+        advice=tuple(_advice(extras, runtimes, features, memory_mib)),
+    )
+
+
+def _extras() -> dict[str, tuple[Package, ...]]:
+    """Extra -> packages with the ranges edgemm's own metadata states; an extra named by another is not repeated there."""
+    found: dict[str, list[Package]] = {}
+    for requirement in importlib.metadata.requires("edgemm") or []:
+        match = REQUIREMENT.match(requirement)
+        if match and match["name"] != "edgemm":
+            version = cache.version(match["name"])
+            package = Package(match["name"], match["range"].strip(), None if version == "absent" else version)
+            found.setdefault(match["extra"] or "always", []).append(package)
+    return {extra: tuple(packages) for extra, packages in found.items() if extra != "dev"}
+
+
+def _problem(target: str) -> str:
+    """Why a target's runtime cannot be imported here; "" when it can."""
+    try:
+        importlib.import_module(target)
+    except ModuleNotFoundError as err:
+        return str(plugins.missing_extra(err, f"target '{target}'").fix)
+    except (ImportError, OSError) as err:  # installed, but a system library is missing
+        return f"cannot be imported: {err}"
+    return ""
+
+
+def _cpu_features() -> tuple[str, ...]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set())
+    return tuple(name for name in CPU_FEATURES if name in flags)
+
+
+def _memory_mib() -> int:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(limit).read_text().strip() if Path(limit).is_file() else ""
+        if text.isdigit():
+            total = min(total, int(text))
+    return total >> 20
+
+
+def _advice(extras: dict[str, tuple[Package, ...]], runtimes: dict[str, str], features: tuple[str, ...], memory_mib: int) -> list[str]:
+    advice = []
+    for extra, packages in extras.items():
+        missing = [package.name for package in packages if package.version is None]
+        if missing and extra in ("compress", "data", "always"):
+            command = "pip install edgemm" if extra == "always" else f"pip install 'edgemm[{extra}]'"
+            advice.append(f"{command}: {', '.join(missing)} missing.")
+    if runtimes and all(runtimes.values()):
+        advice.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
+    if "avx2" in features and not set(features) & set(INT8_FEATURES):
+        advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
+    if memory_mib < WORKSHOP_MIB:
+        advice.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
+    return advice
