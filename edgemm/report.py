@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm.artifact import write_json
+from edgemm.artifact import write_bytes
 from edgemm.errors import EdgemmError
 
 FORMAT = 1
@@ -91,8 +91,12 @@ class Report:
             "details": dict(self.details),
         }
 
+    def to_json(self) -> bytes:
+        """The bytes of ``report.json``."""
+        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+
     def save(self, path: Path) -> None:
-        write_json(path, self.to_dict())
+        write_bytes(path, self.to_json())
 
 
 def read(path: Path) -> Report:

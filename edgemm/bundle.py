@@ -1,0 +1,317 @@
+"""The bundle: everything a box needs to run a model and to prove that it still does what it did. Written once, never changed.
+
+A folder, or the same files in one ``.edgemm`` zip: ``manifest.json`` (format, card, every other file with size and sha256, accuracy,
+provenance), ``manifest.sha256``, ``manifest.sig`` where signed, ``model.onnx`` (float), ``targets/<t>/model.onnx`` and ``options.json``,
+``tokenizer.json`` (one text input) or ``<input>.tokenizer.json`` (several), ``golden.npz``, ``reference.npz``, ``report.json``,
+``report.html``. No pickle, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import cache, golden, plugins, seal, stored_zip
+from edgemm import card as cards
+from edgemm.artifact import folder_in_one_step
+from edgemm.card import Card
+from edgemm.errors import BundleError, EdgemmError, MissingExtra, nearest
+from edgemm.golden import Golden
+from edgemm.packing import Reference, TargetOptions, check_place, entries, pack, write_npz
+from edgemm.report import Report
+from edgemm.report import read as read_report
+from edgemm.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
+from edgemm.targets._protocol import Target, fingerprint
+
+__all__ = [
+    "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "open_bundle", "pack", "verify", "write_npz",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        folder: Where its files lie: the bundle itself, or the place in the cache that a zip was unpacked to.
+        manifest: ``manifest.json`` as plain values.
+        card: The model's card; its ``model`` is the float ONNX.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    card: Card
+
+    @property
+    def model(self) -> Path:
+        """The float ONNX model."""
+        return self.folder / "model.onnx"
+
+    def targets(self) -> list[str]:
+        """Targets this bundle was made for."""
+        parts = [name.split("/") for name in self.manifest["files"]]
+        return sorted(part[1] for part in parts if len(part) == 3 and part[0] == "targets" and part[2] == "model.onnx")
+
+    def target_model(self, target: str) -> Path:
+        """The Q/DQ graph for ``target``."""
+        self._require(target)
+        return self.folder / "targets" / target / "model.onnx"
+
+    def target_options(self, target: str) -> TargetOptions:
+        """What ``options.json`` of ``target`` says.
+
+        Raises:
+            BundleError: The bundle holds nothing for ``target``, or the file is not one of edgemm's.
+        """
+        self._require(target)
+        name = f"targets/{target}/options.json"
+        if name not in self.manifest["files"]:
+            return TargetOptions()
+        try:
+            return TargetOptions(**json.loads((self.folder / name).read_bytes()))
+        except (OSError, ValueError, TypeError) as err:
+            raise BundleError(f"{self.folder}: {name} cannot be read.", why=str(err), fix="pack the bundle again.") from err
+
+    def options_for(self, target: str, machine: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Runtime options for ``target`` on the machine of fingerprint ``machine``.
+
+        Returns:
+            The options, and in words why the tuned ones are not among them ("" when they are).
+        """
+        stored = self.target_options(target)
+        if not stored.tuned:
+            return dict(stored.safe), "nothing was tuned for it."
+        here = json.loads(json.dumps(dict(machine)))
+        differ = sorted(key for key in {*stored.fingerprint, *here} if stored.fingerprint.get(key) != here.get(key))
+        if differ:
+            return dict(stored.safe), f"it was tuned on a machine that differs in {', '.join(differ)}; `edgemm compile` tunes here."
+        return {**stored.safe, **stored.tuned}, ""
+
+    def load_target(self, target: str) -> Target:
+        """The target's plugin with the options of the recipe.
+
+        Raises:
+            MissingExtra: Its runtime is not installed here.
+        """
+        return plugins.find(Target, target)(**self.target_options(target).target)
+
+    def golden(self) -> Golden | None:
+        """The golden samples, or None where the bundle holds none."""
+        return Golden.of_arrays(self._npz("golden.npz")) if "golden.npz" in self.manifest["files"] else None
+
+    def reference(self) -> Reference | None:
+        """Labels and the original's answers, or None where the bundle holds none."""
+        return Reference.of_arrays(self._npz("reference.npz")) if "reference.npz" in self.manifest["files"] else None
+
+    def report(self) -> Report:
+        """The report it was packed with."""
+        return read_report(self.folder / "report.json")
+
+    def _require(self, target: str) -> None:
+        if target not in self.targets():
+            raise BundleError(f"{self.folder} holds nothing for the target '{target}'.", fix=nearest(target, self.targets()))
+
+    def _npz(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+            raise BundleError(f"{self.folder}: {name} cannot be read.", why=str(err), fix="pack the bundle again.") from err
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` looked at and found."""
+
+    path: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if check.ok is False]
+
+    def raise_if_bad(self) -> None:
+        """Raise a BundleError that names every bad file."""
+        if self.ok:
+            return
+        raise BundleError(
+            f"{self.path} fails verification: {', '.join(dict.fromkeys(check.name for check in self.failed))}.",
+            why="\n       ".join(f"{check.name}: {check.text}" for check in self.failed),
+            fix="fetch or pack the bundle again; do not run this one.",
+        )
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle: the manifest is compared with its hash, and every listed file must be there with its size (``verify`` does more).
+
+    A zip is unpacked into the cache once, into a place named by its manifest's hash, after every file was compared with its hash.
+
+    Raises:
+        BundleError: Not a bundle, or a damaged one; names the files.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path, path)
+    _require_zip(path)
+    try:
+        with path.open("rb") as file:
+            members = {member.name: member for member in stored_zip.members(file)}
+            raw, line = (b"".join(stored_zip.content(file, members[name])) if name in members else b"" for name in (MANIFEST, HASH))
+            seal.read_manifest(raw, line, path)
+    except stored_zip.Damaged as err:
+        raise _damaged(path, err) from err
+    place = cache.root() / "bundles" / line[:64].decode()
+    if not (place / MANIFEST).is_file():
+        with folder_in_one_step(place) as scratch:
+            _unpack(path, scratch)
+            Verification(path, tuple(_check_files(scratch, path)[1])).raise_if_bad()
+    return _open_folder(place, path)
+
+
+def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Verification:
+    """Look at everything a bundle says about itself; damage is reported in the result, not raised.
+
+    Args:
+        key: PEM public key that must have signed it.
+        run: Also run the golden samples on every target that can run here.
+
+    Raises:
+        BundleError: ``path`` is no bundle at all, or ``key`` is no key.
+        MissingExtra: The bundle is signed (or ``key`` given) and the package cryptography is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _verify_folder(path, path, key, run)
+    _require_zip(path)
+    with tempfile.TemporaryDirectory(prefix="edgemm-verify-") as scratch:
+        try:
+            _unpack(path, Path(scratch))
+        except stored_zip.Damaged as err:
+            return Verification(path, (Check(err.member or path.name, False, err.reason),))
+        return _verify_folder(Path(scratch), path, key, run)
+
+
+def _verify_folder(folder: Path, path: Path, key: Path | None, run: bool) -> Verification:
+    signer, checks = _check_files(folder, path)
+    line, signature = (_bytes(folder / name) for name in (HASH, SIGNATURE))
+    checks += seal.check_signature(signer, line or b"", signature, key)
+    if run and all(check.ok for check in checks):
+        checks += _check_golden(_open_folder(folder, path))
+    return Verification(path, tuple(checks))
+
+
+def _check_files(folder: Path, path: Path) -> tuple[str | None, list[Check]]:
+    """The signer that the manifest names, and a check for every file."""
+    raw, line = _bytes(folder / MANIFEST), _bytes(folder / HASH)
+    if raw is None and line is None:
+        raise BundleError(
+            f"{path} is not a bundle.", why=f"there is no {MANIFEST} in it.", fix="give the folder that compress wrote with -o."
+        )
+    for name, content in ((MANIFEST, raw), (HASH, line)):
+        if content is None:
+            return None, [Check(name, False, "it is missing.")]
+    try:
+        manifest = seal.read_manifest(raw or b"", line or b"", path)
+    except BundleError as err:
+        return None, [Check(f"{MANIFEST} or {HASH}", False, err.why or err.what)]
+    found = {name: place for name, place in entries(folder).items() if name not in OWN}
+    if manifest.get("signer") is None and (folder / SIGNATURE).exists():
+        found[SIGNATURE] = folder / SIGNATURE
+    hashed = {name: place if isinstance(place, str) else seal.entry(seal.pieces(place)) for name, place in found.items()}
+    whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
+    return manifest.get("signer"), [whole, *seal.compare(manifest["files"], hashed)]
+
+
+def _check_golden(bundle: Bundle) -> list[Check]:
+    samples = bundle.golden()
+    if samples is None:
+        return [Check("golden.npz", None, "the bundle holds no golden samples.")]
+    return [_run_golden(bundle, samples, target) for target in bundle.targets()]
+
+
+def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
+    where = f"targets/{name}/model.onnx"
+    if name not in samples.outputs:
+        return Check(where, None, "golden.npz holds no outputs for it.")
+    try:
+        target = bundle.load_target(name)
+        options, reason = bundle.options_for(name, fingerprint(target))
+        with target.open(bundle.target_model(name), **options) as session:
+            answers = golden.run(session, samples.inputs)
+            ran = session.precision()
+    except MissingExtra as err:
+        return Check(where, None, f"golden samples not run: {err.what} {err.fix}")
+    except EdgemmError as err:
+        return Check(where, False, f"golden samples cannot run here: {err.what} {err.why}")
+    off = golden.compare(answers, samples.outputs[name], samples.tolerance[name])
+    how = f"{len(next(iter(samples.inputs.values())))} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
+    wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
+    return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)
+
+
+def _open_folder(folder: Path, path: Path) -> Bundle:
+    raw, line = _bytes(folder / MANIFEST), _bytes(folder / HASH)
+    if raw is None or line is None:
+        missing = MANIFEST if raw is None else HASH
+        raise BundleError(
+            f"{path} is not a bundle.", why=f"there is no {missing} in it.", fix="give the folder that compress wrote with -o."
+        )
+    manifest = seal.read_manifest(raw, line, path)
+    found = {name: place if isinstance(place, str) else {"size": place.stat().st_size} for name, place in entries(folder).items()}
+    wrong = []
+    for name, want in manifest["files"].items():
+        got = found.get(name, "it is missing.")
+        if isinstance(got, str) or got["size"] != want["size"]:
+            wrong.append(Check(name, False, got if isinstance(got, str) else f"{got['size']} bytes instead of {want['size']}."))
+    Verification(path, tuple(wrong)).raise_if_bad()
+    return Bundle(folder, manifest, _card(manifest, folder, path))
+
+
+def _card(manifest: Mapping[str, Any], folder: Path, path: Path) -> Card:
+    try:
+        plain = {key: {name: value["card"] for name, value in manifest[key].items()} for key in ("inputs", "outputs")}
+        return cards.parse({"model": "model.onnx", **plain, "columns": manifest.get("columns") or {}}, path=folder / MANIFEST)
+    except (KeyError, TypeError, AttributeError, EdgemmError) as err:
+        raise BundleError(f"{path}: {MANIFEST} does not describe a model.", why=str(err), fix="pack the bundle again.") from err
+
+
+def _require_zip(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                return
+    except OSError as err:
+        raise BundleError(f"cannot open the bundle '{path}'.", why=str(err), fix="check the path.") from err
+    raise BundleError(f"{path} is not a bundle.", why="it is neither a folder nor a zip.", fix="give what compress wrote with -o.")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write every member below ``folder``; names were checked by ``stored_zip.members``."""
+    with path.open("rb") as file:
+        for member in stored_zip.members(file):
+            place = folder / member.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as out:
+                out.writelines(stored_zip.content(file, member))
+
+
+def _damaged(path: Path, err: stored_zip.Damaged) -> BundleError:
+    name = err.member or path.name
+    return BundleError(f"{path} fails verification: {name}.", why=f"{name}: {err.reason}", fix="fetch or pack the bundle again.")
+
+
+def _bytes(path: Path) -> bytes | None:
+    """A file's content; None where there is no plain file (a link is none)."""
+    return path.read_bytes() if path.is_file() and not os.path.islink(path) else None
