@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from edgemm.errors import OutputError
 
 RECORD = "artifact.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def folder_in_one_step(final: Path) -> Iterator[Path]:
         sync(scratch)
         swap(scratch, final)
     except OSError as err:
-        if err.errno in (28, 122, 30, 13):  # no space, quota, read-only, not permitted
+        if is_unwritable(err):
             raise unwritable(final, err) from err
         raise
     finally:
@@ -155,7 +157,7 @@ def require_writable(path: Path) -> None:
 
 
 def unwritable(path: Path, err: OSError) -> OutputError:
-    full = err.errno in (28, 122)
+    full = err.errno in FULL
     return OutputError(
         f"cannot write {path}.",
         why=f"{err.strerror or err}.",
@@ -163,6 +165,21 @@ def unwritable(path: Path, err: OSError) -> OutputError:
         if full
         else "choose another place with -o, or mend its permissions.",
     )
+
+
+def is_unwritable(err: OSError) -> bool:
+    """Whether ``err`` says that a place cannot be written: full, over quota, read-only or not permitted."""
+    return err.errno in (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def show_size(size_bytes: int) -> str:
+    """A size as people write it: ``812 B``, ``1.2 MiB``."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _remove_leftovers(final: Path) -> None:

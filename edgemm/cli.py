@@ -1,0 +1,294 @@
+"""The command line: each command imports its verb, calls it, and prints what was written and the next command.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 our error, 2 usage, 3 done but a budget was missed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+BUDGET_MISSED = 3
+INTERRUPTED = 130
+
+CardArgument = Annotated[str, typer.Argument(help="A model.yaml, a folder holding one, or the name of a shipped card.", metavar="CARD")]
+ModelArgument = Annotated[Path, typer.Argument(help="An ONNX file or a bundle.", metavar="ONNX|BUNDLE")]
+Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped one (see `edgemm list recipes`).")]
+Data = Annotated[str, typer.Option("--data", "-d", help="A folder with a manifest or <split>.npz files, or module:callable.")]
+MaybeData = Annotated[str | None, typer.Option("--data", "-d", help="A folder with a manifest or <split>.npz files, or module:callable.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes; what stood there is replaced.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+app = typer.Typer(
+    name="edgemm",
+    help="Make a trained multimodal model small and fast, prove what it cost, and run it on the box.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # `edgemm --help` costs 0.09 s without it, 0.29 s with it
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command. Always ends in SystemExit with the exit code."""
+    import sys
+    import warnings
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")  # what torch deprecates is no news to the user of a command
+        try:
+            app([word for word in arguments if word != "--debug"])
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            if debug:
+                raise
+            typer.echo(_words(error), err=True)
+            raise SystemExit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from edgemm import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def edgemm(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
+) -> None:
+    pass  # both options have done their work by now
+
+
+@app.command()
+def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
+    """Train, compress and benchmark a small picture-and-sound model made on the spot."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.demo import demo as verb
+
+    with on_stderr() as progress:
+        done = verb(output=output, progress=progress)
+    _wrote(done.bundle, json)
+    _conclude(done.report, json, f"open {done.bundle / 'report.html'} in a browser")
+
+
+@app.command()
+def init(
+    factory: Annotated[str, typer.Argument(help="The function that builds your model, as module:function.", metavar="MODULE:FACTORY")],
+    inputs: Annotated[
+        list[str], typer.Option("--input", help="An input, in forward() order: image=3x64x64, audio=16000@16000hz, imu=50x6, text=16.")
+    ],
+    output: Output = Path("model.yaml"),
+) -> None:
+    """Draft a model card by running your model's factory once."""
+    from edgemm.verbs.init import init as verb
+
+    _wrote(verb(factory, inputs=inputs, output=output))
+    _next(f"fill in the lines that end in '# FILL IN', then: edgemm train {output} -d DATA -o runs/mine")
+
+
+@app.command()
+def train(
+    card: CardArgument,
+    data: Data,
+    output: Output,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    seed: int = 0,
+) -> None:
+    """Train the card's model; keeps the weights that were best on the val split."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.train import train as verb
+
+    with on_stderr() as progress:
+        verb(
+            card, data=data, output=output, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, progress=progress
+        )
+    _wrote(output)
+    _next(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}")
+
+
+@app.command()
+def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], data: MaybeData = None, json: Json = False) -> None:
+    """Show each branch of a model: parameters, MACs, share of the time, size at each precision."""
+    from edgemm.verbs.inspect import inspect as verb
+
+    _show(verb(model, data=data), json)
+
+
+@app.command()
+def compress(
+    card: CardArgument,
+    recipe: Recipe,
+    data: Data,
+    output: Output,
+    sign: Annotated[Path | None, typer.Option(help="ed25519 private key (PEM) to sign the bundle with.", metavar="KEY")] = None,
+    json: Json = False,
+) -> None:
+    """Go the whole way: a bundle that is smaller, faster and proven, with its report."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.compress import compress as verb
+
+    with on_stderr() as progress:
+        done = verb(card, recipe=recipe, data=data, output=output, sign=sign, progress=progress)
+    _wrote(done.bundle, json)
+    _conclude(done.report, json, f"edgemm verify {done.bundle}")
+
+
+@app.command()
+def export(
+    card: CardArgument,
+    output: Output,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset; without it, what the targets want.")] = None,
+) -> None:
+    """Write the float ONNX graph with its front-end, proved equal to the original."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.export import export as verb
+
+    with on_stderr() as progress:
+        made = verb(card, output=output, opset=opset, progress=progress)
+    _wrote(made.main)
+    _next(f"edgemm quantize {made.main} -r openvino-int8 -d DATA -o {output}")
+
+
+@app.command()
+def quantize(
+    onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="ONNX")], recipe: Recipe, data: Data, output: Output
+) -> None:
+    """Apply a recipe's graph steps: one Q/DQ graph for each of its targets."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.quantize import quantize as verb
+
+    with on_stderr() as progress:
+        made = verb(onnx, recipe=recipe, data=data, output=output, progress=progress)
+    for path in made:
+        _wrote(path)
+    _next(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {output}")
+
+
+@app.command("compile")
+def compile_(
+    model: ModelArgument,
+    target: Annotated[str, typer.Option("--target", "-t", help="What it shall run on (see `edgemm list targets`).")],
+    output: Output,
+) -> None:
+    """Compile a graph for one target, or tune a bundle for this machine."""
+    from edgemm.verbs.compile import compile as verb
+
+    made = verb(model, target=target, output=output)
+    _wrote(made.main)
+    _next(f"edgemm benchmark {made.main}")
+
+
+@app.command()
+def benchmark(
+    candidates: Annotated[list[str], typer.Argument(help="Bundles, cards or ONNX files to measure.", metavar="A [B ...]")],
+    data: MaybeData = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure candidates side by side: latency, memory, size, accuracy."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.benchmark import benchmark as verb
+
+    with on_stderr() as progress:
+        report = verb(candidates, data=data, output=output, progress=progress)
+    if output:
+        _wrote(output, json)
+    _conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder or .edgemm file.", metavar="BUNDLE")],
+    key: Annotated[Path | None, typer.Option(help="ed25519 public key (PEM) the bundle must be signed with.", metavar="PUB")] = None,
+    json: Json = False,
+) -> None:
+    """Check a bundle: every hash, its signature, and the golden samples on this machine."""
+    from edgemm.verbs.verify import verify as verb
+
+    _show(verb(bundle, key=key), json)
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="One kind only, such as targets.")] = None, json: Json = False) -> None:
+    """List what there is to choose from: recipes, cards, steps, targets, modalities, encoders, fusions, heads."""
+    from edgemm.verbs.list import list as verb
+
+    _show(verb(kind), json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine can do, and what to install for the rest."""
+    from edgemm.verbs.doctor import doctor as verb
+
+    _show(verb(), json)
+
+
+def _wrote(path: Path, quiet: bool = False) -> None:
+    if not quiet:
+        from edgemm.artifact import show_size
+
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        typer.echo(f"wrote {path} ({show_size(sum(file.stat().st_size for file in files))})")
+
+
+def _next(command: str) -> None:
+    typer.echo(f"next: {command}")
+
+
+def _show(result: Any, json: bool) -> None:
+    """Print a result as its own words, or as JSON (``to_dict``)."""
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str))
+    else:
+        typer.echo(str(result))
+
+
+def _conclude(report: Any, json: bool, command: str) -> None:
+    """End a command that measured: its table or JSON, missed budgets on stderr, the next command, the exit code."""
+    _show(report, json)
+    for verdict in report.missed:
+        typer.echo(str(verdict), err=True)
+    if command and not json:
+        _next(command)
+    if report.missed:
+        raise typer.Exit(BUDGET_MISSED)
+
+
+def _words(error: Exception) -> str:
+    """What a user reads instead of a traceback: one block for each mistake."""
+    from edgemm import artifact, plugins
+    from edgemm.errors import EdgemmError, Mistakes
+
+    if isinstance(error, Mistakes):
+        return "\n".join(f"edgemm: {mistake.block()}" for mistake in error.errors)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in plugins.EXTRAS:
+        error = plugins.missing_extra(error, "this command")
+    elif isinstance(error, OSError):
+        error = artifact.unwritable(Path(error.filename or "a file"), error) if artifact.is_unwritable(error) else _unforeseen(error)
+    elif isinstance(error, MemoryError):
+        error = EdgemmError("out of memory.", why=str(error), fix="close other programs, or use a machine with more (see `edgemm doctor`).")
+    elif not isinstance(error, EdgemmError):
+        error = _unforeseen(error)
+    return f"edgemm: {error}"
+
+
+def _unforeseen(error: Exception) -> Exception:
+    from edgemm.errors import EdgemmError
+
+    return EdgemmError(
+        f"{type(error).__name__}: {error}",
+        why="edgemm did not expect this; it may be a fault in edgemm, or in your model's code.",
+        fix="run the same command with --debug to see where it happens.",
+    )
