@@ -1,0 +1,247 @@
+"""OpenVINO: Intel processors. Every model runs with static shapes and a stated float precision.
+
+Why static: with a free batch axis OpenVINO 2026.4 computes some INT8 graphs wrongly (DESIGN section 7). Why stated: on processors with
+AMX its own default runs a float model in bf16.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import openvino as ov
+
+from edgemm.artifact import Artifact
+from edgemm.cache import version
+from edgemm.devices.environment import instructions, usable_cores
+from edgemm.errors import TargetError
+from edgemm.specs import BATCH, TensorSpec, check_feed
+from edgemm.targets import _onnx_file
+from edgemm.targets._options import check_options
+from edgemm.targets._protocol import LayerRan, Numerics, Session, Target
+from edgemm.targets._vendor import explain
+
+OPTIONS = {"threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'"}
+"""Runtime options. ``profile: on`` times every layer (``LayerRan.time_us``, an average over the runs so far); it costs some speed."""
+SHARE_BYTES = 1 << 16  # below 64 KiB copying into the bound tensor is cheaper than binding the caller's array (1.3 us)
+KEPT = 4  # compiled models kept for as many shapes; each holds its own copy of the repacked weights
+FLOATS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+"""Our word for a runtime precision -> the recipe's word for a branch's."""
+
+COMPUTE = (
+    "Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "MHA",
+    "ScaledDotProductAttention",
+)  # fmt: skip
+"""Layer types that multiply weights: they name the precision of the whole."""
+
+CONSTANT_SIDE = ("Const", "Constant", "Input", "Output", "Parameter", "Result")
+
+
+class OpenVINO(Target):
+    """OpenVINO on the CPU.
+
+    Args:
+        device: OpenVINO's name of the device.
+        threads: Threads; None = choose by measuring.
+        precision: Float precision of what is not INT8; ``auto`` = choose by measuring.
+    """
+
+    numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"))
+
+    def __init__(
+        self, *, device: str = "CPU", threads: int | None = None, precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
+    ) -> None:
+        self._device = device
+        self._threads = threads
+        self._precision = precision
+
+    def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
+        main = _onnx_file.copy(onnx, out)
+        self.open(main, **options).close()
+        return Artifact(main, {"target": "openvino", **self.versions()})
+
+    def open(self, artifact: Path, **options: Any) -> Session:
+        check_options("openvino", options, OPTIONS)
+        return OpenVINOSession(artifact, self._device, self._fixed() | options)
+
+    def choices(self, *, forbid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+        threads = [self._threads] if self._threads else sorted({1, usable_cores()})
+        bf16 = ["bf16"] if instructions() & {"amx_bf16", "avx512_bf16"} else []
+        precisions = [self._precision] if self._precision != "auto" else ["f32", *bf16]
+        allowed = [word for word in precisions if FLOATS[word] not in forbid and word not in forbid]
+        if not allowed:
+            raise TargetError(
+                f"openvino: precision '{self._precision}' is asked for, and a branch forbids it.",
+                why=f"the recipe keeps a branch in fp32, which forbids {', '.join(sorted(forbid))}.",
+                fix="set targets.openvino.precision to f32, or lift the branch's precision.",
+            )
+        return [{"threads": count, "precision": word} for word in allowed for count in threads]
+
+    def float_options(self) -> dict[str, Any]:
+        return {"precision": "f32"}
+
+    def versions(self) -> dict[str, str]:
+        return {"openvino": version("openvino")}
+
+    def _fixed(self) -> dict[str, Any]:
+        return ({"threads": self._threads} if self._threads else {}) | ({"precision": self._precision} if self._precision != "auto" else {})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One compiled model for one set of input shapes, its tensors bound."""
+
+    compiled: ov.CompiledModel
+    request: Any
+    feeds: tuple[tuple[int, str, np.ndarray, np.dtype, tuple[int, ...]], ...]
+    results: tuple[tuple[str, np.ndarray | None, int], ...]
+
+
+class OpenVINOSession(Session):
+    """One opened model; a compiled one for each set of input shapes that is served, the latest few kept.
+
+    Raises:
+        TargetError: OpenVINO refuses the model; names op and node.
+    """
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        face = _onnx_file.read(path)
+        self.inputs: list[TensorSpec] = list(face.inputs)
+        self.outputs: list[TensorSpec] = list(face.outputs)
+        self._path, self._device, self._settings = path, device, _settings(options)
+        self._core = ov.Core()
+        try:
+            self._model = self._core.read_model(str(path))
+        except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
+            raise explain(err, "openvino", path, "open") from err
+        self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
+        self._plan: _Plan | None = None
+        if all(isinstance(size, int) or size == BATCH for spec in self.inputs for size in spec.shape):
+            self._plan = self._plan_for(tuple(tuple(1 if size == BATCH else int(size) for size in spec.shape) for spec in self.inputs))
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plan = self._plan
+        if plan is None or not _fits(plan, feed):
+            check_feed(self.inputs, feed)
+            plan = self._plan = self._plan_for(tuple(feed[spec.name].shape for spec in self.inputs))
+        request = plan.request
+        for index, name, bound, _, _ in plan.feeds:
+            array = feed[name]
+            if array.nbytes < SHARE_BYTES:
+                np.copyto(bound, array)
+            else:
+                request.set_input_tensor(index, _shared(array))
+        try:
+            request.infer()
+        except Exception as err:
+            raise explain(err, "openvino", self._path, "run") from err
+        return {
+            name: kept.copy() if kept is not None else request.get_output_tensor(index).data.copy() for name, kept, index in plan.results
+        }
+
+    def layers(self) -> list[LayerRan]:
+        """As the runtime's own graph tells; [] before the first run of a model whose shapes are known only then."""
+        if self._plan is None:
+            return []
+        operations = self._plan.compiled.get_runtime_model().get_ordered_ops()
+        layers = [_layer(operation) for operation in operations]
+        return [layer for layer in layers if layer.kind not in CONSTANT_SIDE]
+
+    def precision(self) -> str:
+        layers = self.layers()
+        words = {layer.precision for layer in layers if layer.kind in COMPUTE}
+        words |= {layer.precision for layer in layers} & ({"bf16", "f16"} if words else {"bf16", "f16", "f32"})
+        return "+".join(word for word in ("int8", "bf16", "f16", "f32") if word in words) or "f32"
+
+    def close(self) -> None:
+        self._plan = None
+        self._plans.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        if shapes not in self._plans:
+            self._plans[shapes] = self._compile(shapes)
+            while len(self._plans) > KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(shapes)
+        return self._plans[shapes]
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        wanted = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
+        try:
+            model = self._model
+            if any(isinstance(size, str) for spec in self.inputs for size in spec.shape):
+                model = model.clone()
+                model.reshape(wanted)
+            compiled = self._core.compile_model(model, self._device, self._settings)
+        except Exception as err:
+            raise explain(err, "openvino", self._path, "compile") from err
+        return _bind(compiled, self.inputs, self.outputs, shapes)
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenVINO's properties for our options; nothing at all for ``precision: default`` alone."""
+    precision = options.get("precision", "f32")
+    settings: dict[str, Any] = {} if precision == "default" else {"INFERENCE_PRECISION_HINT": precision}
+    if "threads" in options:
+        settings["INFERENCE_NUM_THREADS"] = int(options["threads"])
+    if "streams" in options:
+        settings["NUM_STREAMS"] = int(options["streams"])
+    if options.get("profile") == "on":
+        settings["PERF_COUNT"] = True
+    return settings
+
+
+def _bind(compiled: ov.CompiledModel, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+    request = compiled.create_infer_request()
+    feeds, results = [], []
+    index_of = {name: index for index, port in enumerate(compiled.inputs) for name in port.names}
+    for spec, shape in zip(inputs, shapes, strict=True):
+        index = index_of[spec.name]
+        feeds.append((index, spec.name, request.get_input_tensor(index).data, np.dtype(spec.dtype), shape))
+    index_of = {name: index for index, port in enumerate(compiled.outputs) for name in port.names}
+    for spec in outputs:
+        index = index_of[spec.name]
+        static = compiled.outputs[index].partial_shape.is_static
+        results.append((spec.name, request.get_output_tensor(index).data if static else None, index))
+    return _Plan(compiled, request, tuple(feeds), tuple(results))
+
+
+def _fits(plan: _Plan, feed: Mapping[str, np.ndarray]) -> bool:
+    if len(feed) != len(plan.feeds):
+        return False
+    for _, name, _, dtype, shape in plan.feeds:
+        array = feed.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            return False
+    return True
+
+
+def _shared(array: np.ndarray) -> ov.Tensor:
+    """The array's own memory as a tensor, where OpenVINO may read it in place; else a copy."""
+    usable = array.flags.c_contiguous and array.flags.writeable
+    return ov.Tensor(array if usable else np.array(array, order="C"), shared_memory=True)
+
+
+def _layer(operation: Any) -> LayerRan:
+    facts = operation.get_rt_info()
+
+    def fact(key: str) -> str:
+        return facts[key].astype(str) if key in facts else ""
+
+    kernel = fact("primitiveType")
+    ran = fact("runtimePrecision")
+    precision = "int8" if ran in ("i8", "u8") else ran
+    names = fact("originalLayersNames") or operation.get_friendly_name()
+    time = fact("execTimeMcs")
+    return LayerRan(names, fact("layerType"), precision, kernel, float(time) if time.replace(".", "", 1).isdigit() else None)
