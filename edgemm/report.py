@@ -59,14 +59,51 @@ class Verdict:
     high: float | None = None
     uncertain: bool = False
 
+    def __str__(self) -> str:
+        where = " ".join(word for word in (self.output, f"on {self.target}" if self.target else "") if word)
+        value = "nobody measured it" if self.value is None else f"{self.value:.3g} {show_interval(self.low, self.high)}".strip()
+        doubt = ", but the interval reaches across the limit" if self.uncertain else ""
+        return f"budget {self.name} {where}: {self.verdict}: {value}, limit {self.limit:g}{doubt}".replace("  ", " ")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One measured form of the model: what ran, where. ``label`` tells it from the report's other variants in a few words."""
+
+    label: str
+    subject: str
+    candidate: str
+    target: str | None
+    measurements: tuple[Measurement, ...]
+
+    def get(self, name: str, output: str | None = None) -> Measurement | None:
+        """Its measurement called ``name``."""
+        return next((m for m in self.measurements if m.name == name and m.output == output), None)
+
+    @property
+    def precision(self) -> str:
+        """What really ran, or what was asked for where nobody looked."""
+        ran = [m.precision_ran or m.precision_asked for m in self.measurements if m.precision_ran or m.precision_asked]
+        return str(ran[0]) if ran else ""
+
 
 @dataclass(frozen=True)
 class Report:
     """Everything one run found out. ``details`` holds what only the HTML page draws (see ``report_html``); plain JSON values.
 
-    Keys of ``details`` in use, each optional: ``title``, ``card``, ``recipe``, ``steps`` (list of {name, seconds, text}), ``notes`` (list of
-    str), ``branches`` (list of rows), ``latency_samples_ms`` {candidate: [..]}, ``confusion`` {output: {labels, before, after}},
-    ``curves`` {series: [[x, y], ..]}, ``parity`` (list of rungs), ``layers``, ``files`` {name: bytes}.
+    Keys of ``details`` in use, each optional:
+        title, card, recipe: str.
+        steps: ``[{name, seconds, text, reused}]`` in order; ``reused`` (bool) = taken from the cache.
+        notes: ``[str]``, what a reader must know.
+        branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional.
+            ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
+        latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them.
+        confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
+        curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
+        parity: list of ``graph.parity.Rung.to_dict()``.
+        layers: ``[{name, kind, precision, kernel, time_us}]`` of the bundle, as ``LayerRan``.
+        files: ``{name: bytes}`` of the bundle.
+        accuracy: ``{output: {modalities joined by "+": value}}``, where subsets of modalities were measured.
     """
 
     environment: Mapping[str, Any]
@@ -81,6 +118,38 @@ class Report:
     def find(self, name: str, **where: Any) -> list[Measurement]:
         """Measurements called ``name`` whose fields equal ``where``."""
         return [m for m in self.measurements if m.name == name and all(getattr(m, key) == value for key, value in where.items())]
+
+    def variants(self) -> list[Variant]:
+        """What was measured, grouped: originals first, then for each target float, default, bundle."""
+        groups: dict[tuple[str | None, str, str], list[Measurement]] = {}
+        for m in self.measurements:
+            if m.branch is None and m.modalities is None:
+                groups.setdefault((m.target if m.subject != "original" else None, m.subject, m.candidate), []).append(m)
+        targets = list(dict.fromkeys(target for target, _, _ in groups))
+        order = {subject: place for place, subject in enumerate(SUBJECTS)}
+        keys = sorted(groups, key=lambda key: (key[1] != "original", targets.index(key[0]), order.get(key[1], len(order))))
+        return [Variant(_label(key, keys), key[1], key[2], key[0], tuple(groups[key])) for key in keys]
+
+    def __str__(self) -> str:
+        """The measurements as a table, then the budgets."""
+        rows = [_row(variant, self._metrics()) for variant in self.variants()]
+        head = [
+            "",
+            "p50 ms",
+            "p95 ms",
+            "size MiB",
+            "RSS MiB",
+            *(f"{name} {output or ''}".strip() for name, output in self._metrics()),
+            "ran in",
+        ]
+        kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
+        table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
+        widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([*lines, *(["", *map(str, self.budgets)] if self.budgets else [])])
+
+    def _metrics(self) -> list[tuple[str, str | None]]:
+        return list(dict.fromkeys((m.name, m.output) for m in self.measurements if m.output is not None and m.branch is None))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -97,6 +166,26 @@ class Report:
 
     def save(self, path: Path) -> None:
         write_bytes(path, self.to_json())
+
+
+def show_interval(low: float | None, high: float | None) -> str:
+    """A 95% interval as people read it, "" where there is none."""
+    return "" if low is None or high is None else f"[{low:.3g}, {high:.3g}]"
+
+
+def _label(key: tuple[str | None, str, str], keys: Sequence[tuple[str | None, str, str]]) -> str:
+    target, subject, candidate = key
+    words = {"original": "original", "float": f"{target}, float", "default": f"{target}, its default", "bundle": f"{target}, compressed"}
+    label = words.get(subject, f"{target}, {subject}")
+    return f"{label} ({candidate})" if sum(other[:2] == key[:2] for other in keys) > 1 else label
+
+
+def _row(variant: Variant, metrics: Sequence[tuple[str, str | None]]) -> list[str]:
+    cells = [variant.label]
+    for name, output in [("latency_p50_ms", None), ("latency_p95_ms", None), ("size_mib", None), ("peak_rss_mib", None), *metrics]:
+        m = variant.get(name, output)
+        cells.append(f"{m.value:.4g} {show_interval(m.low, m.high)}".strip() if m else "")
+    return [*cells, variant.precision]
 
 
 def read(path: Path) -> Report:
