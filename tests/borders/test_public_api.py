@@ -1,0 +1,54 @@
+"""``edgemm.__all__`` is the public API and mirrors the commands."""
+
+import importlib
+import inspect
+
+import pytest
+
+import edgemm
+from edgemm import plugins
+from edgemm.cli import app
+
+
+def test_all_is_sorted_and_mirrors_the_commands():
+    commands = sorted(info.name or info.callback.__name__ for info in app.registered_commands)
+    assert edgemm.__all__ == commands == sorted(edgemm.__all__)
+
+
+def test_every_verb_file_is_a_command():
+    assert plugins.names("verbs") == edgemm.__all__
+
+
+@pytest.mark.parametrize("name", edgemm.__all__)
+def test_a_verb_is_a_documented_function_whose_options_are_keywords(name):
+    function = getattr(edgemm, name)
+    assert function.__module__ == f"edgemm.verbs.{name}"
+    assert inspect.getdoc(function)
+    positional = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert len(positional) <= 1, "a command has one thing it works on; the rest are options"
+
+
+def test_every_name_is_still_callable_after_every_submodule_was_imported(fresh_python):
+    printed = fresh_python("""
+import importlib, pkgutil, warnings
+import edgemm
+warnings.simplefilter("ignore")
+for module in pkgutil.walk_packages(edgemm.__path__, "edgemm."):
+    if module.name != "edgemm.__main__":
+        importlib.import_module(module.name)
+print([name for name in edgemm.__all__ if not callable(getattr(edgemm, name))])
+""")
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'edgemm' has no attribute 'squeeze'"):
+        edgemm.squeeze  # noqa: B018
+
+
+def test_dir_lists_the_public_names():
+    assert dir(edgemm) == sorted([*edgemm.__all__, "__version__"])
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert importlib.metadata.version("edgemm") == edgemm.__version__

@@ -1,0 +1,94 @@
+"""What all tests share: a cache of their own, one thread, the generated porch set, and the packed datasets where they are."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+PACKS = Path(os.environ.get("EDGEMM_DATA") or ROOT.parent / "shared" / "data")
+UNPACK = PACKS.parent / "tools" / "unpack_dataset.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Finished stages go to a folder of this test run, never to the user's cache."""
+    place = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("EDGEMM_CACHE")
+    os.environ["EDGEMM_CACHE"] = str(place)
+    yield place
+    if before is None:
+        del os.environ["EDGEMM_CACHE"]
+    else:
+        os.environ["EDGEMM_CACHE"] = before
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
+    place = tmp_path / "cache"
+    monkeypatch.setenv("EDGEMM_CACHE", str(place))
+    return place
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``shared(name, make)``: a folder that ``make(folder)`` fills once for all worker processes of this run."""
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        place = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"shared-{name}"
+        if not place.is_dir():
+            aside = tmp_path_factory.mktemp(name)
+            make(aside)
+            try:
+                aside.rename(place)
+            except OSError:  # another worker was first; its folder holds the same
+                shutil.rmtree(aside)
+        return place
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def porch(shared: Callable[..., Path]) -> Path:
+    """A small porch set as a dataset folder: 120 train, 24 val, 60 test scenes."""
+    from edgemm.porch import write
+
+    return shared("porch", lambda folder: write(folder, {"train": 120, "val": 24, "test": 60}))
+
+
+@pytest.fixture(scope="session")
+def unpacked(shared: Callable[..., Path]) -> Callable[..., Path]:
+    """``unpacked("avdigits", "--spoiled", limit=200)``: a packed dataset as a folder; skips where the pack is absent."""
+
+    def unpack(name: str, *options: str, limit: int | None = None) -> Path:
+        if not UNPACK.is_file() or not (PACKS / name).is_dir():
+            pytest.skip(f"the packed dataset '{name}' is not in {PACKS} (set EDGEMM_DATA)")
+        limits = ["--limit", str(limit)] if limit else []
+
+        def make(folder: Path) -> None:
+            subprocess.run([sys.executable, UNPACK, name, folder, *options, *limits], check=True, capture_output=True)
+
+        return shared("-".join([name, *(option.strip("-") for option in options), str(limit or "all")]), make)
+
+    return unpack
+
+
+@pytest.fixture
+def fresh_python() -> Callable[[str], str]:
+    """``fresh_python(code)``: what ``code`` prints in a process of its own; fails the test when it fails."""
+
+    def run(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
