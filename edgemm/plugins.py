@@ -49,15 +49,18 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / folder).glob("*.py") if not path.name.startswith("_"))
 
 
-def find(protocol: type[P], name: str) -> type[P]:
+def find(protocol: type[P], name: str, *, folder: str | None = None) -> type[P]:
     """The class in the plugin file ``name`` that names ``protocol`` as its base.
+
+    Args:
+        folder: Where the file lies (``"models/encoders"``); by default the folder that holds the protocol.
 
     Raises:
         EdgemmError: No such plugin; names the nearest one.
         MissingExtra: Its file needs a package that is not installed.
     """
     package = protocol.__module__.rpartition(".")[0]
-    module = import_plugin(package.removeprefix("edgemm.").replace(".", "/"), name)
+    module = import_plugin(folder or package.removeprefix("edgemm.").replace(".", "/"), name)
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and protocol in value.__mro__[1:]:
             return cast("type[P]", value)
