@@ -59,7 +59,7 @@ def lookup(place: Path) -> Artifact | None:
             return Artifact(main, record["key"])
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         shutil.rmtree(place, ignore_errors=True)
     return None
 

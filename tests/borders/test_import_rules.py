@@ -76,7 +76,7 @@ def test_a_file_imports_only_what_its_place_allows(path):
 
 
 def test_the_command_line_imports_typer_pathlib_and_typing_at_the_top():
-    assert sorted(imports(PACKAGE / "cli.py", top_only=True)) == ["pathlib", "typer", "typing"]
+    assert set(imports(PACKAGE / "cli.py", top_only=True)) == {"pathlib", "typer", "typing"}
 
 
 def test_the_ground_floor_needs_only_numpy_and_yaml():

@@ -1,0 +1,155 @@
+"""Recipes are checked whole, before anything runs."""
+
+import pytest
+
+from edgemm import card as cards
+from edgemm import recipe as recipes
+from edgemm.errors import Mistakes, RecipeError
+from edgemm.recipe import parse
+
+GOOD = {
+    "steps": [{"quantize": {"method": "ptq", "calibration_samples": 100, "precision": {"head": "fp32"}}}],
+    "targets": {"openvino": {}},
+    "budgets": {"accuracy_drop_points": 1.0, "latency_p95_ms": 20},
+}
+
+
+def changed(**changes):
+    return {**GOOD, **changes}
+
+
+@pytest.fixture
+def card():
+    return cards.parse(
+        {
+            "factory": "a:b",
+            "inputs": {"picture": {"modality": "image", "height": 8, "width": 8}},
+            "outputs": {"event": {"task": "classification", "labels": ["a", "b"]}},
+        }
+    )
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_every_shipped_recipe_loads_and_has_its_header(name):
+    assert recipes.load(name).targets
+    header = (recipes.folder() / f"{name}.yaml").read_text(encoding="utf-8").split("steps:")[0]
+    assert [line.partition(":")[0] for line in header.splitlines()] == ["# For whom", "# Needs", "# Launch", "# Expect"]
+    assert f"--recipe {name} " in header
+
+
+@pytest.mark.parametrize("shipped_card", sorted(path.stem for path in cards.SHIPPED.glob("*.yaml")))
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_every_shipped_recipe_fits_every_shipped_card(name, shipped_card):
+    recipes.load(name, card=cards.load(shipped_card))
+
+
+def test_there_are_shipped_recipes():
+    assert "openvino-int8" in recipes.shipped()
+
+
+def test_a_recipe_is_found_by_name_by_file_name_and_by_path():
+    by_name = recipes.load("openvino-int8")
+    assert recipes.load("recipes/openvino-int8.yaml").sha256 == by_name.sha256
+    assert recipes.load(recipes.folder() / "openvino-int8.yaml").sha256 == by_name.sha256
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(RecipeError, match=r"no recipe 'openvino-int'\.(.|\n)*did you mean 'openvino-int8'"):
+        recipes.load("openvino-int")
+
+
+def test_steps_know_their_stage(card):
+    recipe = parse(GOOD, card=card)
+    assert [step.name for step in recipe.graph_steps()] == ["quantize"]
+    assert recipe.torch_steps() == ()
+
+
+def test_the_digest_changes_with_an_option_and_not_with_the_name():
+    other = parse(changed(steps=[{"quantize": {"calibration_samples": 101}}]))
+    assert parse(GOOD, name="a").sha256 == parse(GOOD, name="b").sha256 != other.sha256
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ([], "a recipe is a mapping"),
+        (changed(target={}), "unknown key 'target'.*did you mean 'targets'"),
+        (changed(steps="quantize"), "'steps' is not a list"),
+        (changed(steps=[3]), "step 1 is not one step with its options"),
+        (changed(steps=[{"quantise": {}}]), "step 1: unknown step 'quantise'.*did you mean 'quantize'"),
+        (changed(steps=[{"quantize": 3}]), r"step 1 \(quantize\): its options are not a mapping"),
+        (changed(steps=[{"quantize": {"methods": "ptq"}}]), "unknown key 'methods'.*did you mean 'method'"),
+        (changed(steps=[{"quantize": {"method": "guess"}}]), r"method: 'guess' is not .*Literal\['ptq'\]"),
+        (changed(steps=[{"quantize": {"calibration_samples": "many"}}]), "calibration_samples: 'many' is not an int"),
+        (changed(targets={}), "'targets' is missing or empty"),
+        (changed(targets={"openvin": {}}), "unknown target 'openvin'.*did you mean 'openvino'"),
+        (changed(targets={"openvino": {"devices": 1}}), "targets.openvino: unknown key 'devices'"),
+        (changed(budgets=3), "'budgets' is not a mapping"),
+        (changed(budgets={"latency_p95": 3}), "unknown budget 'latency_p95'.*did you mean 'latency_p95_ms'"),
+        (changed(budgets={"size_mib": -1}), "budgets.size_mib: -1 is not a number of at least 0"),
+        (changed(budgets={"size_mib": {"event": 1}}), "is not a number of at least 0"),
+        (changed(budgets={"accuracy_drop_points": {"event": "low"}}), "accuracy_drop_points.event: 'low' is not a number"),
+    ],
+)
+def test_a_mistake_is_named_with_its_fix(plain, words):
+    with pytest.raises(RecipeError, match=f"(?s){words}"):
+        parse(plain)
+
+
+def test_all_mistakes_are_reported_at_once(card):
+    plain = {"steps": [{"quantize": {"methods": 1, "precision": {"sound": "fp32"}}}], "targets": {"gpu": {}}, "budgets": {"speed": 1}}
+    with pytest.raises(Mistakes) as caught:
+        parse(plain, card=card)
+    assert len(caught.value.errors) == 4
+
+
+def test_a_branch_the_model_lacks_is_an_error_naming_the_known_ones(card):
+    with pytest.raises(RecipeError, match=r"precision names 'pictures', no part of this model\.(.|\n)*did you mean 'picture'"):
+        parse(changed(steps=[{"quantize": {"precision": {"pictures": "fp32"}}}]), card=card)
+
+
+def test_a_modality_the_card_lacks_is_skipped_with_a_note(card):
+    recipe = parse(changed(steps=[{"quantize": {"precision": {"audio": "fp32", "head": "fp32"}}}]), card=card)
+    assert recipe.notes(card) == ["quantize.precision: 'audio' is skipped, the model has no audio input."]
+
+
+def test_a_budget_for_an_unknown_output_is_an_error(card):
+    with pytest.raises(RecipeError, match=r"'evnt' is no output of this model(.|\n)*did you mean 'event'"):
+        parse(changed(budgets={"accuracy_drop_points": {"evnt": 1.0}}), card=card)
+
+
+def test_a_recipe_that_is_no_yaml_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("steps: [")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        recipes.load(path)
+
+
+@pytest.fixture
+def torch_step(monkeypatch, tmp_path):
+    """A package folder in which a torch step 'thin' stands beside 'quantize'."""
+    from edgemm import plugins
+
+    for folder in ("steps", "targets", "modalities"):
+        (tmp_path / folder).symlink_to(plugins.ROOT / folder) if folder != "steps" else (tmp_path / folder).mkdir()
+    (tmp_path / "steps" / "quantize.py").write_text((plugins.ROOT / "steps" / "quantize.py").read_text())
+    (tmp_path / "steps" / "thin.py").write_text('STAGE = "torch"\n\n\ndef thin(model, ctx, *, ratio: float = 0.5):\n    return model\n')
+    plugins.options.cache_clear()
+    plugins.constant.cache_clear()
+    monkeypatch.setattr(plugins, "ROOT", tmp_path)
+    yield
+    plugins.options.cache_clear()
+    plugins.constant.cache_clear()
+
+
+@pytest.mark.usefixtures("torch_step")
+def test_a_torch_step_after_a_graph_step_is_refused(card):
+    with pytest.raises(RecipeError, match=r"'thin' comes after 'quantize'\.(.|\n)*fix: move thin before quantize"):
+        parse(changed(steps=[{"quantize": {}}, {"thin": {"ratio": 0.5}}]), card=card)
+
+
+@pytest.mark.usefixtures("torch_step")
+def test_a_torch_step_for_an_onnx_model_is_refused_with_the_reason(card):
+    onnx_card = card.replace(factory=None, model="face.onnx")
+    with pytest.raises(RecipeError, match=r"'thin' needs a PyTorch model, and this card names 'face.onnx'(.|\n)*an ONNX file has none"):
+        parse(changed(steps=[{"thin": {}}, {"quantize": {}}]), card=onnx_card)
