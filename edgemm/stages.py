@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemm import cache, plugins
+from edgemm import card as cards
 from edgemm.artifact import Artifact, Maker, write_json
+from edgemm.bundle import write_npz
 from edgemm.card import Card
-from edgemm.data import Dataset
-from edgemm.errors import ParityError
-from edgemm.modalities._protocol import input_specs
+from edgemm.data import Dataset, find_labels, open_dataset, synthetic
+from edgemm.errors import DataError, ParityError
+from edgemm.probes._schedule import Candidate, predict
+from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe, Step
 from edgemm.targets._protocol import Target
@@ -41,14 +44,17 @@ class Job:
 
     Attributes:
         card: The model.
-        dataset: Its data; a synthetic one for an ONNX file without data.
+        data: What the user named; None for an ONNX file without data.
+        dataset: That opened, or seeded synthetic samples.
         made: Names of stages that were really run, in order; those found in the cache are in ``reused``.
     """
 
     card: Card
+    data: str | None
     dataset: Dataset
     progress: Progress
     seed: int = 0
+    skip_bad_rows: bool = False
     made: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
 
@@ -69,6 +75,10 @@ class Job:
 
         return load_model(self.card)
 
+    def show(self, text: str, fraction: float) -> None:
+        """Progress of the running stage, in the form that probes and steps call."""
+        self.progress.update(text, fraction)
+
     def release(self) -> None:
         """Forget the torch model: quantizing a large graph needs the memory."""
         self.__dict__.pop("model", None)
@@ -85,6 +95,44 @@ class Job:
             artifact = cache.stage(name.split(" ")[0], inputs, noted, **options)
         (self.made if fresh else self.reused).append(name)
         return artifact
+
+
+def start(
+    card: str | Path, data: str | Path | None, *, seed: int = 0, skip_bad_rows: bool = False, progress: Progress | None = None
+) -> Job:
+    """Read the card (drafting one for a bare ``.onnx``) and open the data.
+
+    Raises:
+        CardError, DataError: Either is wrong; DataError also where a torch model comes without data.
+    """
+    made = _card(card)
+    if data is not None:
+        made = find_labels(data, made)
+        dataset = open_dataset(data, made, skip_bad_rows=skip_bad_rows)
+    elif made.model:
+        dataset = synthetic(made, seed=seed)
+    else:
+        raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
+    return Job(made, None if data is None else str(data), dataset, progress or Progress(), seed, skip_bad_rows)
+
+
+def _card(given: str | Path) -> Card:
+    path = Path(given)
+    if path.suffix != ".onnx":
+        return cards.load(given)
+    beside = path.parent / "model.yaml"
+    if beside.is_file():
+        card = cards.load(beside)
+        if card.model_path and card.model_path.resolve() == path.resolve():
+            return card
+    from edgemm.graph import onnx_card
+
+    return onnx_card.draft(path)
+
+
+def opset(recipe: Recipe) -> int:
+    """The opset that every target of a recipe takes."""
+    return min(plugins.load(Target, name).numerics.opset for name in recipe.targets)
 
 
 def samples(job: Job, count: int = PARITY_SAMPLES) -> list[dict[str, np.ndarray]]:
@@ -126,8 +174,6 @@ def reference(job: Job, exported: Artifact) -> Artifact:
     """
 
     def make(scratch: Path) -> Path:
-        from edgemm.bundle import write_npz
-
         run = _original(job, exported)
         parts: dict[str, list[np.ndarray]] = {}
         for batch in job.dataset.batches("test", 1 if job.card.model else 64):
@@ -165,7 +211,7 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
             numerics=target.numerics,
             seed=job.seed,
             scratch=scratch / "scratch",
-            progress=lambda text, fraction: job.progress.update(fraction, text),
+            progress=job.show,
         )
         for step in steps:
             options = dict(step.options)
@@ -197,3 +243,163 @@ def _original(job: Job, exported: Artifact) -> Callable[[Mapping[str, np.ndarray
         return {name: value.float().numpy() for name, value in outputs.items()}
 
     return run
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one target got.
+
+    Attributes:
+        given: Options of the target itself, from the recipe.
+        model: The Q/DQ graph.
+        options: Runtime options chosen by measurement here; ``safe`` those that apply on any machine.
+        table: What was timed to choose them.
+        rungs: The parity ladder of the graph with these options.
+        kept_float: Branches left in float because this target computes them wrongly in INT8.
+    """
+
+    target: str
+    given: Mapping[str, Any]
+    model: Artifact
+    options: Mapping[str, Any]
+    safe: Mapping[str, Any]
+    table: Sequence[Mapping[str, Any]]
+    rungs: Sequence[Mapping[str, Any]]
+    kept_float: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def candidate(self, **changes: Any) -> Candidate:
+        """This bundle part as something to measure."""
+        plain = {
+            "name": f"{self.target} int8",
+            "subject": "bundle",
+            "target": self.target,
+            "artifact": self.model.main,
+            "options": self.options,
+            "target_options": self.given,
+            "precision_asked": "int8",
+        }
+        return Candidate(**{**plain, **changes})
+
+
+def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str) -> Compiled:
+    """Quantize for a target, prove that it computes what the graph says, and choose runtime options by measurement.
+
+    A branch whose INT8 the target computes wrongly is left in float there, and the result says so.
+
+    Raises:
+        ParityError: The target computes the graph wrongly, also with the guilty branch in float.
+    """
+    given = dict(recipe.targets[name])
+    target = plugins.find(Target, name)(**given)
+    forbid = _forbidden(recipe)
+    safe = target.choices(forbid=forbid)[0]
+    kept: list[str] = []
+    while True:
+        model = quantize(job, exported, recipe.graph_steps(), name, keep_float=kept)
+        rungs = ladder(job, exported, model, name, given, safe)
+        broken = next((rung for rung in rungs if not rung["ok"]), None)
+        if broken is None:
+            break
+        branch = (broken.get("culprit") or {}).get("branch")
+        if branch is None or branch in kept:
+            raise _broken(name, broken)
+        kept.append(branch)
+    options, table = _tuned(job, exported, model, recipe, name, given, forbid)
+    if options != safe:
+        tuned_rungs = ladder(job, exported, model, name, given, options)
+        if all(rung["ok"] for rung in tuned_rungs):
+            rungs = tuned_rungs
+        else:
+            table = [{**row, "note": "breaks the parity ladder."} if row["options"] == options else row for row in table]
+            options = safe
+    notes = [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in kept]
+    notes += [f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"]]
+    return Compiled(name, given, model, options, safe, table, rungs, kept, notes)
+
+
+def _forbidden(recipe: Recipe) -> frozenset[str]:
+    """Float types that must not run: a branch that the recipe marks fp32 forbids the short ones, which hold for a whole graph."""
+    asked = {value for step in recipe.graph_steps() for value in (step.options.get("precision") or {}).values()}
+    return frozenset({"bf16", "fp16"} if "fp32" in asked else ())
+
+
+def ladder(
+    job: Job, exported: Artifact, quantized: Artifact, name: str, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The parity ladder from the float graph to what the target computes, as plain rungs; a broken one names branch and node."""
+    target = plugins.find(Target, name)(**given)
+
+    def make(scratch: Path) -> Path:
+        from edgemm.graph import parity
+
+        with target.open(quantized.main, **options) as session:
+            rungs = parity.check_graphs(exported.main, quantized.main, session, samples(job), card=job.card)
+        path = scratch / "parity.json"
+        write_json(path, [rung.to_dict() for rung in rungs])
+        return path
+
+    inputs = {
+        "graph": exported.folder.name,
+        "quantized": quantized.folder.name,
+        "target": [name, dict(given)],
+        "options": dict(options),
+        "data": job.fingerprint,
+        "seed": job.seed,
+    }
+    made = job.stage(f"parity {name}", inputs, make, packages=("onnxruntime", *target.versions()), on_this_machine=True)
+    return list(json.loads(made.main.read_text(encoding="utf-8")))
+
+
+def _tuned(
+    job: Job, exported: Artifact, model: Artifact, recipe: Recipe, name: str, given: Mapping[str, Any], forbid: frozenset[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The fastest runtime options whose accuracy holds, and the table behind the choice."""
+
+    def make(scratch: Path) -> Path:
+        found = tune(name, model.main, samples(job, 1)[0], forbid=forbid, target_options=given, progress=job.show)
+        path = scratch / "tuned.json"
+        write_json(path, {"options": found.options, "table": [asdict(choice) for choice in found.table]})
+        return path
+
+    versions = plugins.find(Target, name)(**given).versions()
+    inputs = {"model": model.folder.name, "target": [name, dict(given)], "forbid": sorted(forbid), "data": job.fingerprint}
+    made = json.loads(job.stage(f"tune {name}", inputs, make, packages=versions, on_this_machine=True).main.read_text(encoding="utf-8"))
+    return made["options"], made["table"]
+
+
+def _broken(target: str, rung: Mapping[str, Any]) -> ParityError:
+    culprit = rung.get("culprit") or {}
+    where = f"node '{culprit['node']}' of branch '{culprit['branch']}'" if culprit else "no single node could be named"
+    return ParityError(
+        f"{target} computes the graph wrongly: {rung['name']}.",
+        why=f"{rung.get('note') or 'outputs differ'}; {where}.",
+        fix="keep that branch in fp32 under steps.quantize.precision, or choose another target; please report the model.",
+    )
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items()) or "its defaults"
+
+
+def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A candidate's answers on the test split and the truth, from a process of its own."""
+
+    def make(scratch: Path) -> Path:
+        answers, truth = predict(candidate, str(job.data), job.card, skip_bad_rows=job.skip_bad_rows)
+        path = scratch / "predictions.npz"
+        write_npz(path, {**answers, **{f"label:{name}": array for name, array in truth.items()}})
+        return path
+
+    target = plugins.find(Target, candidate.target)(**candidate.target_options)
+    inputs = {
+        "artifact": artifact.folder.name,
+        "target": [candidate.target, dict(candidate.target_options)],
+        "options": dict(candidate.options),
+        "data": job.fingerprint,
+    }
+    made = job.stage(f"accuracy {candidate.name}", inputs, make, packages=target.versions(), on_this_machine=True)
+    with np.load(made.main, allow_pickle=False) as file:
+        flat = dict(file)
+    labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
+    return {key: value for key, value in flat.items() if not key.startswith("label:")}, labels

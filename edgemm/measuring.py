@@ -1,0 +1,207 @@
+"""The last stages: what every form of the model costs and answers on this machine, and the report of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import metrics, plugins
+from edgemm.artifact import Artifact, write_json
+from edgemm.devices.environment import environment
+from edgemm.probes._measurements import measurements as timing_measurements
+from edgemm.probes._schedule import Candidate, time_candidates
+from edgemm.probes.accuracy import Accuracy, Answers
+from edgemm.recipe import Recipe
+from edgemm.report import Measurement, Report, judge
+from edgemm.stages import Compiled, Job, predictions, samples
+from edgemm.targets._protocol import Target
+
+SHOWN_SAMPLES = 400
+"""Latency samples per candidate that the report keeps for its drawing."""
+
+
+def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled: Sequence[Compiled], recipe: Recipe) -> Report:
+    """Time all forms of the model against each other, score their answers, and hold the result against the budgets.
+
+    Measured: the original, and for each target the float graph in f32, the float graph as the runtime runs it by itself, and the
+    compressed one.
+    """
+    forms = _forms(job, exported, compiled)
+    timed = _timings(job, forms)
+    found = [m for row in timed.values() for m in row["measurements"]]
+    answers: dict[str, Mapping[str, np.ndarray]] = {}
+    truth: Mapping[str, np.ndarray] = {}
+    if reference is not None:
+        original, truth = _reference(reference)
+        answers["original"] = original
+        for candidate, artifact in forms:
+            if candidate.subject != "original":
+                answers[candidate.name] = predictions(job, candidate, artifact)[0]
+            found += _scores(job, candidate, answers.get(candidate.name, original), truth, original, timed[candidate.name]["precision"])
+    budgets = judge(recipe.budgets, found, recipe.targets, _guarded(job))
+    details = {
+        "title": job.card.path.parent.name if job.card.path else "model",
+        "recipe": recipe.name,
+        "notes": _notes(job, compiled, recipe),
+        "branches": _branches(job, exported, compiled, recipe, timed),
+        "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
+        "confusion": _confusion(job, compiled, answers, truth),
+        "parity": _parity(exported, compiled),
+        "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
+        "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],
+    }
+    versions = {k: v for part in compiled for k, v in plugins.find(Target, part.target)(**part.given).versions().items()}
+    facts = {**environment(versions), "recipe": recipe.name, "recipe_sha256": recipe.sha256}
+    return Report(facts, found, budgets, details)
+
+
+def _forms(job: Job, exported: Artifact, compiled: Sequence[Compiled]) -> list[tuple[Candidate, Artifact]]:
+    """Everything to measure, with the artifact that it is made of."""
+    if job.card.model or job.card.path is None:
+        original = Candidate("original", "original", "onnxruntime", exported.main, {}, precision_asked="f32")
+    else:
+        original = Candidate("original", "original", "torch", job.card.path, {}, precision_asked="f32")
+    forms = [(original, exported)]
+    for part in compiled:
+        target = plugins.find(Target, part.target)(**part.given)
+        for subject, options, asked in (("float", target.float_options(), "f32"), ("default", target.default_options(), "default")):
+            if subject == "default" and part.target == "onnxruntime":
+                continue  # its own default is f32
+            name = f"{part.target} {subject}"
+            form = Candidate(
+                name, subject, part.target, exported.main, options, precision_asked=asked, target_options=_unforced(part.given)
+            )
+            forms.append((form, exported))
+        forms.append((part.candidate(), part.model))
+    return forms
+
+
+def _unforced(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's target options without its choice of precision: the baselines run in the precision they are named after."""
+    return {key: value for key, value in given.items() if key != "precision"}
+
+
+def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> dict[str, dict[str, Any]]:
+    """Per candidate: measurements, the precision that ran, layers, and samples for drawing."""
+
+    def make(scratch: Path) -> Path:
+        candidates = [candidate for candidate, _ in forms]
+        timings = time_candidates(candidates, samples(job, 1)[0], launches=1, seconds=2.0, warmup_s=0.5, progress=job.show)
+        rows = {}
+        for candidate in candidates:
+            timing = timings[candidate.name].require()
+            drawn = np.concatenate([np.asarray(r) for r in timing.samples_ms])[:SHOWN_SAMPLES]
+            rows[candidate.name] = {
+                "measurements": [asdict(m) for m in timing_measurements(candidate, timing)],
+                "precision": timing.precision_ran,
+                "layers": [asdict(layer) for layer in timing.layers],
+                "samples_ms": [round(float(ms), 5) for ms in drawn],
+            }
+        path = scratch / "timings.json"
+        write_json(path, rows)
+        return path
+
+    inputs = {
+        "model": job.identity,
+        "forms": [
+            [c.name, c.subject, c.target, a.folder.name, dict(c.options), dict(c.target_options), c.precision_asked] for c, a in forms
+        ],
+        "data": job.fingerprint,
+    }
+    versions = {name for c, _ in forms for name in plugins.find(Target, c.target)(**c.target_options).versions()}
+    made = job.stage("benchmark", inputs, make, packages=versions, on_this_machine=True)
+    rows = json.loads(made.main.read_text(encoding="utf-8"))
+    for row in rows.values():
+        row["measurements"] = [Measurement(**m) for m in row["measurements"]]
+    return dict(rows)
+
+
+def _reference(reference: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    with np.load(reference.main, allow_pickle=False) as file:
+        flat = dict(file)
+    truth = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
+    return {key: value for key, value in flat.items() if not key.startswith("label:")}, truth
+
+
+def _scores(
+    job: Job,
+    candidate: Candidate,
+    answers: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    original: Mapping[str, np.ndarray],
+    ran: str,
+) -> list[Measurement]:
+    """A candidate's metric on every head and, except for the original itself, what was lost."""
+    before = {} if candidate.subject == "original" else original
+    found = Accuracy().summarise([Answers(job.card.outputs, answers, truth, before)])
+    about = {"subject": candidate.subject, "candidate": candidate.name, "target": candidate.target}
+    return [
+        Measurement(**{**asdict(m), **about, "precision_asked": candidate.precision_asked, "precision_ran": ran}) for m in found
+    ]
+
+
+def _guarded(job: Job) -> list[str]:
+    """Outputs with a metric that can be lost."""
+    return [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+
+
+def _confusion(
+    job: Job, compiled: Sequence[Compiled], answers: Mapping[str, Mapping[str, np.ndarray]], truth: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    if not compiled or not truth:
+        return {}
+    after = answers[compiled[0].candidate().name]
+    return {
+        name: {
+            "labels": list(output.labels),
+            "before": metrics.confusion(answers["original"][name], truth[name], output.labels).tolist(),
+            "after": metrics.confusion(after[name], truth[name], output.labels).tolist(),
+        }
+        for name, output in job.card.outputs.items()
+        if output.task == "classification" and output.labels and name in truth
+    }
+
+
+def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Any]:
+    first = exported.sibling("parity.json")
+    rungs = [json.loads(first.read_text(encoding="utf-8"))] if first.is_file() else []
+    return rungs + [dict(rung) for part in compiled for rung in part.rungs]
+
+
+def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
+    notes = [*recipe.notes(job.card), *(note for part in compiled for note in part.notes)]
+    if job.data is None:
+        notes.append("No data was given: calibration and parity used synthetic samples, accuracy is not known.")
+    elif job.dataset.bad_rows:
+        rows = job.dataset.bad_rows
+        notes.append(f"{len(rows)} rows could not be read and were left out, the first: {rows[0]}")
+    return notes
+
+
+def _branches(
+    job: Job, exported: Artifact, compiled: Sequence[Compiled], recipe: Recipe, timed: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Per branch: parameters, MACs, size at each precision, what it runs in, and its share of the layers' time."""
+
+    def make(scratch: Path) -> Path:
+        from edgemm.graph import files
+        from edgemm.graph.branches import branch_costs, find_branches
+
+        model = files.load(exported.main)
+        branches = find_branches(model, job.card)
+        costs = branch_costs(model, branches)
+        rows = {
+            name: {**asdict(costs[name]), "sizes": dict(costs[name].size_bytes), "of": branches.nodes(name)} for name in branches.names()
+        }
+        path = scratch / "branches.json"
+        write_json(path, rows)
+        return path
+
+    made = job.stage("branches", {"graph": exported.folder.name}, make, packages=("onnx",))
+    rows = json.loads(made.main.read_text(encoding="utf-8"))
+    return [{"branch": name, "parameters": row["parameters"], "macs": row["macs"]} for name, row in rows.items()]
