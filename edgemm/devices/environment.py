@@ -14,7 +14,8 @@ from edgemm import __version__, cache
 CPU = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
 RELEVANT_FLAGS = frozenset(
-    {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimdhp", "i8mm", "bf16"}
+    {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f", "avx_vnni", "avx2"}
+    | {"asimddp", "asimdhp", "i8mm", "bf16"}
 )
 """Flags of /proc/cpuinfo that decide which kernels run."""
 
@@ -91,7 +92,7 @@ def system() -> str:
     for line in _read(Path("/etc/os-release")).splitlines():
         if line.startswith("PRETTY_NAME="):
             pretty = line.partition("=")[2].strip('"')
-    return " ".join(part for part in (pretty, platform.system(), platform.release()) if part)
+    return " ".join(part for part in (pretty, platform.system(), ".".join(platform.release().split(".")[:2])) if part)
 
 
 def _quota(fallback: int) -> int:

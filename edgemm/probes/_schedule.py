@@ -28,6 +28,7 @@ Progress = Callable[[str, float], None]
 
 LEAST_ROUNDS, LEAST_CALLS = 5, 3  # below that an interval over rounds means nothing
 LAUNCHES = 3  # separate launches behind a cold start
+PROBES = ("latency", "memory")
 SETTLE_S = 0.005  # pause before a worker's turn, so that the last one's threads have gone to sleep
 
 
@@ -36,13 +37,15 @@ class Candidate:
     """One thing to measure.
 
     Attributes:
-        name: As the user knows it; unique within a call.
+        name: Unique within a call.
         subject: original, float, default or bundle.
         target: Plugin name in ``targets/``.
         artifact: What the target opens.
         options: Runtime options.
-        card: The card, where ``artifact`` is not self-explaining.
-        precision_asked: Such as ``f32``; a candidate asked for f32 that runs less is refused.
+        target_options: Options of the target itself, as a recipe gives them.
+        card: The card, where ``artifact`` does not explain itself.
+        precision_asked: ``f32``, ``int8+bf16``; a candidate that runs less than it was asked is refused. ``default`` or None = anything.
+        source: What it belongs to as the user knows it, such as a bundle's path; "" = ``name``.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict)
     card: Path | None = None
     precision_asked: str | None = None
+    target_options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,25 +64,33 @@ class Timing:
     """What one candidate showed.
 
     Attributes:
-        samples_ms: Milliseconds of each call, one list a round; rounds of all candidates belong together by position.
+        samples: Probe name -> its samples, one entry a round; rounds of all candidates belong together by position.
         load_ms: Opening the artifact.
         first_ms: The first call.
         cold_start_ms: Launch of the process to the first result, one number a launch (files were in the page cache).
-        peak_rss_mib: Highest resident memory of the process.
         precision_ran: What really ran.
         warm: Whether the warm-up became stable within its time.
         error: Why there is no number; everything else is empty then.
     """
 
-    samples_ms: tuple[tuple[float, ...], ...] = ()
+    samples: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     load_ms: float = 0.0
     first_ms: float = 0.0
     cold_start_ms: tuple[float, ...] = ()
-    peak_rss_mib: float = 0.0
     precision_ran: str = ""
     layers: tuple[LayerRan, ...] = ()
     warm: bool = False
     error: EdgemmError | None = None
+
+    @property
+    def samples_ms(self) -> tuple[Sequence[float], ...]:
+        """Milliseconds of each call, one sequence a round."""
+        return self.samples.get("latency", ())
+
+    @property
+    def peak_rss_mib(self) -> float:
+        """Highest resident memory of the process."""
+        return max(self.samples.get("memory", (0.0,)))
 
     def require(self) -> Timing:
         """Itself, or its error raised."""
@@ -97,6 +110,7 @@ def time_candidates(
     launches: int = LAUNCHES,
     limit_s: float = 300.0,
     seed: int = 0,
+    probes: Sequence[str] = PROBES,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates against each other.
@@ -109,6 +123,7 @@ def time_candidates(
         launches: Launches of their own behind a cold start; 0 = none is measured, and the processes start side by side.
         limit_s: Longest silence of a worker before it counts as hung.
         seed: Of the order within rounds.
+        probes: Plugins of ``probes/`` that watch the timed rounds.
 
     Returns:
         A Timing for each candidate's name; one that crashed, hung or ran another precision than asked holds the ``error``.
@@ -122,7 +137,7 @@ def time_candidates(
         file = Path(scratch) / "feed.npz"
         np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
         tell = progress or (lambda text, share: None)
-        run = _Run(file, rounds, calls, seconds, warmup_s, limit_s, random.Random(seed), tell, stack)
+        run = _Run(file, rounds, calls, seconds, warmup_s, limit_s, list(probes), random.Random(seed), tell, stack)
         run.launch(candidates, launches)
         run.warm()
         run.time()
@@ -133,10 +148,10 @@ class _Run:
     """The state of one ``time_candidates``: living workers, and what each has shown so far."""
 
     def __init__(
-        self, feed: Path, rounds: int, calls: int, seconds: float, warmup_s: float, limit_s: float,
+        self, feed: Path, rounds: int, calls: int, seconds: float, warmup_s: float, limit_s: float, probes: list[str],
         order: random.Random, tell: Progress, stack: ExitStack,
     ) -> None:  # fmt: skip
-        self._feed, self._rounds, self._calls, self._seconds = feed, rounds, calls, seconds
+        self._feed, self._rounds, self._calls, self._seconds, self._probes = feed, rounds, calls, seconds, probes
         self._warmup_s, self._limit_s, self._order, self._tell, self._stack = warmup_s, limit_s, order, tell, stack
         self._workers: dict[str, WorkerProcess] = {}
         self._shown: dict[str, dict[str, Any]] = {}
@@ -146,7 +161,7 @@ class _Run:
         """Start every candidate; with ``launches``, one after the other and that many times, keeping the last process."""
         started = []
         for candidate in candidates:
-            self._shown[candidate.name] = {"cold": [], "samples": []}
+            self._shown[candidate.name] = {"cold": [], "samples": {name: [] for name in self._probes}}
             for number in range(max(1, launches)):
                 worker = self._stack.enter_context(WorkerProcess(candidate.name))
                 worker.send("open", **_opening(candidate, self._feed))
@@ -163,7 +178,7 @@ class _Run:
 
     def warm(self) -> None:
         for name in list(self._workers):
-            answer = self._ask(name, "warm", seconds=self._warmup_s)
+            answer = self._ask(name, "warm", seconds=self._warmup_s, probes=self._probes)
             if answer:
                 self._shown[name] |= answer
 
@@ -179,24 +194,23 @@ class _Run:
             for name in order:
                 time.sleep(SETTLE_S)
                 calls = min(self._calls, max(LEAST_CALLS, int(self._seconds * 1e3 / rounds / alive[name])))
-                answer = self._ask(name, "time", calls=calls)
-                if answer:
-                    self._shown[name]["samples"].append(tuple(answer["samples_ms"]))
+                answer = self._ask(name, "round", calls=calls)
+                for probe, samples in (answer or {"samples": {}})["samples"].items():
+                    self._shown[name]["samples"][probe].append(samples)
             self._tell(f"round {number + 1} of {rounds}", 0.3 + 0.7 * (number + 1) / rounds)
 
     def finish(self, candidate: Candidate) -> Timing:
         """What the candidate showed, or why there is nothing to show."""
         name = candidate.name
         facts = self._ask(name, "describe") if name in self._workers else None
-        memory = self._ask(name, "memory") if name in self._workers else None
-        if facts is None or memory is None:
+        if facts is None:
             return Timing(error=self._errors[name])
-        if candidate.precision_asked == "f32" and facts["precision"] != "f32":
+        if _is_less(facts["precision"], candidate.precision_asked):
             return Timing(error=_lied(candidate, facts["precision"]))
         shown = self._shown[name]
         return Timing(
-            samples_ms=tuple(shown["samples"]), load_ms=shown["load_ms"], first_ms=shown["first_ms"], cold_start_ms=tuple(shown["cold"]),
-            peak_rss_mib=memory["peak_rss_mib"], precision_ran=facts["precision"], warm=shown["stable"],
+            samples={probe: tuple(samples) for probe, samples in shown["samples"].items()}, load_ms=shown["load_ms"],
+            first_ms=shown["first_ms"], cold_start_ms=tuple(shown["cold"]), precision_ran=facts["precision"], warm=shown["stable"],
             layers=tuple(LayerRan(**layer) for layer in facts["layers"]),
         )  # fmt: skip
 
@@ -265,16 +279,26 @@ def predict(
 
 
 def _opening(candidate: Candidate, feed: Path | None) -> dict[str, Any]:
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {
-        "target": candidate.target, "artifact": str(candidate.artifact.resolve()), "options": dict(candidate.options),
-        "feed": str(feed) if feed else None, "cpus": cpus,
-    }  # fmt: skip
+        "target": candidate.target,
+        "target_options": dict(candidate.target_options),
+        "artifact": str(candidate.artifact.resolve()),
+        "options": dict(candidate.options),
+        "feed": str(feed) if feed else None,
+        "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
+    }
+
+
+def _is_less(ran: str, asked: str | None) -> bool:
+    """Whether something ran that is less precise than f32 and that nobody asked for."""
+    if asked in (None, "default"):
+        return False
+    return bool(set(ran.split("+")) - set(str(asked).split("+")) - {"f32", "f64"})
 
 
 def _lied(candidate: Candidate, ran: str) -> MeasureError:
     return MeasureError(
-        f"'{candidate.name}' was asked to run in f32 and ran {ran}.",
+        f"'{candidate.name}' was asked to run in {candidate.precision_asked} and ran {ran}.",
         why="its numbers would stand under a label that is not true.",
-        fix="give it the target's float_options(), or label it by what it runs.",
+        fix="state the float precision (the target's float_options() force f32), or label it by what it runs.",
     )

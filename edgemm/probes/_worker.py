@@ -16,17 +16,23 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, TextIO
 
 import numpy as np
 
+from edgemm import card as cards
 from edgemm import plugins
 from edgemm.errors import EdgemmError
+from edgemm.probes._protocol import Probe
+from edgemm.probes.accuracy import Accuracy
+from edgemm.probes.latency import Latency
 from edgemm.targets._protocol import Session, Target
 
 CHUNK = 5  # calls between two looks at the clock while warming up
 STABLE = 0.05  # three chunk medians this near to each other count as warm
 LEAST_WARMUP = 15  # calls; below that a median of chunks says nothing
+TELL_S = 0.5  # how often progress is told
 
 
 def main() -> None:
@@ -56,12 +62,15 @@ class _Worker:
         self._progress = progress
         self._session: Session | None = None
         self._feed: dict[str, np.ndarray] = {}
+        self._probes: dict[str, Probe] = {}
 
-    def open(self, target: str, artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]) -> dict[str, Any]:
+    def open(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]
+    ) -> dict[str, Any]:
         """Load the candidate and, with ``feed`` (an npz file), run it once."""
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
-        runtime = plugins.find(Target, target)()
+        runtime = plugins.find(Target, target)(**target_options)
         started = time.perf_counter()
         self._session = runtime.open(Path(artifact), **options)
         load_ms = (time.perf_counter() - started) * 1e3
@@ -73,65 +82,65 @@ class _Worker:
         self._session.run(self._feed)
         return {"load_ms": load_ms, "first_ms": (time.perf_counter() - started) * 1e3}
 
-    def warm(self, seconds: float) -> dict[str, Any]:
-        """Run until three chunks of calls agree, or for ``seconds``."""
+    def warm(self, seconds: float, probes: list[str]) -> dict[str, Any]:
+        """Load the probes and run until three chunks of calls agree, or for ``seconds``."""
+        self._probes = {name: plugins.load(Probe, name) for name in probes}
+        latency = Latency()
         medians: list[float] = []
         end = time.perf_counter() + seconds
         while True:
-            samples = self._time(CHUNK)
-            medians.append(float(np.median(samples)))
+            self._calls(CHUNK, [latency])
+            medians.append(median(latency.stop()))
             last = medians[-3:]
             stable = len(medians) * CHUNK >= LEAST_WARMUP and max(last) <= min(last) * (1 + STABLE)
             if stable or time.perf_counter() > end:
-                return {"stable": bool(stable), "calls": len(medians) * CHUNK, "call_ms": min(last)}
+                return {"stable": stable, "warmup_calls": len(medians) * CHUNK, "call_ms": min(last)}
 
-    def time(self, calls: int) -> dict[str, Any]:
-        """Milliseconds of each of ``calls`` calls."""
-        self._time(2)  # the caches belong to whoever ran before
-        return {"samples_ms": self._time(calls)}
+    def round(self, calls: int) -> dict[str, Any]:
+        """One round: every probe's samples of ``calls`` calls."""
+        self._calls(2, [])  # the processor's caches belong to whoever ran before
+        self._calls(calls, list(self._probes.values()))
+        return {"samples": {name: probe.stop() for name, probe in self._probes.items()}}
 
     def describe(self) -> dict[str, Any]:
         """What ran."""
         assert self._session is not None
         return {"precision": self._session.precision(), "layers": [asdict(layer) for layer in self._session.layers()]}
 
-    def memory(self) -> dict[str, Any]:
-        """Highest resident memory of this process so far, MiB."""
-        return {"peak_rss_mib": peak_rss_mib()}
-
-    def predict(self, out: str, **job: Any) -> dict[str, Any]:
+    def predict(
+        self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool,
+        out: str,
+    ) -> dict[str, Any]:  # fmt: skip
         """Answers and truths for a whole split, streamed to one .npy file per output in folder ``out``."""
-        from edgemm.probes._predictions import stream  # the dataset reader is needed by this command alone
+        from edgemm.data import open_dataset  # this command alone needs it
 
         assert self._session is not None
-        return stream(self._session, Path(out), progress=self._progress, **job)
+        parsed = cards.parse(card, path=Path(card_path) if card_path else None)
+        dataset = open_dataset(data, parsed, skip_bad_rows=skip_bad_rows)
+        probe = Accuracy(folder=Path(out))
+        probe.start()
+        rows, told = 0, time.monotonic()
+        for batch in dataset.batches(split, batch_size, limit=limit):
+            probe.observe(self._session.run(batch.inputs), batch.targets)
+            rows += len(batch.rows)
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                self._progress({"progress": rows})
+        return {"rows": rows, "files": probe.stop(), "bad_rows": list(dataset.bad_rows)}
 
-    def _time(self, calls: int) -> list[float]:
+    def _calls(self, count: int, probes: list[Probe]) -> None:
         assert self._session is not None
-        run, feed, clock = self._session.run, self._feed, time.perf_counter_ns
-        samples = []
+        run, feed, observers = self._session.run, self._feed, [probe.observe for probe in probes]
         gc.disable()
         try:
-            for _ in range(calls):
-                started = clock()
-                run(feed)
-                samples.append((clock() - started) / 1e6)
+            for probe in probes:
+                probe.start()
+            for _ in range(count):
+                answers = run(feed)
+                for observe in observers:
+                    observe(answers, None)
         finally:
             gc.enable()
-        return samples
-
-
-def peak_rss_mib() -> float:
-    """VmHWM of this process; unlike getrusage it starts anew with the program."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    import resource  # absent outside Unix
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _say(answers: TextIO, value: Mapping[str, Any]) -> None:

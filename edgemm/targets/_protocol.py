@@ -118,6 +118,10 @@ class Target(Protocol):
         """Runtime options that force every layer to f32: the subject ``float`` of a report."""
         ...
 
+    def default_options(self) -> dict[str, Any]:
+        """Runtime options that leave everything to the runtime: the subject ``default`` of a report."""
+        ...
+
     def versions(self) -> dict[str, str]:
         """Distribution name -> version of what runs here."""
         ...

@@ -58,6 +58,9 @@ class OnnxRuntime(Target):
     def float_options(self) -> dict[str, Any]:
         return {"precision": "f32"}
 
+    def default_options(self) -> dict[str, Any]:
+        return {}
+
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": version("onnxruntime")}
 

@@ -85,6 +85,9 @@ class OpenVINO(Target):
     def float_options(self) -> dict[str, Any]:
         return {"precision": "f32"}
 
+    def default_options(self) -> dict[str, Any]:
+        return {"precision": "default"}
+
     def versions(self) -> dict[str, str]:
         return {"openvino": version("openvino")}
 

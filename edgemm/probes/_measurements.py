@@ -1,0 +1,56 @@
+"""From what the scheduler saw to the measurements of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from edgemm import card as cards
+from edgemm import plugins
+from edgemm.probes._protocol import Probe
+from edgemm.probes._schedule import Candidate, Timing
+from edgemm.report import Measurement
+from edgemm.targets import _onnx_file
+
+
+def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
+    """Everything one timed candidate showed: latency, load, first call, cold start, memory, size.
+
+    Raises:
+        MeasureError: It could not be measured.
+    """
+    timing.require()
+    found = [m for name, samples in timing.samples.items() for m in plugins.load(Probe, name).summarise(samples)]
+    found += [Measurement("load_ms", timing.load_ms, "ms", n=1), Measurement("first_ms", timing.first_ms, "ms", n=1)]
+    if timing.cold_start_ms:
+        found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
+    found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
+    return about(candidate, timing.precision_ran, found)
+
+
+def about(candidate: Candidate, precision_ran: str, found: Sequence[Measurement]) -> list[Measurement]:
+    """The same measurements, saying what they are about."""
+    return [
+        replace(
+            measurement,
+            subject=candidate.subject,
+            candidate=candidate.source or candidate.name,
+            target=candidate.target,
+            precision_asked=candidate.precision_asked,
+            precision_ran=precision_ran or None,
+        )
+        for measurement in found
+    ]
+
+
+def size_bytes(artifact: Path) -> int:
+    """What the target loads: an ONNX file with its side files, the weights of a card, any other file or folder whole."""
+    if artifact.suffix == ".onnx":
+        return artifact.stat().st_size + sum((artifact.parent / name).stat().st_size for name in _onnx_file.read(artifact).external)
+    if artifact.suffix in (".yaml", ".yml"):
+        weights = cards.load(artifact).weights_path
+        return weights.stat().st_size if weights and weights.is_file() else 0
+    files = [artifact] if artifact.is_file() else artifact.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())

@@ -1,0 +1,136 @@
+"""Which runtime options are fastest on this box, by measuring the few that make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import plugins
+from edgemm.errors import EdgemmError
+from edgemm.probes._schedule import Candidate, Progress, Timing, time_candidates
+from edgemm.probes._statistics import percentiles, ratio
+from edgemm.targets._protocol import Target
+
+ROUNDS, CALLS = 16, 12  # about 200 calls a choice; short rounds, so that what else the box does falls on all choices alike
+UNDISTURBED = 10  # percentile that choices are compared by: what a choice can do, which other jobs blur in the p50 of a busy box
+PRECISE_FIRST = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One combination of runtime options and what it showed. ``note`` says why it was not taken."""
+
+    options: Mapping[str, Any]
+    p50_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    precision_ran: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The options to use, and the table behind them (fastest first; what failed at the end)."""
+
+    options: dict[str, Any]
+    table: tuple[Choice, ...] = field(default_factory=tuple)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was tried and could not be taken, in words."""
+        return [f"{_words(choice.options)}: {choice.note}" for choice in self.table if choice.note]
+
+
+def tune(
+    target: str,
+    artifact: Path,
+    feed: Mapping[str, np.ndarray],
+    *,
+    forbid: frozenset[str] = frozenset(),
+    accuracy_holds: Callable[[dict[str, Any]], bool] | None = None,
+    target_options: Mapping[str, Any] | None = None,
+    seconds: float = 1.0,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Time a target's choices against each other and keep the fastest whose accuracy holds.
+
+    Choices that no measurement tells apart from the fastest count as equally fast: of them the one with the fewest threads is taken, then
+    the most precise one. A choice that does not compile or crashes is left out and noted.
+
+    Args:
+        target: Plugin name.
+        feed: One batch as it ships.
+        forbid: Float types that must not run.
+        accuracy_holds: Asked about the options of one choice after another, best first, until it says yes; None = speed alone decides.
+        target_options: Options of the target itself, as the recipe gives them.
+        seconds: For the timed calls of each choice.
+
+    Raises:
+        EdgemmError: No choice works: the error of the safe one, or that no choice's accuracy holds.
+    """
+    plugin = plugins.find(Target, target)(**(target_options or {}))
+    choices = {_words(options): options for options in plugin.choices(forbid=forbid)}
+    candidates = [
+        Candidate(name, "bundle", target, artifact, options, target_options=target_options or {}) for name, options in choices.items()
+    ]
+    timings = time_candidates(
+        candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=seconds, warmup_s=seconds / 2, launches=0, progress=progress
+    )
+    ranked = _ranked(choices, timings)
+    if not ranked:
+        raise next(timing.error for timing in timings.values() if timing.error)
+    taken, refused = None, {}
+    for name in ranked:
+        if accuracy_holds is None or accuracy_holds(dict(choices[name])):
+            taken = name
+            break
+        refused[name] = "its accuracy does not hold."
+    if taken is None:
+        raise EdgemmError(
+            f"{target}: no choice of runtime options keeps the accuracy.",
+            why="; ".join(f"{name} {why}" for name, why in refused.items()),
+            fix="keep a branch in fp32 in the recipe, or loosen the budget.",
+        )
+    order = [taken, *(name for name in ranked if name != taken), *(name for name in choices if name not in ranked)]
+    return Tuned(dict(choices[taken]), tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in order))
+
+
+def _ranked(choices: Mapping[str, Mapping[str, Any]], timings: Mapping[str, Timing]) -> list[str]:
+    """Names, best first: again and again the fastest of the rest, or what ties with it and is modest."""
+    rest = sorted((name for name in choices if timings[name].error is None), key=lambda name: _speed_ms(timings[name]))
+    ranked = []
+    while rest:
+        fastest = rest[0]
+        ties = [name for name in rest if name == fastest or _tie(timings[name], timings[fastest])]
+        best = min(ties, key=lambda name: (choices[name].get("threads", 1 << 16), _rank(choices[name]), rest.index(name)))
+        ranked.append(best)
+        rest.remove(best)
+    return ranked
+
+
+def _tie(timing: Timing, fastest: Timing) -> bool:
+    return ratio(timing.samples_ms, fastest.samples_ms, share=UNDISTURBED).verdict != "slower"
+
+
+def _rank(options: Mapping[str, Any]) -> int:
+    precision = options.get("precision", "f32")
+    return PRECISE_FIRST.index(precision) if precision in PRECISE_FIRST else len(PRECISE_FIRST)
+
+
+def _speed_ms(timing: Timing) -> float:
+    return float(np.percentile(np.concatenate([np.asarray(round_) for round_ in timing.samples_ms]), UNDISTURBED))
+
+
+def _choice(options: Mapping[str, Any], timing: Timing, note: str) -> Choice:
+    if timing.error is not None:
+        return Choice(options, note=f"left out: {timing.error.what} {timing.error.why}".strip())
+    (p50,) = percentiles(timing.samples_ms, [50])
+    return Choice(options, p50.value, p50.low, p50.high, timing.precision_ran, note)
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items()) or "default"

@@ -1,0 +1,43 @@
+"""Milliseconds of each call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgemm.probes._protocol import Probe
+from edgemm.probes._statistics import percentiles
+from edgemm.report import Measurement
+
+SHARES = (50, 90, 95, 99)
+
+
+class Latency(Probe):
+    """Wall time from one call's end to the next one's; what lies between (the loop and the other probes) is under a microsecond."""
+
+    def __init__(self) -> None:
+        self._samples: list[float] = []
+        self._last = 0
+
+    def start(self) -> None:
+        self._samples = []
+        self._last = time.perf_counter_ns()
+
+    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
+        now = time.perf_counter_ns()
+        self._samples.append((now - self._last) / 1e6)
+        self._last = time.perf_counter_ns()
+
+    def stop(self) -> list[float]:
+        return self._samples
+
+    def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
+        """Percentiles over all calls, their intervals by resampling rounds."""
+        count = sum(len(round_) for round_ in samples)
+        return [
+            Measurement(f"latency_p{share}_ms", found.value, "ms", low=found.low, high=found.high, n=count)
+            for share, found in zip(SHARES, percentiles(samples, SHARES), strict=True)
+        ]
