@@ -42,6 +42,16 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Reflect:
+    """(samples,) -> (samples + 2 * width,): the signal mirrored at both ends, the end values not repeated."""
+
+    width: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.pad(x, ((0, 0), (self.width, self.width)), mode="reflect")
+
+
+@dataclass(frozen=True)
 class Frames:
     """(samples,) -> (filters, frames): a strided 1-D convolution with fixed ``weight`` (filters, 1, window), no padding."""
 
@@ -78,12 +88,13 @@ class MatMul:
 
 @dataclass(frozen=True)
 class Log:
-    """Natural logarithm of ``max(x, floor)``."""
+    """Natural logarithm of ``max(x + offset, floor)``."""
 
     floor: float
+    offset: float = 0.0
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(x, np.float32(self.floor)))
+        return np.log(np.maximum(x + np.float32(self.offset), np.float32(self.floor)))
 
 
 @dataclass(frozen=True)
@@ -108,4 +119,19 @@ class Mask:
         return x, (x != self.pad).astype(np.int64)
 
 
-Op = Cast | Transpose | Affine | Frames | Power | MatMul | Log | Normalize | Mask
+Op = Cast | Transpose | Affine | Reflect | Frames | Power | MatMul | Log | Normalize | Mask
+
+
+def folds(ops: list[Op]) -> bool:
+    """Whether a ``steps`` axis must be folded into the batch while ``ops`` run: not where all work on each value alone."""
+    return any(not isinstance(op, (Cast, Mask)) for op in ops)
+
+
+def run(ops: list[Op], x: np.ndarray, *, steps: int | None = None) -> tuple[np.ndarray, ...]:
+    """Run a whole front-end in numpy on (batch[, steps], *sample); a tuple of what ``forward`` receives, one or two arrays."""
+    fold = steps if folds(ops) else None
+    out: np.ndarray | tuple[np.ndarray, ...] = x.reshape(-1, *x.shape[2:]) if fold else x
+    for op in ops:
+        out = op(out)  # type: ignore[arg-type]  # only Mask, the last one, yields two
+    features = out if isinstance(out, tuple) else (out,)
+    return tuple(value.reshape(-1, fold, *value.shape[1:]) if fold else value for value in features)
