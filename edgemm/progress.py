@@ -27,7 +27,7 @@ class Progress:
     ::
 
         with progress.stage("quantize"):
-            progress.update(0.4, "calibrating")
+            progress.update("calibrating", 0.4)
 
     Attributes:
         finished: Stages that ended well, in that order.
@@ -50,8 +50,8 @@ class Progress:
         self.finished.append(Stage(name, seconds))
         self._end(name, seconds, failed=False)
 
-    def update(self, fraction: float | None, text: str = "") -> None:
-        """Say how much of the running stage is done (0 to 1; None = unknown), and what it does."""
+    def update(self, text: str, fraction: float | None = None) -> None:
+        """Say what the running stage does, and how much of it is done (0 to 1; None = unknown)."""
 
     def note(self, text: str) -> None:
         """Say one thing worth a line of its own ("export: reused")."""
@@ -73,7 +73,7 @@ class Plain(Progress):
         super().__init__()
         self._stream, self._names, self._said = stream, [""], 0.0
 
-    def update(self, fraction: float | None, text: str = "") -> None:
+    def update(self, text: str, fraction: float | None = None) -> None:
         if time.perf_counter() - self._said >= PLAIN_EVERY_S:
             share = "" if fraction is None else f" {fraction:.0%}"
             self.note(f"{self._names[-1]}:{share} {text}")
@@ -105,7 +105,7 @@ class Live(Progress):
         self._bars = Bars(*columns, console=Console(file=stream))
         self._tasks: list[Any] = []
 
-    def update(self, fraction: float | None, text: str = "") -> None:
+    def update(self, text: str, fraction: float | None = None) -> None:
         if self._tasks:
             self._bars.update(self._tasks[-1], text=text, completed=fraction or 0.0, total=None if fraction is None else 1.0)
 

@@ -16,7 +16,7 @@ RUN = """
 from edgemm.progress import on_stderr
 with on_stderr() as progress:
     with progress.stage("export"):
-        progress.update(0.5, "tracing")
+        progress.update("tracing", 0.5)
     progress.note("quantize: reused [1]")
 """
 
@@ -24,7 +24,7 @@ with on_stderr() as progress:
 def test_finished_stages_are_remembered_with_their_seconds():
     progress = Progress()
     with progress.stage("export"), progress.stage("trace"):
-        progress.update(0.5, "x")
+        progress.update("x", 0.5)
         progress.note("y")
     assert [stage.name for stage in progress.finished] == ["trace", "export"]
     assert all(stage.seconds >= 0 for stage in progress.finished)
@@ -50,8 +50,8 @@ def test_a_long_stage_says_now_and_then_where_it_is(monkeypatch):
     stream = io.StringIO()
     progress = Plain(stream)
     with progress.stage("quantize"):
-        progress.update(0.25, "calibrating")
-        progress.update(None, "smoothing")
+        progress.update("calibrating", 0.25)
+        progress.update("smoothing")
     assert stream.getvalue().splitlines()[1:3] == ["quantize: 25% calibrating", "quantize: smoothing"]
 
 
@@ -81,5 +81,5 @@ def test_a_terminal_gets_a_bar_with_seconds():
 def test_bars_of_nested_stages_are_indented():
     stream = io.StringIO()
     with Live(stream) as progress, progress.stage("outer"), progress.stage("inner"):
-        progress.update(0.5, "half")
+        progress.update("half", 0.5)
     assert "  inner" in stream.getvalue()
