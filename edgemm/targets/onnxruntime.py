@@ -56,7 +56,7 @@ class OnnxRuntime(Target):
         return [{"threads": count} for count in threads]
 
     def float_options(self) -> dict[str, Any]:
-        return {"precision": "f32"}
+        return {}  # it computes floats in f32 anyway
 
     def default_options(self) -> dict[str, Any]:
         return {}

@@ -1,0 +1,178 @@
+"""What a user names on the command line, and the forms of it that are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import card as cards
+from edgemm import metrics, plugins
+from edgemm.bundle import Bundle, Reference, open_bundle
+from edgemm.card import Card, Input, Output
+from edgemm.errors import EdgemmError, MeasureError, MissingExtra, nearest
+from edgemm.modalities._protocol import input_specs
+from edgemm.probes._schedule import Candidate
+from edgemm.targets import _onnx_file
+from edgemm.targets._protocol import Target, fingerprint
+
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Named:
+    """One candidate as the user gave it.
+
+    Attributes:
+        candidates: Its forms to measure.
+        golden: One sample that it brings along.
+        reference: The original's answers that it brings along.
+        budgets: Its recipe's budgets, as ``report.judge`` takes them.
+        notes: What was left out, in words.
+    """
+
+    given: str
+    card: Card
+    candidates: tuple[Candidate, ...]
+    golden: Mapping[str, np.ndarray] | None = None
+    reference: Reference | None = None
+    budgets: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def input_facts(self) -> dict[str, str]:
+        """Input name -> dtype and shape in words."""
+        return {spec.name: str(spec) for spec in input_specs(self.card)}
+
+    def output_facts(self) -> dict[str, str] | None:
+        """Output name -> task and labels in words; None where a drafted card cannot know."""
+        if all(output.task == "tensor" for output in self.card.outputs.values()):
+            return None
+        return {name: f"{o.task} of {', '.join(o.labels)}" if o.labels else o.task for name, o in self.card.outputs.items()}
+
+    def guarded(self) -> list[str]:
+        """Outputs with a metric that can be lost."""
+        return [name for name, output in self.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+
+
+def resolve(given: str | Path, target: str | None = None) -> Named:
+    """Find out what ``given`` is, and which forms of it can be measured here (on ``target`` only, when given).
+
+    Raises:
+        EdgemmError: Nothing of the kind; no target of it can run here.
+    """
+    path = Path(given)
+    if target is not None:
+        plugins.require_known("targets", target)
+    if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
+        return _bundle(str(given), open_bundle(path), target)
+    if path.suffix == ".onnx":
+        return _onnx(str(given), path, _card_of(path), target)
+    card = cards.load(given)
+    if card.model_path:
+        return _onnx(str(given), card.model_path, card, target)
+    assert card.path is not None
+    original = Candidate(f"{given}, torch", "original", "torch", card.path, precision_asked="f32", source=str(given))
+    return Named(str(given), card, (original,))
+
+
+def forms(
+    name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None
+) -> list[Candidate]:
+    """A float graph on a target: forced to f32, and as the runtime runs it by itself where that may differ."""
+    both = {"float": target.float_options()}
+    if target.default_options() != target.float_options():
+        both["default"] = target.default_options()
+    unforced = {key: value for key, value in (target_options or {}).items() if key not in ("precision", "threads")}
+    return [
+        Candidate(
+            f"{name}, {target_name} {subject}", subject, target_name, model, options,
+            precision_asked="f32" if subject == "float" else "default", target_options=unforced, source=name,
+        )
+        for subject, options in both.items()
+    ]  # fmt: skip
+
+
+def asked(model: Path, options: Mapping[str, Any]) -> str:
+    """The precision a graph asks for: its Q/DQ nodes, and the float option beside them."""
+    floats = str(options.get("precision", "f32"))
+    return f"int8+{floats}" if QUANTIZED & set(_onnx_file.read(model).operators) else floats
+
+
+def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
+    if only is not None and only not in bundle.targets():
+        raise MeasureError(f"'{given}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
+    candidates: list[Candidate] = []
+    notes: list[str] = []
+    for name in [only] if only else bundle.targets():
+        try:
+            target = bundle.load_target(name)
+        except MissingExtra as err:
+            notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
+            continue
+        options, reason = bundle.options_for(name, fingerprint(target))
+        if reason:
+            notes.append(f"{given}: safe options on {name}: {reason}")
+        brought = bundle.target_options(name).target
+        candidates += forms(given, name, target, bundle.model, target_options=brought)
+        candidates.append(_compressed(given, name, bundle.target_model(name), options, brought))
+    _require_some(given, candidates, notes)
+    golden = bundle.golden()
+    first = {name: array[:1] for name, array in golden.inputs.items()} if golden else None
+    return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes))
+
+
+def _onnx(given: str, path: Path, card: Card, only: str | None) -> Named:
+    candidates: list[Candidate] = []
+    notes: list[str] = []
+    for name in [only] if only else [name for name in plugins.names("targets") if name != "torch"]:
+        try:
+            target = plugins.load(Target, name)
+        except MissingExtra as err:
+            notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
+            continue
+        if asked(path, {}) == "f32":
+            candidates += forms(given, name, target, path)
+        else:
+            candidates.append(_compressed(given, name, path, target.choices()[0], {}))
+    _require_some(given, candidates, notes)
+    return Named(given, card, tuple(candidates), notes=tuple(notes))
+
+
+def _compressed(given: str, name: str, model: Path, options: dict[str, Any], brought: Mapping[str, Any]) -> Candidate:
+    wanted = asked(model, {**brought, **options})
+    return Candidate(f"{given}, {name}", "bundle", name, model, options, precision_asked=wanted, target_options=brought, source=given)
+
+
+def _require_some(given: str, candidates: list[Candidate], notes: list[str]) -> None:
+    if not candidates:
+        raise MeasureError(f"no target of '{given}' can run here.", why=" ".join(notes), fix="install a runtime, or measure it on its box.")
+
+
+def _card_of(path: Path) -> Card:
+    """The card beside an ONNX file when it is about that file, else one drafted from the file itself."""
+    beside = path.parent / "model.yaml"
+    if beside.is_file():
+        card = cards.load(beside)
+        if card.model_path and card.model_path.resolve() == path.resolve():
+            return card
+    face = _onnx_file.read(path)
+    inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
+    return Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
+
+
+def _budgets(bundle: Bundle) -> dict[str, Any]:
+    """The limits that the bundle's own report was held against."""
+    try:
+        verdicts = bundle.report().budgets
+    except EdgemmError:
+        return {}
+    found: dict[str, Any] = {}
+    for verdict in verdicts:
+        if verdict.output is None:
+            found[verdict.name] = verdict.limit
+        else:
+            found.setdefault(verdict.name, {})[verdict.output] = verdict.limit
+    return found

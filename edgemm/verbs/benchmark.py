@@ -1,0 +1,279 @@
+"""`edgemm benchmark`: candidates side by side on this machine: latency, memory, size, accuracy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import metrics, plugins, report_html
+from edgemm.artifact import require_writable, sha256_file
+from edgemm.data import open_dataset, synthetic
+from edgemm.devices.environment import environment
+from edgemm.errors import MeasureError
+from edgemm.probes._measurements import about, measurements
+from edgemm.probes._named import Named, resolve
+from edgemm.probes._schedule import Candidate, Timing, predict, time_candidates
+from edgemm.probes._statistics import ratio
+from edgemm.probes.accuracy import Accuracy, Answers
+from edgemm.progress import Progress
+from edgemm.report import Measurement, Report, judge
+from edgemm.targets._protocol import Target
+
+DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
+BUSY = 0.5  # load per core, before we start, from which the report warns
+
+
+def benchmark(
+    candidates: Sequence[str | Path],
+    *,
+    data: str | Path | None = None,
+    target: str | None = None,
+    output: str | Path | None = None,
+    rounds: int = 12,
+    calls: int = 40,
+    seconds: float = 20.0,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad_rows: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure candidates against each other, each in a process of its own, in interleaved rounds.
+
+    A bundle is measured on each of its targets that can run here, beside its float graph forced to f32 and as the runtime runs that
+    by itself; an ONNX file on each target that can run here; a model card in torch.
+
+    Args:
+        candidates: Bundles, ONNX files, model cards.
+        data: The dataset: accuracy on its test split, on the target itself. Without it the report says what the samples were.
+        target: Measure on this one only.
+        output: Folder for report.json and report.html.
+        rounds, calls: Timed rounds, and calls in each.
+        seconds: Bound on one candidate's timed calls.
+        limit: First rows of the test split only.
+        seed: Of the order within rounds, and of synthetic samples.
+        skip_bad_rows: Leave out rows that cannot be read; the report counts them.
+
+    Returns:
+        The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed.
+
+    Raises:
+        EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; none of one's forms could be measured.
+    """
+    progress = progress or Progress()
+    place = Path(output) if output else None
+    if place:
+        require_writable(place / "report.json")
+    things = [resolve(given, target) for given in candidates]
+    _require_alike(things)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    rows = _distinct(things)
+    feed, notes = _feed(things, data, seed)
+    notes = _busy(load) + notes + [note for thing in things for note in thing.notes]
+    with progress.stage("timing"):
+        timings = time_candidates(
+            rows, feed, rounds=rounds, calls=calls, seconds=seconds, seed=seed, progress=lambda text, share: progress.update(share, text)
+        )
+    notes += _failures(things, timings)
+    measured = [row for row in rows if timings[row.name].error is None]
+    found = [m for row in measured for m in measurements(row, timings[row.name])]
+    details: dict[str, Any] = {}
+    if data is not None:
+        scores, details, more = _accuracy(things, measured, timings, data, limit, skip_bad_rows, progress)
+        found, notes = found + scores, notes + more
+    report = _report(things, measured, timings, found, {**details, "notes": notes})
+    if place:
+        _write(report, place)
+    return report
+
+
+def _require_alike(things: Sequence[Named]) -> None:
+    """Raises MeasureError unless all candidates take the same inputs and answer the same questions."""
+    first = things[0]
+    for other in things[1:]:
+        for kind, ours, theirs in (
+            ("inputs", first.input_facts(), other.input_facts()),
+            ("outputs and labels", first.output_facts(), other.output_facts()),
+        ):
+            if ours is None or theirs is None or ours == theirs:
+                continue
+            differ = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+            name = differ[0]
+            raise MeasureError(
+                f"'{first.given}' and '{other.given}' cannot be compared: their {kind} differ.",
+                why=f"'{name}' is {ours.get(name, 'absent')} in the first and {theirs.get(name, 'absent')} in the second.",
+                fix="benchmark candidates made from one card; measure others one by one.",
+            )
+
+
+def _distinct(things: Sequence[Named]) -> list[Candidate]:
+    """All forms to measure; a float graph that several candidates share is measured once."""
+    rows: dict[tuple[str, ...], Candidate] = {}
+    for thing in things:
+        for row in thing.candidates:
+            shared = row.subject in ("float", "default")
+            rows.setdefault((row.subject, row.target, sha256_file(row.artifact)) if shared else (row.name,), row)
+    return list(rows.values())
+
+
+def _feed(things: Sequence[Named], data: str | Path | None, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """One sample that all candidates are timed on, and a note where it is none of the user's."""
+    if data is not None:
+        dataset = open_dataset(data, things[0].card)
+        split = next((name for name in ("test", "val", "train") if name in dataset.splits()), "test")
+        return next(iter(dataset.batches(split, 1, limit=1))).inputs, []
+    golden = next((thing.golden for thing in things if thing.golden), None)
+    if golden is not None:
+        return dict(golden), ["No data was given: timed on a golden sample of the bundle, accuracy was not measured."]
+    made = next(iter(synthetic(things[0].card, samples=1, seed=seed).batches("test", 1))).inputs
+    return made, [f"No data was given: timed on a synthetic sample (seed {seed}), accuracy was not measured."]
+
+
+def _busy(load: float) -> list[str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if load < BUSY * cores:
+        return []
+    return [f"Other jobs used the processor (load {load:.1f} on {cores} cores): trust ratios inside this report, not milliseconds."]
+
+
+def _failures(things: Sequence[Named], timings: Mapping[str, Timing]) -> list[str]:
+    """A note for every form that failed.
+
+    Raises:
+        EdgemmError: The form's own error, where nothing of a candidate could be measured.
+    """
+    for thing in things:
+        errors = [timings[row.name].error for row in thing.candidates if row.name in timings]
+        if errors and all(errors):
+            raise next(error for error in errors if error)
+    notes = []
+    for name, timing in timings.items():
+        if timing.error is not None:
+            notes.append(f"{name} was not measured: {timing.error.what} {timing.error.why}".strip())
+        elif not timing.warm:
+            notes.append(f"{name} did not become steady while warming up; its figures may be too high.")
+    return notes
+
+
+def _accuracy(
+    things: Sequence[Named],
+    measured: Sequence[Candidate],
+    timings: Mapping[str, Timing],
+    data: str | Path,
+    limit: int | None,
+    skip_bad_rows: bool,
+    progress: Progress,
+) -> tuple[list[Measurement], dict[str, Any], list[str]]:
+    """Every measured form's metrics on the test split, what it lost against the original, and confusion matrices."""
+    card = things[0].card
+    guarded = [name for name, output in card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+    if not guarded:
+        return [], {}, ["No output has a metric: accuracy was not measured."]
+    answers: dict[str, Mapping[str, np.ndarray]] = {}
+    truth: Mapping[str, np.ndarray] = {}
+    with progress.stage("accuracy"):
+        for number, row in enumerate(measured):
+            progress.update(number / len(measured), row.name)
+            answers[row.name], truth = predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
+    before, notes = _before(things, measured, answers, truth, limit)
+    scores = []
+    for row in measured:
+        known = before if row.subject != "original" else {}
+        samples = [Answers({name: card.outputs[name] for name in guarded}, answers[row.name], truth, known)]
+        scores += about(row, timings[row.name].precision_ran, Accuracy().summarise(samples))
+    after = next((row for row in measured if row.subject == "bundle"), None)
+    return scores, {"confusion": _confusion(card.outputs, truth, before, answers[after.name] if after else {})}, notes
+
+
+def _before(
+    things: Sequence[Named],
+    measured: Sequence[Candidate],
+    answers: Mapping[str, Mapping[str, np.ndarray]],
+    truth: Mapping[str, np.ndarray],
+    limit: int | None,
+) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    """The original's answers: from torch when it was measured, else as the bundle keeps them.
+
+    Raises:
+        MeasureError: The bundle's reference has other labels than the data.
+    """
+    for row in measured:
+        if row.subject == "original":
+            return answers[row.name], []
+    reference = next((thing.reference for thing in things if thing.reference), None)
+    if reference is None:
+        return {}, ["Nothing is known of the original's answers: what was lost against it was not measured."]
+    for name, labels in truth.items():
+        kept = reference.truth.get(name)
+        if kept is None or not np.array_equal(kept[:limit], labels):
+            raise MeasureError(
+                f"the labels of output '{name}' in the data are not those the bundle was proved on.",
+                why=f"the bundle's reference.npz holds {0 if kept is None else len(kept)} rows, the test split has {len(labels)}"
+                + (", with other labels." if kept is not None and len(kept[:limit]) == len(labels) else "."),
+                fix="give the dataset that compress was given, or the original's card as one more candidate.",
+            )
+    return {name: array[:limit] for name, array in reference.predictions.items()}, []
+
+
+def _confusion(
+    outputs: Mapping[str, Any], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, output in outputs.items():
+        if output.task == "classification" and output.labels and name in truth and name in after:
+            found[name] = {"labels": list(output.labels), "after": metrics.confusion(after[name], truth[name], output.labels).tolist()}
+            if name in before:
+                found[name]["before"] = metrics.confusion(before[name], truth[name], output.labels).tolist()
+    return found
+
+
+def _report(
+    things: Sequence[Named],
+    measured: Sequence[Candidate],
+    timings: Mapping[str, Timing],
+    found: list[Measurement],
+    details: dict[str, Any],
+) -> Report:
+    versions = {key: value for row in measured for key, value in plugins.find(Target, row.target)(**row.target_options).versions().items()}
+    after = next((row for row in measured if row.subject == "bundle"), measured[0])
+    details |= {
+        "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
+        "latency_samples_ms": {row.name: _drawn(timings[row.name]) for row in measured},
+        "ratios": list(_ratios(measured, timings)),
+        "layers": [vars(layer) for layer in timings[after.name].layers],
+    }
+    budgets = []
+    for thing in things:
+        targets = {row.target for row in measured if row.source == thing.given}
+        of_thing = [m for m in found if m.candidate == thing.given]
+        budgets += judge(thing.budgets, of_thing, sorted(targets), thing.guarded())
+    return Report(environment(versions), found, budgets, details)
+
+
+def _ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
+    """Each form against the float and the default form on its target, and against the first candidate's same form."""
+    for row in measured:
+        for other in measured:
+            plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
+            same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
+            if row is other or not (plainer or same_form):
+                continue
+            found = ratio(timings[row.name].samples_ms, timings[other.name].samples_ms)
+            yield {"candidate": row.name, "baseline": other.name, **vars(found), "verdict": found.verdict}
+
+
+def _drawn(timing: Timing) -> list[float]:
+    """Some samples of every round, so that the drawing shows the whole run."""
+    share = max(1, DRAWN_SAMPLES // len(timing.samples_ms))
+    return [round(float(ms), 5) for samples in timing.samples_ms for ms in samples[:share]]
+
+
+def _write(report: Report, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "report.html").write_text(report_html.render(report), encoding="utf-8")
+    report.save(place / "report.json")
+
+
