@@ -192,7 +192,7 @@ def _budgets(report: Report) -> str:
         interval = "" if v.low is None or v.high is None else f"<small>{_number(v.low)} … {_number(v.high)}</small>"
         name = NAMES.get(v.name, v.name) + (f", {v.output}" if v.output else "")
         badge = f'<span class="badge {mood}">{escape(word)}</span>'
-        rows.append([escape(name), escape(v.target or ""), f"{escape(value)}{interval}", f"{v.limit:g} {unit}", badge])
+        rows.append([escape(name), escape(v.target or ""), f"{escape(value)}{interval}", f"{_number(v.limit)} {unit}", badge])
     head = ["Budget", "Target", "#Measured", "#Limit", "#Verdict"]
     return section("Budgets", "A verdict is unsure where the interval reaches across the limit.", table(head, rows))
 
@@ -208,7 +208,8 @@ def _before_and_after(report: Report) -> str:
         return ""
     legend = "".join(_key(subject) for subject in SUBJECTS if any(variant.subject == subject for variant in variants))
     every = f"<details><summary>Every number</summary>{_every_number(report, variants)}</details>"
-    return section("Before and after", "", f'<div class="legend">{legend}</div><div class="panels">{"".join(panels)}</div>{every}')
+    title = "Before and after" if len({variant.subject for variant in variants}) > 1 else "Measurements"
+    return section(title, "", f'<div class="legend">{legend}</div><div class="panels">{"".join(panels)}</div>{every}')
 
 
 def _key(subject: str) -> str:
