@@ -277,7 +277,7 @@ class Compiled:
             "artifact": self.model.main,
             "options": self.options,
             "target_options": self.given,
-            "precision_asked": "int8",
+            "precision_asked": f"int8+{self.options.get('precision', 'f32')}",
         }
         return Candidate(**{**plain, **changes})
 
