@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ class Composed(nn.Module):
             received = [features.pop(0) for _ in range(2 if name in self.masked else 1)]
             if name in self.stepped:
                 received = [x.reshape(-1, *x.shape[2:]) for x in received]
-            branch = encoder.tokens(*received) if self.fusion.takes_tokens else encoder(*received)
+            branch = cast(Encoder, encoder).tokens(*received) if self.fusion.takes_tokens else encoder(*received)
             branches[name] = branch if self.steps is None or name in self.stepped else self._repeated(branch)
         return branches
 
@@ -70,7 +70,7 @@ class Composed(nn.Module):
         return every.reshape(-1, *branch.shape[1:])
 
     def _answer(self, name: str, vector: Tensor) -> Tensor:
-        head = self.heads[name]
+        head = cast(Head, self.heads[name])
         if self.steps is None:
             return head(vector)
         if name in self.per_step and not head.takes_sequence:

@@ -115,7 +115,8 @@ def _check_names_and_steps(card: Card) -> None:
     found = Collector()
     for name in (*card.inputs, *card.outputs):
         if "." in name or not name or hasattr(nn.ModuleDict(), name):
-            found.add(CardError(f"a reference model cannot have an input or output called '{name}'.", fix="choose another name, such as 'scene'."))
+            fix = "choose another name, such as 'scene'."
+            found.add(CardError(f"a reference model cannot have an input or output called '{name}'.", fix=fix))
     steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
     if len(set(steps.values())) > 1:
         listing = ", ".join(f"'{name}' {count}" for name, count in steps.items())

@@ -45,7 +45,8 @@ class ConvGru(Encoder):
         self.width, self.pool = width, pool
         layers: list[nn.Module] = [AsSeries(features), nn.Dropout1d(input_dropout)]
         for outside in channels:
-            layers += [nn.Conv1d(inside, outside, kernel, stride=stride, padding=kernel // 2, bias=False), nn.BatchNorm1d(outside), nn.ReLU()]
+            convolution = nn.Conv1d(inside, outside, kernel, stride=stride, padding=kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm1d(outside), nn.ReLU()]
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)

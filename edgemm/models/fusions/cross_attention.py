@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgemm.models._attention import Attention
 from edgemm.models._protocol import Fusion
-from edgemm.models.fusions._layers import Mapped
+from edgemm.models.fusions._layers import Mapped, total
 
 Tokens = tuple[Tensor, Tensor | None]
 
@@ -54,14 +54,14 @@ class CrossAttention(Fusion):
 
 
 def _joined(masks: dict[str, Tensor | None], tokens: dict[str, Tensor], names: list[str]) -> Tensor | None:
-    """The masks of several branches in a row; None where none has one."""
-    if all(masks[name] is None for name in names):
-        return None
-    parts = []
-    for name in names:
+    """The masks of several branches in a row, (N, all their tokens); None where none has one."""
+    sizes = [tokens[name].shape[1] for name in names]
+    rows = []
+    for number, name in enumerate(names):
         mask = masks[name]
-        parts.append(torch.ones_like(tokens[name][:, :, 0]) if mask is None else mask)
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if mask is not None:  # what is padding, with zeros where the other branches stand
+            rows.append(nn.functional.pad(1.0 - mask, (sum(sizes[:number]), sum(sizes[number + 1 :]))))
+    return 1.0 - total(rows) if rows else None
 
 
 def _mean(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemm.errors import CardError
+from edgemm.errors import CardError, nearest
 from edgemm.models._protocol import Fusion
-from edgemm.models.fusions._layers import Mapped, require_inputs
+from edgemm.models.fusions._layers import Mapped
 
 
 class Graph(Fusion):
@@ -28,6 +28,8 @@ class Graph(Fusion):
 
     Source: Gilmer et al. 2017, "Neural Message Passing for Quantum Chemistry", with a dense learned adjacency.
     """
+
+    apart: Tensor
 
     def __init__(
         self,
@@ -67,8 +69,10 @@ def _adjacency(names: list[str], edges: list[list[str]] | None) -> Tensor:
         listens = torch.zeros(size, size, dtype=torch.bool)
         for edge in edges:
             if len(edge) != 2 or edge[0] == edge[1]:
-                raise CardError(f"fusion 'graph': edges holds {edge!r}, no pair of two inputs.", fix="write edges: [[image, audio], [audio, text]].")
-            require_inputs(dict.fromkeys(names) | dict.fromkeys(edge), dict.fromkeys(names, 0), "fusion 'graph': edges")
+                raise CardError(f"fusion 'graph': edges holds {edge!r}, no pair of two inputs.", fix="write edges: [[first, second]].")
+            for name in edge:
+                if name not in names:
+                    raise CardError(f"fusion 'graph': edges names '{name}', no input of this model.", fix=nearest(name, names))
             first, second = (names.index(name) for name in edge)
             listens[first, second] = listens[second, first] = True
     alone = ~listens.any(1)

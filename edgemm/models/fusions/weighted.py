@@ -40,7 +40,7 @@ class Weighted(Fusion):
         require_inputs(given, widths, "fusion 'weighted': weights")
         for name, weight in given.items():
             if not weight > 0:
-                raise CardError(f"fusion 'weighted': weights.{name}: {weight} is not above 0.", fix="leave the input out of the card instead.")
+                raise CardError(f"fusion 'weighted': weights.{name}: {weight} is not above 0.", fix="leave the input out of the card.")
         self.mapped = Mapped(widths, width, "weighted")
         self.width = self.mapped.width
         logits = torch.tensor([float(given[name]) for name in widths]).log()
