@@ -17,6 +17,10 @@ Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or t
 Data = Annotated[str, typer.Option("--data", "-d", help="A folder with a manifest or <split>.npz files, or module:callable.")]
 MaybeData = Annotated[str | None, typer.Option("--data", "-d", help="A folder with a manifest or <split>.npz files, or module:callable.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes; what stood there is replaced.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and report them, instead of stopping.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 app = typer.Typer(
@@ -68,14 +72,14 @@ def edgemm(
 
 @app.command()
 def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
-    """Train, compress and benchmark a small picture-and-sound model made on the spot."""
+    """Show it all on a small model made on the spot."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.demo import demo as verb
 
     with on_stderr() as progress:
-        done = verb(output=output, progress=progress)
+        done = verb(output, progress=progress)
     _wrote(done.bundle, json)
-    _conclude(done.report, json, f"open {done.bundle / 'report.html'} in a browser")
+    _conclude(done.report, json, f"edgemm verify {done.bundle}, or open {done.page}")
 
 
 @app.command()
@@ -86,7 +90,7 @@ def init(
     ],
     output: Output = Path("model.yaml"),
 ) -> None:
-    """Draft a model card by running your model's factory once."""
+    """Draft a model card by running your factory."""
     from edgemm.verbs.init import init as verb
 
     _wrote(verb(factory, inputs=inputs, output=output))
@@ -103,7 +107,7 @@ def train(
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     seed: int = 0,
 ) -> None:
-    """Train the card's model; keeps the weights that were best on the val split."""
+    """Train a card's model; the best weights on val stay."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.train import train as verb
 
@@ -117,7 +121,7 @@ def train(
 
 @app.command()
 def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], data: MaybeData = None, json: Json = False) -> None:
-    """Show each branch of a model: parameters, MACs, share of the time, size at each precision."""
+    """Show what each branch of a model costs."""
     from edgemm.verbs.inspect import inspect as verb
 
     _show(verb(model, data=data), json)
@@ -127,17 +131,19 @@ def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], data: MaybeD
 def compress(
     card: CardArgument,
     recipe: Recipe,
-    data: Data,
     output: Output,
+    data: MaybeData = None,
     sign: Annotated[Path | None, typer.Option(help="ed25519 private key (PEM) to sign the bundle with.", metavar="KEY")] = None,
+    seed: Seed = 0,
+    skip_bad_rows: SkipBadRows = False,
     json: Json = False,
 ) -> None:
-    """Go the whole way: a bundle that is smaller, faster and proven, with its report."""
+    """Go the whole way: card to measured bundle."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.compress import compress as verb
 
     with on_stderr() as progress:
-        done = verb(card, recipe=recipe, data=data, output=output, sign=sign, progress=progress)
+        done = verb(card, recipe=recipe, data=data, output=output, sign=sign, seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     _wrote(done.bundle, json)
     _conclude(done.report, json, f"edgemm verify {done.bundle}")
 
@@ -148,7 +154,7 @@ def export(
     output: Output,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; without it, what the targets want.")] = None,
 ) -> None:
-    """Write the float ONNX graph with its front-end, proved equal to the original."""
+    """Write the float ONNX graph, front-end included."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.export import export as verb
 
@@ -162,7 +168,7 @@ def export(
 def quantize(
     onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="ONNX")], recipe: Recipe, data: Data, output: Output
 ) -> None:
-    """Apply a recipe's graph steps: one Q/DQ graph for each of its targets."""
+    """Apply a recipe's graph steps, for each target."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.quantize import quantize as verb
 
@@ -179,7 +185,7 @@ def compile_(
     target: Annotated[str, typer.Option("--target", "-t", help="What it shall run on (see `edgemm list targets`).")],
     output: Output,
 ) -> None:
-    """Compile a graph for one target, or tune a bundle for this machine."""
+    """Compile a graph or bundle for one target."""
     from edgemm.verbs.compile import compile as verb
 
     made = verb(model, target=target, output=output)
@@ -189,17 +195,36 @@ def compile_(
 
 @app.command()
 def benchmark(
-    candidates: Annotated[list[str], typer.Argument(help="Bundles, cards or ONNX files to measure.", metavar="A [B ...]")],
+    candidates: Annotated[list[str], typer.Argument(help="Bundles, ONNX files or cards; the first is what the others are held against.")],
     data: MaybeData = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Measure on this target only.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; candidates take turns in each.")] = 12,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls of a candidate in a round.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds of timed calls for one candidate.")] = 20.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Accuracy on the first rows of test only.")] = None,
+    seed: Seed = 0,
+    skip_bad_rows: SkipBadRows = False,
     json: Json = False,
 ) -> None:
-    """Measure candidates side by side: latency, memory, size, accuracy."""
+    """Measure candidates side by side."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.benchmark import benchmark as verb
 
     with on_stderr() as progress:
-        report = verb(candidates, data=data, output=output, progress=progress)
+        report = verb(
+            candidates,
+            data=data,
+            target=target,
+            output=output,
+            rounds=rounds,
+            calls=calls,
+            seconds=seconds,
+            limit=limit,
+            seed=seed,
+            skip_bad_rows=skip_bad_rows,
+            progress=progress,
+        )
     if output:
         _wrote(output, json)
     _conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "")
@@ -211,7 +236,7 @@ def verify(
     key: Annotated[Path | None, typer.Option(help="ed25519 public key (PEM) the bundle must be signed with.", metavar="PUB")] = None,
     json: Json = False,
 ) -> None:
-    """Check a bundle: every hash, its signature, and the golden samples on this machine."""
+    """Check a bundle's files, signature and answers."""
     from edgemm.verbs.verify import verify as verb
 
     _show(verb(bundle, key=key), json)
@@ -219,7 +244,7 @@ def verify(
 
 @app.command("list")
 def list_(kind: Annotated[str | None, typer.Argument(help="One kind only, such as targets.")] = None, json: Json = False) -> None:
-    """List what there is to choose from: recipes, cards, steps, targets, modalities, encoders, fusions, heads."""
+    """List what a card or recipe may name."""
     from edgemm.verbs.list import list as verb
 
     _show(verb(kind), json)
@@ -227,7 +252,7 @@ def list_(kind: Annotated[str | None, typer.Argument(help="One kind only, such a
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Say what this machine can do, and what to install for the rest."""
+    """Say what this machine can do."""
     from edgemm.verbs.doctor import doctor as verb
 
     _show(verb(), json)
@@ -256,10 +281,8 @@ def _show(result: Any, json: bool) -> None:
 
 
 def _conclude(report: Any, json: bool, command: str) -> None:
-    """End a command that measured: its table or JSON, missed budgets on stderr, the next command, the exit code."""
+    """End a command that measured: its table and verdicts (or JSON), the next command, the exit code."""
     _show(report, json)
-    for verdict in report.missed:
-        typer.echo(str(verdict), err=True)
     if command and not json:
         _next(command)
     if report.missed:

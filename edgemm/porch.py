@@ -32,6 +32,22 @@ EVENTS = {
 }
 """Picture -> sound -> event; every pair is equally likely."""
 
+CARD = f"""\
+# For: the porch demo. A picture and a second of sound, gated; neither alone is enough.
+factory: models:image-audio-gated
+kwargs:
+  encoders:
+    image: {{cnn: {{channels: [16, 32, 64, 96], width: 96, dropout: 0.1}}}}
+    audio: {{cnn: {{channels: [16, 32, 64, 96], width: 96, dropout: 0.1}}}}
+  fusion: {{gated: {{gate: vector, width: 96, dropout: 0.1}}}}
+inputs:
+  image: {{modality: image, height: {SIZE}, width: {SIZE}, channels: 3, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}
+  audio: {{modality: audio, rate_hz: {RATE_HZ}, seconds: 1.0, features: {{log_mel: {{mels: 40, window_ms: 32, hop_ms: 16}}}}}}
+outputs:
+  event: {{task: classification, labels: [{", ".join(LABELS)}]}}
+"""
+"""The card of the reference model for these scenes."""
+
 
 @dataclass(frozen=True)
 class Scene:

@@ -1,0 +1,232 @@
+"""The command line: what it prints where, and its exit codes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgemm
+from edgemm.cli import _conclude, _next, _words, _wrote, main
+from edgemm.errors import CardError, DataError, Mistakes
+from edgemm.report import Report, Verdict
+
+
+@pytest.fixture
+def run(capsys):
+    """``run("list", "targets")``: (exit code, stdout, stderr) of a command in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def test_help_names_every_command(run):
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    for name in edgemm.__all__:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("name", edgemm.__all__)
+def test_every_command_has_a_help_page_with_a_short_line_in_the_list(name, run):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"Usage: edgemm {name}" in out.replace("Usage: python -m pytest", "Usage: edgemm").replace("Usage: pytest", "Usage: edgemm")
+    listed = next(line for line in run("--help")[1].splitlines() if line.startswith(f"  {name} "))
+    assert not listed.endswith("...")
+
+
+def test_help_costs_no_more_than_it_may():
+    """The issue allows 0.15 s. Processor time, best of some tries: other processes share these cores."""
+    command = Path(sys.executable).with_name("edgemm")
+    tries = []
+    for _ in range(5):
+        process = os.posix_spawn(
+            command, [command, "--help"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
+        )
+        _, status, used = os.wait4(process, 0)
+        assert status == 0
+        tries.append(used.ru_utime + used.ru_stime)
+    assert min(tries) <= 0.15
+
+
+def test_version_is_the_packages(run):
+    assert run("--version") == (0, f"{edgemm.__version__}\n", "")
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "edgemm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == edgemm.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compres"], "No such command 'compres'. Did you mean 'compress'"),
+        (["compress"], "Missing argument"),
+        (["compress", "card", "-o", "out"], "Missing option '--recipe' / '-r'"),
+        (["benchmark", "a", "--rounds", "0"], "Invalid value for '--rounds'"),
+        (["list", "--colour"], "No such option: --colour"),
+    ],
+)
+def test_a_usage_mistake_exits_2_with_words_on_stderr(arguments, words, run):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_an_error_is_told_as_what_why_fix_on_stderr_and_exits_1(run):
+    code, out, err = run("list", "target")
+    assert (code, out) == (1, "")
+    assert err.startswith("edgemm: nothing is listed under 'target'.\n  fix: did you mean 'targets'?")
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(capsys):
+    for arguments in (["--debug", "list", "target"], ["list", "target", "--debug"]):
+        with pytest.raises(edgemm_error()):
+            main(arguments)
+    assert capsys.readouterr().out == ""
+
+
+def edgemm_error() -> type[Exception]:
+    from edgemm.errors import EdgemmError
+
+    return EdgemmError
+
+
+def test_results_go_to_stdout_as_json_when_asked(run):
+    code, out, err = run("list", "targets", "--json")
+    assert (code, err) == (0, "")
+    assert "openvino" in json.loads(out)["targets"]
+
+
+def test_several_mistakes_are_one_block_each():
+    error = Mistakes([CardError("one.", fix="do a."), DataError("two.", why="b.")])
+    assert _words(error) == "edgemm: one.\n  fix: do a.\nedgemm: two.\n  why: b."
+
+
+def test_a_missing_package_names_its_extra():
+    words = _words(ModuleNotFoundError("No module named 'nncf'", name="nncf.common"))
+    assert words.splitlines()[0] == "edgemm: this command needs the package 'nncf'."
+    assert words.splitlines()[2] == "  fix: pip install 'edgemm[compress]'"
+
+
+def test_a_module_of_the_users_that_is_missing_is_no_extra():
+    assert "ModuleNotFoundError: No module named 'mine'" in _words(ModuleNotFoundError("No module named 'mine'", name="mine"))
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "fix"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "cannot write /x/y.", "free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "cannot write /x/y.", "choose another place"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), "cannot write /x/y.", "choose another place"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/y"), "FileNotFoundError: ", "--debug"),
+        (MemoryError(), "out of memory.", "a machine with more"),
+        (KeyError("x"), "KeyError: 'x'", "--debug"),
+    ],
+)
+def test_whatever_goes_wrong_is_told_without_a_traceback(error, what, fix):
+    words = _words(error)
+    assert words.startswith(f"edgemm: {what}")
+    assert f"fix: {words.partition('fix: ')[2]}" in words
+    assert fix in words
+
+
+def test_a_missed_budget_exits_3_after_the_table(capsys):
+    import typer
+
+    report = Report({}, budgets=[Verdict("latency_p95_ms", 20.0, 25.0, "missed", target="openvino")])
+    with pytest.raises(typer.Exit) as end:
+        _conclude(report, False, "edgemm verify x")
+    assert end.value.exit_code == 3
+    out = capsys.readouterr().out
+    assert "budget latency_p95_ms on openvino: missed: 25, limit 20" in out
+    assert out.endswith("next: edgemm verify x\n")
+
+
+@pytest.mark.parametrize("verdict", ["met", "unknown"])
+def test_a_budget_that_is_met_or_unknown_exits_0(verdict, capsys):
+    _conclude(Report({}, budgets=[Verdict("latency_p95_ms", 20.0, None, verdict)]), True, "x")
+    assert json.loads(capsys.readouterr().out)["budgets"][0]["verdict"] == verdict
+
+
+def test_what_was_written_is_told_with_its_size(tmp_path, capsys):
+    (tmp_path / "a").write_bytes(b"x" * 2048)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b").write_bytes(b"x" * 1024)
+    _wrote(tmp_path)
+    _wrote(tmp_path / "a")
+    _next("edgemm verify x")
+    assert capsys.readouterr().out == f"wrote {tmp_path} (3.0 KiB)\nwrote {tmp_path / 'a'} (2.0 KiB)\nnext: edgemm verify x\n"
+
+
+def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgemm", "demo", "-o", tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("scenes")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "scenes").exists(), "nothing half-written"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work_starts(tmp_path, run):
+    (tmp_path / "file").write_text("")
+    code, out, err = run("demo", "-o", tmp_path / "file" / "demo")
+    assert (code, out) == (1, "")
+    assert "cannot write" in err
+    assert "choose another place with -o" in err
+
+
+def test_doctor_tells_python_processor_memory_and_what_runs_here(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for word in ("python", "processor", "memory", "openvino: runs here", "onnxruntime: runs here", "[compress]"):
+        assert word in out
+
+
+def test_doctor_as_json_names_every_package_with_its_version(run):
+    found = json.loads(run("doctor", "--json")[1])
+    versions = {package["name"]: package["version"] for packages in found["extras"].values() for package in packages}
+    assert versions["numpy"] == __import__("numpy").__version__
+    assert found["cores"] == len(os.sched_getaffinity(0))
+
+
+def test_doctor_advises_what_is_missing():
+    from edgemm.verbs.doctor import Package, _advice
+
+    advice = _advice({"data": (Package("pillow", ">=11", None),)}, {"openvino": "pip install 'edgemm[openvino]'"}, ("avx2",), 2048)
+    assert advice == [
+        "pip install 'edgemm[data]': pillow missing.",
+        "no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.",
+        "this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.",
+        "2048 MiB of memory is enough to run models; compressing large ones wants 8192 MiB.",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["recipes", "cards", "steps", "targets", "modalities", "encoders", "fusions", "heads"])
+def test_everything_listed_says_what_it_is(kind):
+    entries = edgemm.list(kind).to_dict()[kind]
+    assert entries
+    for name, about in entries.items():
+        assert about, f"{kind}: {name} has no first line"
+
+
+def test_listing_imports_no_variant(fresh_python):
+    printed = fresh_python("import edgemm, sys; str(edgemm.list()); print({'torch', 'onnx', 'openvino', 'onnxruntime'} & set(sys.modules))")
+    assert printed.strip() == "set()"
