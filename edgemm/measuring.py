@@ -18,7 +18,7 @@ from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
-from edgemm.stages import Compiled, Job, predictions, samples
+from edgemm.stages import Compiled, Job, predictions, read_reference, samples
 from edgemm.targets._protocol import Target
 
 SHOWN_SAMPLES = 400
@@ -37,7 +37,8 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     truth: Mapping[str, np.ndarray] = {}
     if reference is not None:
-        original, truth = _reference(reference)
+        told = read_reference(reference)
+        original, truth = told.predictions, told.truth
         answers["original"] = original
         for candidate, artifact in forms:
             if candidate.subject != "original":
@@ -48,7 +49,6 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
         "title": job.card.path.parent.name if job.card.path else "model",
         "recipe": recipe.name,
         "notes": _notes(job, compiled, recipe),
-        "branches": _branches(job, exported, compiled, recipe, timed),
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": _confusion(job, compiled, answers, truth),
         "parity": _parity(exported, compiled),
@@ -121,13 +121,6 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> dict[str,
     return dict(rows)
 
 
-def _reference(reference: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    with np.load(reference.main, allow_pickle=False) as file:
-        flat = dict(file)
-    truth = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
-    return {key: value for key, value in flat.items() if not key.startswith("label:")}, truth
-
-
 def _scores(
     job: Job,
     candidate: Candidate,
@@ -140,9 +133,7 @@ def _scores(
     before = {} if candidate.subject == "original" else original
     found = Accuracy().summarise([Answers(job.card.outputs, answers, truth, before)])
     about = {"subject": candidate.subject, "candidate": candidate.name, "target": candidate.target}
-    return [
-        Measurement(**{**asdict(m), **about, "precision_asked": candidate.precision_asked, "precision_ran": ran}) for m in found
-    ]
+    return [Measurement(**{**asdict(m), **about, "precision_asked": candidate.precision_asked, "precision_ran": ran}) for m in found]
 
 
 def _guarded(job: Job) -> list[str]:
@@ -181,27 +172,3 @@ def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
         rows = job.dataset.bad_rows
         notes.append(f"{len(rows)} rows could not be read and were left out, the first: {rows[0]}")
     return notes
-
-
-def _branches(
-    job: Job, exported: Artifact, compiled: Sequence[Compiled], recipe: Recipe, timed: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Per branch: parameters, MACs, size at each precision, what it runs in, and its share of the layers' time."""
-
-    def make(scratch: Path) -> Path:
-        from edgemm.graph import files
-        from edgemm.graph.branches import branch_costs, find_branches
-
-        model = files.load(exported.main)
-        branches = find_branches(model, job.card)
-        costs = branch_costs(model, branches)
-        rows = {
-            name: {**asdict(costs[name]), "sizes": dict(costs[name].size_bytes), "of": branches.nodes(name)} for name in branches.names()
-        }
-        path = scratch / "branches.json"
-        write_json(path, rows)
-        return path
-
-    made = job.stage("branches", {"graph": exported.folder.name}, make, packages=("onnx",))
-    rows = json.loads(made.main.read_text(encoding="utf-8"))
-    return [{"branch": name, "parameters": row["parameters"], "macs": row["macs"]} for name, row in rows.items()]

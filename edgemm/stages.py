@@ -19,10 +19,12 @@ import numpy as np
 from edgemm import cache, plugins
 from edgemm import card as cards
 from edgemm.artifact import Artifact, Maker, write_json
-from edgemm.bundle import write_npz
+from edgemm.bundle import Golden, Reference, write_npz
 from edgemm.card import Card
 from edgemm.data import Dataset, find_labels, open_dataset, synthetic
 from edgemm.errors import DataError, ParityError
+from edgemm.golden import run as run_golden
+from edgemm.golden import tolerance
 from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
@@ -231,6 +233,12 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
     return job.stage(f"quantize {target_name}", inputs, make, packages=QUANTIZERS)
 
 
+def read_reference(reference: Artifact) -> Reference:
+    """What stage ``reference`` wrote."""
+    with np.load(reference.main, allow_pickle=False) as file:
+        return Reference.of_arrays(dict(file))
+
+
 def _original(job: Job, exported: Artifact) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     if job.card.model:
         session = plugins.load(Target, "onnxruntime").open(exported.main)
@@ -403,3 +411,35 @@ def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[dic
         flat = dict(file)
     labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
     return {key: value for key, value in flat.items() if not key.startswith("label:")}, labels
+
+
+def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: int = 4) -> Golden:
+    """A few samples with every target's outputs, and how far another machine's may be off."""
+
+    def make(scratch: Path) -> Path:
+        inputs = [np.concatenate(arrays) for arrays in zip(*(sample.values() for sample in samples(job, count)), strict=True)]
+        feed = dict(zip(samples(job, 1)[0], inputs, strict=True))
+        with plugins.load(Target, "onnxruntime").open(exported.main) as session:
+            floats = run_golden(session, feed)
+        outputs, allowed = {}, {}
+        for part in compiled:
+            target = plugins.find(Target, part.target)(**part.given)
+            with target.open(part.model.main, **part.options) as session:
+                outputs[part.target] = run_golden(session, feed)
+                precision = session.precision()
+            with target.open(part.model.main, **part.safe) as session:
+                others = [run_golden(session, feed)]
+            allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others)
+        path = scratch / "golden.npz"
+        write_npz(path, Golden(feed, outputs, allowed).arrays())
+        return path
+
+    inputs = {
+        "graph": exported.folder.name,
+        "targets": [[part.target, dict(part.given), part.model.folder.name, dict(part.options), dict(part.safe)] for part in compiled],
+        "data": job.fingerprint,
+    }
+    packages = [name for part in compiled for name in plugins.find(Target, part.target)(**part.given).versions()]
+    made = job.stage("golden", inputs, make, packages=packages, on_this_machine=True)
+    with np.load(made.main, allow_pickle=False) as file:
+        return Golden.of_arrays(dict(file))

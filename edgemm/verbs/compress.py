@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgemm import bundle, stages
+from edgemm import __version__, bundle, measuring, plugins, stages
+from edgemm.artifact import Artifact
 from edgemm.progress import Progress
+from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
 from edgemm.report import Report
+from edgemm.stages import Compiled, Job
+from edgemm.targets._protocol import Target, fingerprint
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,57 @@ def compress(
     exported = stages.export(job, opset=stages.opset(plan))
     reference = stages.reference(job, exported) if data is not None else None
     compiled = [stages.compile_for(job, exported, plan, name) for name in plan.targets]
-    report = stages.benchmark(job, exported, reference, compiled, plan)
-
-    stages.pack(job, output, exported, reference, compiled, plan, report, sign=sign)
+    report = measuring.benchmark(job, exported, reference, compiled, plan)
+    _pack(job, output, exported, reference, compiled, plan, report, sign)
     return Compressed(output, report, tuple(job.made), tuple(job.reused))
+
+
+def _pack(
+    job: Job,
+    output: Path,
+    exported: Artifact,
+    reference: Artifact | None,
+    compiled: Sequence[Compiled],
+    plan: Recipe,
+    report: Report,
+    sign: Path | None,
+) -> None:
+    files = {"model.onnx": exported.main}
+    for part in compiled:
+        files[f"targets/{part.target}/model.onnx"] = part.model.main
+    for artifact, place in ((exported, ""), *((part.model, f"targets/{part.target}/") for part in compiled)):
+        files |= {f"{place}{path.name}": path for path in artifact.folder.glob("*.onnx.data")}
+    options = {
+        part.target: bundle.TargetOptions(part.given, part.safe, part.options, fingerprint(plugins.find(Target, part.target)(**part.given)))
+        for part in compiled
+    }
+    with job.progress.stage("bundle"):
+        bundle.pack(
+            output,
+            card=job.card,
+            files=files,
+            report=report,
+            golden=stages.golden(job, exported, compiled),
+            provenance={
+                "edgemm": __version__,
+                "recipe": {"name": plan.name, "sha256": plan.sha256},
+                "data": job.fingerprint,
+                "graph": exported.folder.name,
+                "versions": dict(exported.provenance["versions"])
+                | {k: v for p in compiled for k, v in p.model.provenance["versions"].items()},
+            },
+            accuracy=_accuracy(report),
+            options=options,
+            reference=stages.read_reference(reference) if reference else None,
+            sign=sign,
+        )
+
+
+def _accuracy(report: Report) -> dict[str, Any]:
+    """Per target and output: the metric of the compressed model with its interval."""
+    names = ("accuracy", "f1", "mae", "recall_at_1")
+    found: dict[str, Any] = {}
+    for m in report.measurements:
+        if m.subject == "bundle" and m.name in names and m.output:
+            found.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
+    return found
