@@ -13,7 +13,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,15 @@ class Verification:
     @property
     def failed(self) -> list[Check]:
         return [check for check in self.checks if check.ok is False]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"bundle": str(self.path), "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
+    def __str__(self) -> str:
+        words = {True: "ok", False: "BAD", None: "not checked"}
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{words[check.ok]:<12}{check.name:<{width}}  {check.text}" for check in self.checks]
+        return "\n".join([*lines, f"{self.path}: {'everything that could be checked is right' if self.ok else 'damaged'}"])
 
     def raise_if_bad(self) -> None:
         """Raise a BundleError that names every bad file."""

@@ -1,0 +1,80 @@
+"""Which part of the model the time goes to: a runtime's own layer times, gathered by branch."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgemm.targets._protocol import LayerRan, Session
+
+SEPARATORS = re.compile(r"[_/]")
+WARM_RUNS, LEAST_RUNS, MOST_RUNS = 5, 10, 200  # the first run may take 100 times as long: kernels are generated in it
+
+
+def steady_layers(session: Session, feed: Mapping[str, np.ndarray], *, seconds: float = 1.0) -> list[LayerRan]:
+    """The layers with the times of a warm session; for one that was opened to time its layers and has not run yet.
+
+    A runtime tells averages over all runs so far, the slow first ones among them. With average a after k runs and b after n, the runs
+    between them took (n b - k a) / (n - k) each.
+
+    Args:
+        feed: One batch.
+        seconds: About how long to run.
+    """
+    for _ in range(WARM_RUNS):
+        session.run(feed)
+    early = session.layers()
+    begin, runs = time.perf_counter(), 0
+    while runs < LEAST_RUNS or (runs < MOST_RUNS and time.perf_counter() - begin < seconds):
+        session.run(feed)
+        runs += 1
+    return [_between(first, last, runs) for first, last in zip(early, session.layers(), strict=True)]
+
+
+def _between(first: LayerRan, last: LayerRan, runs: int) -> LayerRan:
+    if last.time_us is None:
+        return last
+    total = (WARM_RUNS + runs) * last.time_us - WARM_RUNS * (first.time_us or 0.0)  # a time below its resolution is told as none
+    return replace(last, time_us=max(0.0, total / runs))
+
+
+def latency_shares(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict[str, float]:
+    """Each branch's share of the layers' time, 0 to 1; together 1. Empty where the runtime told no times.
+
+    Runtimes rename what they rewrite (``relu_1_nchwc``, ``fused node_linear``, ``node_Conv_3/WithoutBiases``): such a layer belongs to the
+    longest known name its own begins with. One with a name of the runtime's making belongs to the branch of the layer before it.
+    A layer made of several branches' nodes is shared equally between them.
+
+    Args:
+        layers: In execution order, as ``Session.layers`` tells.
+        owner: Node or tensor name of the ONNX graph -> branch (``graph.names.name_owners``).
+    """
+    times: dict[str, float] = {}
+    waiting = 0.0  # time of layers before the first one that could be told
+    last: list[str] = []
+    for layer in layers:
+        found = [branch for name in layer.name.split(",") if (branch := _owner(name.strip(), owner))]
+        last = list(dict.fromkeys(found)) or last
+        if not last:
+            waiting += layer.time_us or 0.0
+            continue
+        for branch in last:
+            times[branch] = times.get(branch, 0.0) + ((layer.time_us or 0.0) + waiting) / len(last)
+        waiting = 0.0
+    total = sum(times.values())
+    return {branch: time / total for branch, time in times.items()} if total else {}
+
+
+def _owner(name: str, owner: Mapping[str, str]) -> str | None:
+    """The branch of the longest known name that ``name`` begins with, cut at a separator."""
+    name = name.removeprefix("fused ")
+    if name in owner:
+        return owner[name]
+    for cut in reversed([match.start() for match in SEPARATORS.finditer(name)]):
+        if name[:cut] in owner:
+            return owner[name[:cut]]
+    return None
