@@ -95,6 +95,10 @@ class Card:
         modalities = {spec.modality for spec in self.inputs.values()}
         return sorted({*self.inputs, *modalities, "fusion", "head", *(f"head:{name}" for name in self.outputs)})
 
+    def as_onnx(self, model: str) -> Card:
+        """The card of the same model as an ONNX file: no factory, no weights."""
+        return self.replace(factory=None, kwargs={}, weights=None, source=None, applied=(), model=model)
+
     def replace(self, **changes: Any) -> Card:
         return dataclasses.replace(self, **changes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,17 @@ class TargetOptions:
         safe: Runtime options that always apply: what correctness asks for, such as a float type that branches marked fp32 need.
         tuned: Runtime options that were fastest on the machine of ``fingerprint``; they hold there alone.
         fingerprint: ``targets._protocol.fingerprint`` of that machine.
+        forbid: Float types that must not run on any machine, since the recipe keeps a branch in fp32.
     """
 
     target: Mapping[str, Any] = field(default_factory=dict)
     safe: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    forbid: Sequence[str] = ()
 
     def to_json(self) -> bytes:
-        plain = {key: dict(getattr(self, key)) for key in ("target", "safe", "tuned", "fingerprint")}
+        plain = {key: dict(getattr(self, key)) for key in ("target", "safe", "tuned", "fingerprint")} | {"forbid": list(self.forbid)}
         return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
 
 

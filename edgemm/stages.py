@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,11 @@ import numpy as np
 
 from edgemm import cache, plugins
 from edgemm import card as cards
-from edgemm.artifact import Artifact, Maker, write_json
+from edgemm.artifact import Artifact, Maker, write_bytes, write_json
 from edgemm.bundle import Golden, Reference, write_npz
 from edgemm.card import Card
 from edgemm.data import Dataset, find_labels, open_dataset, synthetic
-from edgemm.errors import DataError, ParityError
+from edgemm.errors import ParityError
 from edgemm.golden import run as run_golden
 from edgemm.golden import tolerance
 from edgemm.probes._schedule import Candidate, predict
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 QUANTIZERS = ("nncf", "onnx", "onnxruntime")
+OPSET = 18
+"""What the exporter writes without conversion, and every target takes."""
 PARITY_SAMPLES = 16
 """Samples the ladder compares: enough to meet every class of a small task, few enough to cost under a second."""
 
@@ -102,19 +104,17 @@ class Job:
 def start(
     card: str | Path, data: str | Path | None, *, seed: int = 0, skip_bad_rows: bool = False, progress: Progress | None = None
 ) -> Job:
-    """Read the card (drafting one for a bare ``.onnx``) and open the data.
+    """Read the card (drafting one for a bare ``.onnx``) and open the data; without data, seeded synthetic samples.
 
     Raises:
-        CardError, DataError: Either is wrong; DataError also where a torch model comes without data.
+        CardError, DataError: Either is wrong.
     """
     made = _card(card)
     if data is not None:
         made = find_labels(data, made)
         dataset = open_dataset(data, made, skip_bad_rows=skip_bad_rows)
-    elif made.model:
-        dataset = synthetic(made, seed=seed)
     else:
-        raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
+        dataset = synthetic(made, seed=seed)
     return Job(made, None if data is None else str(data), dataset, progress or Progress(), seed, skip_bad_rows)
 
 
@@ -143,7 +143,7 @@ def samples(job: Job, count: int = PARITY_SAMPLES) -> list[dict[str, np.ndarray]
     return [batch.inputs for batch in islice(job.dataset.batches(split, 1, limit=count), count)]
 
 
-def export(job: Job, *, opset: int = 18) -> Artifact:
+def export(job: Job, *, opset: int = OPSET) -> Artifact:
     """``model.onnx``: the float graph with its front-end, proved equal to the original on real samples.
 
     Raises:
@@ -167,6 +167,26 @@ def export(job: Job, *, opset: int = 18) -> Artifact:
 
     inputs = {"model": job.identity, "opset": opset, "data": job.fingerprint}
     return job.stage("export", inputs, make, packages=EXPORTERS)
+
+
+def files_of(artifact: Artifact) -> list[Path]:
+    """The model file of an artifact and what belongs to it: external data, the parity found."""
+    return [path for path in sorted(artifact.folder.iterdir()) if path.name.endswith((".onnx", ".onnx.data")) or path.name == "parity.json"]
+
+
+def lay_out(folder: Path, files: Mapping[str, Path], card: Card) -> None:
+    """Put ``files`` and the card (with the tokenizers it names) into ``folder``, each whole or not at all; other files there stay."""
+    given = {name: dict(spec.options) for name, spec in card.inputs.items()}
+    inputs = {}
+    for name, spec in card.inputs.items():
+        if given[name].get("tokenizer"):
+            inside = f"{name}.tokenizer.json"
+            files = {**files, inside: card.folder / given[name]["tokenizer"]}
+            given[name]["tokenizer"] = inside
+        inputs[name] = replace(spec, options=given[name])
+    for name, path in files.items():
+        write_bytes(folder / name, path.read_bytes())
+    write_bytes(folder / "model.yaml", card.replace(inputs=inputs).to_yaml().encode())
 
 
 def reference(job: Job, exported: Artifact) -> Artifact:
@@ -300,7 +320,7 @@ def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str) -> Comp
     """
     given = dict(recipe.targets[name])
     target = plugins.find(Target, name)(**given)
-    forbid = _forbidden(recipe)
+    forbid = forbidden(recipe)
     safe = target.choices(forbid=forbid)[0]
     kept: list[str] = []
     while True:
@@ -326,7 +346,7 @@ def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str) -> Comp
     return Compiled(name, given, model, options, safe, table, rungs, kept, notes)
 
 
-def _forbidden(recipe: Recipe) -> frozenset[str]:
+def forbidden(recipe: Recipe) -> frozenset[str]:
     """Float types that must not run: a branch that the recipe marks fp32 forbids the short ones, which hold for a whole graph."""
     asked = {value for step in recipe.graph_steps() for value in (step.options.get("precision") or {}).values()}
     return frozenset({"bf16", "fp16"} if "fp32" in asked else ())

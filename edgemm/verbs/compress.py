@@ -9,6 +9,7 @@ from typing import Any
 
 from edgemm import __version__, bundle, measuring, plugins, stages
 from edgemm.artifact import Artifact
+from edgemm.errors import DataError
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
@@ -65,6 +66,8 @@ def compress(
     bundle.check_place(output)
     job = stages.start(card, data, seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     plan = load_recipe(recipe, card=job.card)
+    if data is None and not job.card.model:
+        raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
 
     exported = stages.export(job, opset=stages.opset(plan))
     reference = stages.reference(job, exported) if data is not None else None
@@ -89,10 +92,10 @@ def _pack(
         files[f"targets/{part.target}/model.onnx"] = part.model.main
     for artifact, place in ((exported, ""), *((part.model, f"targets/{part.target}/") for part in compiled)):
         files |= {f"{place}{path.name}": path for path in artifact.folder.glob("*.onnx.data")}
-    options = {
-        part.target: bundle.TargetOptions(part.given, part.safe, part.options, fingerprint(plugins.find(Target, part.target)(**part.given)))
-        for part in compiled
-    }
+    options = {}
+    for part in compiled:
+        machine = fingerprint(plugins.find(Target, part.target)(**part.given))
+        options[part.target] = bundle.TargetOptions(part.given, part.safe, part.options, machine, sorted(stages.forbidden(plan)))
     with job.progress.stage("bundle"):
         bundle.pack(
             output,

@@ -1,0 +1,44 @@
+"""`edgemm quantize`: a recipe's graph steps on an ONNX file, one Q/DQ graph for each target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemm import stages
+from edgemm.artifact import require_writable
+from edgemm.progress import Progress
+from edgemm.recipe import load as load_recipe
+
+
+def quantize(
+    onnx: str | Path,
+    *,
+    recipe: str | Path,
+    output: str | Path,
+    data: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write ``<output>/<target>/model.onnx`` for every target of the recipe.
+
+    Args:
+        onnx: An ONNX file; a ``model.yaml`` beside it that names it is its card, else one is drafted.
+        data: Calibration samples; without it, seeded synthetic ones.
+
+    Returns:
+        The files written, in the recipe's order of targets.
+
+    Raises:
+        QuantizeError: The graph cannot be quantized, or too few samples.
+        RecipeError: The recipe is wrong or asks for torch steps.
+    """
+    output = Path(output)
+    require_writable(output)
+    job = stages.start(onnx, data, progress=progress)
+    plan = load_recipe(recipe, card=job.card)
+    exported = stages.export(job)
+    written = []
+    for name in plan.targets:
+        made = stages.quantize(job, exported, plan.graph_steps(), name)
+        stages.lay_out(output / name, {path.name: path for path in stages.files_of(made)}, card=job.card.as_onnx("model.onnx"))
+        written.append(output / name / "model.onnx")
+    return written
