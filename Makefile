@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make setup      .venv with everything in it"
-	@echo "make demo       train, compress and benchmark a small model; writes build/demo/report.html"
+	@echo "make demo       train, compress and benchmark a small model; writes build/demo/bundle/report.html"
 	@echo "make check      ruff and mypy"
 	@echo "make test       the tests of every CI run"
 	@echo "make test-full  all tests, the slow ones too"

@@ -4,7 +4,7 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 our e
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,21 +102,60 @@ def train(
     card: CardArgument,
     data: Data,
     output: Output,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 20,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the train split; without it, about 300,000 rows in all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
-    seed: int = 0,
+    schedule: Annotated[Literal["cosine", "step"], typer.Option(help="How the learning rate falls.")] = "cosine",
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a better one on val.")] = None,
+    loss_weight: Annotated[
+        list[str] | None, typer.Option(help="Factor of an output's loss; may be repeated.", metavar="OUTPUT=FACTOR")
+    ] = None,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], typer.Option()] = "no",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew even where a stopped run could go on.")] = False,
+    skip_bad_rows: SkipBadRows = False,
+    json: Json = False,
 ) -> None:
     """Train a card's model; the best weights on val stay."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.train import train as verb
 
     with on_stderr() as progress:
-        verb(
-            card, data=data, output=output, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, progress=progress
+        done = verb(
+            card,
+            data=data,
+            output=output,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            patience=patience,
+            loss_weights=_factors(loss_weight or []),
+            seed=seed,
+            device=device,
+            mixed_precision=mixed_precision,
+            fresh=fresh,
+            skip_bad_rows=skip_bad_rows,
+            progress=progress,
         )
+    if json:
+        return _print_json({"folder": str(done.folder), "best_epoch": done.best_epoch, "metrics": done.metrics})
+    typer.echo(str(done))
     _wrote(output)
     _next(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}")
+
+
+def _factors(words: list[str]) -> dict[str, float]:
+    """``["level=0.5"]`` -> ``{"level": 0.5}``."""
+    factors = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            factors[name] = float(value)
+        except ValueError:
+            raise typer.BadParameter(f"'{word}' is not OUTPUT=FACTOR, such as level=0.5.", param_hint="--loss-weight") from None
+    return factors
 
 
 @app.command()
@@ -152,45 +191,52 @@ def compress(
 def export(
     card: CardArgument,
     output: Output,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset; without it, what the targets want.")] = None,
+    data: MaybeData = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset; without it, one that all targets take.")] = None,
 ) -> None:
     """Write the float ONNX graph, front-end included."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.export import export as verb
 
     with on_stderr() as progress:
-        made = verb(card, output=output, opset=opset, progress=progress)
+        made = verb(card, output=output, data=data, opset=opset, progress=progress)
     _wrote(made.main)
-    _next(f"edgemm quantize {made.main} -r openvino-int8 -d DATA -o {output}")
+    _next(f"edgemm quantize {made.main} -r openvino-int8 -d {data or 'DATA'} -o {output}")
 
 
 @app.command()
 def quantize(
-    onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="ONNX")], recipe: Recipe, data: Data, output: Output
+    onnx: Annotated[Path, typer.Argument(help="An ONNX file; a model.yaml beside it that names it is its card.", metavar="ONNX")],
+    recipe: Recipe,
+    output: Output,
+    data: MaybeData = None,
 ) -> None:
     """Apply a recipe's graph steps, for each target."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.quantize import quantize as verb
 
     with on_stderr() as progress:
-        made = verb(onnx, recipe=recipe, data=data, output=output, progress=progress)
+        made = verb(onnx, recipe=recipe, output=output, data=data, progress=progress)
     for path in made:
         _wrote(path)
-    _next(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {output}")
+    _next(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {made[0].parent}/compiled")
 
 
 @app.command("compile")
 def compile_(
     model: ModelArgument,
-    target: Annotated[str, typer.Option("--target", "-t", help="What it shall run on (see `edgemm list targets`).")],
-    output: Output,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="What it shall run on (see `edgemm list targets`).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the result; a bundle's goes into the cache.")] = None,
+    data: MaybeData = None,
 ) -> None:
-    """Compile a graph or bundle for one target."""
+    """Compile a graph or bundle for one target, here."""
+    from edgemm.progress import on_stderr
     from edgemm.verbs.compile import compile as verb
 
-    made = verb(model, target=target, output=output)
+    with on_stderr() as progress:
+        made = verb(model, target=target, output=output, data=data, progress=progress)
     _wrote(made.main)
-    _next(f"edgemm benchmark {made.main}")
+    _next(f"edgemm benchmark {made.main if output else model}")
 
 
 @app.command()
@@ -272,12 +318,13 @@ def _next(command: str) -> None:
 
 def _show(result: Any, json: bool) -> None:
     """Print a result as its own words, or as JSON (``to_dict``)."""
-    if json:
-        from json import dumps
+    _print_json(result.to_dict()) if json else typer.echo(str(result))
 
-        typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str))
-    else:
-        typer.echo(str(result))
+
+def _print_json(plain: Any) -> None:
+    from json import dumps
+
+    typer.echo(dumps(plain, indent=1, ensure_ascii=False, default=str))
 
 
 def _conclude(report: Any, json: bool, command: str) -> None:

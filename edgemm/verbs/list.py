@@ -70,6 +70,6 @@ def _first_docstring_line(path: Path) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """The first comment line, without its "For whom:" label."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ").removeprefix("For whom:").strip() if first.startswith("#") else ""
+    """What the first comment line says after its "For whom:" or "For:"."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return first.partition(": ")[2] if first.startswith(("For whom: ", "For: ")) else first
