@@ -1,0 +1,27 @@
+"""Where benchmark figures go: results/<device>/<date>.json, one entry a benchmark, with the machine they were taken on."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from edgemm.devices.environment import environment
+from edgemm.targets.openvino import OpenVINO
+
+HERE = Path(__file__).parent
+
+
+def save(name: str, figures: dict[str, Any]) -> Path:
+    """Put ``figures`` under ``name`` into today's file of this device, print them, and return the file."""
+    facts = environment(OpenVINO().versions())
+    device = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['cores']} cores".lower()).strip("-")
+    path = HERE / "results" / device / f"{date.today().isoformat()}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found |= {"environment": facts, name: figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: figures}, indent=1))
+    return path
