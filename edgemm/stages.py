@@ -362,7 +362,10 @@ def ladder(
         from edgemm.graph import parity
 
         with target.open(quantized.main, **options) as session:
-            rungs = parity.check_graphs(exported.main, quantized.main, session, samples(job), card=job.card)
+            rungs = parity.check_graphs(
+                exported.main, quantized.main, session, samples(job), card=job.card, target=name,
+                reopen=lambda path: target.open(path, **options),
+            )  # fmt: skip
         path = scratch / "parity.json"
         write_json(path, [rung.to_dict() for rung in rungs])
         return path
