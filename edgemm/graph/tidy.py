@@ -39,6 +39,14 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return value.producer() if value is not None else None
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    return name in node.attributes and bool(node.attributes[name].as_int())
+
+
 def _nodes(model: ir.Model, *kinds: str) -> Iterator[ir.Node]:
     return (node for node in list(model.graph) if node.op_type in kinds and node.domain in ("", "ai.onnx"))
 
@@ -54,7 +62,7 @@ def _drop_zero_states(model: ir.Model) -> None:
 def _is_zero(value: ir.Value | None) -> bool:
     if value is None:
         return False
-    content = constant(value) if value.is_initializer() or (value.producer() and value.producer().op_type == "Constant") else None
+    content = constant(value)
     if content is not None:
         return bool(content.size) and not np.any(content)
     maker = value.producer()
@@ -71,7 +79,7 @@ def _is_zero(value: ir.Value | None) -> bool:
 def _make_reshapes_constant(model: ir.Model) -> None:
     """A Reshape whose result has at most one size that cannot be copied from its source needs no Shape-Slice-Concat chain."""
     for node in _nodes(model, "Reshape"):
-        if constant(node.inputs[1]) is not None or node.attributes.get_int("allowzero", 0):
+        if constant(node.inputs[1]) is not None or _flag(node, "allowzero"):
             continue
         shape, target, source = _sizes(node.outputs[0]), _content(node.inputs[1]), _sizes(node.inputs[0]) or []
         if target is None or not shape or len(shape) != len(target):
@@ -106,8 +114,9 @@ def _content(value: ir.Value | None) -> list[int | str] | None:
         return lists[0]
     if maker.op_type == "Mul" and len(lists[0]) == len(lists[1]):
         return [a * b if isinstance(a, int) and isinstance(b, int) else "?" for a, b in zip(*lists, strict=True)]
-    if maker.op_type == "Slice" and all(isinstance(n, int) for part in lists[1:3] for n in part):
-        return lists[0][slice(lists[1][0], lists[2][0])] if len(lists) < 5 or lists[4] == [1] else None  # type: ignore[misc]
+    if maker.op_type == "Slice" and (len(lists) < 5 or lists[4] == [1]):
+        start, end = lists[1][0], lists[2][0]
+        return lists[0][start:end] if isinstance(start, int) and isinstance(end, int) else None
     if maker.op_type == "Gather" and all(isinstance(n, int) for n in lists[1]):
         return [lists[0][n] for n in lists[1] if isinstance(n, int)]
     return None
@@ -116,9 +125,9 @@ def _content(value: ir.Value | None) -> list[int | str] | None:
 def _turn_keys_once(model: ir.Model) -> None:
     """Attention's keys: (N, heads, T, d) -> Reshape (-1, T, d) -> Transpose -> Reshape (N, heads, d, T) is one Transpose."""
     for last in _nodes(model, "Reshape"):
-        middle = last.inputs[0].producer()
-        first = middle.inputs[0].producer() if middle is not None and middle.op_type == "Transpose" else None
-        if first is None or first.op_type != "Reshape" or list(middle.attributes["perm"].as_ints()) != [0, 2, 1]:
+        middle = _maker(last.inputs[0])
+        first = _maker(middle.inputs[0]) if middle is not None and middle.op_type == "Transpose" else None
+        if middle is None or first is None or first.op_type != "Reshape" or list(middle.attributes["perm"].as_ints()) != [0, 2, 1]:
             continue
         source = first.inputs[0]
         before, between, after = (_sizes(value) for value in (source, middle.inputs[0], last.outputs[0]))
@@ -130,17 +139,18 @@ def _turn_keys_once(model: ir.Model) -> None:
         _take_over(model, last, turned)
 
 
-def _sizes(value: ir.Value) -> list[int | str] | None:
-    return [size if isinstance(size, int) else str(size) for size in value.shape] if value.shape is not None else None
+def _sizes(value: ir.Value | None) -> list[int | str] | None:
+    if value is None or value.shape is None:
+        return None
+    return [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
 def _drop_guards(model: ir.Model) -> None:
     """``Where(IsNaN(p), 0, p)`` after a Softmax whose mask is constant and leaves no row empty: it never fires, and blocks fusions."""
     for node in _nodes(model, "Where"):
         asked, fallback, value = node.inputs
-        test = asked.producer() if asked is not None else None
-        softmax = value.producer() if value is not None else None
-        if test is None or softmax is None or test.op_type != "IsNaN" or softmax.op_type != "Softmax" or test.inputs[0] is not value:
+        test, softmax = _maker(asked), _maker(value)
+        if value is None or test is None or softmax is None or test.op_type != "IsNaN" or softmax.op_type != "Softmax" or test.inputs[0] is not value:
             continue
         if _is_zero(fallback) and _never_empty(softmax):
             node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
@@ -148,7 +158,7 @@ def _drop_guards(model: ir.Model) -> None:
 
 def _never_empty(softmax: ir.Node) -> bool:
     """Whether the scores are a product plus a constant mask with a finite value in each row along the last axis."""
-    scores = softmax.inputs[0].producer()
+    scores = _maker(softmax.inputs[0])
     if scores is None or scores.op_type != "Add" or softmax.attributes.get_int("axis", -1) not in (-1, 3):
         return False
     masks = [content for value in scores.inputs if (content := constant(value)) is not None]
@@ -217,8 +227,9 @@ def _size_of(
 def _is_batch(shape: ir.Node) -> bool:
     """Whether a Shape node reads nothing but the first size of a graph input (all of them share it)."""
     start, end = shape.attributes.get_int("start", 0), shape.attributes.get_int("end", None)
-    rank = len(shape.inputs[0].shape or ())
-    return shape.inputs[0].is_graph_input() and start == 0 and (end == 1 or rank == 1)
+    value = shape.inputs[0]
+    rank = len(_sizes(value) or ())
+    return value is not None and value.is_graph_input() and start == 0 and (end == 1 or rank == 1)
 
 
 def _set_constant(model: ir.Model, node: ir.Node, position: int, content: np.ndarray) -> None:
