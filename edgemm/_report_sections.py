@@ -110,8 +110,23 @@ def _rung(rung: Mapping[str, Any]) -> str:
 
 def _difference(gap: Mapping[str, Any]) -> str:
     sqnr, largest = gap.get("sqnr_db"), gap.get("max_abs")
-    noise = "" if sqnr is None or math.isnan(sqnr) else "exact" if sqnr == math.inf else f"{sqnr:.0f} dB"
-    return f"{noise}{f' (at most {largest:.2g} off)' if largest else ''}".strip()
+    if largest == 0:
+        return "exact"
+    noise = "not finite" if sqnr is None or not math.isfinite(sqnr) else f"{sqnr:.0f} dB"
+    return f"{noise}{f' (at most {largest:.2g} off)' if largest is not None and math.isfinite(largest) else ''}"
+
+
+def ratios(report: Report) -> str:
+    """Candidates against each other, timed side by side."""
+    rows = []
+    for ratio in report.details.get("ratios") or []:
+        low, high = ratio.get("low"), ratio.get("high")
+        interval = "" if low is None or high is None else f"<small>{1 / high:.2f}× … {1 / low:.2f}×</small>"
+        mood = {"faster": "good", "slower": "bad"}.get(str(ratio.get("verdict")), "doubt")
+        badge = f'<span class="badge {mood}">{escape(str(ratio.get("verdict") or ""))}</span>'
+        rows.append([escape(str(ratio["candidate"])), escape(str(ratio["baseline"])), f"{1 / ratio['value']:.2f}×{interval}", badge])
+    about = "How many times as fast, by the medians of interleaved rounds; the interval is of the pair, not of each alone."
+    return section("Side by side", about, table(["Candidate", "Against", "#Speed", "#Verdict"], rows)) if rows else ""
 
 
 def steps(report: Report) -> str:

@@ -223,16 +223,17 @@ def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Ve
 
 
 def _verify_folder(folder: Path, path: Path, key: Path | None, run: bool) -> Verification:
-    signer, checks = _check_files(folder, path)
-    line, signature = (_bytes(folder / name) for name in (HASH, SIGNATURE))
-    checks += seal.check_signature(signer, line or b"", signature, key)
+    manifest, checks = _check_files(folder, path)
+    if manifest is not None:
+        line, signature = (_bytes(folder / name) for name in (HASH, SIGNATURE))
+        checks += seal.check_signature(manifest.get("signer"), line or b"", signature, key)
     if run and all(check.ok for check in checks):
         checks += _check_golden(_open_folder(folder, path))
     return Verification(path, tuple(checks))
 
 
-def _check_files(folder: Path, path: Path) -> tuple[str | None, list[Check]]:
-    """The signer that the manifest names, and a check for every file."""
+def _check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[Check]]:
+    """The manifest, None where that itself is damaged, and a check for every file."""
     raw, line = _bytes(folder / MANIFEST), _bytes(folder / HASH)
     if raw is None and line is None:
         raise BundleError(
@@ -244,13 +245,13 @@ def _check_files(folder: Path, path: Path) -> tuple[str | None, list[Check]]:
     try:
         manifest = seal.read_manifest(raw or b"", line or b"", path)
     except BundleError as err:
-        return None, [Check(f"{MANIFEST} or {HASH}", False, err.why or err.what)]
+        return None, [Check(seal.blame(raw or b"", line or b""), False, err.why)]
     found = {name: place for name, place in entries(folder).items() if name not in OWN}
     if manifest.get("signer") is None and (folder / SIGNATURE).exists():
         found[SIGNATURE] = folder / SIGNATURE
     hashed = {name: place if isinstance(place, str) else seal.entry(seal.pieces(place)) for name, place in found.items()}
     whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
-    return manifest.get("signer"), [whole, *seal.compare(manifest["files"], hashed)]
+    return manifest, [whole, *seal.compare(manifest["files"], hashed)]
 
 
 def _check_golden(bundle: Bundle) -> list[Check]:

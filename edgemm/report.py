@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,7 +98,8 @@ class Report:
         notes: ``[str]``, what a reader must know.
         branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional.
             ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
-        latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them.
+        latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them; a label is a variant's ``label`` or any other words.
+        ratios: ``[{candidate, baseline, value, low, high, verdict}]``: how many times as long ``candidate`` takes, with its interval.
         confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
         curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
         parity: list of ``graph.parity.Rung.to_dict()``.
@@ -161,8 +163,8 @@ class Report:
         }
 
     def to_json(self) -> bytes:
-        """The bytes of ``report.json``."""
-        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+        """The bytes of ``report.json``. What is not finite becomes null: JSON has no word for it."""
+        return (json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def save(self, path: Path) -> None:
         write_bytes(path, self.to_json())
@@ -171,6 +173,14 @@ class Report:
 def show_interval(low: float | None, high: float | None) -> str:
     """A 95% interval as people read it, "" where there is none."""
     return "" if low is None or high is None else f"[{low:.3g}, {high:.3g}]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _label(key: tuple[str | None, str, str], keys: Sequence[tuple[str | None, str, str]]) -> str:
@@ -204,7 +214,7 @@ def read(path: Path) -> Report:
             )
         return Report(
             plain["environment"],
-            [Measurement(**{**m, "modalities": tuple(m["modalities"]) if m.get("modalities") else None}) for m in plain["measurements"]],
+            [_measurement(m) for m in plain["measurements"]],
             [Verdict(**b) for b in plain["budgets"]],
             plain.get("details", {}),
         )
@@ -212,6 +222,12 @@ def read(path: Path) -> Report:
         raise EdgemmError(
             f"{path} is not an edgemm report.", why=str(err), fix="give the report.json that benchmark or compress wrote."
         ) from err
+
+
+def _measurement(plain: Mapping[str, Any]) -> Measurement:
+    modalities = tuple(plain["modalities"]) if plain.get("modalities") else None
+    value = float("nan") if plain["value"] is None else plain["value"]
+    return Measurement(**{**plain, "value": value, "modalities": modalities})
 
 
 def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targets: Iterable[str], outputs: Iterable[str]) -> list[Verdict]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgemm import _charts
 from edgemm._charts import Bar
-from edgemm._report_sections import branches, curves, environment, files, parity, section, steps, table
+from edgemm._report_sections import branches, curves, environment, files, parity, ratios, section, steps, table
 from edgemm.report import Measurement, Report, Variant, Verdict
 
 STYLE = Path(__file__).with_name("report.css")
@@ -265,10 +265,15 @@ def _number(value: float) -> str:
 
 def _latency(report: Report) -> str:
     samples = report.details.get("latency_samples_ms") or {}
-    variants = {v.label: v.subject for v in report.variants()} | {v.candidate: v.subject for v in report.variants() if v.candidate}
-    kinds = {label: variants.get(label, "original" if label.startswith("original") else "bundle") for label in samples}
-    drawn = _charts.ridges(samples, kinds)
-    return section("Latency distribution", "Every timed call. Solid line: median; dotted line: 95th percentile.", drawn) if drawn else ""
+    drawn = _charts.ridges(samples, {label: _kind(str(label), report.variants()) for label in samples})
+    return section("Latency distribution", "Timed calls. Solid line: median; dotted line: 95th percentile.", drawn) if drawn else ""
+
+
+def _kind(label: str, variants: Sequence[Variant]) -> str:
+    """The subject whose colour a curve takes: that of the variant of this name, else the subject that its words name."""
+    known = next((variant.subject for variant in variants if label in (variant.label, variant.candidate)), None)
+    words = label.replace(",", " ").split()
+    return known or next((subject for subject in SUBJECTS if subject in words), "original" if "torch" in words else "bundle")
 
 
 def _confusion(report: Report) -> str:
@@ -283,5 +288,5 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    _tiles, _notes, _budgets, _before_and_after, _latency, _confusion, branches, curves, parity, steps, files, environment,
+    _tiles, _notes, _budgets, _before_and_after, _latency, ratios, _confusion, branches, curves, parity, steps, files, environment,
 )  # fmt: skip

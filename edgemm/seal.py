@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgemm import plugins
 from edgemm.errors import BundleError
 
 MANIFEST, HASH, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.sig"
+LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
 OWN = (MANIFEST, HASH, SIGNATURE)
 """Files of a bundle that its manifest cannot list."""
 
@@ -79,6 +81,13 @@ def read_manifest(raw: bytes, line: bytes, where: object) -> dict[str, Any]:
     return plain
 
 
+def blame(manifest: bytes, line: bytes) -> str:
+    """Which of the two is the damaged one; both, where that cannot be told."""
+    if line == hash_line(manifest):
+        return MANIFEST
+    return f"{MANIFEST} or {HASH}" if LINE.fullmatch(line) else HASH
+
+
 def compare(listed: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any] | str]) -> list[Check]:
     """One check for every file that is listed or there.
 
@@ -99,8 +108,9 @@ def compare(listed: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping
             )
         else:
             checks.append(Check(name, True, f"{want['size']} bytes, sha256 {want['sha256'][:12]}…"))
-    unlisted = [name for name in found if name not in listed]
-    checks += [Check(name, False, "the manifest does not list it.") for name in unlisted]
+    for name, got in found.items():
+        if name not in listed:
+            checks.append(Check(name, False, got if isinstance(got, str) else "the manifest does not list it."))
     return checks
 
 
