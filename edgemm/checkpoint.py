@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import pickle
-from collections.abc import Mapping
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # public in the documentation, not in the stubs
 
-from edgemm import factory, plugins
+from edgemm import card, factory, plugins
+from edgemm.artifact import folder_in_one_step
 from edgemm.card import Card
 from edgemm.errors import CheckpointError
 from edgemm.models.fused import FusedModel
+from edgemm.models.weights import fit, read_state, write_state
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin")
-NESTED = ("state_dict", "model_state_dict", "model", "module", "weights")
-PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.compile, Lightning
-SHOWN = 5  # names listed of each kind of misfit
+CARD, WEIGHTS, CONFIG = "model.yaml", "weights.safetensors", "config.json"
 
 
 def load_model(card: Card, *, weights: bool = True) -> FusedModel:
@@ -47,58 +43,42 @@ def load_model(card: Card, *, weights: bool = True) -> FusedModel:
     return model.eval()
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a .safetensors file, or from a .pt/.pth/.ckpt/.bin that holds nothing but tensors.
+def save_model(model: FusedModel, folder: Path) -> Card:
+    """Make ``folder`` a checkpoint: model.yaml, weights.safetensors, and copies of the tokenizers and records it needs, in one step.
 
-    A state dict may be nested under ``state_dict`` or ``model``.
-
-    Raises:
-        CheckpointError: Missing, truncated, of another kind, or holding code; code in it is never run.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"no weights at '{path}'.",
-            why="the card's `weights:` is relative to the card's folder." if not path.exists() else "it is a folder.",
-            fix="mend `weights:`, or remove it and train the model first: edgemm train CARD -d DATA -o DIR.",
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:
-            raise _damaged(path, err) from err
-    if path.suffix not in PICKLES:
-        raise CheckpointError(
-            f"'{path}' is refused: '{path.suffix}' is not a format for weights that is known to hold data only.",
-            why="a pickle can run any code when it is opened." if path.suffix in (".pkl", ".pickle", ".joblib") else "",
-            fix="save the weights with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').",
-        )
-    return _state_dict(_unpickled(path), path)
-
-
-def fit(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load ``state`` into ``module``: every name there, every shape equal.
+    The card written loads from anywhere as long as the factory's source stays where it is.
 
     Raises:
-        CheckpointError: They do not fit; lists the first wrong shapes, missing and unexpected names.
+        OutputError: The place cannot be written.
+        CheckpointError: The model cannot be saved as weights beside a factory.
     """
-    own = module.state_dict()
-    state = _without_prefix(dict(state), set(own))
-    tied = _tied(own)
-    missing = [name for name in own if name not in state and not tied[name] & set(state) and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name}: the file has {tuple(state[name].shape)}, the factory builds {tuple(own[name].shape)}"
-        for name in own
-        if name in state and not _same_shape(own[name], state[name])
-    ]
-    if missing or unexpected or shapes:
-        lists = [_listing("shapes differ", shapes), _listing("missing", missing), _listing("unexpected", unexpected)]
+    with folder_in_one_step(folder) as scratch:
+        write_model(model, scratch, folder)
+    return card.load(folder)
+
+
+def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
+    """Write a checkpoint's files into ``scratch``, a folder that will be renamed to ``final``.
+
+    Raises:
+        CheckpointError: As ``save_model``.
+    """
+    card = model.card
+    if card.model:
         raise CheckpointError(
-            f"the weights in '{path}' do not fit the model that the factory builds.",
-            why="; ".join(text for text in lists if text) + ".",
-            fix="set the card's kwargs to those the weights were trained with, or name the weights of this model.",
+            f"a model opened from '{card.model}' has no factory to save weights for.",
+            fix="copy the file itself, or give a card with factory and weights.",
         )
-    module.load_state_dict(state, strict=False)
+    write_state(model.module, scratch / WEIGHTS)
+    inputs = _with_tokenizers(card, scratch)
+    for entry in card.applied:
+        for record in entry.values():
+            shutil.copyfile(card.folder / record, scratch / Path(record).name)
+    applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
+    written = card.replace(
+        inputs=inputs, applied=applied, weights=WEIGHTS, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
+    )
+    (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
 
 
 def _built(card: Card, weights: bool) -> nn.Module:
@@ -145,73 +125,45 @@ def _record(path: Path) -> Any:
         ) from err
 
 
-def _unpickled(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        if "Unsupported" not in str(err) and "unsupported" not in str(err) and "GLOBAL" not in str(err):
-            raise _damaged(path, err) from err
-        raise CheckpointError(
-            f"'{path}' is refused: it is a pickle that holds more than tensors.",
-            why=f"opening it could run code; {_first_line(err)}",
-            fix="in the program that wrote it, save model.state_dict() alone, best with safetensors.torch.save_file.",
-        ) from err
-    except (RuntimeError, EOFError, OSError, ValueError, AttributeError, KeyError, IndexError) as err:
-        raise _damaged(path, err) from err
+def _with_tokenizers(card: Card, scratch: Path) -> dict[str, Any]:
+    """Copy each text input's tokenizer: to tokenizer.json where all share one, else to <input>.tokenizer.json."""
+    files = {name: card.folder / str(spec.options["tokenizer"]) for name, spec in card.inputs.items() if spec.options.get("tokenizer")}
+    one = len({file.resolve() for file in files.values()}) == 1
+    inputs = dict(card.inputs)
+    for name, file in files.items():
+        copied = "tokenizer.json" if one else f"{name}.tokenizer.json"
+        shutil.copyfile(file, scratch / copied)
+        inputs[name] = dataclasses.replace(inputs[name], options={**inputs[name].options, "tokenizer": copied})
+    return inputs
 
 
-def _state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    for _ in range(2):  # e.g. {"state_dict": {"model": {...}}}
-        inner = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), dict)), None) if isinstance(loaded, dict) else None
-        loaded = loaded if inner is None else inner
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        held = ", ".join(map(str, list(loaded)[:SHOWN])) if isinstance(loaded, dict) else type(loaded).__name__
-        raise CheckpointError(
-            f"'{path}' holds no state dict.",
-            why=f"it holds {held or 'nothing'}.",
-            fix="save model.state_dict(), by itself or under the key 'state_dict'.",
-        )
-    return {str(name): value for name, value in loaded.items()}
+def _source(card: Card, final: Path) -> str | None:
+    """The folder of the user's factory as seen from the new card; None where the import path has it."""
+    if factory.kind(card) != "own":
+        return None
+    root = factory.locate(card).root
+    return Path(os.path.relpath(root, final.resolve())).as_posix() if root else None
 
 
-def _without_prefix(state: dict[str, torch.Tensor], own: set[str]) -> dict[str, torch.Tensor]:
-    for _ in range(len(PREFIXES)):
-        for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in state) and not own & set(state):
-                state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _kwargs(card: Card, scratch: Path, final: Path) -> dict[str, Any]:
+    """The kwargs, with what they name by a path relative to the old card still found from the new one."""
+    kwargs = dict(card.kwargs)
+    match factory.kind(card):
+        case "hf":
+            from edgemm.models.huggingface import config_path
+
+            config = config_path(card)
+            assert config is not None  # the model was built from it
+            shutil.copyfile(config, scratch / CONFIG)
+            return kwargs | {"config": CONFIG}
+        case "shipped":
+            return _moved(kwargs, card.folder, final)
+    return kwargs
 
 
-def _tied(state: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
-    """For each name the names of the tensors that are the very same memory (tied weights)."""
-    groups: dict[tuple[Any, ...], set[str]] = {}
-    keys: dict[str, tuple[Any, ...]] = {}
-    for name, tensor in state.items():
-        uninitialised = isinstance(tensor, UninitializedTensorMixin)
-        empty = uninitialised or tensor.device.type == "meta" or tensor.numel() == 0
-        keys[name] = (name,) if empty else (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        groups.setdefault(keys[name], set()).add(name)
-    return {name: groups[key] - {name} for name, key in keys.items()}
-
-
-def _same_shape(own: torch.Tensor, given: torch.Tensor) -> bool:
-    return isinstance(own, UninitializedTensorMixin) or own.shape == given.shape
-
-
-def _listing(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{what}: {', '.join(names[:SHOWN])}{more}" if names else ""
-
-
-def _damaged(path: Path, err: BaseException) -> CheckpointError:
-    return CheckpointError(
-        f"'{path}' is truncated or damaged ({path.stat().st_size:,} bytes).",
-        why=_first_line(err),
-        fix="copy or save it again; compare its size or hash with the original.",
-    )
-
-
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    unsupported = [line for line in lines if "nsupported" in line]
-    return (unsupported or lines or [type(err).__name__])[0][:240]
+def _moved(value: Any, old: Path, new: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(entry, old, new) for key, entry in value.items()}
+    if isinstance(value, str) and factory.leads_to_a_file(old, value) and not Path(value).is_absolute():
+        return Path(os.path.relpath(old / value, new.resolve())).as_posix()
+    return value

@@ -43,7 +43,7 @@ def _named_files(card: Card) -> list[str]:
     """Files that the card names by a path relative to it: tokenizers, records of applied steps, configurations among the kwargs."""
     named = [str(value) for spec in card.inputs.values() if (value := spec.options.get("tokenizer"))]
     named += [record for entry in card.applied for record in entry.values()]
-    return named + sorted({value for value in _strings(card.kwargs) if _leads_to_a_file(card.folder, value)})
+    return named + sorted({value for value in _strings(card.kwargs) if factory.leads_to_a_file(card.folder, value)})
 
 
 def _strings(value: Any) -> list[str]:
@@ -52,14 +52,6 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for entry in value.values() for text in _strings(entry)]
     return [text for entry in value for text in _strings(entry)] if isinstance(value, (list, tuple)) else []
-
-
-def _leads_to_a_file(folder: Path, value: str) -> bool:
-    try:
-        path = folder / value
-        return bool(value) and (path.is_file() or (path / "config.json").is_file())
-    except (OSError, ValueError):  # too long, or holding a zero byte: words, not a path
-        return False
 
 
 def _content(path: Path) -> dict[str, Any]:

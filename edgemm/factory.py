@@ -125,6 +125,15 @@ def source_facts(card: Card) -> dict[str, str]:
     return {file.relative_to(place.root).as_posix(): sha256_file(file) for file in sorted(found)}
 
 
+def leads_to_a_file(folder: Path, value: str) -> bool:
+    """Whether a word among a card's kwargs is the path of a file, or of a model folder, relative to the card's ``folder``."""
+    try:
+        path = folder / value
+        return bool(value) and (path.is_file() or (path / "config.json").is_file())
+    except (OSError, ValueError):  # too long, or holding a zero byte: words, not a path
+        return False
+
+
 @contextmanager
 def importing(place: Place) -> Iterator[None]:
     """Let ``place.root`` come first on the import path, with its own modules under their names and no other folder's.

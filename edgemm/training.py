@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,72 +19,24 @@ from accelerate.utils import broadcast_object_list
 from edgemm import metrics
 from edgemm.artifact import write_bytes
 from edgemm.card import Card
+from edgemm.checkpoint import load_model
 from edgemm.data import Dataset
 from edgemm.decoded import Split, open_split
 from edgemm.errors import TrainError
 from edgemm.models.answers import Collected, answer, answers, evaluate, measured, tensors
 from edgemm.models.fused import FusedModel
 from edgemm.models.losses import LossHook, TaskLosses, Tensors
+from edgemm.plan import Plan, default_epochs, learning_rate
 
 CLIP_NORM = 1.0
-WARM_UP = 0.05  # of all steps, at most MAX_WARM_UP: enough for AdamW's second moments
-MAX_WARM_UP = 500
-LAST_SHARE = 0.01  # of the learning rate, at the end of the cosine
-DROPS = (0.6, 0.85)  # of all steps: where schedule "step" divides the rate by ten
-SEEN = 300_000  # rows to see in all, where epochs is None; see default_epochs
 Progress = Callable[[str, float], None]
 Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How to train.
+class Diverged(TrainError):
+    """The loss or a gradient is no number; ``best_epoch`` is 0 where no epoch had ended yet."""
 
-    Attributes:
-        epochs: Passes over the train split; None = ``default_epochs`` of its rows.
-        patience: Stop after so many epochs without a better one on val; None = never.
-        loss_weights: Output -> factor of its loss.
-        device: auto, cpu, cuda, mps.
-        mixed_precision: no, bf16, fp16.
-    """
-
-    epochs: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    schedule: Literal["cosine", "step"] = "cosine"
-    weight_decay: float = 0.01
-    patience: int | None = None
-    loss_weights: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "auto"
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-
-    def check(self) -> None:
-        """Raises TrainError naming the first option that cannot be."""
-        wrong = {
-            "epochs": self.epochs is not None and self.epochs < 1,
-            "batch_size": self.batch_size < 2,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "schedule": self.schedule not in ("cosine", "step"),
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "patience": self.patience is not None and self.patience < 1,
-            "loss_weights": not all(0 <= weight < math.inf for weight in self.loss_weights.values()),
-            "mixed_precision": self.mixed_precision not in ("no", "bf16", "fp16"),
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise TrainError(f"{name} is {getattr(self, name)!r}.", fix=RANGES[name])
-
-
-RANGES = {
-    "epochs": "write at least 1.",
-    "batch_size": "write at least 2: batch norm and contrastive losses need other rows beside them.",
-    "learning_rate": "write a number above 0, such as 0.001.",
-    "schedule": "write cosine or step.",
-    "weight_decay": "write a number of at least 0, such as 0.01.",
-    "patience": "write at least 1 epoch, or leave it out.",
-    "loss_weights": "write numbers of at least 0.",
-    "mixed_precision": "write no, bf16 or fp16.",
-}
+    best_epoch = 0
 
 
 @dataclass(frozen=True)
@@ -94,12 +47,15 @@ class Trained:
         curves: Series -> [[epoch, value], ...].
         metrics: Output -> torchmetrics' values on val, with the best weights.
         best_epoch: Counted from 1.
+        epochs: How many were trained.
+        is_main: False in all but the first process of a run of several; only the first writes files.
     """
 
     curves: dict[str, list[list[float]]]
     metrics: dict[str, dict[str, float | int | None]]
     best_epoch: int
     epochs: int
+    is_main: bool = True
 
 
 @dataclass
@@ -113,16 +69,11 @@ class _Run:
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
-def default_epochs(rows: int) -> int:
-    """Enough passes to see ``SEEN`` rows, at least 5 and at most 60."""
-    return max(5, min(60, math.ceil(SEEN / max(rows, 1))))
-
-
 def train_model(
     model: FusedModel,
     dataset: Dataset,
     *,
-    plan: Plan = Plan(),
+    plan: Plan | None = None,
     loss: LossHook | None = None,
     state: Path | None = None,
     key: str = "",
@@ -137,9 +88,11 @@ def train_model(
         key: What the run depends on; a state with another key is not used.
 
     Raises:
-        TrainError: An option out of range, no rows, or a loss that is no number. ``state`` then still holds the best weights.
+        Diverged: The loss is no number; ``model`` then holds the best weights so far.
+        TrainError: An option out of range, no rows, no memory, or the model's code failed.
         DataError: A row cannot be read.
     """
+    plan = plan or Plan()
     plan.check()
     train = open_split(dataset, "train", progress=progress, note=note)
     if train.rows < 2:
@@ -152,8 +105,24 @@ def train_model(
     losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations=_deviations(model.card, train))
     loop = _Loop(model, plan, train, val, losses, accelerator, progress)
     loop.resume(state, key, note)
-    loop.run(state, key)
+    try:
+        loop.run(state, key)
+    except Diverged:
+        loop.restore_best()
+        raise
     return loop.finish()
+
+
+def seeded_model(card: Card, *, seed: int) -> FusedModel:
+    """The card's model; what its factory draws at random is drawn from ``seed``.
+
+    Raises:
+        CardError, CheckpointError: As ``load_model``.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return load_model(card)
 
 
 class _Loop:
@@ -164,7 +133,7 @@ class _Loop:
     ) -> None:
         self.model, self.plan, self.train, self.val = model, plan, train, val
         self.losses, self.accelerator, self.progress = losses, accelerator, progress
-        self.epochs = plan.epochs or default_epochs(train.rows)
+        self.epochs = plan.epochs or default_epochs(train.rows, plan.batch_size)
         self.steps = max(1, train.rows // plan.batch_size + (train.rows % plan.batch_size > 1))
         optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -195,7 +164,7 @@ class _Loop:
         while self.state.epoch < self.epochs and not self._gave_up():
             loss = self._epoch(self.state.epoch)
             self.state.epoch += 1
-            self._curve("train loss", loss)
+            self._curve("loss/train", loss)
             self._judge()
             if path is not None and self.accelerator.is_main_process:
                 write_bytes(path, self._bytes(key))
@@ -203,12 +172,17 @@ class _Loop:
 
     def finish(self) -> Trained:
         """Put the best weights back and score them."""
-        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        model.module.load_state_dict(self.state.best)
+        model = self.restore_best()
         found = measured(model.card, evaluate(model, self.val)) if self.val.rows else {}
-        model.to("cpu").eval()
+        return Trained(self.state.curves, found, self.state.best_epoch, self.state.epoch, self.accelerator.is_main_process)
+
+    def restore_best(self) -> FusedModel:
+        """The model as it was given, on the CPU, in eval mode, with the best weights so far."""
+        model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        if self.state.best:
+            model.module.load_state_dict(self.state.best)
         self.accelerator.free_memory()
-        return Trained(self.state.curves, found, self.state.best_epoch, self.state.epoch)
+        return model.to("cpu").eval()
 
     def _gave_up(self) -> bool:
         patience = self.plan.patience
@@ -228,7 +202,7 @@ class _Loop:
             total, seen = total + loss * len(batch.rows), seen + len(batch.rows)
             done = (epoch + (number + 1) / self.steps) / self.epochs
             self.progress(f"epoch {epoch + 1}/{self.epochs}, loss {total / seen:.4f}", min(done, 1.0))
-        self._curve("learning rate", rate)
+        self._curve("learning rate/learning rate", rate)
         return total / seen
 
     def _shares(self, epoch: int) -> Iterator[Tensors]:
@@ -253,13 +227,15 @@ class _Loop:
         self.optimizer.step()
         return value
 
-    def _stop(self, what: str, epoch: int, number: int, rate: float) -> None:
+    def _stop(self, what: str, epoch: int, number: int, rate: float) -> NoReturn:
         kept = f"the best weights so far (epoch {self.state.best_epoch}) are kept" if self.state.best_epoch else "no epoch had ended yet"
-        raise TrainError(
+        error = Diverged(
             f"{what} at step {number + 1} of epoch {epoch + 1}, learning rate {rate:.3g}.",
             why=f"the training diverged; {kept}.",
             fix="lower the learning rate, or look for inputs of extreme size in the data.",
         )
+        error.best_epoch = self.state.best_epoch
+        raise error
 
     def _judge(self) -> None:
         """Measure on val and keep the weights if they are the best yet."""
@@ -283,12 +259,12 @@ class _Loop:
         loss = total / self.val.rows
         if not math.isfinite(loss):
             self._stop(f"the loss on val is {loss}", self.state.epoch - 1, self.steps - 1, self.optimizer.param_groups[0]["lr"])
-        goods, shown = [], {"val loss": loss}
+        goods, shown = [], {"loss/val": loss}
         for name, (given, truth) in collected.by_output().items():
             found = metrics.measure(self.model.card.outputs[name], given, truth)
             spread = float(np.std(truth)) or 1.0
             goods.append(1 - found.value / spread if found.better == "lower" else found.value)
-            shown[f"val {name} {found.name}"] = found.value
+            shown[f"{name} {found.name}/val"] = found.value
         return loss, float(np.mean(goods)) if goods else -loss, shown
 
     def _curve(self, name: str, value: float) -> None:
@@ -315,17 +291,6 @@ class _Loop:
             file,
         )
         return file.getvalue()
-
-
-def learning_rate(plan: Plan, step: int, steps: int) -> float:
-    """The rate at ``step`` of ``steps``: a linear warm-up, then half a cosine down to 1%, or two drops to a tenth."""
-    warm_up = min(MAX_WARM_UP, int(WARM_UP * steps))
-    if step < warm_up:
-        return plan.learning_rate * (step + 1) / warm_up
-    if plan.schedule == "step":
-        return plan.learning_rate * 0.1 ** sum(step >= drop * steps for drop in DROPS)
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return plan.learning_rate * (LAST_SHARE + (1 - LAST_SHARE) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def _groups(model: FusedModel, weight_decay: float) -> list[dict[str, Any]]:

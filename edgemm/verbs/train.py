@@ -1,0 +1,268 @@
+"""`edgemm train`: a card and data become a checkpoint with its metrics and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgemm import cache, checkpoint_identity, metrics, report_html
+from edgemm import card as cards
+from edgemm.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
+from edgemm.card import Card
+from edgemm.data import Dataset, find_labels, open_dataset, sensor_statistics
+from edgemm.devices.environment import environment
+from edgemm.errors import OutputError
+from edgemm.modalities.text import build_vocabulary
+from edgemm.plan import Plan
+from edgemm.progress import Progress
+from edgemm.report import Measurement, Report
+
+if TYPE_CHECKING:
+    from edgemm.models.fused import FusedModel
+    from edgemm.training import Trained
+
+STATE, LAST_GOOD = ".training", "last_good"
+WRITTEN = (
+    "model.yaml",
+    "weights.safetensors",
+    "config.json",
+    "metrics.json",
+    "curves.json",
+    "report.json",
+    "report.html",
+    STATE,
+    LAST_GOOD,
+)
+PACKAGES = ("torch", "accelerate", "numpy", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What ``train`` wrote.
+
+    Attributes:
+        folder: Holds model.yaml, weights.safetensors, metrics.json, curves.json, report.html and report.json.
+        metrics: ``val`` and, where there is one, ``test`` -> output -> name -> value.
+        best_epoch: Whose weights were kept, counted from 1.
+        reused: True where the folder already held the result of this very command.
+    """
+
+    folder: Path
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    best_epoch: int
+    reused: bool = False
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "model.yaml"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "best_epoch": self.best_epoch, "metrics": self.metrics}
+
+    def __str__(self) -> str:
+        """The guarded metric of every output on test (else val), with its interval."""
+        split = "test" if "test" in self.metrics else "val"
+        lines = []
+        for output, values in self.metrics.get(split, {}).items():
+            name, value = next(iter(values.items()))
+            interval = "" if values.get("low") is None else f" [{values['low']:.4f}, {values['high']:.4f}]"
+            lines.append(f"{split} {name} of {output}: {value:.4f}{interval}, {values['n']} rows")
+        return "\n".join(lines)
+
+
+def train(
+    card: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    epochs: int | None = None,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    schedule: Literal["cosine", "step"] = "cosine",
+    patience: int | None = None,
+    loss_weights: Mapping[str, float] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    fresh: bool = False,
+    skip_bad_rows: bool = False,
+    progress: Progress | None = None,
+) -> Training:
+    """Train the card's model and write it to ``output``, replacing what an earlier training wrote there.
+
+    What the card leaves open is taken from the train split: labels, the vocabulary of a text input without a tokenizer, mean and
+    deviation of a sensor. A card with weights is trained on from them. A killed run goes on where it was when the same command is given
+    again, to the same result.
+
+    Args:
+        epochs: Passes over the train split; None = ``training.default_epochs`` of its rows.
+        patience: Stop after so many epochs without a better one on val; None = never.
+        loss_weights: Output -> factor of its loss, 1 where not named.
+        device: auto, cpu or cuda.
+        fresh: Start anew even where a killed run could go on, or the result is already there.
+
+    Raises:
+        CardError, CheckpointError, DataError, OutputError: Nothing was written then.
+        TrainError: An option out of range, or a loss that is no number: the best weights so far are then in ``output``/last_good.
+    """
+    from edgemm import checkpoint, training  # torch
+
+    progress, folder = progress or Progress(), Path(output)
+    plan = Plan(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
+        loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision,
+    )  # fmt: skip
+    plan.check()
+    given = cards.load(card)
+    dataset = open_dataset(data, given, skip_bad_rows=skip_bad_rows)
+    _require_own(folder)
+    key = sha256_of(
+        cache.key_facts(
+            {
+                "model": checkpoint_identity.identity(given),
+                "data": dataset.fingerprint(),
+                "plan": dataclasses.asdict(plan),
+                "skip_bad_rows": skip_bad_rows,
+            },
+            packages=PACKAGES,
+        )
+    )
+    found = None if fresh else _finished(folder, key)
+    if found:
+        progress.note(f"{folder} already holds the result of this command; --fresh trains anew")
+        return found
+    with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):
+        whole = completed(given, dataset, Path(scratch), progress)
+        dataset = open_dataset(data, whole, skip_bad_rows=skip_bad_rows)
+        model = training.seeded_model(whole, seed=seed)
+        state = folder / STATE / "state.pt"
+        if fresh:
+            state.unlink(missing_ok=True)
+        try:
+            done = training.train_model(
+                model,
+                dataset,
+                plan=plan,
+                state=state,
+                key=key,
+                progress=progress.update,
+                note=progress.note,
+            )
+        except training.Diverged as err:
+            if err.best_epoch:
+                checkpoint.save_model(model, folder / LAST_GOOD)
+            raise
+        return _write(model, dataset, done, folder, key, progress)
+
+
+def completed(card: Card, dataset: Dataset, scratch: Path, progress: Progress) -> Card:
+    """The card with what it leaves open filled in from the train split.
+
+    Args:
+        scratch: Folder for the tokenizers that are built.
+
+    Raises:
+        DataError: A row cannot be read, or values that are no labels.
+    """
+    card = find_labels(dataset, card)
+    inputs = dict(card.inputs)
+    for name, spec in card.inputs.items():
+        if spec.modality == "text" and not spec.options.get("tokenizer"):
+            file = scratch / f"{name}.json"
+            file.write_text(build_vocabulary(_texts(dataset, card.column(name)), int(spec.options["vocab"])), encoding="utf-8")
+            inputs[name] = dataclasses.replace(spec, options={**spec.options, "tokenizer": str(file)})
+            progress.note(f"{name}: a vocabulary of at most {spec.options['vocab']} words was built from the train split")
+        elif spec.modality == "sensor" and spec.options.get("mean") is None and not card.weights:
+            mean, std = sensor_statistics(dataset, name)
+            inputs[name] = dataclasses.replace(spec, options={**spec.options, "mean": mean, "std": std})
+    return card.replace(inputs=inputs)
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse to replace what no training wrote.
+
+    Raises:
+        OutputError: Not a folder, not writable, or holding something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder.", fix="choose another place with -o.")
+    foreign = sorted(
+        path.name
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.name not in WRITTEN and not path.name.endswith("tokenizer.json")
+    )
+    if foreign:
+        raise OutputError(
+            f"{folder} holds '{foreign[0]}', which no training wrote.",
+            why="the folder is replaced as a whole.",
+            fix="choose an empty or new folder with -o.",
+        )
+    require_writable(folder)
+
+
+def _finished(folder: Path, key: str) -> Training | None:
+    """The result in ``folder``, if it is this command's."""
+    try:
+        plain = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if plain["key"] == key and (folder / "model.yaml").is_file() and (folder / "weights.safetensors").is_file():
+            return Training(folder, {split: plain[split] for split in ("val", "test") if split in plain}, plain["best_epoch"], reused=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _texts(dataset: Dataset, column: str) -> Iterator[str]:
+    return (str(cell) for row in dataset.source.rows("train") if (cell := row.cells.get(column)) is not None)
+
+
+def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:
+    """Score the test split and write everything in one step; in a run of several processes only the first does."""
+    from edgemm import checkpoint
+    from edgemm.decoded import open_split
+    from edgemm.models.answers import evaluate, measured
+
+    found = {"val": done.metrics} if done.metrics else {}
+    if not done.is_main:
+        return Training(folder, found, done.best_epoch)
+    answers = evaluate(model, open_split(dataset, "test")) if dataset.count("test") else {}
+    if answers:
+        found["test"] = measured(model.card, answers)
+    if dataset.bad_rows:
+        progress.note(f"{len(dataset.bad_rows)} rows could not be read and were left out; the first: {dataset.bad_rows[0]}")
+    report = _report(model.card, done, found, answers, dataset.bad_rows)
+    with folder_in_one_step(folder) as aside:
+        checkpoint.write_model(model, aside, folder)
+        write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, **found})
+        write_json(aside / "curves.json", done.curves)
+        report.save(aside / "report.json")
+        write_bytes(aside / "report.html", report_html.render(report).encode())
+    return Training(folder, found, done.best_epoch)
+
+
+def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mapping[str, Any], bad_rows: list[str]) -> Report:
+    measurements, confusion = [], {}
+    for name, (given, truth) in answers.items():
+        output = card.outputs[name]
+        score = metrics.measure(output, given, truth)
+        measurements.append(
+            Measurement(
+                score.name, score.value, score.unit, score.better, "original", target="torch", output=name, low=score.low, high=score.high,
+                n=score.n, precision_asked="fp32", precision_ran="fp32",
+            )
+        )  # fmt: skip
+        if output.task == "classification" and output.labels:
+            confusion[name] = {"labels": list(output.labels), "after": metrics.confusion(given, truth, output.labels).tolist()}
+    notes = [f"The weights are those of epoch {done.best_epoch} of {done.epochs}, the best on val."] if "val" in found else []
+    notes += [f"{len(bad_rows)} rows could not be read and were left out."] if bad_rows else []
+    details = {
+        "title": f"{card.path.stem if card.path else 'model'}, trained",
+        "notes": notes,
+        "confusion": confusion,
+        "curves": done.curves,
+    }
+    return Report(environment({"torch": cache.version("torch")}), measurements, details=details)
