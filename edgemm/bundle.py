@@ -9,27 +9,27 @@ provenance), ``manifest.sha256``, ``manifest.sig`` where signed, ``model.onnx`` 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm import cache, golden, plugins, seal, stored_zip
+from edgemm import cache, plugins, seal, stored_zip
 from edgemm import card as cards
 from edgemm.artifact import folder_in_one_step, sha256_of
 from edgemm.card import Card
-from edgemm.errors import BundleError, EdgemmError, MissingExtra, nearest
+from edgemm.errors import BundleError, EdgemmError, nearest
 from edgemm.golden import Golden
 from edgemm.packing import Reference, TargetOptions, check_place, entries, pack, write_npz
 from edgemm.report import Report
 from edgemm.report import read as read_report
-from edgemm.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
-from edgemm.targets._protocol import Target, fingerprint
+from edgemm.seal import HASH, MANIFEST, SIGNATURE, Check
+from edgemm.targets._protocol import Target
+from edgemm.verification import Verification, check_files, check_golden, plain_bytes
 
 __all__ = [
     "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "open_bundle", "pack", "verify", "write_npz",
@@ -135,41 +135,6 @@ class Bundle:
             raise BundleError(f"{self.folder}: {name} cannot be read.", why=str(err), fix="pack the bundle again.") from err
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What ``verify`` looked at and found."""
-
-    path: Path
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        return not self.failed
-
-    @property
-    def failed(self) -> list[Check]:
-        return [check for check in self.checks if check.ok is False]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"bundle": str(self.path), "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
-
-    def __str__(self) -> str:
-        words = {True: "ok", False: "BAD", None: "not checked"}
-        width = max(len(check.name) for check in self.checks)
-        lines = [f"{words[check.ok]:<12}{check.name:<{width}}  {check.text}" for check in self.checks]
-        return "\n".join([*lines, f"{self.path}: {'everything that could be checked is right' if self.ok else 'damaged'}"])
-
-    def raise_if_bad(self) -> None:
-        """Raise a BundleError that names every bad file."""
-        if self.ok:
-            return
-        raise BundleError(
-            f"{self.path} fails verification: {', '.join(dict.fromkeys(check.name for check in self.failed))}.",
-            why="\n       ".join(f"{check.name}: {check.text}" for check in self.failed),
-            fix="fetch or pack the bundle again; do not run this one.",
-        )
-
-
 def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle: the manifest is compared with its hash, and every listed file must be there with its size (``verify`` does more).
 
@@ -195,7 +160,7 @@ def open_bundle(path: str | Path) -> Bundle:
     except BundleError:  # not unpacked yet, or somebody tidied the cache by hand
         with folder_in_one_step(place) as scratch:
             _unpack(path, scratch)
-            Verification(path, tuple(_check_files(scratch, path)[1])).raise_if_bad()
+            Verification(path, tuple(check_files(scratch, path)[1])).raise_if_bad()
         return _open_folder(place, path)
 
 
@@ -223,67 +188,17 @@ def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Ve
 
 
 def _verify_folder(folder: Path, path: Path, key: Path | None, run: bool) -> Verification:
-    manifest, checks = _check_files(folder, path)
+    manifest, checks = check_files(folder, path)
     if manifest is not None:
-        line, signature = (_bytes(folder / name) for name in (HASH, SIGNATURE))
+        line, signature = (plain_bytes(folder / name) for name in (HASH, SIGNATURE))
         checks += seal.check_signature(manifest.get("signer"), line or b"", signature, key)
     if run and all(check.ok for check in checks):
-        checks += _check_golden(_open_folder(folder, path))
+        checks += check_golden(_open_folder(folder, path))
     return Verification(path, tuple(checks))
 
 
-def _check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[Check]]:
-    """The manifest, None where that itself is damaged, and a check for every file."""
-    raw, line = _bytes(folder / MANIFEST), _bytes(folder / HASH)
-    if raw is None and line is None:
-        raise BundleError(
-            f"{path} is not a bundle.", why=f"there is no {MANIFEST} in it.", fix="give the folder that compress wrote with -o."
-        )
-    for name, content in ((MANIFEST, raw), (HASH, line)):
-        if content is None:
-            return None, [Check(name, False, "it is missing.")]
-    try:
-        manifest = seal.read_manifest(raw or b"", line or b"", path)
-    except BundleError as err:
-        return None, [Check(seal.blame(raw or b"", line or b""), False, err.why)]
-    found = {name: place for name, place in entries(folder).items() if name not in OWN}
-    if manifest.get("signer") is None and (folder / SIGNATURE).exists():
-        found[SIGNATURE] = folder / SIGNATURE
-    hashed = {name: place if isinstance(place, str) else seal.entry(seal.pieces(place)) for name, place in found.items()}
-    whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
-    return manifest, [whole, *seal.compare(manifest["files"], hashed)]
-
-
-def _check_golden(bundle: Bundle) -> list[Check]:
-    samples = bundle.golden()
-    if samples is None:
-        return [Check("golden.npz", None, "the bundle holds no golden samples.")]
-    return [_run_golden(bundle, samples, target) for target in bundle.targets()]
-
-
-def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
-    where = f"targets/{name}/model.onnx"
-    if name not in samples.outputs or name not in plugins.names("targets"):
-        missing = "golden.npz holds no outputs for it" if name not in samples.outputs else "this edgemm has no such target"
-        return Check(where, None, f"golden samples not run: {missing}.")
-    try:
-        target = bundle.load_target(name)
-        options, reason = bundle.options_for(name, fingerprint(target))
-        with target.open(bundle.target_model(name), **options) as session:
-            answers = golden.run(session, samples.inputs)
-            ran = session.precision()
-    except MissingExtra as err:
-        return Check(where, None, f"golden samples not run: {err.what} {err.fix}")
-    except EdgemmError as err:
-        return Check(where, False, f"golden samples cannot run here: {err.what} {err.why}")
-    off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}))
-    how = f"{len(next(iter(samples.inputs.values())))} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
-    wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
-    return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)
-
-
 def _open_folder(folder: Path, path: Path) -> Bundle:
-    raw, line = _bytes(folder / MANIFEST), _bytes(folder / HASH)
+    raw, line = plain_bytes(folder / MANIFEST), plain_bytes(folder / HASH)
     if raw is None or line is None:
         missing = MANIFEST if raw is None else HASH
         raise BundleError(
@@ -331,8 +246,3 @@ def _unpack(path: Path, folder: Path) -> None:
 def _damaged(path: Path, err: stored_zip.Damaged) -> BundleError:
     name = err.member or path.name
     return BundleError(f"{path} fails verification: {name}.", why=f"{name}: {err.reason}", fix="fetch or pack the bundle again.")
-
-
-def _bytes(path: Path) -> bytes | None:
-    """A file's content; None where there is no plain file (a link is none)."""
-    return path.read_bytes() if path.is_file() and not os.path.islink(path) else None
