@@ -139,11 +139,9 @@ def train(
             skip_bad_rows=skip_bad_rows,
             progress=progress,
         )
-    if json:
-        return _print_json({"folder": str(done.folder), "best_epoch": done.best_epoch, "metrics": done.metrics})
-    typer.echo(str(done))
-    _wrote(output)
-    _next(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}")
+    _show(done, json)
+    _wrote(output, json)
+    _next(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}", json)
 
 
 def _factors(words: list[str]) -> dict[str, float]:
@@ -312,26 +310,22 @@ def _wrote(path: Path, quiet: bool = False) -> None:
         typer.echo(f"wrote {path} ({show_size(sum(file.stat().st_size for file in files))})")
 
 
-def _next(command: str) -> None:
-    typer.echo(f"next: {command}")
+def _next(command: str, quiet: bool = False) -> None:
+    if not quiet:
+        typer.echo(f"next: {command}")
 
 
 def _show(result: Any, json: bool) -> None:
     """Print a result as its own words, or as JSON (``to_dict``)."""
-    _print_json(result.to_dict()) if json else typer.echo(str(result))
-
-
-def _print_json(plain: Any) -> None:
     from json import dumps
 
-    typer.echo(dumps(plain, indent=1, ensure_ascii=False, default=str))
+    typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str) if json else str(result))
 
 
 def _conclude(report: Any, json: bool, command: str) -> None:
     """End a command that measured: its table and verdicts (or JSON), the next command, the exit code."""
     _show(report, json)
-    if command and not json:
-        _next(command)
+    _next(command, quiet=json or not command)
     if report.missed:
         raise typer.Exit(BUDGET_MISSED)
 
