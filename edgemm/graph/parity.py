@@ -228,7 +228,7 @@ def check_graphs(
         rung, expected, count = _quantizing(files.load(reference), graph, branches, samples, card)
         rungs.append(rung)
         costs = dict(rung.outputs)
-    names = [value.name for value in graph.output]
+    names = [value.name for value in graph.graph.output]
     rows = [_answers(session, sample, names) for sample in samples[:count]]
     rung = judge_target({name: expected[name] for name in names}, join(names, rows), costs, target)
     if not rung.ok and reopen is not None:
