@@ -218,7 +218,7 @@ def read(path: Path) -> Report:
             [Verdict(**b) for b in plain["budgets"]],
             plain.get("details", {}),
         )
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise EdgemmError(
             f"{path} is not an edgemm report.", why=str(err), fix="give the report.json that benchmark or compress wrote."
         ) from err
