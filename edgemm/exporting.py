@@ -5,15 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import io
 import linecache
-import logging
 import os
 import re
 import sys
 import sysconfig
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from edgemm.card import Card
 from edgemm.errors import EdgemmError, ExportError
 from edgemm.graph import files
 from edgemm.graph.frontend import prepend
+from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import SCOPES, tidy
 from edgemm.modalities._protocol import modalities
 from edgemm.models import fused
@@ -99,7 +97,7 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
             )
         except Exception as err:  # the exporter's own errors derive from several bases
             raise _untranslatable(err, captured) from err
-    assert program is not None  # dynamo=True always returns one
+    assert program is not None and program.exported_program is not None  # as dynamo=True always returns
     _strip(program.model)
     _name_sizes(program.model, model.card, dynamic_length)
     tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})
@@ -299,26 +297,13 @@ def _untranslatable(err: Exception, captured: torch.export.ExportedProgram) -> E
     )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's prints, log lines and warnings from the user."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _name_sizes(model: ir.Model, card: Card, dynamic_length: bool) -> None:
     """Give torch's symbols (s77) the names of the axes they stand for."""
     names = {}
     for value in model.graph.inputs:
         assert value.shape is not None  # torch writes them all
         names[str(value.shape[0])] = BATCH
-        if dynamic_length and value.name in card.inputs and card.inputs[value.name].modality == "text":
+        if dynamic_length and value.name and value.name in card.inputs and card.inputs[value.name].modality == "text":
             names[str(value.shape[-1])] = f"{value.name}_length"
     values = [*model.graph.inputs, *model.graph.outputs, *(output for node in model.graph for output in node.outputs)]
     for value in dict.fromkeys(values):

@@ -30,6 +30,9 @@ def tidy(model: ir.Model, groups: Mapping[str, str]) -> None:
     _drop_guards(model)
     _own_sizes(model, groups)
     common.RemoveUnusedNodesPass()(model)
+    outputs = {value.name for value in model.graph.outputs}
+    for name in [name for name, value in model.graph.initializers.items() if not value.uses() and name not in outputs]:
+        model.graph.initializers.pop(name)
     model.graph.sort()
 
 
@@ -150,7 +153,14 @@ def _drop_guards(model: ir.Model) -> None:
     for node in _nodes(model, "Where"):
         asked, fallback, value = node.inputs
         test, softmax = _maker(asked), _maker(value)
-        if value is None or test is None or softmax is None or test.op_type != "IsNaN" or softmax.op_type != "Softmax" or test.inputs[0] is not value:
+        if (
+            value is None
+            or test is None
+            or softmax is None
+            or test.op_type != "IsNaN"
+            or softmax.op_type != "Softmax"
+            or test.inputs[0] is not value
+        ):
             continue
         if _is_zero(fallback) and _never_empty(softmax):
             node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
