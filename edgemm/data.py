@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from edgemm import factory
 from edgemm._data import samples as arrays
 from edgemm._data import targets
 from edgemm._data.decoding import Decoder, Sample, decode_ahead
 from edgemm._data.manifest import SPLITS, Row, Source, open_manifest
+from edgemm.artifact import sha256_of
 from edgemm.card import Card, Output
 from edgemm.errors import DataError, nearest
 from edgemm.modalities._protocol import Modality, modalities
@@ -81,7 +83,7 @@ def find_labels(data: str | Path | Dataset, card: Card) -> Card:
     source = data.source if isinstance(data, Dataset) else open_dataset(data, card).source
     found: dict[str, set[str]] = {spec.name: set() for spec in missing}
     for row in source.rows("train"):
-        for spec in missing:
+        for spec in missing if not row.trouble else ():
             if len(found[spec.name]) <= targets.MOST_LABELS:
                 found[spec.name].update(targets.labels_in(row.cells.get(card.column(spec.name)), spec))
     filled = {
@@ -133,6 +135,16 @@ class Dataset:
         """With ``skip_bad_rows``: what was left out so far, in words, in the order of the rows."""
         return [self._bad[number] for number in sorted(self._bad)] if self._bad else []
 
+    def with_card(self, card: Card) -> Dataset:
+        """The same rows read by another card; the manifest is not read again."""
+        return Dataset(self.source, card, bad=self._bad)
+
+    def cells(self, split: str, name: str) -> Iterator[Any]:
+        """What stands in the column of an input or output, undecoded and without empty cells: the texts for a vocabulary."""
+        self._check_split(split)
+        column = self.card.column(name)
+        return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not targets.is_empty(row.cells.get(column)))
+
     def only(self, *inputs: str) -> Dataset:
         """The same rows with some inputs and no targets, so that nothing else is decoded."""
         card = self.card.replace(inputs={name: self.card.inputs[name] for name in inputs})
@@ -154,7 +166,7 @@ class Dataset:
             for row in self.source.rows(split):
                 for file in (file for column, part in columns for file in _files(row.cells.get(column), part)):
                     if file not in seen:
-                        listing.update(_file_facts(self.source.folder / file))
+                        listing.update(_file_facts(self.source.folder, file))
                         seen[file] = None
                         if len(seen) > FILES_REMEMBERED:
                             del seen[next(iter(seen))]
@@ -272,9 +284,8 @@ class Dataset:
             raise DataError(f"there is no split '{split}'.", fix=nearest(split, SPLITS))
         if not self.count(split):
             there = ", ".join(f"{name} {count}" for name, count in self.source.counts().items()) or "none"
-            raise DataError(
-                f"{self.source.name}: split '{split}' has no rows.", why=f"rows: {there}.", fix=f"add rows with split '{split}'."
-            )
+            why = self.source.absent.get(split) or f"rows: {there}."
+            raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
 
 
 def _source(data: str | Path, card: Card, bad: dict[int, str] | None) -> Source:
@@ -296,7 +307,8 @@ def _source(data: str | Path, card: Card, bad: dict[int, str] | None) -> Source:
     if path.is_file() and path.suffix in (".csv", ".jsonl", ".parquet"):
         return open_manifest(path, bad)
     if not path.exists() and ":" in str(data):
-        function, digest = arrays.load_function(str(data), [card.folder, Path.cwd()])
+        function = arrays.load_function(str(data), factory.folders(card))
+        digest = sha256_of(factory.source_facts(card.replace(factory=str(data))))
         return arrays.Function(function, str(data), card.folder, digest, _row_bytes(card))
     why = "the file is neither .csv, .jsonl, .parquet nor .npz." if path.exists() else "there is no such file or folder."
     raise DataError(f"'{data}' is no dataset.", why=why, fix="give a folder with a manifest, an .npz file, or module:callable.")
@@ -318,9 +330,9 @@ def _files(cell: Any, part: Modality) -> list[str]:
     return [file for entry in cells if (file := part.file(entry))]
 
 
-def _file_facts(path: Path) -> bytes:
+def _file_facts(folder: Path, file: str) -> bytes:
     try:
-        status = path.stat()
+        status = (folder / file.strip()).stat()
     except OSError:
-        return f"{path.name} missing\n".encode()
-    return f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode()
+        return f"{file} missing\n".encode()
+    return f"{file} {status.st_size} {status.st_mtime_ns}\n".encode()

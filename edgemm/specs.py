@@ -48,8 +48,8 @@ class TensorSpec:
         )
 
     def with_batch(self, batch: int) -> TensorSpec:
-        """The same spec with its first axis fixed to ``batch``."""
-        return TensorSpec(self.name, self.dtype, (batch, *self.shape[1:]))
+        """The same spec with its batch axis, where it has one, fixed to ``batch``."""
+        return TensorSpec(self.name, self.dtype, tuple(batch if size == BATCH else size for size in self.shape))
 
     def to_dict(self) -> dict[str, object]:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}

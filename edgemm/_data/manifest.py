@@ -42,6 +42,8 @@ class Source(Protocol):
     name: str
     folder: Path
     columns: tuple[str, ...]
+    absent: dict[str, str]
+    """Split -> why it has no rows, where more is known than that it has none."""
 
     def counts(self) -> dict[str, int]:
         """Split -> number of rows, for the splits that have any."""
@@ -83,15 +85,14 @@ class Manifest:
 
     def __init__(self, path: Path, bad: dict[int, str] | None) -> None:
         self.path, self.name, self.folder, self._bad = path, str(path), path.parent, bad
+        self.absent: dict[str, str] = {}
         self.columns: tuple[str, ...] = ()
         self._held_below = 0
         self._scan()
         if not any(self._counts["val"]) and any(self._counts["train"]):
-            self._held_below = HELD_BELOW
-            self._scan()
+            self._scan(held_below=HELD_BELOW)
             if not any(self._counts["val"]) and sum(self._counts["train"]) > 1:  # too few rows for a tenth: the one of lowest hash
-                self._held_below = self._lowest + 1
-                self._scan()
+                self._scan(held_below=self._lowest + 1)
 
     def counts(self) -> dict[str, int]:
         return {split: total for split, counted in self._counts.items() if (total := sum(counted))}
@@ -121,14 +122,18 @@ class Manifest:
     def _placed(self, record: Record) -> str:
         return "val" if record.split == "train" and record.hash < self._held_below else record.split
 
-    def _scan(self) -> None:
-        """Read the whole manifest once and note its blocks."""
-        self._begins: list[tuple[int, int]] = []
+    def _begin(self, block: int) -> tuple[int, int]:
+        return self._begins[2 * block], self._begins[2 * block + 1]
+
+    def _scan(self, held_below: int = 0) -> None:
+        """Read the whole manifest once and note its blocks; rows of train whose hash is lower than ``held_below`` count as val."""
+        self._held_below = held_below
+        self._begins = array("q")
         self._counts = {split: array("I") for split in SPLITS}
         self._lowest = 1 << 32
         for begin, record in self._all():
             if begin is not None:
-                self._begins.append(begin)
+                self._begins.extend(begin)
                 for counted in self._counts.values():
                     counted.append(0)
             if record.split not in SPLITS:
@@ -191,7 +196,7 @@ class TextManifest(Manifest):
     def _read(self, blocks: Iterable[int]) -> Iterator[Record]:
         with self._open() as file:
             for block in blocks:
-                offset, number = self._begins[block]
+                offset, number = self._begin(block)
                 file.seek(offset)
                 records = self._records(_Lines(file, number))
                 for _, record in zip(range(BLOCK_ROWS), records, strict=False):

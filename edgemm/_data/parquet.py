@@ -46,7 +46,7 @@ class ParquetManifest(Manifest):
                 place += batch.num_rows
 
     def _read(self, blocks: Iterable[int]) -> Iterator[Record]:
-        for group, begins in groupby((self._begins[block] for block in blocks), key=lambda begin: begin[0]):
+        for group, begins in groupby((self._begin(block) for block in blocks), key=lambda begin: begin[0]):
             wanted = {first for _, first in begins}
             place = 0
             for batch in self._batches(group, None):

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -103,6 +103,7 @@ class Npz:
         files = {split: path / f"{split}.npz" for split in SPLITS} if path.is_dir() else {"": path}
         self.files = {split: NpzArrays(file) for split, file in files.items() if file.is_file()}
         self.columns = tuple(dict.fromkeys(name for arrays in self.files.values() for name in arrays.arrays))
+        self.absent: dict[str, str] = {}
         self._held = "val" not in self.files
         if "" in self.files:
             self._of_row = self._read_splits(self.files[""], labelled)
@@ -161,18 +162,21 @@ def held(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 class Function:
-    """``f(split) -> Iterable[dict]``, called anew for every pass. Rows are counted from 0."""
+    """``f(split) -> Iterable[dict]``, called anew for every pass. Rows are counted from 0.
+
+    For a split it does not have, ``f`` yields nothing or raises KeyError, ValueError, IndexError or OSError before its first row.
+    """
 
     def __init__(
         self, function: Callable[[str], Iterable[Mapping[str, Any]] | None], name: str, folder: Path, digest: str, row_bytes: int
     ) -> None:
         self.function, self.name, self.folder, self._digest = function, name, folder, digest
+        self.absent: dict[str, str] = {}
         self._pool_rows = int(np.clip(POOL_BYTES // max(row_bytes, 1), 16, POOL_ROWS))
         first = next((row for split in SPLITS for row in self._call(split)), None)
         if first is None:
-            raise DataError(
-                f"{name} yields no rows for any of {', '.join(SPLITS)}.", fix="yield a dict a row for f('train'), f('val') and f('test')."
-            )
+            why = "; ".join(f"{split}: {reason}" for split, reason in self.absent.items())
+            raise DataError(f"{name} yields no rows for any of {', '.join(SPLITS)}.", why=why, fix="yield a dict a row for f('train').")
         self.columns = (SPLIT, *first)
         self._counts: dict[str, int] | None = None
 
@@ -212,34 +216,31 @@ class Function:
         return (Row(number, cells) for number, cells in enumerate(self._call(split)))
 
     def _call(self, split: str) -> Iterator[Mapping[str, Any]]:
+        number = 0
         try:
-            for number, row in enumerate(self.function(split) or ()):
+            for row in self.function(split) or ():
                 if not isinstance(row, Mapping):
+                    kind = type(row).__name__
                     raise DataError(
-                        f"{self.name}('{split}'), row {number}: a {type(row).__name__}, not a dict.",
-                        fix="yield {column: value} for each row.",
+                        f"{self.name}('{split}'), row {number}: a {kind}, not a dict.", fix="yield {column: value} for each row."
                     )
                 yield row
-        except (KeyError, ValueError) as err:
-            if split in ("val", "calib"):  # the splits a dataset may lack; a function then tends to raise one of these
-                return
-            raise self._failed(split, err) from err
-        except (DataError, GeneratorExit):
+                number += 1
+        except DataError:
             raise
-        except Exception as err:
-            raise self._failed(split, err) from err
+        except Exception as err:  # whatever the user's function raises
+            why = f"{type(err).__name__}: {err}".rstrip(".") + "."
+            if number or not isinstance(err, (LookupError, ValueError, OSError)):
+                fix = "mend the function; call it by itself to see where."
+                raise DataError(f"{self.name}('{split}') failed at row {number}.", why=why, fix=fix) from err
+            self.absent[split] = why
 
-    def _failed(self, split: str, err: Exception) -> DataError:
-        return DataError(
-            f"{self.name}('{split}') failed.", why=f"{type(err).__name__}: {err}.", fix="mend the function; call it by itself to see where."
-        )
 
-
-def load_function(spec: str, folders: Sequence[Path]) -> tuple[Callable[[str], Any], str]:
-    """``module:callable``, its module looked for in ``folders``, then on the import path; and a hash of the module's source.
+def load_function(spec: str, folders: Sequence[Path]) -> Callable[[str], Any]:
+    """``module:callable``, its module looked for in ``folders``, then on the import path.
 
     Raises:
-        DataError: There is no such module, or no such function in it.
+        DataError: There is no such module, it cannot be imported, or there is no such function in it.
     """
     module_name, _, attribute = spec.partition(":")
     before = list(sys.path)
@@ -251,11 +252,11 @@ def load_function(spec: str, folders: Sequence[Path]) -> tuple[Callable[[str], A
             raise DataError(
                 f"'{module_name}' needs the module '{err.name}'.", why="it is not installed here.", fix=f"pip install {err.name}"
             ) from err
-        places = ", ".join(str(folder) for folder in folders)
+        why = f"looked in {', '.join(str(folder) for folder in folders)} and on the import path."
+        raise DataError(f"there is no module '{module_name}' for the data '{spec}'.", why=why, fix="mend the name.") from err
+    except Exception as err:  # whatever the user's module raises
         raise DataError(
-            f"there is no module '{module_name}' for the data '{spec}'.",
-            why=f"looked in {places} and on the import path.",
-            fix="mend the name.",
+            f"'{module_name}' cannot be imported.", why=f"{type(err).__name__}: {err}".rstrip(".") + ".", fix="mend it there."
         ) from err
     finally:
         sys.path[:] = before
@@ -263,5 +264,4 @@ def load_function(spec: str, folders: Sequence[Path]) -> tuple[Callable[[str], A
     if not callable(function):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise DataError(f"module '{module_name}' has no function '{attribute}'.", fix=nearest(attribute, public))
-    source = getattr(module, "__file__", None)
-    return function, sha256_file(Path(source)) if source else ""
+    return cast("Callable[[str], Any]", function)

@@ -18,7 +18,7 @@ PREFIX = "frontend/"
 """How the name of every front-end node begins."""
 
 OLDEST_OPSET = 11
-AXES_AS_INPUT = 18  # ReduceMean takes its axes as an input since this opset
+AXES_AS_INPUT = 18  # ReduceMean and ReduceMax take their axes as an input since this opset
 
 
 def prepend(model: ModelProto, card: Card) -> ModelProto:
@@ -150,6 +150,9 @@ class _Builder:
                 return self._node("Transpose", [x], out, perm=[0, *axes])
             case _ops.Affine(scale=scale, shift=shift):
                 return self._node("Add", [self._node("Mul", [x, self._constant(scale)]), self._constant(shift)], out)
+            case _ops.Peak(floor=floor):
+                largest = self._node("Max", [self._reduced("ReduceMax", x, [1]), self._constant(np.float32(floor))])
+                return self._node("Div", [x, largest], out)
             case _ops.Reflect(width=width):
                 return self._node("Pad", [x, self._constant(np.array([0, width, 0, width]))], out, mode="reflect")
             case _ops.Frames(weight=weight, hop=hop):
@@ -185,15 +188,14 @@ class _Builder:
         return self._node("Slice", [x, *(self._constant(np.array([value])) for value in (start, end, 1))])
 
     def _normalize(self, x: str, floor: float, out: str | None) -> str:
-        centred = self._node("Sub", [x, self._mean(x)])
-        deviation = self._node("Sqrt", [self._mean(self._node("Mul", [centred, centred]))])
+        centred = self._node("Sub", [x, self._reduced("ReduceMean", x, [1, 2])])
+        deviation = self._node("Sqrt", [self._reduced("ReduceMean", self._node("Mul", [centred, centred]), [1, 2])])
         return self._node("Div", [centred, self._node("Add", [deviation, self._constant(np.float32(floor))])], out)
 
-    def _mean(self, x: str) -> str:
-        axes = [1, 2]
+    def _reduced(self, op: str, x: str, axes: list[int]) -> str:
         if self.opset >= AXES_AS_INPUT:
-            return self._node("ReduceMean", [x, self._constant(np.array(axes))], keepdims=1)
-        return self._node("ReduceMean", [x], axes=axes, keepdims=1)
+            return self._node(op, [x, self._constant(np.array(axes))], keepdims=1)
+        return self._node(op, [x], axes=axes, keepdims=1)
 
     def _reshape(self, x: str, shape: tuple[int | str | None, ...], out: str | None = None) -> str:
         return self._node("Reshape", [x, self._constant(np.array(shape, np.int64))], out)

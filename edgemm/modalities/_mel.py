@@ -11,7 +11,7 @@ import numpy as np
 
 from edgemm import options
 from edgemm.errors import CardError, Mistakes
-from edgemm.modalities._ops import Frames, Log, MatMul, Normalize, Op, Power, Reflect
+from edgemm.modalities._ops import Frames, Log, MatMul, Normalize, Op, Peak, Power, Reflect
 from edgemm.plugins import Option
 
 
@@ -30,7 +30,7 @@ class Mel:
         power: 2 = power spectrum, 1 = magnitude.
         center: Mirror half a window at both ends, so that frame t is centred at t * hop.
         floor, offset: Natural logarithm of ``max(x + offset, floor)``.
-        normalize: ``clip`` gives each clip zero mean and unit deviation.
+        normalize: ``clip`` gives each clip's features zero mean and unit deviation; ``peak`` divides its samples by the largest one.
         coefs: MFCC only: how many coefficients are kept, the first being the loudness.
         dct: MFCC only: ``ortho`` (orthonormal) or ``htk`` (the same, but the first coefficient times sqrt(2)).
     """
@@ -48,7 +48,7 @@ class Mel:
     center: bool = False
     floor: float = 1e-6
     offset: float = 0.0
-    normalize: Literal["none", "clip"] = "none"
+    normalize: Literal["none", "clip", "peak"] = "none"
     coefs: int | None = None
     dct: Literal["ortho", "htk"] = "ortho"
     rate_hz: int = 0
@@ -145,7 +145,8 @@ def _check(mel: Mel, kind: str) -> None:
 def _ops(mel: Mel) -> tuple[Op, ...]:
     bank = bands(mel)
     used = np.flatnonzero(bank.any(axis=0))  # bins outside all bands need no convolution
-    ops: list[Op] = [Reflect(mel.window // 2)] if mel.center else []
+    ops: list[Op] = [Peak()] if mel.normalize == "peak" else []
+    ops += [Reflect(mel.window // 2)] if mel.center else []
     ops += [Frames(_fourier(mel, used), mel.hop), Power(mel.power), MatMul(bank[:, used].astype(np.float32)), Log(mel.floor, mel.offset)]
     if mel.coefs is not None:
         ops.append(MatMul(_cosines(mel)))

@@ -42,6 +42,16 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """(samples,) -> the same, divided by its largest value (at least ``floor``)."""
+
+    floor: float = 1e-6
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x / np.maximum(x.max(axis=1, keepdims=True), np.float32(self.floor))
+
+
+@dataclass(frozen=True)
 class Reflect:
     """(samples,) -> (samples + 2 * width,): the signal mirrored at both ends, the end values not repeated."""
 
@@ -119,7 +129,7 @@ class Mask:
         return x, (x != self.pad).astype(np.int64)
 
 
-Op = Cast | Transpose | Affine | Reflect | Frames | Power | MatMul | Log | Normalize | Mask
+Op = Cast | Transpose | Affine | Peak | Reflect | Frames | Power | MatMul | Log | Normalize | Mask
 
 
 def folds(ops: list[Op]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemm import plugins
 from edgemm.card import Card, Input
-from edgemm.errors import CardError, DataError
+from edgemm.errors import CardError, DataError, EdgemmError, Mistakes
 from edgemm.modalities._ops import Op
 from edgemm.specs import BATCH, TensorSpec
 
@@ -72,7 +72,7 @@ def of(spec: Input, *, folder: Path | None = None) -> Modality:
         folder: The card's folder; options that are paths (``tokenizer``) are relative to it.
 
     Raises:
-        CardError: A value is out of range; names the input.
+        CardError: A value is out of range; names the input. Mistakes: several are.
     """
     kind = plugins.find(Modality, spec.modality)
     given = dict(spec.options)
@@ -81,7 +81,13 @@ def of(spec: Input, *, folder: Path | None = None) -> Modality:
     try:
         return kind(**given)
     except CardError as err:
-        raise CardError(f"inputs.{spec.name}: {err.what}", why=err.why, fix=err.fix) from err
+        raise _named(err, spec) from err
+    except Mistakes as err:
+        raise Mistakes([_named(error, spec) for error in err.errors]) from err
+
+
+def _named(err: EdgemmError, spec: Input) -> CardError:
+    return CardError(f"inputs.{spec.name}: {err.what}", why=err.why, fix=err.fix)
 
 
 def modalities(card: Card) -> Mapping[str, Modality]:

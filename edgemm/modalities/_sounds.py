@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import soundfile
 
 from edgemm.errors import DataError
+
+CUT = re.compile(r"(?:data|SSND) : (?P<promised>\d+) \(should be (?P<there>\d+)\)")  # libsndfile notes it, and goes on
+STREAMED = 0xFFFFFF00  # what writers to a pipe promise, not knowing the length
 
 
 def read(source: Path | io.BytesIO, name: str, frames: Callable[[int], int]) -> tuple[np.ndarray, int]:
@@ -27,7 +31,12 @@ def read(source: Path | io.BytesIO, name: str, frames: Callable[[int], int]) -> 
     """
     try:
         with soundfile.SoundFile(source) as file:
-            return file.read(frames(file.samplerate), dtype="float32", always_2d=True), file.samplerate
+            wanted = frames(file.samplerate)
+            wave = file.read(wanted, dtype="float32", always_2d=True)
+            cut = CUT.search(file.extra_info) if len(wave) < wanted else None
+            if cut and int(cut["there"]) < int(cut["promised"]) < STREAMED:
+                raise ValueError(f"its header promises {cut['promised']} bytes of sound, {cut['there']} are there")
+            return wave, file.samplerate
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as err:
         raise DataError(
             f"{name} cannot be read as sound.",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from edgemm.errors import CardError
+from edgemm.errors import CardError, DataError
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "[pad]")
 UNKNOWN_NAMES = ("<unk>", "[UNK]", "<|unk|>", "[unk]")
@@ -26,8 +26,16 @@ class Words:
     size: int
 
     def encode(self, text: str) -> np.ndarray:
-        """int64 (length,); at least one id is not padding."""
-        ids = np.array(self.tokenizer.encode(text).ids, np.int64)
+        """int64 (length,); at least one id is not padding.
+
+        Raises:
+            DataError: The tokenizer has no id for something in ``text``.
+        """
+        try:
+            ids = np.array(self.tokenizer.encode(text).ids, np.int64)
+        except Exception as err:  # tokenizers raises bare Exception
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            raise DataError(f"the tokenizer fails on '{shown}'.", why=f"{err}".rstrip(".") + ".", fix="give it an unknown token.") from err
         if (ids == self.pad).all():
             ids[0] = self.unknown
         return ids
@@ -74,7 +82,10 @@ def _unknown(tokenizer: Tokenizer, pad: int) -> int:
     """The id that stands for an empty text: the unknown token, else what a blank becomes, else the lowest id that is not padding."""
     named = [getattr(tokenizer.model, "unk_token", None), *UNKNOWN_NAMES]
     found = [tokenizer.token_to_id(name) for name in named if name]
-    blank = [number for number in tokenizer.encode(" ").ids if number != pad]
+    try:
+        blank = [number for number in tokenizer.encode(" ").ids if number != pad]
+    except Exception:  # a tokenizer without an unknown token may have no id for a blank
+        blank = []
     return next((number for number in found if number is not None), blank[0] if blank else int(pad == 0))
 
 

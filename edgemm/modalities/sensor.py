@@ -51,7 +51,8 @@ class Sensor(Modality):
 
     def decode(self, cell: Any, folder: Path) -> np.ndarray:
         """A .npy file, numbers (blank, comma or semicolon between them, or a JSON list), or an array -> float32 window."""
-        return finite(shaped(numbers(cell, folder).astype(np.float32), self._shape))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
+            return finite(shaped(numbers(cell, folder).astype(np.float32), self._shape))
 
     def frontend(self) -> list[Op]:
         if self.mean is None or self.std is None:

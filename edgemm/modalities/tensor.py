@@ -69,8 +69,9 @@ class Tensor(Modality):
         given = shaped(given, fixed)
         if given.dtype.kind == "f":
             finite(given)
-        array = given.astype(self._dtype)
-        if array.dtype.kind not in "f" and not np.array_equal(array, given):
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
+            array = given.astype(self._dtype)
+        if not (np.isfinite(array).all() if array.dtype.kind == "f" else np.array_equal(array, given)):
             raise DataError(f"the cell holds values that are no {self._dtype}.", fix=f"store it as {self._dtype}.")
         return array
 

@@ -65,7 +65,7 @@ class Text(Modality):
             ids = self._given(cell)
         if self.vocab is not None and (ids.min() < 0 or ids.max() >= self.vocab):
             raise DataError(
-                f"token id {int(ids.max() if ids.max() >= self.vocab else ids.min())} is not below vocab: {self.vocab}.",
+                f"token id {int(ids.max() if ids.max() >= self.vocab else ids.min())} is outside vocab: {self.vocab}.",
                 why="the model has no embedding for it.",
                 fix="use the tokenizer the model was trained with, or set vocab to its size.",
             )

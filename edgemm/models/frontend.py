@@ -83,6 +83,8 @@ class Operation(nn.Module):
                 return x.permute(0, *axes)
             case _ops.Affine():
                 return x * self.scale + self.shift
+            case _ops.Peak(floor=floor):
+                return x / torch.clamp(x.amax(dim=1, keepdim=True), min=floor)
             case _ops.Reflect(width=width):
                 return functional.pad(x.unsqueeze(1), (width, width), mode="reflect").squeeze(1)
             case _ops.Frames(hop=hop):
