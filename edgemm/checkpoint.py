@@ -33,7 +33,7 @@ def load_model(card: Card, *, weights: bool = True) -> FusedModel:
     """
     if card.model:
         return _opened(card)
-    model = FusedModel(card, _built(card, weights))
+    model = FusedModel(card, build_module(card, weights=weights))
     for entry in card.applied:
         for step, record in entry.items():
             model = plugins.import_plugin("steps", step).restore(model, _record(card.folder / record))
@@ -81,7 +81,12 @@ def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
     (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
 
 
-def _built(card: Card, weights: bool) -> nn.Module:
+def build_module(card: Card, *, weights: bool = True) -> nn.Module:
+    """What the card's factory builds, as it is; of the weights only those of a Hugging Face folder are in it.
+
+    Raises:
+        CardError, CheckpointError: As ``load_model``.
+    """
     kind = factory.kind(card)
     if kind == "shipped":
         from edgemm.models.build import build  # the reference models' plugins are of no use to a user's own factory

@@ -100,7 +100,7 @@ def call(card: Card) -> Any:
             if isinstance(err, (CardError, CheckpointError)):
                 raise
             raise CheckpointError(
-                f"factory '{card.factory}' failed at {_where(err, place)}.",
+                f"factory '{card.factory}' failed at {where(err, card)}.",
                 why=f"{type(err).__name__}: {err}.",
                 fix="mend it there, or the card's kwargs that lead to it.",
             ) from err
@@ -132,6 +132,27 @@ def leads_to_a_file(folder: Path, value: str) -> bool:
         return bool(value) and (path.is_file() or (path / "config.json").is_file())
     except (OSError, ValueError):  # too long, or holding a zero byte: words, not a path
         return False
+
+
+def where(err: BaseException, card: Card) -> str:
+    """``file:line`` of the innermost frame in the factory's own files (a syntax error's own place), else the innermost frame's."""
+    if isinstance(err, SyntaxError) and err.filename:
+        return f"{err.filename}:{err.lineno}"
+    frames, trace = [], err.__traceback__
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    home = _home(card)
+    mine = [frame for frame in frames if home and Path(frame[0]).is_relative_to(home)]
+    file, line = (mine or frames)[-1]
+    return f"{file}:{line}"
+
+
+def _home(card: Card) -> Path | None:
+    if kind(card) != "own":
+        return None
+    place = locate(card)
+    return place.root or (place.file.parent if place.file else None)
 
 
 @contextmanager
@@ -178,7 +199,7 @@ def _import(card: Card, place: Place) -> Callable[..., Any]:
     except (SystemExit, Exception) as err:
         absent = err.name if isinstance(err, ModuleNotFoundError) else None
         raise CheckpointError(
-            f"factory '{card.factory}': importing '{place.module}' failed at {_where(err, place)}.",
+            f"factory '{card.factory}': importing '{place.module}' failed at {where(err, card)}.",
             why=f"{type(err).__name__}: {err}.",
             fix=f"install '{absent}', or put it beside the card." if absent else "mend it there.",
         ) from err
@@ -205,20 +226,6 @@ def _check_kwargs(card: Card, place: Place, function: Callable[..., Any]) -> Non
             why=f"it is {place.attribute}{signature}; the card gives {', '.join(card.kwargs) or 'none'}.",
             fix="mend `kwargs:` in the card.",
         ) from err
-
-
-def _where(err: BaseException, place: Place) -> str:
-    """``file:line`` of the innermost frame in the user's own files (a syntax error's own place; else the innermost frame)."""
-    if isinstance(err, SyntaxError) and err.filename:
-        return f"{err.filename}:{err.lineno}"
-    frames, trace = [], err.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    home = str(place.root or (place.file.parent if place.file else ""))
-    mine = [frame for frame in frames if frame[0].startswith(home) and "importlib" not in frame[0]]
-    file, line = (mine or frames)[-1]
-    return f"{file}:{line}" if mine else str(place.file)
 
 
 def _hide_others(place: Place) -> dict[str, ModuleType]:

@@ -181,7 +181,7 @@ def _hugging_face_names(card: Card) -> dict[str, str]:
         if spec.modality not in HUGGING_FACE or HUGGING_FACE[spec.modality] in names.values():
             return {}
         names[spec.name] = HUGGING_FACE[spec.modality]
-        if spec.modality == "audio" and spec.options.get("features", "none") != "none":
+        if spec.modality == "audio" and spec.options.get("features") not in (None, "none"):
             names[spec.name] = "input_features"
         if spec.options.get("mask"):
             names[f"{spec.name}_mask"] = HUGGING_FACE["mask"]

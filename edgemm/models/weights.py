@@ -92,6 +92,7 @@ def write_state(module: nn.Module, path: Path) -> None:
         if not tied[name] & set(kept):
             kept[name] = value.detach().to("cpu", copy=True).contiguous()
     save_file(kept, path)
+    path.chmod(0o644)  # safetensors leaves it to its owner alone
 
 
 def _unpickled(path: Path) -> Any:
