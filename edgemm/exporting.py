@@ -97,7 +97,8 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
             )
         except Exception as err:  # the exporter's own errors derive from several bases
             raise _untranslatable(err, captured) from err
-    assert program is not None and program.exported_program is not None  # as dynamo=True always returns
+    assert program is not None
+    assert program.exported_program is not None
     _strip(program.model)
     _name_sizes(program.model, model.card, dynamic_length)
     tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})

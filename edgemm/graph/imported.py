@@ -15,10 +15,10 @@ from onnx_ir.passes import common
 
 from edgemm.card import Card
 from edgemm.errors import CheckpointError, ParityError
-from edgemm.graph.quiet import quiet
 from edgemm.graph import files, parity
 from edgemm.graph.frontend import prepend
 from edgemm.graph.onnx_card import read
+from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import tidy
 from edgemm.modalities import _ops
 from edgemm.modalities._protocol import modalities
