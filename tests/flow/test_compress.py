@@ -1,0 +1,133 @@
+"""The main job, end to end: a person's own fused model becomes a bundle."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgemm import compress, verify
+from edgemm.errors import DataError, EdgemmError, Mistakes
+
+RECIPE = """
+steps:
+  - quantize: {method: ptq, calibration_samples: 24}
+targets: {openvino: {}}
+budgets: {accuracy_drop_points: 100}
+"""
+UNMEASURED = ("model.onnx", "targets/openvino/model.onnx", "reference.npz")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "int8.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(own_model: Path, porch: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("built") / "bundle"
+    return compress(own_model, recipe=recipe, data=porch, output=out)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "edgemm", *map(str, words)]
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in UNMEASURED}
+
+
+def test_a_bundle_comes_out_that_verifies(built):
+    assert verify(built.bundle).ok
+    assert built.report.find("accuracy", subject="bundle", target="openvino", output="event")
+    assert built.report.find("latency_p50_ms", subject="original")
+
+
+def test_the_compressed_graph_is_smaller_than_the_float_one(built):
+    assert (built.bundle / "targets/openvino/model.onnx").stat().st_size < (built.bundle / "model.onnx").stat().st_size
+
+
+def test_the_report_names_every_rung_of_the_ladder(built):
+    rungs = built.report.details["parity"]
+    assert len(rungs) == 3
+    assert all(rung["ok"] for rung in rungs)
+
+
+def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, porch: Path, recipe: Path, tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from edgemm import compress\n"
+        "done = compress(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], output=sys.argv[4])\n"
+        "assert not done.made, done.made\n"
+        "assert not {'torch', 'nncf', 'onnx', 'openvino'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, own_model, recipe, porch, tmp_path / "again"], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert digests(tmp_path / "again") == digests(built.bundle)
+
+
+@pytest.mark.parametrize("stage", ["export", "quantize openvino", "benchmark"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(built, own_model, porch, recipe, tmp_path, empty_cache, stage):
+    run = command("compress", own_model / "model.yaml", "-r", recipe, "-d", porch, "-o", tmp_path / "bundle")
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as killed:
+        for line in killed.stderr:
+            if line.startswith(f"{stage} ..."):
+                time.sleep(0.5)  # in the middle of it
+                killed.send_signal(signal.SIGKILL)
+                break
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "bundle").exists()
+    again = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert digests(tmp_path / "bundle") == digests(built.bundle)
+
+
+def test_a_missed_budget_ends_with_exit_code_3_and_still_packs(built, own_model, porch, tmp_path):
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(RECIPE.replace("{accuracy_drop_points: 100}", "{latency_p95_ms: 0.0001}"))
+    done = subprocess.run(
+        command("compress", own_model, "-r", strict, "-d", porch, "-o", tmp_path / "b"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["budgets"][0]["verdict"] == "missed"
+
+
+def test_all_mistakes_of_a_recipe_are_told_before_any_work(own_model, porch, tmp_path, empty_cache):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("steps: [{quantise: {}}, {quantize: {calibration_samples: many}}]\ntargets: {openvin: {}}\nbudgets: {speed: 1}\n")
+    with pytest.raises(Mistakes) as raised:
+        compress(own_model, recipe=wrong, data=porch, output=tmp_path / "b")
+    text = str(raised.value)
+    for words in ("did you mean 'quantize'?", "'many' is not an int", "did you mean 'openvino'?", "unknown budget 'speed'"):
+        assert words in text
+    assert not (tmp_path / "b").exists()
+    assert not empty_cache.exists()
+
+
+def test_a_torch_model_without_data_is_refused(own_model, recipe, tmp_path):
+    with pytest.raises(DataError, match="needs a dataset"):
+        compress(own_model, recipe=recipe, output=tmp_path / "b")
+
+
+def test_a_place_that_is_no_bundle_is_never_overwritten(own_model, porch, recipe, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(EdgemmError, match="is no bundle"):
+        compress(own_model, recipe=recipe, data=porch, output=tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_one_calibration_sample_is_refused(own_model, porch, tmp_path):
+    few = tmp_path / "few.yaml"
+    few.write_text(RECIPE.replace("24", "1"))
+    with pytest.raises(EdgemmError, match="1 calibration sample"):
+        compress(own_model, recipe=few, data=porch, output=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
