@@ -11,6 +11,8 @@ import numpy as np
 
 from edgemm.targets._protocol import LayerRan, Session
 
+MULTIPLIES = ("Conv", "FullyConnected", "MatMul", "Gemm", "RNN", "GRU", "LSTM", "MHA", "Attention")
+"""Parts of the names by which runtimes call layers whose precision decides speed."""
 SEPARATORS = re.compile(r"[_/]")
 WARM_RUNS, LEAST_RUNS, MOST_RUNS = 5, 10, 200  # the first run may take 100 times as long: kernels are generated in it
 
@@ -67,6 +69,18 @@ def latency_shares(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict
         waiting = 0.0
     total = sum(times.values())
     return {branch: time / total for branch, time in times.items()} if total else {}
+
+
+def branch_precisions(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict[str, str]:
+    """What each branch really ran in, by its layers that multiply: ``int8``, ``f32``, ``int8+f32``."""
+    words: dict[str, set[str]] = {}
+    for layer in layers:
+        if layer.precision and any(part in layer.kind for part in MULTIPLIES):
+            for name in layer.name.split(","):
+                branch = _owner(name.strip(), owner)
+                if branch:
+                    words.setdefault(branch, set()).add(layer.precision)
+    return {branch: "+".join(sorted(found, key=lambda word: (word != "int8", word))) for branch, found in words.items()}
 
 
 def _owner(name: str, owner: Mapping[str, str]) -> str | None:

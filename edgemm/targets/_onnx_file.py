@@ -18,6 +18,7 @@ from edgemm.errors import TargetError
 from edgemm.specs import BATCH, TensorSpec
 
 MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 1, 5, 11, 12
+NODE_OUTPUT, NODE_NAME, NODE_TYPE, NODE_DOMAIN = 2, 3, 4, 7
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
           12: "uint32", 13: "uint64"}  # fmt: skip
@@ -43,27 +44,60 @@ def read(path: Path) -> OnnxFile:
     """Read the face of an ONNX file.
 
     Raises:
-        TargetError: It is missing, empty, truncated, or not ONNX.
+        TargetError: It is missing, empty, truncated, or not ONNX; a side file is missing, or lies outside its folder.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _model(memoryview(data).toreadonly())
-    except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError, BufferError) as err:
+        face = _model(_mapped(path))
+    except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError) as err:
         raise TargetError(
             f"cannot read the model '{path.name}'.",
             why=_why(path, err),
             fix="give a complete ONNX file; export it again if its copy was cut short.",
         ) from err
+    _check_side_files(path, face.external)
+    return face
 
 
 def copy(path: Path, folder: Path) -> Path:
-    """Copy an ONNX file as ``folder/model.onnx``, its side files beside it under their own names."""
+    """Copy an ONNX file as ``folder/model.onnx``, its side files beside it under their own names.
+
+    Raises:
+        TargetError: As ``read``.
+    """
     main = folder / "model.onnx"
     for name in sorted(read(path).external):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.parent / name, folder / name)
     shutil.copyfile(path, main)
     return main
+
+
+def node_making(path: Path, tensor: str) -> str | None:
+    """Name of the node of the main graph whose output is ``tensor``; None where there is none, or it has no name."""
+    for number, node in _fields(_inner(_mapped(path), MODEL_GRAPH)):
+        if number == GRAPH_NODE and isinstance(node, memoryview):
+            facts = [(field, _text(value)) for field, value in _fields(node) if field in (NODE_OUTPUT, NODE_NAME)]
+            if (NODE_OUTPUT, tensor) in facts:
+                return next((text for field, text in facts if field == NODE_NAME and text), None)
+    return None
+
+
+def _mapped(path: Path) -> memoryview:
+    """The file's bytes; the mapping ends with the last view of it."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _check_side_files(path: Path, names: frozenset[str]) -> None:
+    for name in sorted(names):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise TargetError(
+                f"'{path.name}' names the side file '{name}', outside its folder.",
+                why="a model must not reach for other files of this machine.",
+                fix="save it again with its weights beside it.",
+            )
+        if not (path.parent / name).is_file():
+            raise TargetError(f"'{path.name}' needs the file '{name}' beside it.", why="it holds weights.", fix="copy both together.")
 
 
 def _why(path: Path, err: Exception) -> str:
@@ -169,9 +203,9 @@ def _axis(data: memoryview, position: int) -> int | str:
 def _operator(data: memoryview) -> str:
     kind = domain = ""
     for number, value in _fields(data):
-        if number == 4:
+        if number == NODE_TYPE:
             kind = _text(value)
-        elif number == 7:
+        elif number == NODE_DOMAIN:
             domain = _text(value)
     return f"{domain}:{kind}" if domain not in ("", "ai.onnx") else kind
 

@@ -122,6 +122,10 @@ class Target(Protocol):
         """Runtime options that leave everything to the runtime: the subject ``default`` of a report."""
         ...
 
+    def profile_options(self) -> dict[str, Any]:
+        """Runtime options with which ``Session.layers`` tells times; {} where it does so by itself."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """Distribution name -> version of what runs here."""
         ...

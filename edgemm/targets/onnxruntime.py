@@ -15,6 +15,7 @@ import onnxruntime as ort
 from edgemm.artifact import Artifact
 from edgemm.cache import version
 from edgemm.devices.environment import usable_cores
+from edgemm.errors import TargetError
 from edgemm.specs import TensorSpec, check_feed
 from edgemm.targets import _onnx_file
 from edgemm.targets._options import check_options
@@ -26,7 +27,12 @@ OPTIONS = {"threads": "int", "optimize": "'all' | 'none'", "precision": "'f32' |
 
 SMALL_INT = ("int8", "uint8")
 PROFILED_RUNS = 3  # the last one is told: the first allocates, the second still finds cold caches
-MOVES = ("Reshape", "Transpose", "Concat", "Slice", "Gather", "Shape", "Squeeze", "Unsqueeze", "Cast", "Identity", "Expand", "Split", "Pad")
+MOVES = frozenset(
+    {"Reshape", "Transpose", "Concat", "Slice", "Gather", "Shape", "Squeeze", "Unsqueeze", "Cast", "Identity", "Expand", "Split", "Pad"}
+    | {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput", "Flatten", "Constant", "ConstantOfShape", "Range"}
+)
+"""Operators that compute nothing: they say nothing about the precision of the whole."""
+
 
 
 class OnnxRuntime(Target):
@@ -76,7 +82,7 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
         face = _onnx_file.read(path)
         self._path, self._options = path, options
-        self._session = self._make(self._settings())
+        self._session: ort.InferenceSession | None = self._make(self._settings())
         self.inputs: list[TensorSpec] = list(face.inputs)
         self.outputs: list[TensorSpec] = list(face.outputs)
         self._names = [spec.name for spec in self.outputs]
@@ -88,6 +94,8 @@ class OnnxRuntimeSession(Session):
         if len(feed) != len(seen) or any(name not in feed or feed[name].shape != shape for name, shape in seen.items()):
             check_feed(self.inputs, feed)
             self._seen = {name: array.shape for name, array in feed.items()}
+        if self._session is None:
+            raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
         try:
             return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
         except Exception as err:
@@ -105,7 +113,7 @@ class OnnxRuntimeSession(Session):
         return "+".join(word for word in ("int8", "bf16", "f16", "f32", "f64") if word in words) or "f32"
 
     def close(self) -> None:
-        del self._session
+        self._session = None
 
     def __enter__(self) -> Session:
         return self

@@ -22,14 +22,15 @@ from edgemm.devices.environment import instructions, usable_cores
 from edgemm.errors import TargetError
 from edgemm.specs import BATCH, TensorSpec, check_feed
 from edgemm.targets import _onnx_file
+from edgemm.targets._openvino_culprit import find_culprit
 from edgemm.targets._options import check_options
 from edgemm.targets._protocol import LayerRan, Numerics, Session, Target
 from edgemm.targets._vendor import explain
 
 OPTIONS = {"threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'"}
 """Runtime options. ``profile: on`` times every layer (``LayerRan.time_us``, an average over the runs so far); it costs some speed."""
-SHARE_BYTES = 1 << 16  # below 64 KiB copying into the bound tensor is cheaper than binding the caller's array (1.3 us)
-KEPT = 4  # compiled models kept for as many shapes; each holds its own copy of the repacked weights
+SHARE_BYTES = 1 << 19  # below 512 KiB copying into the bound tensor is cheaper than binding the caller's array anew each call
+KEPT_BYTES = 1 << 30  # bound on the compiled models kept, one for each set of shapes; each holds its own copy of the weights
 FLOATS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 """Our word for a runtime precision -> the recipe's word for a branch's."""
 
@@ -88,6 +89,9 @@ class OpenVINO(Target):
     def default_options(self) -> dict[str, Any]:
         return {"precision": "default"}
 
+    def profile_options(self) -> dict[str, Any]:
+        return {"profile": "on"}
+
     def versions(self) -> dict[str, str]:
         return {"openvino": version("openvino")}
 
@@ -114,12 +118,14 @@ class OpenVINOSession(Session):
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         face = _onnx_file.read(path)
+        size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in face.external)
+        self._kept = min(32, max(2, KEPT_BYTES // max(1, size)))
         self.inputs: list[TensorSpec] = list(face.inputs)
         self.outputs: list[TensorSpec] = list(face.outputs)
         self._path, self._device, self._settings = path, device, _settings(options)
         self._core = ov.Core()
         try:
-            self._model = self._core.read_model(str(path))
+            self._model: ov.Model | None = self._core.read_model(str(path))
         except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
             raise explain(err, "openvino", path, "open") from err
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
@@ -162,7 +168,7 @@ class OpenVINOSession(Session):
         return "+".join(word for word in ("int8", "bf16", "f16", "f32") if word in words) or "f32"
 
     def close(self) -> None:
-        self._plan = None
+        self._plan = self._model = None
         self._plans.clear()
 
     def __enter__(self) -> Session:
@@ -174,12 +180,14 @@ class OpenVINOSession(Session):
     def _plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
         if shapes not in self._plans:
             self._plans[shapes] = self._compile(shapes)
-            while len(self._plans) > KEPT:
+            while len(self._plans) > self._kept:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(shapes)
         return self._plans[shapes]
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        if self._model is None:
+            raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
         wanted = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
         try:
             model = self._model
@@ -188,7 +196,8 @@ class OpenVINOSession(Session):
                 model.reshape(wanted)
             compiled = self._core.compile_model(model, self._device, self._settings)
         except Exception as err:
-            raise explain(err, "openvino", self._path, "compile") from err
+            culprit = find_culprit(self._core, model, self._device, self._settings) if "No suitable implementations" in str(err) else None
+            raise explain(err, "openvino", self._path, "compile", culprit=culprit) from err
         return _bind(compiled, self.inputs, self.outputs, shapes)
 
 

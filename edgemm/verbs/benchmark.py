@@ -75,7 +75,13 @@ def benchmark(
     notes = _busy(load) + notes + [note for thing in things for note in thing.notes]
     with progress.stage("timing"):
         timings = time_candidates(
-            rows, feed, rounds=rounds, calls=calls, seconds=seconds, seed=seed, progress=lambda text, share: progress.update(share, text)
+            rows,
+            feed,
+            rounds=rounds,
+            calls=calls,
+            seconds=seconds,
+            seed=seed,
+            progress=lambda text, share: progress.update(text=text, fraction=share),
         )
     notes += _failures(things, timings)
     measured = [row for row in rows if timings[row.name].error is None]
@@ -176,7 +182,7 @@ def _accuracy(
     truth: Mapping[str, np.ndarray] = {}
     with progress.stage("accuracy"):
         for number, row in enumerate(measured):
-            progress.update(number / len(measured), row.name)
+            progress.update(text=row.name, fraction=number / len(measured))
             answers[row.name], truth = predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
     before, notes = _before(things, measured, answers, truth, limit)
     scores = []
@@ -275,5 +281,3 @@ def _write(report: Report, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / "report.html").write_text(report_html.render(report), encoding="utf-8")
     report.save(place / "report.json")
-
-
