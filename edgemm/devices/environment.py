@@ -13,6 +13,7 @@ from edgemm import __version__, cache
 
 CPU = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
+DEVICE_TREE = Path("/proc/device-tree/model")
 RELEVANT_FLAGS = frozenset(
     {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f", "avx_vnni", "avx2"}
     | {"asimddp", "asimdhp", "i8mm", "bf16"}
@@ -42,7 +43,7 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 def device_name() -> str:
     """The board (device tree) where there is one, else the processor's model; never the host's name."""
-    board = _read(Path("/proc/device-tree/model")).strip("\0 ")
+    board = _read(DEVICE_TREE).strip("\0 ")
     return board or cache.machine()["processor"] or platform.machine()
 
 
