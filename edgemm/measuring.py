@@ -49,6 +49,7 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
         "title": job.card.path.parent.name if job.card.path else "model",
         "recipe": recipe.name,
         "notes": _notes(job, compiled, recipe),
+        "branches": [row for part in compiled[:1] for row in _branches(job, part)],
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": _confusion(job, compiled, answers, truth),
         "parity": _parity(exported, compiled),
@@ -172,3 +173,33 @@ def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
         rows = job.dataset.bad_rows
         notes.append(f"{len(rows)} rows could not be read and were left out, the first: {rows[0]}")
     return notes
+
+
+def _branches(job: Job, part: Compiled) -> list[dict[str, Any]]:
+    """Per branch of a compressed graph: parameters, MACs, sizes, what it ran in, its share of the layers' time, its quantizing error."""
+    target = plugins.find(Target, part.target)(**part.given)
+
+    def make(scratch: Path) -> Path:
+        from edgemm.inspection import take_apart
+
+        with target.open(part.model.main, **part.options, **target.profile_options()) as session:
+            rows = take_apart(part.model.main, job.card, session, samples(job, 1)[0])
+        path = scratch / "branches.json"
+        write_json(path, [row.to_dict() for row in rows])
+        return path
+
+    inputs = {"model": part.model.folder.name, "target": [part.target, dict(part.given)], "options": dict(part.options)}
+    made = job.stage(f"branches {part.target}", inputs, make, packages=("onnx", *target.versions()), on_this_machine=True)
+    ends = {branch: difference for rung in part.rungs for branch, difference in rung["branches"].items()}
+    return [
+        {
+            "branch": row["branch"],
+            "precision": row["precision"],
+            "parameters": row["parameters"],
+            "macs": row["macs"],
+            "latency_share": row["latency_share"],
+            "size_mib": {"before": row["size_bytes"]["fp32"] / 2**20, "after": row["stored_bytes"] / 2**20},
+            "sqnr_db": ends.get(row["branch"], {}).get("sqnr_db"),
+        }
+        for row in json.loads(made.main.read_text(encoding="utf-8"))
+    ]
