@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ TARGETS = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|pow|neg|pos|lt|le|gt|ge|eq|ne|and_|or_|not_)"
 )
 """What a node may call: operators. A name such as ``torch.hub.load`` would be called just the same."""
-EXPRESSION = re.compile(r"(?:[suz]\d+|[A-Z]\w*|\d+(?:\.\d+)?|[\s+\-*/%(),<>=&|~!])*")
+EXPRESSION = re.compile(r"(?:Symbol\('\w+'|[a-z]+=(?:True|False)|[suz]\d+|[A-Z]\w*|\d+(?:\.\d+)?|[\s+\-*/%(),<>=&|~!])*")
 """A symbolic size: sympy evaluates it as Python, so nothing but symbols, functions and operators may stand there."""
 
 
@@ -104,7 +105,9 @@ def _check_json(path: Path, name: str, content: bytes, members: dict[str, bytes]
 
 def _check_pickle(path: Path, name: str, content: bytes) -> None:
     try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign pickle protocol is no news: it is refused or it is data
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as err:
         _refuse(path, f"'{name}' holds more than tensors ({str(err).strip().splitlines()[0][:120] if str(err).strip() else 'unreadable'})")
 

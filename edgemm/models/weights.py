@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def write_state(module: nn.Module, path: Path) -> None:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign pickle protocol is no news: it is refused or it is data
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         if "Unsupported" not in str(err) and "unsupported" not in str(err) and "GLOBAL" not in str(err):
             raise _damaged(path, err) from err
