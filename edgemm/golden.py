@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,14 +22,22 @@ class Golden:
     """A few samples and what came out.
 
     Attributes:
-        inputs: Input name -> array (n, ...), what the graph takes.
-        outputs: Target -> output name -> array (n, ...), made on the packing machine by ``run``.
+        inputs: Input name -> array (n, *one call's), so that ``[i]`` is what the graph takes in call i: (n, 1, 64, 64, 3), and (n,) for a
+            scalar.
+        outputs: Target -> output name -> array (n, *one call's), made on the packing machine by ``run``.
         tolerance: Target -> output name -> largest absolute difference that is no error.
     """
 
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     tolerance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        """The feed of one call."""
+        return {name: array[index] for name, array in self.inputs.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The flat form of ``golden.npz``: ``inputs/<name>``, ``outputs/<target>/<name>``, ``tolerance/<target>/<name>``."""
@@ -57,11 +65,14 @@ class Golden:
         return cls(inputs, outputs, tolerance)
 
 
-def run(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run samples one at a time, as a box does, and stack what comes out: output name -> (n, ...)."""
-    count = len(next(iter(inputs.values())))
-    answers = [session.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(count)]
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+def stack(calls: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Calls' inputs or outputs, all of the same shapes, in the form that ``Golden`` holds."""
+    return {name: np.stack([call[name] for call in calls]) for name in calls[0]}
+
+
+def run(session: Session, samples: Golden) -> dict[str, np.ndarray]:
+    """Run the samples one call at a time, as a box does: output name -> (n, *one call's)."""
+    return stack([session.run(samples.sample(index)) for index in range(len(samples))])
 
 
 def tolerance(

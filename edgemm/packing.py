@@ -20,7 +20,8 @@ from edgemm.golden import Golden
 from edgemm.modalities._protocol import input_specs
 from edgemm.report import Report
 from edgemm.seal import HASH, MANIFEST, OWN, SIGNATURE
-from edgemm.specs import BATCH
+from edgemm.specs import TensorSpec
+from edgemm.targets import _onnx_file
 
 SUFFIX = ".edgemm"
 Files = Mapping[str, Path | bytes]
@@ -105,6 +106,7 @@ def pack(
         OutputError: ``out`` cannot be written, or holds something that is not a bundle.
         BundleError: ``model.onnx`` is missing among ``files``, a name is unsafe, ``sign`` is no key.
         CardError: The tokenizer that the card names cannot be read.
+        TargetError: ``model.onnx`` is no ONNX file.
     """
     check_place(out)
     inputs, tokenizers = _describe_inputs(card)
@@ -117,7 +119,7 @@ def pack(
     manifest = {
         "format": 1,
         "inputs": inputs,
-        "outputs": _describe_outputs(card, golden),
+        "outputs": _describe_outputs(card, everything["model.onnx"]),
         "columns": dict(card.columns),
         "accuracy": dict(accuracy),
         "provenance": dict(provenance),
@@ -200,14 +202,22 @@ def _describe_inputs(card: Card) -> tuple[dict[str, Any], dict[str, bytes]]:
     return {name: {"card": given, "tensor": tensors[name]} for name, given in plain.items()}, tokenizers
 
 
-def _describe_outputs(card: Card, golden: Golden | None) -> dict[str, Any]:
-    """The card's outputs, with their tensors where a golden sample shows them."""
+def _describe_outputs(card: Card, model: Path | bytes) -> dict[str, Any]:
+    """The card's outputs with their tensors, as the float model declares them."""
     described: dict[str, Any] = {name: {"card": given} for name, given in card.to_dict()["outputs"].items()}
-    for outputs in golden.outputs.values() if golden else ():
-        for name, array in outputs.items():
-            if name in described:
-                described[name]["tensor"] = {"dtype": str(array.dtype), "shape": [BATCH, *array.shape[1:]]}
+    for spec in _outputs_of(model):
+        if spec.name in described:
+            described[spec.name]["tensor"] = {"dtype": spec.dtype, "shape": list(spec.shape)}
     return described
+
+
+def _outputs_of(model: Path | bytes) -> Sequence[TensorSpec]:
+    if isinstance(model, Path):
+        return _onnx_file.read(model).outputs
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        path.write_bytes(model)
+        return _onnx_file.read(path).outputs
 
 
 def _check_names(everything: Files) -> None:

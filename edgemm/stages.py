@@ -24,7 +24,7 @@ from edgemm.card import Card
 from edgemm.data import Dataset, find_labels, open_dataset, synthetic
 from edgemm.errors import ParityError
 from edgemm.golden import run as run_golden
-from edgemm.golden import tolerance
+from edgemm.golden import stack, tolerance
 from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
@@ -440,8 +440,7 @@ def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: in
     """A few samples with every target's outputs, and how far another machine's may be off."""
 
     def make(scratch: Path) -> Path:
-        inputs = [np.concatenate(arrays) for arrays in zip(*(sample.values() for sample in samples(job, count)), strict=True)]
-        feed = dict(zip(samples(job, 1)[0], inputs, strict=True))
+        feed = Golden(stack(samples(job, count)))
         with plugins.load(Target, "onnxruntime").open(exported.main) as session:
             floats = run_golden(session, feed)
         outputs, allowed = {}, {}
@@ -454,7 +453,7 @@ def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: in
                 others = [run_golden(session, feed)]
             allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others)
         path = scratch / "golden.npz"
-        write_npz(path, Golden(feed, outputs, allowed).arrays())
+        write_npz(path, Golden(feed.inputs, outputs, allowed).arrays())
         return path
 
     inputs = {

@@ -90,14 +90,14 @@ def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
         target = bundle.load_target(name)
         options, reason = bundle.options_for(name, fingerprint(target))
         with target.open(bundle.target_model(name), **options) as session:
-            answers = golden.run(session, samples.inputs)
+            answers = golden.run(session, samples)
             ran = session.precision()
     except MissingExtra as err:
         return Check(where, None, f"golden samples not run: {err.what} {err.fix}")
     except EdgemmError as err:
         return Check(where, False, f"golden samples cannot run here: {err.what} {err.why}")
     off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}))
-    how = f"{len(next(iter(samples.inputs.values())))} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
+    how = f"{len(samples)} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
     wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
     return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)
 

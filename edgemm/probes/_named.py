@@ -78,9 +78,7 @@ def resolve(given: str | Path, target: str | None = None) -> Named:
     return Named(str(given), card, (original,))
 
 
-def forms(
-    name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None
-) -> list[Candidate]:
+def forms(name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None) -> list[Candidate]:
     """A float graph on a target: forced to f32, and as the runtime runs it by itself where that may differ."""
     both = {"float": target.float_options()}
     if target.default_options() != target.float_options():
@@ -120,7 +118,7 @@ def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
         candidates.append(_compressed(given, name, bundle.target_model(name), options, brought))
     _require_some(given, candidates, notes)
     golden = bundle.golden()
-    first = {name: array[:1] for name, array in golden.inputs.items()} if golden else None
+    first = golden.sample(0) if golden else None
     return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes))
 
 

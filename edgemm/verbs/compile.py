@@ -60,7 +60,7 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     golden = bundle.golden()
     if golden is None:
         raise EdgemmError("this bundle holds no golden samples to time with.", fix="pack it again with edgemm compress.")
-    feed = {key: array[:1] for key, array in golden.inputs.items()}
+    feed = golden.sample(0)
     with progress.stage(f"tune {name}"):
         found = tune(name, model, feed, forbid=frozenset(stored.forbid), target_options=stored.target, progress=progress.update)
     place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))

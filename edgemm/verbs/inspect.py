@@ -1,0 +1,173 @@
+"""`edgemm inspect`: the branches of a model: parameters, multiply-accumulates, share of the time, size at each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import plugins, stages
+from edgemm.bundle import Bundle, open_bundle
+from edgemm.card import Card, Output
+from edgemm.data import open_dataset, synthetic
+from edgemm.errors import EdgemmError, MissingExtra, nearest
+from edgemm.inspection import BranchRow, take_apart
+from edgemm.modalities._protocol import input_specs
+from edgemm.progress import Progress
+from edgemm.specs import TensorSpec
+from edgemm.targets._protocol import Target, fingerprint
+
+PREFERRED = ("openvino", "onnxruntime")  # what times the layers where the model names no target of its own
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is made of.
+
+    Attributes:
+        model: As the user named it.
+        inputs: What its graph takes.
+        outputs: Output -> task, and its labels or unit, in words.
+        rows: A row for each branch.
+        target: What timed the layers; "" where nothing could.
+        notes: What a reader must know.
+    """
+
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: Mapping[str, str]
+    rows: tuple[BranchRow, ...]
+    target: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> BranchRow:
+        """All branches together."""
+        sizes = {key: sum(row.size_bytes[key] for row in self.rows) for key in self.rows[0].size_bytes}
+        counts = {key: sum(getattr(row, key) for row in self.rows) for key in ("parameters", "macs", "nodes", "stored_bytes")}
+        share = None if any(row.latency_share is None for row in self.rows) else 1.0
+        return BranchRow("total", None, size_bytes=sizes, latency_share=share, **counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "inputs": [spec.to_dict() for spec in self.inputs],
+            "outputs": dict(self.outputs),
+            "branches": [row.to_dict() for row in self.rows],
+            "total": self.total.to_dict(),
+            "target": self.target,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"input   {spec.name}: {spec}" for spec in self.inputs]
+        lines += [f"output  {name}: {words}" for name, words in self.outputs.items()]
+        head = ["branch", "modality", "parameters", "MACs", "time", "ran in", "fp32 MiB", "fp16 MiB", "int8 MiB", "stored MiB"]
+        return "\n".join([*lines, "", *_aligned([head, *map(_cells, (*self.rows, self.total))]), *(f"note: {note}" for note in self.notes)])
+
+
+def inspect(
+    model: str | Path, *, data: str | Path | None = None, target: str | None = None, progress: Progress | None = None
+) -> Inspection:
+    """Take a model apart.
+
+    Args:
+        model: A card, a folder with ``model.yaml``, an ``.onnx`` file, or a bundle (whose compressed graph is looked at).
+        data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own).
+        target: Where the layers are timed; without it the bundle's own, else OpenVINO or ONNX Runtime, whichever is here.
+
+    Raises:
+        EdgemmError: The model cannot be read, or ``target`` is none of the bundle's.
+    """
+    path = Path(model)
+    if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
+        return _bundle(path, target, data)
+    job = stages.start(model, data, progress=progress)
+    onnx, feed = stages.export(job).main, stages.samples(job, 1)[0]
+    notes = [] if data else ["the layers were timed on a synthetic sample."]
+    for name in [target] if target else PREFERRED:
+        try:
+            looked = _Looked(onnx, job.card, name, plugins.load(Target, name))
+        except MissingExtra:
+            if target:
+                raise
+            continue
+        return looked.inspection(str(model), feed, notes)
+    return _Looked(onnx, job.card).inspection(str(model), {}, ["neither openvino nor onnxruntime is installed: nothing was timed."])
+
+
+def _bundle(path: Path, target: str | None, data: str | Path | None) -> Inspection:
+    bundle = open_bundle(path)
+    if target and target not in bundle.targets():
+        raise EdgemmError(f"'{path}' holds nothing for the target '{target}'.", fix=nearest(target, bundle.targets()))
+    notes = []
+    for name in [target] if target else bundle.targets():
+        try:
+            opened = bundle.load_target(name)
+        except MissingExtra as err:
+            notes.append(f"{name} cannot run here: {err.what} {err.fix}")
+            continue
+        options, reason = bundle.options_for(name, fingerprint(opened))
+        notes += [f"opened with safe options: {reason}"] if reason else []
+        looked = _Looked(bundle.target_model(name), bundle.card, name, opened, options)
+        return looked.inspection(str(path), _sample(bundle, data), notes)
+    notes.append("the float graph is shown, nothing was timed.")
+    return _Looked(bundle.model, bundle.card).inspection(str(path), {}, notes)
+
+
+def _sample(bundle: Bundle, data: str | Path | None) -> dict[str, np.ndarray]:
+    """One sample for a bundle's graph: the dataset's first, else the first golden one, else a synthetic one."""
+    samples = bundle.golden()
+    if data is None and samples is not None:
+        return samples.sample(0)
+    dataset = open_dataset(data, bundle.card) if data is not None else synthetic(bundle.card)
+    split = next(name for name in ("test", "val", "train") if name in dataset.splits())
+    return next(iter(dataset.batches(split, 1, limit=1))).inputs
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """An ONNX file, and the target on which its layers are timed."""
+
+    onnx: Path
+    card: Card
+    name: str = ""
+    target: Target | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def inspection(self, given: str, feed: Mapping[str, np.ndarray], notes: Sequence[str]) -> Inspection:
+        if self.target is None:
+            rows = take_apart(self.onnx, self.card)
+        else:
+            with self.target.open(self.onnx, **{**self.options, **self.target.profile_options()}) as session:
+                rows = take_apart(self.onnx, self.card, session, feed)
+        outputs = {name: _words(output) for name, output in self.card.outputs.items()}
+        return Inspection(given, tuple(input_specs(self.card)), outputs, tuple(rows), self.name, tuple(notes))
+
+
+def _words(output: Output) -> str:
+    about = f" of {', '.join(output.labels)}" if output.labels else f" in {output.unit}" if output.unit else ""
+    return f"{output.task}{about}{', for each step' if output.per_step else ''}"
+
+
+def _cells(row: BranchRow) -> list[str]:
+    share = "" if row.latency_share is None else f"{100 * row.latency_share:.1f} %"
+    sizes = [f"{size / MIB:.3f}" for size in (*row.size_bytes.values(), row.stored_bytes)]
+    return [row.branch, row.modality or "", f"{row.parameters:,}", f"{row.macs:,}", share, row.precision, *sizes]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width; numbers to the right. Empty columns are left out."""
+    kept = [place for place in range(len(table[0])) if any(row[place] for row in table[1:])]
+    widths = {place: max(len(row[place]) for row in table) for place in kept}
+    words = ("branch", "modality", "ran in")
+    return [
+        "  ".join(
+            row[place].ljust(widths[place]) if table[0][place] in words else row[place].rjust(widths[place]) for place in kept
+        ).rstrip()
+        for row in table
+    ]
