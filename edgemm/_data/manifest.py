@@ -111,7 +111,7 @@ class Manifest:
             if place == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
                 rows = list(self._of_split(sorted(pool), split))
                 yield from (rows[number] for number in rng.permutation(len(rows)))
-                pool = []
+                pool, rows = [], []  # before the next ones are read
 
     def digest(self) -> str:
         return sha256_file(self.path)

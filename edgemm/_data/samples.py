@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ class _Array:
                 self.whole = flat.reshape(self.shape, order="F" if fortran else "C")
                 return
             self.file, self.begin = self._unpacked(archive, name, member)
+            weakref.finalize(self, self.file.close)
         self.row_shape = self.shape[1:]
         self.row_bytes = int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
 
