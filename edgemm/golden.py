@@ -37,7 +37,7 @@ class Golden:
 
     def sample(self, index: int) -> dict[str, np.ndarray]:
         """The feed of one call."""
-        return {name: array[index] for name, array in self.inputs.items()}
+        return {name: np.asarray(array[index]) for name, array in self.inputs.items()}  # a scalar too is an array
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The flat form of ``golden.npz``: ``inputs/<name>``, ``outputs/<target>/<name>``, ``tolerance/<target>/<name>``."""
