@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,19 +151,19 @@ class Dataset:
         return Dataset(self.source, card, bad=self._bad, labelled=False)
 
     def splits(self) -> list[str]:
-        return list(self.source.counts())
+        return [split for split in SPLITS if self.source.has(split)]
 
     def count(self, split: str) -> int:
         """Rows in a split; 0 where there is no such split."""
-        return self.source.counts().get(split, 0)
+        return self.source.count(split)
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that change when the data does: hash of the manifest, and of names, sizes and times of the files it names."""
         listing, seen = hashlib.sha256(), dict[str, None]()
         columns = [(self.card.column(name), part) for name, part in self._parts.items() if self.card.column(name) in self.source.columns]
-        for split, count in self.source.counts().items():
-            listing.update(f"{split} {count}\n".encode())
-            for row in self.source.rows(split):
+        for split in SPLITS:
+            listing.update(f"{split}\n".encode())
+            for row in self.source.naming(split):
                 for file in (file for column, part in columns for file in _files(row.cells.get(column), part)):
                     if file not in seen:
                         listing.update(_file_facts(self.source.folder, file))
@@ -198,7 +198,7 @@ class Dataset:
         Raises:
             DataError: Fewer than 2 samples are asked for, or there.
         """
-        split = "calib" if self.count("calib") else "train"
+        split = "calib" if self.source.has("calib") else "train"
         why = "value ranges are measured over samples; a single one says nothing about their spread."
         if samples < 2:
             fix = "set calibration_samples to 2 or more; 300 is usual."
@@ -219,22 +219,22 @@ class Dataset:
     def _batched(self, rows: Iterator[Row], size: int, split: str, *, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
         size, count = 1 if self._one_a_call else size, 0
         waiting: list[Sample] = []
-        for sample in self._good(rows):
-            if count == limit:
-                break
+        samples = self._good(rows, limit)
+        while count != limit and (sample := next(samples, None)) is not None:
             waiting.append(sample)
             count += 1
             if len(waiting) == size:
                 yield self._stack(waiting)
                 waiting = []
+        samples.close()
         if waiting and not drop_last:
             yield self._stack(waiting)
         if not count and limit != 0:
             why = next(iter(self.bad_rows), "")
             raise DataError(f"{self.source.name}: no row of split '{split}' can be read.", why=why, fix="mend the rows.")
 
-    def _good(self, rows: Iterator[Row]) -> Iterator[Sample]:
-        for sample in decode_ahead(self._decoder, rows, _row_bytes(self.card)):
+    def _good(self, rows: Iterator[Row], limit: int | None) -> Generator[Sample]:
+        for sample in decode_ahead(self._decoder, rows, row_bytes=_row_bytes(self.card), most=limit):
             if isinstance(sample, Sample):
                 yield sample
                 continue
@@ -282,8 +282,8 @@ class Dataset:
     def _check_split(self, split: str) -> None:
         if split not in SPLITS:
             raise DataError(f"there is no split '{split}'.", fix=nearest(split, SPLITS))
-        if not self.count(split):
-            there = ", ".join(f"{name} {count}" for name, count in self.source.counts().items()) or "none"
+        if not self.source.has(split):
+            there = ", ".join(f"{name} {self.count(name)}" for name in self.splits()) or "none"
             why = self.source.absent.get(split) or f"rows: {there}."
             raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
 

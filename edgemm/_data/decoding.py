@@ -91,9 +91,16 @@ def _repeated(sample: np.ndarray, steps: int | None) -> np.ndarray:
     return np.stack([sample] * steps) if steps else sample
 
 
-def decode_ahead(decoder: Decoder, rows: Iterator[Row], row_bytes: int) -> Iterator[Sample | tuple[int, DataError]]:
-    """Samples in the order of ``rows``; for a bad row its number and the error. Threads work ahead by a bounded amount."""
-    ahead_rows = int(np.clip(AHEAD_BYTES // max(row_bytes, 1), 2, AHEAD_ROWS))
+def decode_ahead(
+    decoder: Decoder, rows: Iterator[Row], *, row_bytes: int, most: int | None = None
+) -> Iterator[Sample | tuple[int, DataError]]:
+    """Samples in the order of ``rows``; for a bad row its number and the error. Threads work ahead by a bounded amount.
+
+    Args:
+        row_bytes: Size of a decoded row.
+        most: About how many samples will be asked for; None = all.
+    """
+    ahead_rows = int(np.clip(AHEAD_BYTES // max(row_bytes, 1), 1, AHEAD_ROWS if most is None else max(1, min(most, AHEAD_ROWS))))
     chunk_rows = min(CHUNK_ROWS, max(1, ahead_rows // 4))
     waiting: deque[Future[list[Sample | tuple[int, DataError]]]] = deque()
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="edgemm-decode")

@@ -45,8 +45,12 @@ class Source(Protocol):
     absent: dict[str, str]
     """Split -> why it has no rows, where more is known than that it has none."""
 
-    def counts(self) -> dict[str, int]:
-        """Split -> number of rows, for the splits that have any."""
+    def has(self, split: str) -> bool:
+        """Whether the split has any rows."""
+        ...
+
+    def count(self, split: str) -> int:
+        """Number of rows in a split."""
         ...
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
@@ -54,7 +58,11 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """Hash of the manifest's content."""
+        """Hash of the rows' content."""
+        ...
+
+    def naming(self, split: str) -> Iterator[Row]:
+        """The rows whose cells may name files that the digest does not cover."""
         ...
 
 
@@ -94,8 +102,11 @@ class Manifest:
             if not any(self._counts["val"]) and sum(self._counts["train"]) > 1:  # too few rows for a tenth: the one of lowest hash
                 self._scan(held_below=self._lowest + 1)
 
-    def counts(self) -> dict[str, int]:
-        return {split: total for split, counted in self._counts.items() if (total := sum(counted))}
+    def has(self, split: str) -> bool:
+        return any(self._counts[split])
+
+    def count(self, split: str) -> int:
+        return sum(self._counts[split])
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
         counted = self._counts[split]
@@ -115,6 +126,9 @@ class Manifest:
 
     def digest(self) -> str:
         return sha256_file(self.path)
+
+    def naming(self, split: str) -> Iterator[Row]:
+        return self.rows(split)
 
     def _of_split(self, blocks: Iterable[int], split: str) -> Iterator[Row]:
         return (record.row for record in self._read(blocks) if self._placed(record) == split)

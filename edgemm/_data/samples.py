@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import os
 import sys
 import tempfile
@@ -17,9 +18,10 @@ from typing import IO, Any, cast
 import numpy as np
 
 from edgemm._data.manifest import HELD_BELOW, POOL_ROWS, SPLIT, SPLITS, Row
-from edgemm.artifact import sha256_file
+from edgemm.artifact import sha256_file, sha256_of
 from edgemm.errors import DataError, nearest
 
+ROWS_HASHED = 64  # of each split of a function, for its fingerprint
 POOL_BYTES = 64 << 20  # what a shuffling pool of arrays may hold
 
 
@@ -110,9 +112,11 @@ class Npz:
         if "" in self.files:
             self._of_row = self._read_splits(self.files[""], labelled)
 
-    def counts(self) -> dict[str, int]:
-        counted = {split: len(self._numbers(split)) for split in SPLITS}
-        return {split: count for split, count in counted.items() if count}
+    def has(self, split: str) -> bool:
+        return self.count(split) > 0
+
+    def count(self, split: str) -> int:
+        return len(self._numbers(split))
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
         arrays, numbers = self.files.get("") or self.files["train" if split == "val" and self._held else split], self._numbers(split)
@@ -120,7 +124,10 @@ class Npz:
             yield Row(int(number), arrays.row(int(number)))
 
     def digest(self) -> str:
-        return hashlib.sha256("".join(sha256_file(arrays.path) for arrays in self.files.values()).encode()).hexdigest()
+        return sha256_of({split: sha256_file(arrays.path) for split, arrays in self.files.items()})
+
+    def naming(self, split: str) -> Iterator[Row]:
+        return iter(())  # the arrays themselves are in the digest
 
     def _numbers(self, split: str) -> np.ndarray:
         if "" in self.files:
@@ -147,20 +154,17 @@ class Npz:
 
 
 def _of_split(of_row: np.ndarray, split: str) -> np.ndarray:
-    """Row numbers of a split; where no row is val, a tenth of train is, chosen by the hash of the number."""
+    """Row numbers of a split; where no row is val, a tenth of train is."""
     if split not in ("train", "val") or (of_row == "val").any():
         return np.flatnonzero(of_row == split)
     train = np.flatnonzero(of_row == "train")
-    return train[held(train) == (split == "val")]
+    held = np.array([_is_held(place) for place in range(len(train))], bool)
+    return train[held == (split == "val")]
 
 
-def held(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Which of some train rows are val, where a dataset has none: bool, a tenth of them, at least one of two."""
-    hashes = np.array([zlib.crc32(str(number).encode()) for number in numbers], np.int64)
-    chosen = hashes < HELD_BELOW
-    if len(hashes) > 1 and not chosen.any():
-        chosen[hashes.argmin()] = True
-    return chosen
+def _is_held(place: int) -> bool:
+    """Whether the train row at this place is val, where a dataset has none: a tenth of them, and of two the second."""
+    return place == 1 or zlib.crc32(str(place).encode()) < HELD_BELOW
 
 
 class Function:
@@ -180,16 +184,15 @@ class Function:
             why = "; ".join(f"{split}: {reason}" for split, reason in self.absent.items())
             raise DataError(f"{name} yields no rows for any of {', '.join(SPLITS)}.", why=why, fix="yield a dict a row for f('train').")
         self.columns = (SPLIT, *first)
-        self._counts: dict[str, int] | None = None
+        self._counts: dict[str, int] = {}
 
-    def counts(self) -> dict[str, int]:
-        if self._counts is None:
-            totals = {split: sum(1 for _ in self._call(split)) for split in SPLITS}
-            if not totals["val"] and totals["train"]:
-                totals["val"] = int(held(range(totals["train"])).sum())
-                totals["train"] -= totals["val"]
-            self._counts = {split: count for split, count in totals.items() if count}
-        return self._counts
+    def has(self, split: str) -> bool:
+        return next(self._of_split(split), None) is not None
+
+    def count(self, split: str) -> int:
+        if split not in self._counts:
+            self._counts[split] = sum(1 for _ in self._of_split(split))
+        return self._counts[split]
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
         rows = self._of_split(split)
@@ -207,15 +210,23 @@ class Function:
         yield from (pool[place] for place in rng.permutation(len(pool)))
 
     def digest(self) -> str:
-        return self._digest
+        """Hash of the function's source and of the first rows of each split: to read them all may take as long as an epoch."""
+        rows = hashlib.sha256(self._digest.encode())
+        for split in SPLITS:
+            for row in self.naming(split):
+                rows.update(f"{split} {row.number}".encode())
+                for column, cell in row.cells.items():
+                    rows.update(column.encode() + (cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode()))
+        return rows.hexdigest()
+
+    def naming(self, split: str) -> Iterator[Row]:
+        return itertools.islice(self._of_split(split), ROWS_HASHED)
 
     def _of_split(self, split: str) -> Iterator[Row]:
-        if split in ("train", "val") and next(self._call("val"), None) is None:
-            total = sum(self.counts().get(name, 0) for name in ("train", "val"))
-            chosen = held(range(total))
-            rows = enumerate(self._call("train"))
-            return (Row(number, cells) for number, cells in rows if chosen[number] == (split == "val"))
-        return (Row(number, cells) for number, cells in enumerate(self._call(split)))
+        derived = split in ("train", "val") and next(self._call("val"), None) is None
+        for number, cells in enumerate(self._call("train" if derived else split)):
+            if not derived or _is_held(number) == (split == "val"):
+                yield Row(number, cells)
 
     def _call(self, split: str) -> Iterator[Mapping[str, Any]]:
         number = 0
