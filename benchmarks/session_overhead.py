@@ -21,7 +21,7 @@ def main(path: str) -> None:
     bundle = open_bundle(path)
     golden = bundle.golden()
     assert golden is not None
-    feed = {name: array[:1] for name, array in golden.inputs.items()}
+    feed = golden.sample(0)
     with bundle.load_target("openvino").open(bundle.target_model("openvino"), threads=1, precision="f32") as session:
         ours: list[float] = []
         raw: list[float] = []
