@@ -34,7 +34,6 @@ MOVES = frozenset(
 """Operators that compute nothing: they say nothing about the precision of the whole."""
 
 
-
 class OnnxRuntime(Target):
     """ONNX Runtime, CPU execution provider.
 

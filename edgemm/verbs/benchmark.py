@@ -36,6 +36,7 @@ def benchmark(
     rounds: int = 12,
     calls: int = 40,
     seconds: float = 20.0,
+    launches: int = 3,
     limit: int | None = None,
     seed: int = 0,
     skip_bad_rows: bool = False,
@@ -53,6 +54,7 @@ def benchmark(
         output: Folder for report.json and report.html.
         rounds, calls: Timed rounds, and calls in each.
         seconds: Bound on one candidate's timed calls.
+        launches: Launches behind each cold start; 0 = none is measured.
         limit: First rows of the test split only.
         seed: Of the order within rounds, and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
@@ -63,6 +65,8 @@ def benchmark(
     Raises:
         EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; none of one's forms could be measured.
     """
+    if not candidates:
+        raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
     progress = progress or Progress()
     place = Path(output) if output else None
     if place:
@@ -75,13 +79,7 @@ def benchmark(
     notes = _busy(load) + notes + [note for thing in things for note in thing.notes]
     with progress.stage("timing"):
         timings = time_candidates(
-            rows,
-            feed,
-            rounds=rounds,
-            calls=calls,
-            seconds=seconds,
-            seed=seed,
-            progress=lambda text, share: progress.update(text=text, fraction=share),
+            rows, feed, rounds=rounds, calls=calls, seconds=seconds, launches=launches, seed=seed, progress=progress.update
         )
     notes += _failures(things, timings)
     measured = [row for row in rows if timings[row.name].error is None]
@@ -184,7 +182,8 @@ def _accuracy(
         for number, row in enumerate(measured):
             progress.update(text=row.name, fraction=number / len(measured))
             answers[row.name], truth = predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
-    before, notes = _before(things, measured, answers, truth, limit)
+            _require_same_rows(things, truth, limit)
+    before, notes = _before(things, measured, answers, limit)
     scores = []
     for row in measured:
         known = before if row.subject != "original" else {}
@@ -194,33 +193,33 @@ def _accuracy(
     return scores, {"confusion": _confusion(card.outputs, truth, before, answers[after.name] if after else {})}, notes
 
 
-def _before(
-    things: Sequence[Named],
-    measured: Sequence[Candidate],
-    answers: Mapping[str, Mapping[str, np.ndarray]],
-    truth: Mapping[str, np.ndarray],
-    limit: int | None,
-) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    """The original's answers: from torch when it was measured, else as the bundle keeps them.
+def _require_same_rows(things: Sequence[Named], truth: Mapping[str, np.ndarray], limit: int | None) -> None:
+    """Raises MeasureError where a bundle's reference has other labels than the data."""
+    for thing in things:
+        if thing.reference is None:
+            continue
+        for name, labels in truth.items():
+            kept = thing.reference.truth.get(name)
+            if kept is not None and np.array_equal(kept[:limit], labels):
+                continue
+            other = ", with other labels" if kept is not None and len(kept[:limit]) == len(labels) else ""
+            raise MeasureError(
+                f"the labels of output '{name}' in the data are not those '{thing.given}' was proved on.",
+                why=f"its reference.npz holds {0 if kept is None else len(kept)} rows, the test split has {len(labels)}{other}.",
+                fix="give the dataset that compress was given.",
+            )
 
-    Raises:
-        MeasureError: The bundle's reference has other labels than the data.
-    """
+
+def _before(
+    things: Sequence[Named], measured: Sequence[Candidate], answers: Mapping[str, Mapping[str, np.ndarray]], limit: int | None
+) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    """The original's answers: from torch when it was measured, else as a bundle keeps them."""
     for row in measured:
         if row.subject == "original":
             return answers[row.name], []
     reference = next((thing.reference for thing in things if thing.reference), None)
     if reference is None:
         return {}, ["Nothing is known of the original's answers: what was lost against it was not measured."]
-    for name, labels in truth.items():
-        kept = reference.truth.get(name)
-        if kept is None or not np.array_equal(kept[:limit], labels):
-            raise MeasureError(
-                f"the labels of output '{name}' in the data are not those the bundle was proved on.",
-                why=f"the bundle's reference.npz holds {0 if kept is None else len(kept)} rows, the test split has {len(labels)}"
-                + (", with other labels." if kept is not None and len(kept[:limit]) == len(labels) else "."),
-                fix="give the dataset that compress was given, or the original's card as one more candidate.",
-            )
     return {name: array[:limit] for name, array in reference.predictions.items()}, []
 
 

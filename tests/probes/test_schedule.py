@@ -18,7 +18,7 @@ from edgemm.targets import _onnx_file
 
 pytest.importorskip("onnxruntime")
 
-FACTORY = '''
+FACTORY = """
 import os, sys, torch
 
 def build(how="loud"):
@@ -28,7 +28,7 @@ def build(how="loud"):
         print("last words of the factory", file=sys.stderr, flush=True)
         os.abort()
     return torch.nn.Linear(64, 3)
-'''
+"""
 CARD = """
 factory: noisy:build
 kwargs: {{how: {how}}}

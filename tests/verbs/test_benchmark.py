@@ -1,0 +1,247 @@
+"""Candidates side by side: what is measured, against what, and what cannot be compared."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemm import card as cards
+from edgemm import plugins
+from edgemm.bundle import Golden, Reference, TargetOptions, pack
+from edgemm.devices.environment import instructions
+from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
+from edgemm.report import Report, Verdict, read
+from edgemm.targets._protocol import Target, fingerprint
+from edgemm.verbs.benchmark import benchmark
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
+helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
+ROWS = RNG.normal(size=(120, 64)).astype(np.float32)
+LABELS = np.where(RNG.random(120) < 0.9, (ROWS @ WEIGHT).argmax(axis=1), RNG.integers(0, 3, 120))
+QUICK = {"rounds": 5, "calls": 3, "seconds": 1.0, "launches": 1}
+
+
+def graph(*, quantized: bool = False, width: int = 64, name: str = "kind") -> bytes:
+    """x (batch, 64) -> kind (batch, 3): one layer, in float or with Q/DQ around it."""
+    scale = np.abs(WEIGHT).max() / 127
+    weights = {"w": WEIGHT[:width]} if not quantized else {"w8": np.round(WEIGHT / scale).astype(np.int8), "ws": np.float32(scale)}
+    weights |= {"xs": np.float32(4 / 127), "z": np.int8(0)} if quantized else {}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "z"], ["xq"], "x_q"),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "z"], ["xd"], "x_dq"),
+        helper.make_node("DequantizeLinear", ["w8", "ws", "z"], ["w"], "w_dq"),
+    ] * quantized
+    nodes.append(helper.make_node("MatMul", ["xd" if quantized else "x", "w"], [name], "the_layer"))
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info(name, FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+
+
+def card_of(folder: Path, labels: tuple[str, ...] = ("a", "b", "c"), width: int = 64) -> cards.Card:
+    plain = {
+        "model": "model.onnx",
+        "inputs": {"x": {"modality": "sensor", "shape": [width], "rate_hz": 10}},
+        "outputs": {"kind": {"task": "classification", "labels": list(labels)}},
+    }
+    return cards.parse(plain, path=folder / "model.yaml")
+
+
+def make(place: Path, *, labels=("a", "b", "c"), width=64, truth=LABELS, budgets=(), model: bytes | None = None) -> Path:
+    card = card_of(place.parent, labels, width)
+    outputs = {"kind": ROWS @ WEIGHT}
+    return pack(
+        place,
+        card=card,
+        files={"model.onnx": graph(width=width), "targets/openvino/model.onnx": model or graph(quantized=width == 64, width=width)},
+        report=Report({}, [], list(budgets)),
+        golden=Golden({"x": ROWS[:2, None, :width]}, {"openvino": {"kind": outputs["kind"][:2, None]}}, {"openvino": {"kind": 1.0}}),
+        provenance={},
+        accuracy={},
+        options={"openvino": TargetOptions({}, {}, {"threads": 1, "precision": "f32"}, fingerprint(plugins.load(Target, "openvino")))},
+        reference=Reference(outputs, {"kind": truth}),
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    budgets = [
+        Verdict("accuracy_drop_points", 50.0, 0.0, "met", "openvino", "kind"),
+        Verdict("latency_p95_ms", 0.000001, 1.0, "missed", "openvino"),
+    ]
+    return make(tmp_path_factory.mktemp("b") / "bundle", budgets=budgets)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "test"):
+        np.savez(folder / f"{split}.npz", x=ROWS, kind=LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(bundle, data, tmp_path_factory) -> Report:
+    return benchmark([bundle], data=data, output=tmp_path_factory.mktemp("out") / "report", **QUICK)
+
+
+def test_a_bundle_is_measured_beside_its_float_graph(measured):
+    subjects = {m.subject: m.precision_ran for m in measured.find("latency_p50_ms", target="openvino")}
+    assert subjects["float"] == "f32"
+    assert subjects["bundle"] == "int8"
+    assert ("default" in subjects) is True
+    if "amx_bf16" in instructions():
+        assert subjects["default"] == "bf16"
+
+
+def test_every_form_has_speed_memory_size_and_accuracy(measured):
+    names = {
+        "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "load_ms", "first_ms", "cold_start_ms", "peak_rss_mib",
+        "size_mib", "accuracy", "accuracy_drop_points",
+    }  # fmt: skip
+    for subject in ("float", "default", "bundle"):
+        assert {m.name for m in measured.measurements if m.subject == subject} == names
+
+
+def test_accuracy_is_the_targets_own_and_the_loss_is_against_the_bundles_reference(measured):
+    (accuracy,) = measured.find("accuracy", subject="float")
+    assert accuracy.value == pytest.approx(float(((ROWS @ WEIGHT).argmax(axis=1) == LABELS).mean()), abs=0.01)
+    assert accuracy.low < accuracy.value < accuracy.high
+    assert accuracy.n == 120
+    (lost,) = measured.find("accuracy_drop_points", subject="float")
+    assert lost.value == pytest.approx(0.0, abs=1.0)
+
+
+def test_the_budgets_it_was_packed_with_are_judged_anew(measured):
+    assert [(verdict.name, verdict.verdict) for verdict in measured.budgets] == [
+        ("accuracy_drop_points", "met"),
+        ("latency_p95_ms", "missed"),
+    ]
+    assert [verdict.name for verdict in measured.missed] == ["latency_p95_ms"]
+
+
+def test_forms_are_held_against_the_plainer_ones_in_pairs(measured, bundle):
+    pairs = {(row["candidate"], row["baseline"]): row for row in measured.details["ratios"]}
+    row = pairs[f"{bundle}, openvino", f"{bundle}, openvino float"]
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["verdict"] in ("faster", "slower", "no difference shown")
+
+
+def test_the_report_tells_the_machine_and_what_ran(measured):
+    assert {"device", "cores", "memory_gib", "python", "versions"} <= set(measured.environment)
+    assert {"openvino", "edgemm"} <= set(measured.environment["versions"])
+    assert measured.details["confusion"]["kind"]["labels"] == ["a", "b", "c"]
+    assert np.sum(measured.details["confusion"]["kind"]["before"]) == 120
+    assert measured.details["layers"]
+
+
+def test_the_report_is_written_and_reads_back(bundle, tmp_path):
+    report = benchmark([bundle], output=tmp_path / "out", **QUICK)
+    assert read(tmp_path / "out" / "report.json").measurements == list(report.measurements)
+    assert (tmp_path / "out" / "report.html").read_text().lower().startswith("<!doctype html>")
+
+
+def test_without_data_a_golden_sample_is_timed_and_the_report_says_so(bundle):
+    report = benchmark([bundle], **QUICK)
+    assert "No data was given: timed on a golden sample of the bundle, accuracy was not measured." in report.details["notes"]
+    assert report.find("accuracy") == []
+    assert {verdict.name: verdict.verdict for verdict in report.budgets}["accuracy_drop_points"] == "unknown"
+
+
+def test_an_onnx_file_is_measured_on_every_target_that_can_run_here(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(graph())
+    report = benchmark([tmp_path / "m.onnx"], **QUICK)
+    assert {m.target for m in report.measurements} == {"onnxruntime", "openvino"}
+    assert {m.subject for m in report.measurements} == {"float", "default"}
+    assert "No data was given: timed on a synthetic sample (seed 0), accuracy was not measured." in report.details["notes"]
+
+
+def test_an_onnx_file_with_int8_in_it_is_not_called_float(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(graph(quantized=True))
+    report = benchmark([tmp_path / "m.onnx"], target="openvino", **QUICK)
+    assert {(m.subject, m.precision_asked, m.precision_ran) for m in report.measurements} == {("bundle", "int8+f32", "int8")}
+
+
+def test_a_card_brings_the_original_that_others_are_held_against(bundle, data, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    (tmp_path / "one.py").write_text("import torch\n\ndef build():\n    return torch.nn.Linear(64, 3, bias=False)\n")
+    save_file({"weight": torch.from_numpy(WEIGHT.T.copy())}, tmp_path / "w.safetensors")
+    (tmp_path / "model.yaml").write_text(
+        "factory: one:build\nweights: w.safetensors\ninputs: {x: {modality: sensor, shape: [64], rate_hz: 10}}\n"
+        "outputs: {kind: {task: classification, labels: [a, b, c]}}\n"
+    )
+    report = benchmark([tmp_path / "model.yaml", bundle], data=data, **QUICK)
+    (original,) = report.find("latency_p50_ms", subject="original")
+    assert (original.target, original.precision_ran) == ("torch", "f32")
+    assert len(report.find("accuracy", subject="original")) == 1
+    assert report.find("accuracy_drop_points", subject="original") == []
+    assert report.find("accuracy_drop_points", subject="float")[0].value == pytest.approx(0.0, abs=0.01)
+
+
+def test_two_bundles_share_the_measurement_of_the_float_graph_they_share(bundle, tmp_path):
+    other = make(tmp_path / "other")
+    report = benchmark([bundle, other], **QUICK)
+    assert len(report.find("latency_p50_ms", subject="float")) == 1
+    assert len(report.find("latency_p50_ms", subject="bundle")) == 2
+    pairs = {(row["candidate"], row["baseline"]) for row in report.details["ratios"]}
+    assert (f"{other}, openvino", f"{bundle}, openvino") in pairs
+
+
+def test_bundles_with_other_labels_are_not_compared(bundle, tmp_path):
+    other = make(tmp_path / "other", labels=("a", "b", "d"))
+    with pytest.raises(MeasureError, match=r"cannot be compared: their outputs and labels differ(?s:.)*'kind' is .*a, b, c.* a, b, d"):
+        benchmark([bundle, other], **QUICK)
+
+
+def test_candidates_with_other_inputs_are_not_compared(bundle, tmp_path):
+    other = make(tmp_path / "other", width=32)
+    with pytest.raises(MeasureError, match=r"their inputs differ(?s:.)*'x' is \(batch, 64\) float32 in the first and \(batch, 32\)"):
+        benchmark([bundle, other], **QUICK)
+
+
+def test_data_with_other_labels_than_the_bundle_was_proved_on_is_refused(data, tmp_path):
+    other = make(tmp_path / "other", truth=(LABELS + 1) % 3)
+    with pytest.raises(MeasureError, match=r"the labels of output 'kind' in the data are not those '.*other' was(?s:.)*with other"):
+        benchmark([other], data=data, **QUICK)
+
+
+def test_a_form_that_does_not_run_is_noted_and_the_rest_is_measured(tmp_path):
+    broken = make(tmp_path / "broken", model=graph().replace(b"MatMul", b"MatMux"))
+    report = benchmark([broken], **QUICK)
+    assert {m.subject for m in report.measurements} == {"float", "default"}
+    assert any(f"{broken}, openvino was not measured: " in note and "MatMux" in note for note in report.details["notes"])
+
+
+def test_a_candidate_of_which_nothing_runs_is_an_error(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(graph().replace(b"MatMul", b"MatMux"))
+    with pytest.raises(TargetError, match="MatMux"):
+        benchmark([tmp_path / "m.onnx"], **QUICK)
+
+
+def test_a_target_it_was_not_made_for_is_refused(bundle):
+    with pytest.raises(MeasureError, match=r"holds nothing for the target 'onnxruntime'(?s:.)*known: openvino"):
+        benchmark([bundle], target="onnxruntime")
+    with pytest.raises(EdgemmError, match=r"there is no target 'openvin'(?s:.)*did you mean 'openvino'"):
+        benchmark([bundle], target="openvin")
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(bundle, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        benchmark([bundle], output=tmp_path / "file" / "report", **QUICK)
+
+
+def test_nothing_to_measure_is_an_error():
+    with pytest.raises(MeasureError, match="no candidate was given"):
+        benchmark([])
