@@ -160,7 +160,7 @@ class Dataset:
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that change when the data does: hash of the manifest, and of names, sizes and times of the files it names."""
         listing, seen = hashlib.sha256(), dict[str, None]()
-        columns = [(self.card.column(name), part) for name, part in self._parts.items() if self.card.column(name) in self.source.columns]
+        columns = [(self.card.column(name), part) for name, part in self._parts.items()]
         for split in SPLITS:
             listing.update(f"{split}\n".encode())
             for row in self.source.naming(split):

@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from edgemm import card as cards
 from edgemm.data import find_labels, open_dataset, sensor_statistics, synthetic
-from edgemm.errors import CardError, DataError
+from edgemm.errors import CardError, DataError, MissingExtra
+from edgemm.modalities import _protocol
 
 INPUTS = {
     "image": {"modality": "image", "height": 4, "width": 4, "channels": 1},
@@ -838,3 +839,21 @@ def test_the_easyvqa_set_is_read_with_its_own_column_names(unpacked, tmp_path):
     assert batch.inputs["image"].shape == (8, 64, 64, 3)
     assert ((batch.inputs["text"] > 1).sum(axis=1) >= 3).all()
     assert card.outputs["answer"].labels == tuple(sorted(card.outputs["answer"].labels))
+
+
+@pytest.mark.parametrize(("package", "leaf", "column"), [("PIL", "_pictures", "image"), ("soundfile", "_sounds", "audio")])
+def test_without_the_package_that_decodes_the_error_says_which_extra_brings_it(porchlike, monkeypatch, package, leaf, column):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"edgemm.modalities.{leaf}", raising=False)
+    _protocol.leaf.cache_clear()
+    card = make_card({column: INPUTS[column]})
+    with pytest.raises(MissingExtra, match=rf"needs the package '{package}'\.\n  why: .*\n  fix: pip install 'edgemm\[data\]'"):
+        next(open_dataset(porchlike, card, skip_bad_rows=True).batches("train", 1))
+
+
+def test_without_pyarrow_a_parquet_manifest_says_which_extra_brings_it(tmp_path, monkeypatch):
+    parquet.write_table(pyarrow.Table.from_pylist(sensor_rows(3)), tmp_path / "manifest.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "edgemm._data.parquet", raising=False)
+    with pytest.raises(MissingExtra, match="reading parquet needs the package 'pyarrow'"):
+        open_dataset(tmp_path, SENSOR)

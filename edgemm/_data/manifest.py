@@ -7,6 +7,7 @@ split a block holds, so that memory does not grow with the number of rows (0.3 M
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import zlib
 from array import array
@@ -24,6 +25,7 @@ SPLITS = ("train", "val", "test", "calib")
 SPLIT = "split"
 BLOCK_ROWS = 64  # rows between two remembered places; a shuffled pool is made of whole blocks
 POOL_ROWS = 4096  # rows in memory while shuffling: up to so many rows a shuffle is uniform, above it nearly
+COLUMN_ROWS = 1000  # JSON rows asked for their columns; one that only later rows have must be of an optional input
 HELD_BELOW = (1 << 32) // 10  # rows of train whose hash is lower are val, where the manifest has none
 FIELD_LIMIT = 1 << 24  # characters in a cell; csv's own limit of 131072 is too short for a long sensor window
 
@@ -103,10 +105,10 @@ class Manifest:
                 self._scan(held_below=self._lowest + 1)
 
     def has(self, split: str) -> bool:
-        return any(self._counts[split])
+        return any(self._counts.get(split, ()))
 
     def count(self, split: str) -> int:
-        return sum(self._counts[split])
+        return sum(self._counts.get(split, ()))
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
         counted = self._counts[split]
@@ -306,9 +308,9 @@ class JsonManifest(TextManifest):
     """One JSON object a line."""
 
     def _first_line(self, file: IO[bytes]) -> int:
-        if not self.columns:  # any row may bring a column, so all are asked once
+        if not self.columns:
             found: dict[str, None] = {}
-            for record in self._records(_Lines(file, 1)):
+            for record in itertools.islice(self._records(_Lines(file, 1)), COLUMN_ROWS):
                 found.update(dict.fromkeys(record.row.cells))
             file.seek(0)
             self._set_columns(list(found))

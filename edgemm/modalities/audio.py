@@ -56,10 +56,10 @@ class Audio(Modality):
 
     def decode(self, cell: Any, folder: Path) -> np.ndarray:
         """A path (WAV, FLAC, OGG and what else libsndfile reads), the encoded bytes, or samples -> float32 (samples,)."""
+        if isinstance(cell, dict):  # as Hugging Face datasets store sound in parquet
+            cell = cell.get("bytes") or cell.get("path") or cell
         if isinstance(cell, str):
             return self._read(existing(cell, folder), f"'{folder / cell.strip()}'")
-        if isinstance(cell, dict) and cell.get("bytes"):  # as Hugging Face datasets store sound in parquet
-            cell = cell["bytes"]
         if isinstance(cell, bytes):
             return self._read(io.BytesIO(cell), "the sound")
         return self.prepare(cell, rate_hz=self.rate_hz)

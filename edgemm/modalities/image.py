@@ -62,10 +62,10 @@ class Image(Modality):
 
     def decode(self, cell: Any, folder: Path) -> np.ndarray:
         """A path (any format pillow reads), the encoded bytes, or a uint8 array -> uint8 (height, width, channels)."""
+        if isinstance(cell, dict):  # as Hugging Face datasets store pictures in parquet
+            cell = cell.get("bytes") or cell.get("path") or cell
         if isinstance(cell, str):
             cell = existing(cell, folder)
-        elif isinstance(cell, dict) and cell.get("bytes"):  # as Hugging Face datasets store pictures in parquet
-            cell = cell["bytes"]
         if isinstance(cell, (bytes, Path)):
             return leaf("_pictures", "reading pictures").read(cell, self)
         return self.prepare(cell)

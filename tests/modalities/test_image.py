@@ -47,6 +47,7 @@ def test_the_encoded_bytes_are_read_like_the_file(tmp_path):
     data = (tmp_path / name).read_bytes()
     np.testing.assert_array_equal(spec.decode(data, tmp_path), spec.decode(name, tmp_path))
     np.testing.assert_array_equal(spec.decode({"bytes": data, "path": None}, tmp_path), spec.decode(name, tmp_path))
+    np.testing.assert_array_equal(spec.decode({"bytes": None, "path": name}, tmp_path), spec.decode(name, tmp_path))
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
