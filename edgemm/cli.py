@@ -79,7 +79,7 @@ def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
     with on_stderr() as progress:
         done = verb(output, progress=progress)
     _wrote(done.bundle, json)
-    _conclude(done.report, json, f"edgemm verify {done.bundle}, or open {done.page}")
+    _conclude(done.report, json, f"open {done.page} in a browser; then: edgemm verify {done.bundle}", shown=done)
 
 
 @app.command()
@@ -322,9 +322,9 @@ def _show(result: Any, json: bool) -> None:
     typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str) if json else str(result))
 
 
-def _conclude(report: Any, json: bool, command: str) -> None:
+def _conclude(report: Any, json: bool, command: str, *, shown: Any = None) -> None:
     """End a command that measured: its table and verdicts (or JSON), the next command, the exit code."""
-    _show(report, json)
+    _show(shown or report, json)
     _next(command, quiet=json or not command)
     if report.missed:
         raise typer.Exit(BUDGET_MISSED)
