@@ -23,12 +23,14 @@ def section(title: str, about: str, body: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = True) -> str:
-    """A table. Where the page is too narrow its rows become blocks (``stack``), or it scrolls by itself.
+    """A table without its empty columns. Where the page is too narrow its rows become blocks (``stack``), or it scrolls by itself.
 
     Args:
         head: Column titles as text; a leading ``#`` means numbers, aligned right.
         rows: Cells as HTML.
     """
+    kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
+    head, rows = [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
     kinds = [' class="number"' if title.startswith("#") else "" for title in head]
     names = [escape(title.removeprefix("#"), quote=True) for title in head]
     titles = "".join(f"<th scope=col{kind}>{name}</th>" for name, kind in zip(names, kinds, strict=True))
@@ -46,11 +48,13 @@ def branches(report: Report) -> str:
     if not found:
         return ""
     sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in found)]
-    head = ["Branch", "Precision", "#Parameters", "#MACs", "Share of the time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
-    rows = [_branch(row, sizes) for row in found]
-    kept = [place for place in range(len(head)) if place == 0 or any(cells[place] for cells in rows)]
-    drawn = table([head[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
-    return section("Branches", "The parts of the model, found in its graph. Share of the time: as measured, layer by layer.", drawn)
+    head = ["Branch", "Precision", "#Parameters", "#MACs", "Time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
+    drawn = table(head, [_branch(row, sizes) for row in found])
+    return section(
+        "Branches",
+        "The parts of the model, found in its graph. Time: share of all layers' time, as the runtime told it layer by layer.",
+        drawn,
+    )
 
 
 def _branch(row: Mapping[str, Any], sizes: Sequence[str]) -> list[str]:
@@ -139,10 +143,10 @@ def steps(report: Report) -> str:
     rows = []
     for step in found:
         seconds = float(step.get("seconds") or 0)
-        bar = f'<div class="share"><span><i style="width:{100 * seconds / longest:.1f}%"></i></span></div>'
-        spent = '<span class="badge">reused</span>' if step.get("reused") else f"{seconds:.1f} s"
-        rows.append([escape(str(step["name"])), escape(str(step.get("text") or "")), bar, spent])
-    return section("What was done", f"{len(rows)} stages, {total:.0f} seconds.", table(["Stage", "What", "Share", "#Time"], rows))
+        bar = f'<div class="share"><span><i style="width:{100 * seconds / longest:.1f}%"></i></span><b>{seconds:.1f} s</b></div>'
+        spent = '<span class="badge">reused</span>' if step.get("reused") else bar
+        rows.append([escape(str(step["name"])), escape(str(step.get("text") or "")), spent])
+    return section("What was done", f"{len(rows)} stages, {total:.0f} seconds.", table(["Stage", "What", "Time"], rows))
 
 
 def files(report: Report) -> str:

@@ -136,7 +136,7 @@ def _losses(compressed: Variant) -> list[Measurement]:
 def _loss_words(loss: Measurement) -> str:
     sign = "−" if loss.value > 0 else "+" if loss.value < 0 else "±"
     return (
-        f"{sign}{abs(loss.value):.2g} {loss.unit or 'points'}" if loss.unit in ("", "points") else f"{loss.value:+.2g} {loss.unit} of error"
+        f"{sign}{abs(loss.value):.2f} {loss.unit or 'points'}" if loss.unit in ("", "points") else f"{loss.value:+.2g} {loss.unit} of error"
     )
 
 
@@ -148,7 +148,7 @@ def _loss_tile(report: Report, compressed: Variant, loss: Measurement) -> str:
     sub = f"{_shown(before[0])} → {_shown(guarded[0])}" if before and guarded else ""
     if loss.low is not None and loss.high is not None:
         ends = (-loss.high, -loss.low) if loss.unit in ("", "points") else (loss.low, loss.high)
-        sub += f"{'; ' if sub else ''}95 %: {ends[0]:+.2g} … {ends[1]:+.2g}".replace("-", "−")
+        sub += f"{'; ' if sub else ''}95 %: {ends[0]:+.2f} … {ends[1]:+.2f}".replace("-", "−")
     verdict = next((v for v in report.budgets if v.name == loss.name and v.target == compressed.target and v.output == loss.output), None)
     mood = {"met": "doubt" if verdict and verdict.uncertain else "good", "missed": "bad"}.get(verdict.verdict, "") if verdict else ""
     name = NAMES.get(guarded[0].name, guarded[0].name) if guarded else "Accuracy"
@@ -186,7 +186,8 @@ def _budgets(report: Report) -> str:
     moods = {"met": ("good", "✓ met"), "missed": ("bad", "✕ missed"), "unknown": ("doubt", "? unknown")}
     rows = []
     for v in report.budgets:
-        mood, word = ("doubt", "✓ met, barely") if v.verdict == "met" and v.uncertain else moods.get(v.verdict, ("doubt", v.verdict))
+        mood, word = moods.get(v.verdict, ("doubt", v.verdict))
+        mood, word = ("doubt" if v.verdict == "met" else mood, f"{word}, unsure") if v.uncertain else (mood, word)
         unit = next((word for end, word in UNITS.items() if v.name.endswith(end)), "")
         value = "not measured" if v.value is None else f"{_number(v.value)} {unit}"
         interval = "" if v.low is None or v.high is None else f"<small>{_number(v.low)} … {_number(v.high)}</small>"
@@ -265,13 +266,15 @@ def _number(value: float) -> str:
 
 def _latency(report: Report) -> str:
     samples = report.details.get("latency_samples_ms") or {}
-    drawn = _charts.ridges(samples, {label: _kind(str(label), report.variants()) for label in samples})
+    names = {variant.candidate: variant.label for variant in report.variants() if variant.candidate}
+    samples = {names.get(label, label): values for label, values in samples.items()}
+    drawn = _charts.ridges(samples, {label: _kind(label, report.variants()) for label in samples})
     return section("Latency distribution", "Timed calls. Solid line: median; dotted line: 95th percentile.", drawn) if drawn else ""
 
 
 def _kind(label: str, variants: Sequence[Variant]) -> str:
     """The subject whose colour a curve takes: that of the variant of this name, else the subject that its words name."""
-    known = next((variant.subject for variant in variants if label in (variant.label, variant.candidate)), None)
+    known = next((variant.subject for variant in variants if label == variant.label), None)
     words = label.replace(",", " ").split()
     return known or next((subject for subject in SUBJECTS if subject in words), "original" if "torch" in words else "bundle")
 
@@ -280,7 +283,8 @@ def _confusion(report: Report) -> str:
     parts = []
     for output, found in (report.details.get("confusion") or {}).items():
         pair = [(word, found[key]) for key, word in (("before", "Before"), ("after", "After")) if found.get(key)]
-        heading = f"<h3>{escape(str(output))}</h3>" if len(report.details["confusion"]) > 1 else ""
+        heading = f"<h3>{escape(str(output))}</h3>" if len(report.details["confusion"]) > 1 and len(pair) > 1 else ""
+        pair = pair if len(pair) > 1 else [(str(output), counts) for _, counts in pair]
         drawn = "".join(_charts.matrix(found["labels"], counts, word) for word, counts in pair)
         parts.append(f'{heading}<div class="panels">{drawn}</div>')
     about = "Rows: what is true. Columns: what was answered. Shade: share of the row; red is wrong."

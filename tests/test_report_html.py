@@ -121,7 +121,7 @@ def test_the_headline_says_smaller_faster_and_what_it_cost(full):
     words = text_of(render(full))
     assert "3.5× smaller 4.90 → 1.40 MiB, against openvino in float" in words
     assert "2.5× faster 3.10 → 1.25 ms, against openvino in float; 1.6× faster than its default" in words
-    assert "−0.32 points 86.20 % → 85.88 %; 95 %: −0.84 … +0.2" in words
+    assert "−0.32 points 86.20 % → 85.88 %; 95 %: −0.84 … +0.20" in words
     assert "2 of 4 met missed: size; unknown: peak memory; met, but within the interval: latency, 95th percentile" in words
     assert "openvino, compressed: 3.5× smaller, 2.5× faster, digit −0.32 points. Measured on Intel Xeon." in words
 
@@ -188,6 +188,20 @@ def test_measurements_alone_make_a_page(full):
     assert "Before and after" not in words
 
 
+def test_latency_samples_named_by_candidate_take_the_variants_words():
+    report = Report(
+        {}, [Measurement("size_mib", 1.0, "MiB", candidate="x int8", target="openvino")], (), {"latency_samples_ms": {"x int8": [1.0]}}
+    )
+    assert "openvino, compressed p50 1.00 ms · p95 1.00 ms · 1 calls" in text_of(render(report))
+
+
+def test_a_verdict_within_its_interval_is_unsure_and_says_so(full):
+    words = text_of(render(full))
+    assert "1.50 ms 1.40 … 1.70 1.60 ms ✓ met, unsure" in words
+    assert "✕ missed" in words
+    assert "? unknown" in words
+
+
 def test_two_targets_get_a_headline_each(full):
     both = [*full.measurements, *(replace(m, target="onnxruntime") for m in full.measurements if m.subject != "original")]
     words = text_of(render(Report({}, both)))
@@ -219,7 +233,7 @@ def test_a_gain_is_shown_with_a_plus_and_a_regression_loss_in_its_unit():
         Measurement("accuracy_drop_points", 0.25, "dB", target="t", output="level"),
     ]
     words = text_of(render(Report({}, rows)))
-    assert "Accuracy, event +0.6 points 95 %: +0.2 … +1" in words
+    assert "Accuracy, event +0.60 points 95 %: +0.20 … +1.00" in words
     assert "Accuracy, level +0.25 dB of error" in words
 
 

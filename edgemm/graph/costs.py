@@ -11,6 +11,7 @@ from onnx import TensorProto, shape_inference
 
 from edgemm.graph import files
 from edgemm.graph.branches import Branches, node_inputs
+from edgemm.specs import BATCH
 
 QUANTIZED_AT = {
     "Conv": (1,),
@@ -70,7 +71,8 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
         if user.name in branches.frontend:
             continue
         count, size = counts[branches.of_node[user.name]], math.prod(tensor.dims)
-        for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, place, tensor.dims)), strict=True):
+        used = shapes.get(node_inputs(user)[place], tuple(tensor.dims))
+        for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, place, size, used)), strict=True):
             count[key] += amount
         count["stored"] += files.tensor_bytes(tensor)
     return {
@@ -83,7 +85,8 @@ def tensor_shapes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str
     """Shapes of all tensors of the top graph at batch 1; those that cannot be derived are left out."""
     frame = files.skeleton(model)
     del frame.graph.value_info[:]
-    batch = {value.type.tensor_type.shape.dim[0].dim_param for value in frame.graph.input if value.type.tensor_type.shape.dim}
+    first = [value.type.tensor_type.shape.dim[0].dim_param for value in frame.graph.input if value.type.tensor_type.shape.dim]
+    batch = {BATCH, *first} - {""}
     for value in frame.graph.input:
         given = (sizes or {}).get(value.name, ())
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -91,7 +94,7 @@ def tensor_shapes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str
             if isinstance(size, int):
                 dim.dim_value = size
             elif not dim.HasField("dim_value"):
-                dim.dim_value = 1 if axis == 0 or dim.dim_param in batch - {""} else FREE_AXIS
+                dim.dim_value = 1 if axis == 0 or dim.dim_param in batch else FREE_AXIS
     del frame.graph.output[:]  # their sizes follow from the inputs'
     frame.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value.name) for value in model.graph.output)
     inferred = shape_inference.infer_shapes(frame, data_prop=True).graph
@@ -134,8 +137,8 @@ def _first_use(
     return None
 
 
-def _int8_bytes(node: onnx.NodeProto, place: int, dims: Sequence[int]) -> int:
-    size = math.prod(dims)
+def _int8_bytes(node: onnx.NodeProto, place: int, size: int, dims: Sequence[int]) -> int:
+    """Bytes of ``size`` values that ``node`` reads at input ``place`` in a tensor of shape ``dims``."""
     if place not in QUANTIZED_AT.get(node.op_type, ()) or len(dims) < 2:
         return 4 * size
     axis = CHANNEL_AXIS.get(node.op_type, len(dims) - 1)
