@@ -24,7 +24,7 @@ from edgemm.artifact import folder_in_one_step, sha256_of
 from edgemm.card import Card
 from edgemm.errors import BundleError, EdgemmError, nearest
 from edgemm.golden import Golden
-from edgemm.packing import Reference, TargetOptions, check_place, entries, pack, write_npz
+from edgemm.packing import Reference, TargetOptions, check_place, copy, entries, pack, write_npz
 from edgemm.report import Report
 from edgemm.report import read as read_report
 from edgemm.seal import HASH, MANIFEST, SIGNATURE, Check
@@ -32,7 +32,8 @@ from edgemm.targets._protocol import Target
 from edgemm.verification import Verification, check_files, check_golden, plain_bytes
 
 __all__ = [
-    "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "open_bundle", "pack", "verify", "write_npz",
+    "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "copy", "open_bundle", "pack", "verify",
+    "write_npz",
 ]  # fmt: skip
 
 

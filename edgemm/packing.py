@@ -136,6 +136,21 @@ def pack(
     return out
 
 
+def copy(folder: Path, out: Path) -> Path:
+    """Write the bundle in ``folder`` again at ``out``, as a folder or as a zip, in one step.
+
+    Raises:
+        OutputError: As ``pack``.
+    """
+    check_place(out)
+    everything = {name: path for name, path in entries(folder).items() if isinstance(path, Path)}
+    if out.suffix == SUFFIX:
+        _write_zip(out, everything)
+    else:
+        _write_folder(out, everything)
+    return out
+
+
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an ``.npz`` whose bytes depend on the arrays alone, in one step."""
     write_bytes(path, stored_zip.npz_bytes(arrays))

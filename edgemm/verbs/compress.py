@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, measuring, plugins, stages
+from edgemm import __version__, bundle, measuring, plugins, seal, stages
 from edgemm.artifact import Artifact
 from edgemm.errors import DataError
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
 from edgemm.report import Report
+from edgemm.report import read as read_report
 from edgemm.stages import Compiled, Job
 from edgemm.targets._protocol import Target, fingerprint
+
+PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, "openvino", "numpy")
+"""Distributions whose version can change a bundle."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,34 @@ def compress(
     """
     output = Path(output)
     bundle.check_place(output)
+    signer = seal.public_hex(sign) if sign else None
     job = stages.start(card, data, seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     plan = load_recipe(recipe, card=job.card)
     if data is None and not job.card.model:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
 
-    exported = stages.export(job, opset=stages.opset(plan))
-    reference = stages.reference(job, exported) if data is not None else None
-    compiled = [stages.compile_for(job, exported, plan, name) for name in plan.targets]
-    report = measuring.benchmark(job, exported, reference, compiled, plan)
-    _pack(job, output, exported, reference, compiled, plan, report, sign)
-    return Compressed(output, report, tuple(job.made), tuple(job.reused))
+    def whole_way(scratch: Path) -> Path:
+        exported = stages.export(job, opset=stages.opset(plan))
+        reference = stages.reference(job, exported) if data is not None else None
+        compiled = [stages.compile_for(job, exported, plan, name) for name in plan.targets]
+        report = measuring.benchmark(job, exported, reference, compiled, plan)
+        return _pack(job, scratch / "bundle", exported, reference, compiled, plan, report, sign) / "manifest.json"
+
+    made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
+    bundle.copy(made.folder, output)
+    return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused))
+
+
+def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
+    """What the whole way depends on besides edgemm, the packages and the machine."""
+    return {
+        "model": job.identity,
+        "recipe": [plan.name, plan.sha256],
+        "data": job.fingerprint,
+        "seed": job.seed,
+        "skip_bad_rows": job.skip_bad_rows,
+        "signer": signer,
+    }
 
 
 def _pack(
@@ -86,7 +107,7 @@ def _pack(
     plan: Recipe,
     report: Report,
     sign: Path | None,
-) -> None:
+) -> Path:
     files = {"model.onnx": exported.main}
     for part in compiled:
         files[f"targets/{part.target}/model.onnx"] = part.model.main
@@ -97,7 +118,7 @@ def _pack(
         machine = fingerprint(plugins.find(Target, part.target)(**part.given))
         options[part.target] = bundle.TargetOptions(part.given, part.safe, part.options, machine, sorted(stages.forbidden(plan)))
     with job.progress.stage("bundle"):
-        bundle.pack(
+        return bundle.pack(
             output,
             card=job.card,
             files=files,
