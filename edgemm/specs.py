@@ -36,6 +36,12 @@ class TensorSpec:
         Raises:
             SpecMismatch: Naming this tensor, what it wants and what it got.
         """
+        if not isinstance(array, np.ndarray):
+            raise SpecMismatch(
+                f"input '{self.name}' wants {self}, got a {type(array).__name__}.",
+                why="inputs are numpy arrays.",
+                fix=f"pass '{self.name}' as np.asarray(value, '{self.dtype}') of shape {show_shape(self.shape)}.",
+            )
         fits = len(array.shape) == len(self.shape) and all(
             isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True)
         )

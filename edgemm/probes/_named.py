@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgemm.card import Card, Input, Output
 from edgemm.errors import EdgemmError, MeasureError, MissingExtra, nearest
 from edgemm.modalities._protocol import input_specs
 from edgemm.probes._schedule import Candidate
+from edgemm.specs import BATCH
 from edgemm.targets import _onnx_file
 from edgemm.targets._protocol import Target, fingerprint
 
@@ -57,8 +58,16 @@ class Named:
         return [name for name, output in self.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
 
 
-def resolve(given: str | Path, target: str | None = None) -> Named:
+Prepare = Callable[[Path], tuple[Path, Card]]
+"""Makes an ONNX file that cannot be fed as it is fit for that, and says by which card; needs the workshop's packages."""
+
+
+def resolve(given: str | Path, target: str | None = None, *, prepare: Prepare | None = None) -> Named:
     """Find out what ``given`` is, and which forms of it can be measured here (on ``target`` only, when given).
+
+    Args:
+        prepare: Called with the card, or the ONNX file that has none, where the file cannot be fed as it is: it leaves sizes open, takes
+            constants, or its card puts front-ends before it.
 
     Raises:
         EdgemmError: Nothing of the kind; no target of it can run here.
@@ -69,10 +78,10 @@ def resolve(given: str | Path, target: str | None = None) -> Named:
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         return _bundle(str(given), open_bundle(path), target)
     if path.suffix == ".onnx":
-        return _onnx(str(given), path, _card_of(path), target)
+        return _onnx(str(given), path, _card_of(path), target, prepare)
     card = cards.load(given)
     if card.model_path:
-        return _onnx(str(given), card.model_path, card, target)
+        return _onnx(str(given), card.model_path, card, target, prepare)
     assert card.path is not None
     original = Candidate(f"{given}, torch", "original", "torch", card.path, precision_asked="f32", source=str(given))
     return Named(str(given), card, (original,))
@@ -122,9 +131,13 @@ def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
     return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes))
 
 
-def _onnx(given: str, path: Path, card: Card, only: str | None) -> Named:
+def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None) -> Named:
     candidates: list[Candidate] = []
     notes: list[str] = []
+    if prepare and not _is_ready(path, card):
+        path, card = prepare(Path(given))
+        sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
+        notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
     for name in [only] if only else [name for name in plugins.names("targets") if name != "torch"]:
         try:
             target = plugins.load(Target, name)
@@ -137,6 +150,14 @@ def _onnx(given: str, path: Path, card: Card, only: str | None) -> Named:
             candidates.append(_compressed(given, name, path, target.choices()[0], {}))
     _require_some(given, candidates, notes)
     return Named(given, card, tuple(candidates), notes=tuple(notes))
+
+
+def _is_ready(path: Path, card: Card) -> bool:
+    """Whether the file takes just what its card says, with nothing open but the batch and no constants."""
+    wanted = {spec.name: spec for spec in input_specs(card)}
+    return wanted == {spec.name: spec for spec in _onnx_file.read(path).inputs} and all(
+        spec.shape and all(size == BATCH for size in spec.shape if isinstance(size, str)) for spec in wanted.values()
+    )
 
 
 def _compressed(given: str, name: str, model: Path, options: dict[str, Any], brought: Mapping[str, Any]) -> Candidate:

@@ -90,7 +90,7 @@ class OnnxRuntimeSession(Session):
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         seen = self._seen
-        if len(feed) != len(seen) or any(name not in feed or feed[name].shape != shape for name, shape in seen.items()):
+        if len(feed) != len(seen) or any(getattr(feed.get(name), "shape", None) != shape for name, shape in seen.items()):
             check_feed(self.inputs, feed)
             self._seen = {name: array.shape for name, array in feed.items()}
         if self._session is None:

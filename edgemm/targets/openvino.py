@@ -234,7 +234,7 @@ def _fits(plan: _Plan, feed: Mapping[str, np.ndarray]) -> bool:
         return False
     for _, name, _, dtype, shape in plan.feeds:
         array = feed.get(name)
-        if array is None or array.shape != shape or array.dtype != dtype:
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
             return False
     return True
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins, report_html
+from edgemm import metrics, plugins, report_html, stages
 from edgemm.artifact import require_writable, sha256_file
+from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
 from edgemm.devices.environment import environment
 from edgemm.errors import MeasureError
@@ -71,7 +72,7 @@ def benchmark(
     place = Path(output) if output else None
     if place:
         require_writable(place / "report.json")
-    things = [resolve(given, target) for given in candidates]
+    things = [resolve(given, target, prepare=_prepare) for given in candidates]
     _require_alike(things)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     rows = _distinct(things)
@@ -92,6 +93,12 @@ def benchmark(
     if place:
         _write(report, place)
     return report
+
+
+def _prepare(given: Path) -> tuple[Path, Card]:
+    """The graph that every other command makes of an ONNX file, and its card."""
+    job = stages.start(given, None)
+    return stages.export(job).main, job.card
 
 
 def _require_alike(things: Sequence[Named]) -> None:

@@ -185,6 +185,12 @@ def test_a_fixed_precision_that_a_branch_forbids_is_an_error():
         plugins.find(Target, "openvino")(precision="bf16").choices(forbid=frozenset({"bf16", "fp16"}))
 
 
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_what_is_no_array_is_refused_by_name(name, conv):
+    with plugins.load(Target, name).open(conv) as session, pytest.raises(SpecMismatch, match=r"input 'x' wants .* got a list"):
+        session.run({"x": [[1.0, 2.0]]})
+
+
 def test_a_closed_session_says_so(openvino, conv):
     session = openvino.open(conv)
     session.close()

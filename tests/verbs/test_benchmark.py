@@ -1,5 +1,6 @@
 """Candidates side by side: what is measured, against what, and what cannot be compared."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
 
+PACKS = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data")
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
 ROWS = RNG.normal(size=(120, 64)).astype(np.float32)
@@ -163,6 +165,16 @@ def test_an_onnx_file_is_measured_on_every_target_that_can_run_here(tmp_path):
     assert {m.target for m in report.measurements} == {"onnxruntime", "openvino"}
     assert {m.subject for m in report.measurements} == {"float", "default"}
     assert "No data was given: timed on a synthetic sample (seed 0), accuracy was not measured." in report.details["notes"]
+
+
+@pytest.mark.shared_data
+def test_an_onnx_file_that_leaves_sizes_open_and_takes_constants_is_measured_as_edgemm_prepares_it():
+    path = PACKS / "real_models" / "silero_vad_16k_op15.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in {path.parent} (set EDGEMM_DATA)")
+    report = benchmark([path], target="openvino", **QUICK)
+    assert {m.subject for m in report.measurements} == {"float", "default"}
+    assert any("with constants built in and the inputs 'input' (batch, 576) float32" in note for note in report.details["notes"])
 
 
 def test_an_onnx_file_with_int8_in_it_is_not_called_float(tmp_path):
