@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,6 +75,7 @@ def train_model(
     *,
     plan: Plan | None = None,
     loss: LossHook | None = None,
+    from_scratch: bool = False,
     state: Path | None = None,
     key: str = "",
     progress: Progress = lambda text, fraction: None,
@@ -84,6 +85,7 @@ def train_model(
 
     Args:
         loss: Parts of the loss to minimise; None = each head's own (``TaskLosses``).
+        from_scratch: The weights are fresh: regression heads of reference models start at mean and deviation of their targets.
         state: File that holds the run after every epoch. A run that finds its own there goes on from it, to the same result.
         key: What the run depends on; a state with another key is not used.
 
@@ -96,13 +98,18 @@ def train_model(
     plan.check()
     train = open_split(dataset, "train", progress=progress, note=note)
     if train.rows < 2:
-        raise TrainError(f"the train split has {train.rows} rows.", fix="give at least two rows with split = train.")
+        raise TrainError(
+            f"the train split has {train.rows} row{'s' * (train.rows != 1)}.", fix="give at least two rows with split = train."
+        )
     val = open_split(dataset, "val", progress=progress, note=note)
     if not val.rows:
         note("there is no val split: the last epoch's weights are kept, and the curves lack val.")
     accelerator = _accelerator(plan)
     torch.manual_seed(plan.seed)
-    losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations=_deviations(model.card, train))
+    spreads = _spreads(model.card, train)
+    if from_scratch:
+        _start_at_mean(model, spreads)
+    losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations={name: spread for name, (_, spread) in spreads.items()})
     loop = _Loop(model, plan, train, val, losses, accelerator, progress)
     loop.resume(state, key, note)
     try:
@@ -321,8 +328,8 @@ def _accelerator(plan: Plan) -> Accelerator:
         ) from err
 
 
-def _deviations(card: Card, train: Split) -> dict[str, float]:
-    """Standard deviation of every regression target over the train split (its first 4,096 rows where it is streamed)."""
+def _spreads(card: Card, train: Split) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of every regression's targets in the train split (in its first 4,096 rows where it is streamed)."""
     wanted = [name for name, output in card.outputs.items() if output.task == "regression"]
     if not wanted:
         return {}
@@ -332,4 +339,20 @@ def _deviations(card: Card, train: Split) -> dict[str, float]:
             break
         for name in wanted:
             parts[name].append(batch.targets[name])
-    return {name: float(np.concatenate(values).std()) or 1.0 for name, values in parts.items()}
+    joined = {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
+    return {name: (float(values.mean()), float(values.std()) or 1.0) for name, values in joined.items()}
+
+
+def _start_at_mean(model: FusedModel, spreads: Mapping[str, tuple[float, float]]) -> None:
+    """Set the last layer of every regression head so that it answers around the targets' mean, in their spread.
+
+    AdamW moves a weight by about the learning rate a step: from 0 to 60 dB would take it 60,000 steps.
+    """
+    heads = getattr(model.module, "heads", None)
+    for name, (mean, spread) in spreads.items():
+        head = heads[name] if isinstance(heads, torch.nn.ModuleDict) and name in heads else torch.nn.Identity()
+        linear = [layer for layer in head.modules() if isinstance(layer, torch.nn.Linear)]
+        if linear and linear[-1].bias is not None:
+            with torch.no_grad():
+                linear[-1].weight.mul_(spread)
+                linear[-1].bias.mul_(spread).add_(mean)

@@ -88,7 +88,7 @@ def test_a_module_that_the_program_imported_itself_stays_its_own(tmp_path, monke
 
 
 def test_a_factory_that_is_no_module_and_callable_is_an_error(tmp_path):
-    with pytest.raises(CardError, match="factory 'model.build' is not of the form module:callable"):
+    with pytest.raises(CardError, match=r"factory 'model\.build' is not of the form module:callable"):
         factory.call(made(tmp_path, of="model.build"))
 
 
@@ -141,7 +141,8 @@ def test_a_factory_that_exits_is_an_error_not_the_end_of_the_program(tmp_path):
 
 def test_source_facts_hold_the_file_and_all_it_imports_from_its_folder_without_running_it(tmp_path):
     files = {
-        "pack/__init__.py": "raise SystemExit\n", "pack/model.py": "import numpy\nfrom . import parts\nfrom .deep.layers import L\nimport top\n",
+        "pack/__init__.py": "raise SystemExit\n",
+        "pack/model.py": "import numpy\nfrom . import parts\nfrom .deep.layers import L\nimport top\n",
         "pack/parts.py": "", "pack/deep/__init__.py": "", "pack/deep/layers.py": "def late():\n    import pack.lazy\n", "pack/lazy.py": "",
         "pack/unused.py": "", "top.py": "import pack.model\n",
     }  # fmt: skip

@@ -233,7 +233,7 @@ def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key
     if answers:
         found["test"] = measured(model.card, answers)
     if dataset.bad_rows:
-        progress.note(f"{len(dataset.bad_rows)} rows could not be read and were left out; the first: {dataset.bad_rows[0]}")
+        progress.note(f"{_left_out(dataset.bad_rows)}: {dataset.bad_rows[0]}")
     report = _report(model.card, done, found, answers, dataset.bad_rows)
     with folder_in_one_step(folder) as aside:
         checkpoint.write_model(model, aside, folder)
@@ -258,7 +258,7 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mappin
         if output.task == "classification" and output.labels:
             confusion[name] = {"labels": list(output.labels), "after": metrics.confusion(given, truth, output.labels).tolist()}
     notes = [f"The weights are those of epoch {done.best_epoch} of {done.epochs}, the best on val."] if "val" in found else []
-    notes += [f"{len(bad_rows)} rows could not be read and were left out."] if bad_rows else []
+    notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
     details = {
         "title": f"{card.path.stem if card.path else 'model'}, trained",
         "notes": notes,
@@ -266,3 +266,8 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mappin
         "curves": done.curves,
     }
     return Report(environment({"torch": cache.version("torch")}), measurements, details=details)
+
+
+def _left_out(bad_rows: list[str]) -> str:
+    one = len(bad_rows) == 1
+    return f"{len(bad_rows)} {'row' if one else 'rows'} could not be read and {'was' if one else 'were'} left out"

@@ -99,10 +99,16 @@ class Record:
 
 @pytest.mark.parametrize(
     "shape",
-    [dict, lambda o: {"kind": o["kind"], "sum": o["sum"]}, lambda o: (o["sum"], o["kind"]), lambda o: list(o.values()), lambda o: Named(**o),
-     lambda o: Record(**o)],
+    [
+        dict,
+        lambda o: {"kind": o["kind"], "sum": o["sum"]},
+        lambda o: (o["sum"], o["kind"]),
+        lambda o: list(o.values()),
+        lambda o: Named(**o),
+        lambda o: Record(**o),
+    ],
     ids=["dict", "dict in another order", "tuple", "list", "named tuple", "dataclass"],
-)  # fmt: skip
+)
 def test_every_kind_of_return_becomes_a_dict_in_card_order(shape):
     out = fused(lambda x, y: shape(answers(x, y)))(FEED)
     assert list(out) == ["sum", "kind"]
