@@ -162,6 +162,13 @@ def test_a_folder_of_npz_files_holds_what_the_graph_takes(tmp_path, compressed):
     assert sorted(rows) == [0, 1, 2, 3, 4]
 
 
+def test_npz_arrays_in_column_order_are_read_right(tmp_path):
+    values = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(4, 3))
+    np.savez(tmp_path / "train.npz", imu=values, level=np.arange(4))
+    np.savez(tmp_path / "val.npz", imu=values, level=np.arange(4))
+    np.testing.assert_array_equal(next(open_dataset(tmp_path, SENSOR).batches("train", 4)).inputs["imu"], values)
+
+
 def test_texts_in_npz_may_be_strings_or_ids(tmp_path):
     from edgemm.modalities.text import build_vocabulary
 
