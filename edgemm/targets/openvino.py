@@ -27,8 +27,17 @@ from edgemm.targets._options import check_options
 from edgemm.targets._protocol import LayerRan, Numerics, Session, Target
 from edgemm.targets._vendor import explain
 
-OPTIONS = {"threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'"}
-"""Runtime options. ``profile: on`` times every layer (``LayerRan.time_us``, an average over the runs so far); it costs some speed."""
+OPTIONS = {
+    "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",
+    "snippets": "'on' | 'off'",
+}  # fmt: skip
+"""Runtime options.
+
+``profile: on`` times every layer (``LayerRan.time_us``, an average over the runs so far); it costs some speed.
+``snippets``: OpenVINO's just-in-time fusions. In 2026.4 they compute INT8 chains of linear layers wrongly (Linear, Mul per channel, Q/DQ,
+Linear: off by 10^9 times its value; Linear, Sigmoid, Mul, Q/DQ, Linear: the process dies while compiling), and INT8 attention in bf16 (8 dB
+instead of 40). So they are off for a quantized graph unless asked for; float graphs keep them.
+"""
 SHARE_BYTES = 1 << 19  # below 512 KiB copying into the bound tensor is cheaper than binding the caller's array anew each call
 KEPT_BYTES = 1 << 30  # bound on the compiled models kept, one for each set of shapes; each holds its own copy of the weights
 FLOATS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -128,6 +137,8 @@ class OpenVINOSession(Session):
             self._model: ov.Model | None = self._core.read_model(str(path))
         except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
             raise explain(err, "openvino", path, "open") from err
+        if options.get("snippets", "off" if _is_quantized(self._model) else "on") == "off":
+            self._settings["SNIPPETS_MODE"] = "DISABLE"
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
         self._plan: _Plan | None = None
         if all(isinstance(size, int) or size == BATCH for spec in self.inputs for size in spec.shape):
@@ -212,6 +223,10 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("profile") == "on":
         settings["PERF_COUNT"] = True
     return settings
+
+
+def _is_quantized(model: ov.Model) -> bool:
+    return any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
 
 
 def _bind(compiled: ov.CompiledModel, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: tuple[tuple[int, ...], ...]) -> _Plan:
