@@ -89,20 +89,20 @@ def tensor_shapes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str
     batch = {BATCH, *first} - {""}
     for value in frame.graph.input:
         given = (sizes or {}).get(value.name, ())
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            size = given[axis] if axis < len(given) else ""
+        for place, dim in enumerate(value.type.tensor_type.shape.dim):
+            size = given[place] if place < len(given) else ""
             if isinstance(size, int):
                 dim.dim_value = size
             elif not dim.HasField("dim_value"):
-                dim.dim_value = 1 if axis == 0 or dim.dim_param in batch else FREE_AXIS
+                dim.dim_value = 1 if place == 0 or dim.dim_param in batch else FREE_AXIS
     del frame.graph.output[:]  # their sizes follow from the inputs'
     frame.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value.name) for value in model.graph.output)
     inferred = shape_inference.infer_shapes(frame, data_prop=True).graph
     found = {tensor.name: tuple(tensor.dims) for tensor in frame.graph.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        sizes = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
-            found[value.name] = tuple(size.dim_value for size in sizes)
+        axes = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(axis.HasField("dim_value") for axis in axes):
+            found[value.name] = tuple(axis.dim_value for axis in axes)
     return found
 
 
