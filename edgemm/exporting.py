@@ -29,6 +29,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, S
 from edgemm.card import Card
 from edgemm.errors import EdgemmError, ExportError
 from edgemm.graph import files
+from edgemm.graph.branches import drop_unread
 from edgemm.graph.frontend import prepend
 from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import SCOPES, tidy
@@ -102,7 +103,9 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
     _strip(program.model)
     _name_sizes(program.model, model.card, dynamic_length)
     tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})
-    return Traced(ir.serde.serialize_model(program.model), program.exported_program)
+    made = ir.serde.serialize_model(program.model)
+    drop_unread(made)
+    return Traced(made, program.exported_program)
 
 
 def sample_inputs(card: Card, batch: int = TRACED_BATCH, seed: int = 0) -> dict[str, torch.Tensor]:

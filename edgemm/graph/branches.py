@@ -99,6 +99,15 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
     return found
 
 
+def drop_unread(model: onnx.ModelProto) -> None:
+    """Remove the weights that no node reads any more, in place."""
+    read = {name for node in model.graph.node for name in node_inputs(node)} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    if len(kept) < len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+
+
 class _Graph:
     """Dependence and reach of every node of one model."""
 

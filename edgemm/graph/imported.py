@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 from edgemm.card import Card
 from edgemm.errors import CheckpointError, ParityError
 from edgemm.graph import files, parity
+from edgemm.graph.branches import drop_unread
 from edgemm.graph.frontend import prepend
 from edgemm.graph.onnx_card import read
 from edgemm.graph.quiet import quiet
@@ -45,6 +46,7 @@ def prepare(card: Card, out: Path) -> Path:
         model = ir.serde.deserialize_model(_converted(original, card.model_path.name))
         _simplify(model, card, samples)
     proto = ir.serde.serialize_model(model)
+    drop_unread(proto)
     _check(original, proto, samples, card)
     return files.save(prepend(proto, card), out)
 

@@ -127,20 +127,24 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelPr
     return copy
 
 
-def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf")) -> tuple[Arrays, int]:
-    """Every output over the samples, flat and joined, as ONNX Runtime computes the graph as it stands; and how many samples ran.
-
-    Args:
-        seconds: Stop early after this long, but not before ``FEWEST`` samples.
-    """
+def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """The graph as it stands, in ONNX Runtime with every optimisation off."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
         large = files.weight_bytes(model) > files.LIMIT_BYTES
         source = str(files.save(model, Path(folder) / "model.onnx")) if large else model.SerializeToString()
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    del source
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf")) -> tuple[Arrays, int]:
+    """Every output over the samples, flat and joined, as ONNX Runtime computes the graph as it stands; and how many samples ran.
+
+    Args:
+        seconds: Stop early after this long, but not before ``FEWEST`` samples.
+    """
+    session = reference_session(model)
     names = [value.name for value in session.get_outputs()]
     wanted = {value.name for value in session.get_inputs()}
     rows, start = [], time.monotonic()
@@ -175,7 +179,7 @@ def check_export(model: FusedModel, onnx_path: Path, samples: Sequence[Feed]) ->
         return rung
     from edgemm.graph.culprits import in_export
 
-    branch, node = in_export(model, graph, samples[0])
+    branch, node = next((place for feed in feeds if any(place := in_export(model, graph, feed))), ("", ""))
     worst = rung.outputs[broken[0]]
     raise ParityError(
         f"output '{broken[0]}' of the exported graph differs from torch by {worst.max_abs:.3g} (its scale is {worst.scale:.3g}).",

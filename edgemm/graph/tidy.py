@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 SCOPES = "pkg.torch.onnx.name_scopes"  # node metadata: names of the modules around a node, outermost first, then its own
 RECURRENT = ("GRU", "LSTM", "RNN")
 STATES = (5, 6)  # positions of initial_h and initial_c among the inputs of a recurrent node
+CLOSED = -1e30  # a mask's value below this closes a position: -inf, or the most negative float32
 CARRY_ZEROS = ("Expand", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity", "Gather", "Tile")
 
 
@@ -30,9 +31,6 @@ def tidy(model: ir.Model, groups: Mapping[str, str]) -> None:
     _drop_guards(model)
     _own_sizes(model, groups)
     common.RemoveUnusedNodesPass()(model)
-    outputs = {value.name for value in model.graph.outputs}
-    for name in [name for name, value in model.graph.initializers.items() if not value.uses() and name not in outputs]:
-        model.graph.initializers.pop(name)
     model.graph.sort()
 
 
@@ -93,7 +91,7 @@ def _make_reshapes_constant(model: ir.Model) -> None:
             same = size is None and axis < len(source) and source[axis] == asked and isinstance(asked, str)
             sizes.append(size or (0 if same else -1))
         if sizes.count(-1) <= 1:
-            _set_constant(model, node, 1, np.array(sizes, np.int64))
+            node.replace_input_with(1, _constant(model, f"{node.name}_target", np.array(sizes, np.int64)))
 
 
 def _content(value: ir.Value | None) -> list[int | str] | None:
@@ -149,30 +147,82 @@ def _sizes(value: ir.Value | None) -> list[int | str] | None:
 
 
 def _drop_guards(model: ir.Model) -> None:
-    """``Where(IsNaN(p), 0, p)`` after a Softmax whose mask is constant and leaves no row empty: it never fires, and blocks fusions."""
-    for node in _nodes(model, "Where"):
-        asked, fallback, value = node.inputs
-        test, softmax = _maker(asked), _maker(value)
-        if (
-            value is None
-            or test is None
-            or softmax is None
-            or test.op_type != "IsNaN"
-            or softmax.op_type != "Softmax"
-            or test.inputs[0] is not value
-        ):
+    """``Where(IsNaN(p), 0, p)`` after attention's Softmax hinders every fusion of attention, and quantizers see no attention there.
+
+    It is there for rows whose keys are all masked, to which torch gives zeros. With a constant mask that leaves no row empty it goes.
+    With another mask, empty rows are opened in the mask and zeroed after the product: torch's result also where the exporter writes the
+    most negative number for -inf, with which the guard never fires.
+    """
+    repaired: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for guard in _nodes(model, "Where"):
+        asked, fallback, weights = guard.inputs
+        test, softmax = _maker(asked), _maker(weights)
+        if weights is None or test is None or softmax is None or test.op_type != "IsNaN" or softmax.op_type != "Softmax":
             continue
-        if _is_zero(fallback) and _never_empty(softmax):
-            node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+        scores = _maker(softmax.inputs[0])
+        users = [node for node, _ in guard.outputs[0].uses()]
+        if test.inputs[0] is not weights or not _is_zero(fallback) or scores is None or scores.op_type != "Add":
+            continue
+        if _never_empty(scores):
+            guard.outputs[0].replace_all_uses_with(weights, replace_graph_outputs=True)
+            continue
+        place = next((place for place, value in enumerate(scores.inputs) if _is_switch(value)), None)
+        if place is None or len(users) != 1 or users[0].op_type != "MatMul" or users[0].inputs[0] is not guard.outputs[0]:
+            continue
+        mask = scores.inputs[place]
+        assert mask is not None  # _is_switch found it
+        if mask not in repaired:
+            repaired[mask] = _without_empty_rows(model, mask)
+        filled, kept = repaired[mask]
+        scores.replace_input_with(place, filled)
+        guard.outputs[0].replace_all_uses_with(weights)
+        _multiply(model, users[0], kept)
 
 
-def _never_empty(softmax: ir.Node) -> bool:
-    """Whether the scores are a product plus a constant mask with a finite value in each row along the last axis."""
-    scores = _maker(softmax.inputs[0])
-    if scores is None or scores.op_type != "Add" or softmax.attributes.get_int("axis", -1) not in (-1, 3):
-        return False
+def _never_empty(scores: ir.Node) -> bool:
+    """Whether scores are a product plus a constant mask with a finite value in each row along the last axis."""
     masks = [content for value in scores.inputs if (content := constant(value)) is not None]
-    return bool(masks) and bool(np.isfinite(masks[0]).any(axis=-1).all())
+    return bool(masks) and bool((masks[0] > CLOSED).any(axis=-1).all())
+
+
+def _is_switch(value: ir.Value | None) -> bool:
+    """Whether a value is ``Where(condition, 0, -inf)``, or with the most negative number, as the exporter writes it."""
+    maker = _maker(value)
+    if maker is None or maker.op_type != "Where" or not _is_zero(maker.inputs[1]):
+        return False
+    closed = constant(maker.inputs[2])
+    return closed is not None and bool((closed < CLOSED).all())
+
+
+def _without_empty_rows(model: ir.Model, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The mask with its empty rows opened, and 1 for rows that were not empty, 0 for those that were."""
+    switch = mask.producer()
+    assert switch is not None
+    open_, name = switch.inputs[0], f"{switch.name}_row"
+    axes = _constant(model, f"{name}_axes", np.array([-1], np.int64))
+    tape = ir.tape.Tape()
+    kept = tape.op(
+        "ReduceMax", [tape.op("Cast", [open_], {"to": ir.DataType.FLOAT}, name=f"{name}_open"), axes], {"keepdims": 1}, name=f"{name}_any"
+    )
+    empty = tape.op("Not", [tape.op("Cast", [kept], {"to": ir.DataType.BOOL}, name=f"{name}_kept")], name=f"{name}_empty")
+    filled = tape.op("Where", [tape.op("Or", [open_, empty], name=f"{name}_or"), *switch.inputs[1:]], name=f"{name}_filled")
+    for node in tape.nodes:
+        node.outputs[0].name = f"{node.name}_out"
+    model.graph.insert_after(switch, list(tape.nodes))
+    return filled, kept
+
+
+def _multiply(model: ir.Model, node: ir.Node, factor: ir.Value) -> None:
+    """Multiply a node's result by ``factor``, under the name the result had."""
+    result = node.outputs[0]
+    product = ir.node("Mul", [result, factor], name=f"{node.name}_kept")
+    product.outputs[0].shape, product.outputs[0].type = result.shape, result.type
+    users = result.uses()
+    product.outputs[0].name, result.name = result.name, f"{result.name}_all"
+    for user, place in users:
+        if user is not product:
+            user.replace_input_with(place, product.outputs[0])
+    model.graph.insert_after(node, product)
 
 
 def _own_sizes(model: ir.Model, groups: Mapping[str, str]) -> None:
@@ -242,11 +292,11 @@ def _is_batch(shape: ir.Node) -> bool:
     return value is not None and value.is_graph_input() and start == 0 and (end == 1 or rank == 1)
 
 
-def _set_constant(model: ir.Model, node: ir.Node, position: int, content: np.ndarray) -> None:
-    value = ir.Value(name=f"{node.name}_constant_{position}", const_value=ir.tensor(content))
+def _constant(model: ir.Model, name: str, content: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(content))
     value.shape, value.dtype = ir.Shape(content.shape), ir.DataType.from_numpy(content.dtype)
     model.graph.register_initializer(value)
-    node.replace_input_with(position, value)
+    return value
 
 
 def _take_over(model: ir.Model, old: ir.Node, new: ir.Node) -> None:

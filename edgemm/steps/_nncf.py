@@ -1,0 +1,84 @@
+"""NNCF on the ONNX graph: symmetric activations, unsigned where nothing is negative; what OpenVINO wants."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+
+from edgemm.graph import files
+from edgemm.graph.quiet import quiet
+from edgemm.steps._protocol import Context
+
+TRACKED = (
+    "common.tensor_statistics.aggregator",
+    "quantization.algorithms.fast_bias_correction.algorithm",
+    "quantization.algorithms.smooth_quant.algorithm",
+)
+"""NNCF's modules that draw a bar."""
+WORDS = {
+    "Statistics collection": "taking ranges",
+    "Applying Fast Bias correction": "correcting biases",
+    "Applying Smooth Quant": "smoothing",
+}
+
+
+def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], untouched: list[str], ctx: Context) -> onnx.ModelProto:
+    """Q/DQ by NNCF. Its weights lie in a file beside the graph meanwhile: NNCF copies the graph often, and a large one would not fit."""
+    nncf = _import()
+    parameters = importlib.import_module("nncf.onnx.quantization.backend_parameters").BackendParameters
+    ctx.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet(streams=False), _bars(ctx.progress):
+        path = files.save(model, Path(folder).resolve() / "model.onnx", limit_bytes=0)
+        return nncf.quantize(
+            onnx.load(str(path), load_external_data=False),
+            nncf.Dataset(samples),
+            # symmetric: OpenVINO does not compile MIXED's asymmetric activations; left out, a transformer would get them
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            model_type=nncf.ModelType.TRANSFORMER if has_attention(model) else None,
+            subset_size=len(samples),
+            ignored_scope=nncf.IgnoredScope(names=untouched, validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                backend_params={parameters.EXTERNAL_DATA_DIR: str(path.parent)},
+            ),
+        )
+
+
+def has_attention(model: onnx.ModelProto) -> bool:
+    """Whether a MatMul reads the result of a Softmax, as attention's does."""
+    weights = {name for node in model.graph.node if node.op_type == "Softmax" for name in node.output}
+    return any(node.op_type == "MatMul" and weights & set(node.input) for node in model.graph.node)
+
+
+def _import() -> Any:
+    """NNCF without its telemetry, which it starts on import."""
+    with mock.patch.dict(os.environ, {"NNCF_CI": "1"}), quiet(streams=False):
+        return importlib.import_module("nncf")
+
+
+@contextlib.contextmanager
+def _bars(progress: Callable[[str, float], None]) -> Iterator[None]:
+    """Instead of drawing its own bars, NNCF reports to ``progress``."""
+
+    class Track:
+        def __init__(self, sequence: Iterable[Any], description: str = "", total: float | None = None, **_: Any) -> None:
+            self.sequence, self.text = sequence, WORDS.get(description, description)
+            self.total = total or (len(sequence) if isinstance(sequence, Sized) else 0)
+
+        def __iter__(self) -> Iterator[Any]:
+            for done, item in enumerate(self.sequence):
+                progress(self.text, done / self.total if self.total else 0.0)
+                yield item
+
+    with contextlib.ExitStack() as stack:
+        for name in TRACKED:
+            stack.enter_context(mock.patch.object(importlib.import_module(f"nncf.{name}"), "track", Track))
+        yield
