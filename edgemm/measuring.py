@@ -13,6 +13,7 @@ import numpy as np
 from edgemm import metrics, plugins
 from edgemm.artifact import Artifact, write_json
 from edgemm.devices.environment import environment
+from edgemm.probes._measurements import drawn, ratios
 from edgemm.probes._measurements import measurements as timing_measurements
 from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
@@ -20,9 +21,6 @@ from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
 from edgemm.stages import Compiled, Job, predictions, read_reference, samples
 from edgemm.targets._protocol import Target
-
-SHOWN_SAMPLES = 400
-"""Latency samples per candidate that the report keeps for its drawing."""
 
 
 def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled: Sequence[Compiled], recipe: Recipe) -> Report:
@@ -32,7 +30,7 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
     compressed one.
     """
     forms = _forms(job, exported, compiled)
-    timed = _timings(job, forms)
+    timed, compared = _timings(job, forms)
     found = [m for row in timed.values() for m in row["measurements"]]
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     truth: Mapping[str, np.ndarray] = {}
@@ -50,6 +48,7 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
         "recipe": recipe.name,
         "notes": _notes(job, compiled, recipe),
         "branches": [row for part in compiled[:1] for row in _branches(job, part)],
+        "ratios": compared,
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": _confusion(job, compiled, answers, truth),
         "parity": _parity(exported, compiled),
@@ -87,8 +86,8 @@ def _unforced(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key != "precision"}
 
 
-def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> dict[str, dict[str, Any]]:
-    """Per candidate: measurements, the precision that ran, layers, and samples for drawing."""
+def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Per candidate: measurements, the precision that ran, layers, samples for drawing; and the ratios between candidates."""
 
     def make(scratch: Path) -> Path:
         candidates = [candidate for candidate, _ in forms]
@@ -96,15 +95,14 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> dict[str,
         rows = {}
         for candidate in candidates:
             timing = timings[candidate.name].require()
-            drawn = np.concatenate([np.asarray(r) for r in timing.samples_ms])[:SHOWN_SAMPLES]
             rows[candidate.name] = {
                 "measurements": [asdict(m) for m in timing_measurements(candidate, timing)],
                 "precision": timing.precision_ran,
                 "layers": [asdict(layer) for layer in timing.layers],
-                "samples_ms": [round(float(ms), 5) for ms in drawn],
+                "samples_ms": drawn(timing),
             }
         path = scratch / "timings.json"
-        write_json(path, rows)
+        write_json(path, {"rows": rows, "ratios": list(ratios(candidates, timings))})
         return path
 
     inputs = {
@@ -116,10 +114,10 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> dict[str,
     }
     versions = {name for c, _ in forms for name in plugins.find(Target, c.target)(**c.target_options).versions()}
     made = job.stage("benchmark", inputs, make, packages=versions, on_this_machine=True)
-    rows = json.loads(made.main.read_text(encoding="utf-8"))
-    for row in rows.values():
+    told = json.loads(made.main.read_text(encoding="utf-8"))
+    for row in told["rows"].values():
         row["measurements"] = [Measurement(**m) for m in row["measurements"]]
-    return dict(rows)
+    return told["rows"], told["ratios"]
 
 
 def _scores(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from edgemm import card as cards
 from edgemm import plugins
 from edgemm.probes._protocol import Probe
 from edgemm.probes._schedule import Candidate, Timing
+from edgemm.probes._statistics import ratio
 from edgemm.report import Measurement
 from edgemm.targets import _onnx_file
+
+DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
 
 
 def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
@@ -54,3 +58,21 @@ def size_bytes(artifact: Path) -> int:
         return weights.stat().st_size if weights and weights.is_file() else 0
     files = [artifact] if artifact.is_file() else artifact.rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
+    """Each form against the float and the default form on its target, and against the first candidate's same form."""
+    for row in measured:
+        for other in measured:
+            plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
+            same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
+            if row is other or not (plainer or same_form):
+                continue
+            found = ratio(timings[row.name].samples_ms, timings[other.name].samples_ms)
+            yield {"candidate": row.name, "baseline": other.name, **vars(found), "verdict": found.verdict}
+
+
+def drawn(timing: Timing) -> list[float]:
+    """Some samples of every round, so that the drawing shows the whole run."""
+    share = max(1, DRAWN_SAMPLES // len(timing.samples_ms))
+    return [round(float(ms), 5) for samples in timing.samples_ms for ms in samples[:share]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
 from edgemm.devices.environment import environment
 from edgemm.errors import MeasureError
-from edgemm.probes._measurements import about, measurements
+from edgemm.probes._measurements import about, drawn, measurements, ratios
 from edgemm.probes._named import Named, resolve
 from edgemm.probes._schedule import Candidate, Timing, predict, time_candidates
-from edgemm.probes._statistics import ratio
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.progress import Progress
 from edgemm.report import Measurement, Report, judge
 from edgemm.targets._protocol import Target
 
-DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
 BUSY = 0.5  # load per core, before we start, from which the report warns
 
 
@@ -253,8 +251,8 @@ def _report(
     after = next((row for row in measured if row.subject == "bundle"), measured[0])
     details |= {
         "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
-        "latency_samples_ms": {row.name: _drawn(timings[row.name]) for row in measured},
-        "ratios": list(_ratios(measured, timings)),
+        "latency_samples_ms": {row.name: drawn(timings[row.name]) for row in measured},
+        "ratios": list(ratios(measured, timings)),
         "layers": [vars(layer) for layer in timings[after.name].layers],
     }
     budgets = []
@@ -263,24 +261,6 @@ def _report(
         of_thing = [m for m in found if m.candidate == thing.given]
         budgets += judge(thing.budgets, of_thing, sorted(targets), thing.guarded())
     return Report(environment(versions), found, budgets, details)
-
-
-def _ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
-    """Each form against the float and the default form on its target, and against the first candidate's same form."""
-    for row in measured:
-        for other in measured:
-            plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
-            same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
-            if row is other or not (plainer or same_form):
-                continue
-            found = ratio(timings[row.name].samples_ms, timings[other.name].samples_ms)
-            yield {"candidate": row.name, "baseline": other.name, **vars(found), "verdict": found.verdict}
-
-
-def _drawn(timing: Timing) -> list[float]:
-    """Some samples of every round, so that the drawing shows the whole run."""
-    share = max(1, DRAWN_SAMPLES // len(timing.samples_ms))
-    return [round(float(ms), 5) for samples in timing.samples_ms for ms in samples[:share]]
 
 
 def _write(report: Report, place: Path) -> None:
