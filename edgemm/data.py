@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import factory
 from edgemm._data import samples as arrays
 from edgemm._data import targets
 from edgemm._data.decoding import Decoder, Sample, decode_ahead
-from edgemm._data.manifest import SPLITS, Row, Source, open_manifest
-from edgemm.artifact import sha256_of
+from edgemm._data.manifest import SPLITS, Row, Source
+from edgemm._data.sources import open_source
 from edgemm.card import Card, Output
 from edgemm.errors import DataError, nearest
 from edgemm.modalities._protocol import Modality, modalities
 
-MANIFESTS = ("manifest.csv", "manifest.jsonl", "manifest.parquet")
 FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
 
 
@@ -56,7 +54,9 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
         DataError: Nothing there, duplicate or missing columns, unknown splits.
     """
     bad: dict[int, str] = {}
-    return Dataset(_source(data, card, bad if skip_bad_rows else None), card, bad=bad if skip_bad_rows else None)
+    return Dataset(
+        open_source(data, card, bad=bad if skip_bad_rows else None, row_bytes=_row_bytes(card)), card, bad=bad if skip_bad_rows else None
+    )
 
 
 def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> Dataset:
@@ -286,32 +286,6 @@ class Dataset:
             there = ", ".join(f"{name} {self.count(name)}" for name in self.splits()) or "none"
             why = self.source.absent.get(split) or f"rows: {there}."
             raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
-
-
-def _source(data: str | Path, card: Card, bad: dict[int, str] | None) -> Source:
-    path = Path(data)
-    labelled = any(spec.task not in targets.UNLABELLED for spec in card.outputs.values())
-    if path.is_dir():
-        found = [path / name for name in MANIFESTS if (path / name).is_file()]
-        if len(found) > 1:
-            names = " and ".join(file.name for file in found)
-            raise DataError(f"'{path}' has {names}.", why="a dataset has one manifest.", fix="remove one, or name the file itself.")
-        if not found and not any((path / f"{split}.npz").is_file() for split in SPLITS):
-            why = f"it has none of {', '.join(MANIFESTS)}, train.npz, val.npz, test.npz, calib.npz."
-            raise DataError(
-                f"'{path}' is no dataset.", why=why, fix="write a manifest.csv with a column split and one per input and output."
-            )
-        path = found[0] if found else path
-    if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
-        return arrays.Npz(path, labelled=labelled)
-    if path.is_file() and path.suffix in (".csv", ".jsonl", ".parquet"):
-        return open_manifest(path, bad)
-    if not path.exists() and ":" in str(data):
-        function = arrays.load_function(str(data), factory.folders(card))
-        digest = sha256_of(factory.source_facts(card.replace(factory=str(data))))
-        return arrays.Function(function, str(data), card.folder, digest, _row_bytes(card))
-    why = "the file is neither .csv, .jsonl, .parquet nor .npz." if path.exists() else "there is no such file or folder."
-    raise DataError(f"'{data}' is no dataset.", why=why, fix="give a folder with a manifest, an .npz file, or module:callable.")
 
 
 def _row_bytes(card: Card) -> int:
