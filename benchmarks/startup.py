@@ -16,7 +16,14 @@ def main() -> None:
     for _ in range(ROUNDS):
         helps.append(run([*EDGEMM, "--help"]).seconds)
         bare.append(run([sys.executable, "-c", "pass"]).seconds)
-    save("startup", {"edgemm_help_s": {"median": median(helps), "min": min(helps), "max": max(helps)}, "empty_python_s": median(bare), "rounds": ROUNDS})
+    save(
+        "startup",
+        {
+            "edgemm_help_s": {"median": median(helps), "min": min(helps), "max": max(helps)},
+            "empty_python_s": median(bare),
+            "rounds": ROUNDS,
+        },
+    )
 
 
 if __name__ == "__main__":
