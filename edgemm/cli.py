@@ -84,17 +84,22 @@ def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
 
 @app.command()
 def init(
-    factory: Annotated[str, typer.Argument(help="The function that builds your model, as module:function.", metavar="MODULE:FACTORY")],
+    factory: Annotated[str, typer.Argument(help="What builds your model: module:function or file.py:function.", metavar="MODULE:FACTORY")],
     inputs: Annotated[
-        list[str], typer.Option("--input", help="An input, in forward() order: image=3x64x64, audio=16000@16000hz, imu=50x6, text=16.")
+        list[str],
+        typer.Option(
+            "--input", help="In forward() order: image=3x64x64, audio=16000@16000hz, imu=50x6@50hz, text=tokens:16.", metavar="FORM"
+        ),
     ],
-    output: Output = Path("model.yaml"),
+    kwargs: Annotated[list[str] | None, typer.Option("--kwarg", help="For the factory; may be repeated.", metavar="KEY=VALUE")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The card to write; never replaces one.")] = Path("model.yaml"),
 ) -> None:
     """Draft a model card by running your factory."""
     from edgemm.verbs.init import init as verb
 
-    _wrote(verb(factory, inputs=inputs, output=output))
-    _next(f"fill in the lines that end in '# FILL IN', then: edgemm train {output} -d DATA -o runs/mine")
+    card = verb(factory, inputs=inputs, kwargs=kwargs or (), output=output)
+    _wrote(card)
+    _next(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
 
 
 @app.command()
@@ -102,9 +107,9 @@ def train(
     card: CardArgument,
     data: Data,
     output: Output,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the train split; without it, about 300,000 rows in all.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the train split; without it 20, more if it is small.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr")] = 1e-3,
     schedule: Annotated[Literal["cosine", "step"], typer.Option(help="How the learning rate falls.")] = "cosine",
     patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a better one on val.")] = None,
     loss_weight: Annotated[
@@ -157,11 +162,19 @@ def _factors(words: list[str]) -> dict[str, float]:
 
 
 @app.command()
-def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], data: MaybeData = None, json: Json = False) -> None:
+def inspect(
+    model: Annotated[str, typer.Argument(help="A card, an ONNX file or a bundle.")],
+    data: MaybeData = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Measure shares of latency there.")] = None,
+    json: Json = False,
+) -> None:
     """Show what each branch of a model costs."""
+    from edgemm.progress import on_stderr
     from edgemm.verbs.inspect import inspect as verb
 
-    _show(verb(model, data=data), json)
+    with on_stderr() as progress:
+        found = verb(model, data=data, target=target, progress=progress)
+    _show(found, json)
 
 
 @app.command()
