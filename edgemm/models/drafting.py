@@ -20,6 +20,10 @@ from edgemm.models.fused import bind
 BATCH = 2
 
 
+class Refused(CheckpointError):
+    """The model's ``forward`` failed on the inputs it was given."""
+
+
 def returned_shapes(card: Card) -> dict[str, tuple[int, ...]]:
     """Output name -> shape for a batch of 2, from one call of the card's model on made-up inputs.
 
@@ -27,7 +31,8 @@ def returned_shapes(card: Card) -> dict[str, tuple[int, ...]]:
 
     Raises:
         CardError: The factory cannot be found or called, ``forward`` does not take the inputs, or it returns no tensors.
-        CheckpointError: The factory's code failed, or ``forward`` did; names file and line.
+        CheckpointError: The factory's code failed; names file and line.
+        Refused: ``forward`` failed; names file and line too.
     """
     module = build_module(card, weights=False).eval()
     rng = np.random.default_rng(0)
@@ -41,7 +46,7 @@ def returned_shapes(card: Card) -> dict[str, tuple[int, ...]]:
         with torch.no_grad():
             returned = module(*positional, **named)
     except Exception as err:
-        raise CheckpointError(
+        raise Refused(
             f"the model failed at {factory.where(err, card)} when called with {shapes}.",
             why=f"{type(err).__name__}: {' '.join(str(err).split())[:240]}",
             fix="give the shapes its forward takes: --input image=3x64x64 --input audio=16000@16000hz --input text=tokens:16.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,9 @@ FORMS = (
 )
 MODALITIES = ("image", "audio", "tokens", "sensor")
 SIZE = re.compile(r"(?P<sizes>\d+(?:x\d+)*)(?:@(?P<rate>\d+(?:\.\d+)?)hz)?(?P<mask>\+mask)?(?::(?P<features>log_mel|mfcc)=(?P<bands>\d+))?")
+BANDS = {"log_mel": "mels", "mfcc": "coefs"}
+FEATURES = (("log_mel", 40), ("log_mel", 64), ("log_mel", 80), ("log_mel", 128), ("log_mel", 32), ("mfcc", 13), ("mfcc", 20), ("mfcc", 40))
+"""What a model that takes no samples may take; the commonest first."""
 UNKNOWN_VOCABULARY = 3  # ids 0 to 2 exist in every vocabulary
 FEW = 64  # a wider output may as well be an embedding: its task is left to be filled in
 
@@ -40,8 +45,6 @@ def init(factory: str, *, inputs: Sequence[str], output: str | Path = "model.yam
         CheckpointError: The factory's or the model's code failed; names file and line.
         OutputError: ``output`` is there already, or cannot be written.
     """
-    from edgemm.models.drafting import returned_shapes  # torch
-
     path = Path(output)
     path = path / "model.yaml" if path.is_dir() else path
     if path.exists():
@@ -59,9 +62,32 @@ def init(factory: str, *, inputs: Sequence[str], output: str | Path = "model.yam
     )
     if not card.inputs:
         raise CardError("no input is given.", fix=f"name them in the order of forward: --input {FORMS.split(', ')[0]}")
-    shapes = returned_shapes(card)
+    card, shapes = _tried(card)
     write_bytes(path, _draft(card, shapes).encode())
     return path
+
+
+def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
+    """The card and what its model returns; where the model does not take a sound's samples, the first features that it takes.
+
+    Raises:
+        CheckpointError: It takes none; the error is that of the inputs as they were given.
+    """
+    from edgemm.models.drafting import Refused, returned_shapes  # torch
+
+    try:
+        return card, returned_shapes(card)
+    except Refused as err:
+        open_ = [name for name, spec in card.inputs.items() if spec.modality == "audio" and "features" not in spec.options]
+        for kind, bands in FEATURES if open_ else ():
+            inputs = dict(card.inputs)
+            for name in open_:
+                options = {**inputs[name].options, "features": {kind: {BANDS[kind]: bands}}, "guessed": True}
+                inputs[name] = dataclasses.replace(inputs[name], options=options)
+            plain = {name: dataclasses.replace(spec, options=_declared(spec)) for name, spec in inputs.items()}
+            with contextlib.suppress(Refused):
+                return card.replace(inputs=inputs), returned_shapes(card.replace(inputs=plain))
+        raise err
 
 
 def _module(given: str, output: Path) -> tuple[str, str | None]:
@@ -128,7 +154,7 @@ def _sound(given: str, sizes: list[int], rate: float | None, features: str | Non
     if len(sizes) != 1 or not rate or rate != int(rate):
         raise CardError(f"input '{given}': a sound is a number of samples at a rate.", fix="write audio=16000@16000hz.")
     options = {"rate_hz": int(rate), "seconds": _whole(sizes[0] / rate)}
-    return options | ({"features": {features: {"mels" if features == "log_mel" else "coefs": int(str(bands))}}} if features else {})
+    return options | ({"features": {features: {BANDS[features]: int(str(bands))}}} if features else {})
 
 
 def _whole(value: float) -> int | float:
@@ -163,7 +189,18 @@ def _input_lines(spec: Input) -> list[str]:
                 "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it",
                 f"tokenizer: tokenizer.json  {FILL_IN}",
             ]
-    return [f"{key}: {_flow(value)}" for key, value in spec.options.items()]
+    lines = [f"{key}: {_flow(value)}" for key, value in _declared(spec).items()]
+    if spec.options.get("guessed"):
+        lines = [
+            *lines[:-1],
+            "# the model takes no samples, but these features: write the settings it was trained with",
+            f"{lines[-1]}  {FILL_IN}",
+        ]
+    return lines
+
+
+def _declared(spec: Input) -> dict[str, Any]:
+    return {key: value for key, value in spec.options.items() if key != "guessed"}
 
 
 def _output_lines(shape: tuple[int, ...]) -> list[str]:

@@ -93,6 +93,16 @@ def test_sound_can_come_as_features(place):
     assert "features: {log_mel: {mels: 40}}" in path.read_text()
 
 
+def test_a_model_that_takes_no_samples_is_tried_with_features_which_are_to_be_confirmed(place):
+    (place / "mels64.py").write_text(
+        "from torch import nn\nclass M(nn.Module):\n  def __init__(s): super().__init__(); s.c = nn.Conv1d(64, 4, 3)\n"
+        "  def forward(s, x): return s.c(x).mean(2)\n"
+    )
+    text = init("mels64:M", inputs=["mic=8000@8000hz"]).read_text()
+    assert "features: {log_mel: {mels: 64}}  # FILL IN" in text
+    assert "guessed" not in text
+
+
 def test_a_text_with_a_mask_gives_forward_two_tensors_and_a_tuple_gives_numbered_outputs(place):
     path = init("drafted:Two", inputs=["text=tokens:5+mask"])
     assert "mask: true" in path.read_text()
