@@ -101,7 +101,7 @@ def folder_in_one_step(final: Path) -> Iterator[Path]:
     scratch: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(final)
+        remove_leftovers(final)
         scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.{os.getpid()}.", dir=final.parent))
         scratch.chmod(0o755)
     except OSError as err:
@@ -182,16 +182,18 @@ def show_size(size_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def _remove_leftovers(final: Path) -> None:
-    """Remove what a killed run left beside ``final``: hidden folders whose process is gone."""
+def remove_leftovers(final: Path) -> None:
+    """Remove what a killed run left beside ``final``: hidden folders and files ``.<name>.<process>.*`` whose process is gone."""
     for path in final.parent.glob(f".{final.name}.*"):
         owner = path.name.removeprefix(f".{final.name}.").split(".")[0]
         if not owner.isdigit() or _is_running(int(owner)):
             continue
         if path.name.endswith(".old") and not final.exists():
             os.replace(path, final)  # killed between the two renames of swap(): the old one comes back
-        else:
+        elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgemm import report_html, seal, stored_zip
-from edgemm.artifact import folder_in_one_step, require_writable, unwritable, write_bytes
+from edgemm.artifact import folder_in_one_step, remove_leftovers, require_writable, unwritable, write_bytes
 from edgemm.card import Card
 from edgemm.errors import BundleError, CardError, OutputError
 from edgemm.golden import Golden
@@ -262,7 +262,8 @@ def _write_zip(out: Path, everything: Files) -> None:
     aside: str | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        remove_leftovers(out)
+        handle, aside = tempfile.mkstemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent)
         with os.fdopen(handle, "wb") as file:
             stored_zip.write(file, everything)
             file.flush()

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from edgemm import card as cards
 from edgemm import golden, plugins, seal, stored_zip
 from edgemm.bundle import Golden, Reference, TargetOptions, check_place, open_bundle, pack, verify
 from edgemm.cache import machine
-from edgemm.errors import BundleError, CardError, MissingExtra, OutputError
+from edgemm.errors import BundleError, CardError, MissingExtra, OutputError, TargetError
 from edgemm.report import Measurement, Report, Verdict
 from edgemm.targets._protocol import Target, fingerprint
 
@@ -391,6 +392,25 @@ def test_packing_again_replaces_the_older_bundle(parts, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.parametrize("name", ["b", "b.edgemm"])
+def test_packing_killed_at_any_moment_leaves_the_older_bundle_and_the_next_run_tidies_up(parts, tmp_path, name):
+    out = pack(tmp_path / name, **parts)
+    parts["files"] = {**parts["files"], "model.onnx.data": b"\0" * (32 << 20)}
+    (tmp_path / "parts").write_bytes(pickle.dumps(parts))
+    script = "import pickle, sys; from edgemm.bundle import Path, pack; parts = pickle.load(open(sys.argv[2], 'rb')); "
+    script += "print('packing', flush=True); pack(Path(sys.argv[1]), **parts)"
+    for delay_s in (0.0, 0.03, 0.1):
+        child = subprocess.Popen([sys.executable, "-c", script, out, tmp_path / "parts"], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"packing\n"
+        time.sleep(delay_s)
+        child.kill()
+        child.communicate()
+        assert verify(out, run=False).ok
+    pack(out, **parts)
+    assert verify(out, run=False).ok
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 def test_a_folder_that_is_no_bundle_is_never_replaced(parts, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("all my work")
@@ -433,6 +453,11 @@ def test_unsafe_names_are_refused(parts, tmp_path, name):
 def test_a_bundle_without_the_float_model_is_refused(parts, tmp_path):
     with pytest.raises(BundleError, match=r"a bundle needs 'model.onnx', the float model"):
         pack(tmp_path / "b", **{**parts, "files": {MODEL: b"x"}})
+
+
+def test_a_float_model_that_is_no_onnx_file_is_refused(parts, tmp_path):
+    with pytest.raises(TargetError, match=r"cannot read the model 'model.onnx'"):
+        pack(tmp_path / "b", **{**parts, "files": {"model.onnx": b"hello"}})
 
 
 def evil(path, *, name="model.onnx", compress=zipfile.ZIP_STORED, link=False, twice=False):
