@@ -42,7 +42,8 @@ def measure(graph: str, precision: str, threads: int, data: Path, answers: bool)
 
     core = ov.Core()
     model = core.read_model(graph)
-    model.reshape({value.get_any_name(): [1, *[d.get_length() for d in value.partial_shape][1:]] for value in model.inputs})
+    sample = samples[0]
+    model.reshape({value.get_any_name(): [1, *list(sample[value.get_any_name()].shape[1:])] for value in model.inputs})
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads})
     request = compiled.create_infer_request()
     for _ in range(ROUNDS * CALLS):
@@ -108,10 +109,9 @@ def main(run: Path, data: Path) -> None:
         onnx.save(
             nncf.quantize(graph, nncf.Dataset(samples), preset=preset, subset_size=CALIBRATION, ignored_scope=scope), f"{scratch}/int8.onnx"
         )
-        for graph_name, precision, threads, answers in (
-            ("torch", "f32", 2, False), ("int8", "f32", 1, False), ("int8", "f32", 2, False), ("int8", "bf16", 1, False), ("int8", "bf16", 2, False),
-            ("model", "f32", 2, True), ("model", "bf16", 2, True), ("int8", "bf16", 1, True),
-        ):  # fmt: skip
+        tuned = [("int8", precision, threads, False) for precision in ("f32", "bf16") for threads in (1, 2)]
+        forms = [("torch", "f32", 2, False), ("model", "f32", 2, True), ("model", "bf16", 2, True), ("int8", "bf16", 1, True)]
+        for graph_name, precision, threads, answers in [*tuned, *forms]:
             graph_file = str(run) if graph_name == "torch" else f"{scratch}/{graph_name}.onnx"
             words = [sys.executable, __file__, "measure", graph_file, precision, str(threads), str(data), str(answers)]
             subprocess.run(words, check=True)

@@ -18,8 +18,14 @@ from _process import EDGEMM, run
 from _results import save
 
 SAMPLES, TEST = 64, 8
-VISION = "{model_type: clip_vision_model, hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 12, num_attention_heads: 12, patch_size: 32, image_size: 224}"
-TEXT = "{model_type: clip_text_model, vocab_size: 49408, hidden_size: 512, intermediate_size: 2048, num_hidden_layers: 12, num_attention_heads: 8, max_position_embeddings: 77}"
+VISION = (
+    "{model_type: clip_vision_model, hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 12, num_attention_heads: 12, "
+    "patch_size: 32, image_size: 224}"
+)
+TEXT = (
+    "{model_type: clip_text_model, vocab_size: 49408, hidden_size: 512, intermediate_size: 2048, num_hidden_layers: 12, "
+    "num_attention_heads: 8, max_position_embeddings: 77}"
+)
 CARD = f"""
 factory: models:image-text-two-tower
 kwargs:
