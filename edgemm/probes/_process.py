@@ -16,12 +16,14 @@ from typing import Any
 from edgemm import errors
 from edgemm.errors import EdgemmError, MeasureError
 
-QUIET = {
-    "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "",
-    "OMP_NUM_THREADS": "", "PYTHONUNBUFFERED": "1",
-}  # fmt: skip
-"""Environment of a worker: waiting threads sleep instead of spinning against the next worker. Empty = removed, so that a limit meant
-for the caller does not bind the candidate."""
+ENVIRONMENT: dict[str, str | None] = {
+    "KMP_BLOCKTIME": "1",  # ms; Intel's OpenMP spins for 200 after its work, into the next worker's turn (GNU's for about 1)
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's own threads have nothing to do in a worker
+    "OMP_NUM_THREADS": None,  # a limit meant for the caller must not bind the candidate
+    "MKL_NUM_THREADS": None,
+    "PYTHONUNBUFFERED": "1",
+}
+"""Variables of a worker; None = removed. Waiting is left as the runtimes do it by default, so that none is slowed."""
 
 
 class WorkerProcess:
@@ -31,13 +33,13 @@ class WorkerProcess:
         started: ``time.perf_counter()`` just before the launch.
     """
 
-    def __init__(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
-        variables = {**os.environ, **(environment or {})}
-        for key, value in QUIET.items():
+        variables = dict(os.environ)
+        for key, value in ENVIRONMENT.items():
             variables.pop(key, None)
-            if value:
+            if value is not None:
                 variables[key] = value
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
