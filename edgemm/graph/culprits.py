@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgemm.graph.parity import Difference, Feed
     from edgemm.models.fused import FusedModel
 
-SILENT = ("QuantizeLinear", "DequantizeLinear", "Constant", "Shape", "Size", "Range")
+SILENT = ("QuantizeLinear", "Constant", "Shape", "Size", "Range")
 THROUGH = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid", "Add", "Mul", "Identity")
 
 
@@ -70,7 +70,8 @@ class _Search:
     def __init__(self, graph: onnx.ModelProto, samples: Sequence[Feed], reopen: Callable[[Path], Session]) -> None:
         self.graph, self.samples, self.reopen = graph, samples, reopen
         self.maker = {name: node for node in graph.graph.node for name in node.output if name}
-        names = [name for node in graph.graph.node if node.op_type not in SILENT for name in node.output if name]
+        weights = {node.name for node in graph.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in self.maker}
+        names = [n for node in graph.graph.node if node.op_type not in SILENT and node.name not in weights for n in node.output if n]
         self.reference, _ = parity.run_reference(parity.with_outputs(graph, names), samples)
         self.order = [name for name in names if self.reference[name].dtype.kind == "f"]
 
