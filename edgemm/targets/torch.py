@@ -62,8 +62,8 @@ class TorchSession(Session):
     """
 
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+        self._threads_before = torch.get_num_threads()  # torch has one setting for the whole process
         torch.set_num_threads(int(options.get("threads", usable_cores())))
-        torch.backends.mkldnn.set_flags(_enabled=True)
         torch.set_float32_matmul_precision("highest")  # "medium" would compute in bf16 and still say float32
         card = cards.load(path)
         self._model = load_model(card).float().eval()
@@ -85,7 +85,7 @@ class TorchSession(Session):
         return "+".join(sorted(words[kind] for kind in kinds if kind in words)) or "f32"
 
     def close(self) -> None:
-        del self._model
+        torch.set_num_threads(self._threads_before)
 
     def __enter__(self) -> Session:
         return self
