@@ -44,7 +44,7 @@ class Golden:
         flat = {f"inputs/{name}": np.asarray(array) for name, array in self.inputs.items()}
         for target, outputs in self.outputs.items():
             flat |= {f"outputs/{target}/{name}": np.asarray(array) for name, array in outputs.items()}
-            flat |= {f"tolerance/{target}/{name}": np.float64(self.tolerance[target][name]) for name in outputs}
+            flat |= {f"tolerance/{target}/{name}": np.asarray(self.tolerance[target][name], np.float64) for name in outputs}
         return flat
 
     @classmethod

@@ -12,14 +12,16 @@ import numpy as np
 
 from edgemm import metrics, plugins
 from edgemm.artifact import Artifact, write_json
+from edgemm.bundle import write_npz
+from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
 from edgemm.probes._measurements import drawn, ratios
 from edgemm.probes._measurements import measurements as timing_measurements
-from edgemm.probes._schedule import Candidate, time_candidates
+from edgemm.probes._schedule import Candidate, predict, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
-from edgemm.stages import Compiled, Job, predictions, read_reference, samples
+from edgemm.stages import Job, read_reference, samples
 from edgemm.targets._protocol import Target
 
 
@@ -201,3 +203,26 @@ def _branches(job: Job, part: Compiled) -> list[dict[str, Any]]:
         }
         for row in json.loads(made.main.read_text(encoding="utf-8"))
     ]
+
+
+def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A candidate's answers on the test split and the truth, from a process of its own."""
+
+    def make(scratch: Path) -> Path:
+        answers, truth = predict(candidate, str(job.data), job.card, skip_bad_rows=job.skip_bad_rows)
+        path = scratch / "predictions.npz"
+        write_npz(path, {**answers, **{f"label:{name}": array for name, array in truth.items()}})
+        return path
+
+    target = plugins.find(Target, candidate.target)(**candidate.target_options)
+    inputs = {
+        "artifact": artifact.folder.name,
+        "target": [candidate.target, dict(candidate.target_options)],
+        "options": dict(candidate.options),
+        "data": job.fingerprint,
+    }
+    made = job.stage(f"accuracy {candidate.name}", inputs, make, packages=target.versions(), on_this_machine=True)
+    with np.load(made.main, allow_pickle=False) as file:
+        flat = dict(file)
+    labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
+    return {key: value for key, value in flat.items() if not key.startswith("label:")}, labels

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, measuring, plugins, seal, stages
+from edgemm import __version__, bundle, compiling, measuring, plugins, seal, stages
 from edgemm.artifact import Artifact
+from edgemm.compiling import Compiled
 from edgemm.errors import DataError
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
 from edgemm.report import Report
 from edgemm.report import read as read_report
-from edgemm.stages import Compiled, Job
+from edgemm.stages import Job
 from edgemm.targets._protocol import Target, fingerprint
 
 PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, "openvino", "numpy")
@@ -77,7 +78,7 @@ def compress(
     def whole_way(scratch: Path) -> Path:
         exported = stages.export(job, opset=stages.opset(plan))
         reference = stages.reference(job, exported) if data is not None else None
-        compiled = [stages.compile_for(job, exported, plan, name) for name in plan.targets]
+        compiled = [compiling.compile_for(job, exported, plan, name) for name in plan.targets]
         report = measuring.benchmark(job, exported, reference, compiled, plan)
         return _pack(job, scratch / "bundle", exported, reference, compiled, plan, report, sign) / "manifest.json"
 
@@ -116,14 +117,14 @@ def _pack(
     options = {}
     for part in compiled:
         machine = fingerprint(plugins.find(Target, part.target)(**part.given))
-        options[part.target] = bundle.TargetOptions(part.given, part.safe, part.options, machine, sorted(stages.forbidden(plan)))
+        options[part.target] = bundle.TargetOptions(part.given, part.safe, part.options, machine, sorted(compiling.forbidden(plan)))
     with job.progress.stage("bundle"):
         return bundle.pack(
             output,
             card=job.card,
             files=files,
             report=report,
-            golden=stages.golden(job, exported, compiled),
+            golden=compiling.golden(job, exported, compiled),
             provenance={
                 "edgemm": __version__,
                 "recipe": {"name": plan.name, "sha256": plan.sha256},
