@@ -12,7 +12,10 @@ from html import escape
 
 import numpy as np
 
+from edgemm._report_words import number
+
 BINS = 120  # of a latency histogram: finer than a phone's pixels are of no use
+LOG_RANGE = 15  # beyond that the fastest would be a line at the edge of an axis from zero
 SHOWN_PERCENTILE = 99.0  # the axis of a latency chart ends a little beyond it, so that one hiccup does not flatten the rest
 NUMBERED_CELLS = 12  # a confusion matrix with more labels shows colours alone
 LONG_LABEL = 5  # letters; longer labels stand upright above their column
@@ -72,31 +75,44 @@ def _bar(row: Bar, low: float, high: float, shape: str) -> str:
 
 
 def ridges(samples: Mapping[str, Sequence[float]], kinds: Mapping[str, str]) -> str:
-    """Latency distributions, one above the other on one axis from zero, each with its median and 95th percentile marked."""
-    arrays = {label: np.asarray([v for v in values if math.isfinite(v)], float) for label, values in samples.items()}
+    """Latency distributions, one above the other on one axis, each with its median and 95th percentile marked.
+
+    The axis starts at zero; where the slowest takes more than ``LOG_RANGE`` times as long as the fastest, it counts in powers of ten.
+    """
+    arrays = {label: np.asarray([v for v in values if v > 0 and math.isfinite(v)], float) for label, values in samples.items()}
     arrays = {label: values for label, values in arrays.items() if values.size}
     if not arrays:
         return ""
-    ticks = nice_ticks(0.0, 1.08 * max(float(np.percentile(values, SHOWN_PERCENTILE)) for values in arrays.values()) or 1.0)
-    end = ticks[-1]
-    rows = [_ridge(label, values, end, kinds.get(label, "bundle")) for label, values in arrays.items()]
-    marks = "".join(f'<span style="left:{100 * tick / end:.2f}%">{tick:g}</span>' for tick in ticks)
-    return f'<div class="ridges">{"".join(rows)}<div class="axis">{marks}</div><div class="unit">milliseconds a call</div></div>'
+    slowest = max(float(np.percentile(values, SHOWN_PERCENTILE)) for values in arrays.values())
+    fastest = min(float(np.percentile(values, 100 - SHOWN_PERCENTILE)) for values in arrays.values())
+    axis = _Axis(decade_ticks(fastest, slowest), True) if slowest > LOG_RANGE * fastest else _Axis(nice_ticks(0.0, 1.08 * slowest), False)
+    rows = [_ridge(label, values, axis, kinds.get(label, "bundle")) for label, values in arrays.items()]
+    marks = "".join(f'<span style="left:{100 * axis.place(tick):.2f}%">{tick:g}</span>' for tick in axis.ticks)
+    unit = "milliseconds a call" + (", powers of ten" if axis.log else "")
+    return f'<div class="ridges">{"".join(rows)}<div class="axis">{marks}</div><div class="unit">{unit}</div></div>'
 
 
-def _ridge(label: str, values: np.ndarray, end: float, kind: str) -> str:
-    counts, _ = np.histogram(values, bins=BINS, range=(0.0, end))
+@dataclass(frozen=True)
+class _Axis:
+    ticks: Sequence[float]
+    log: bool
+
+    def place(self, value: float) -> float:
+        """Where ``value`` lies: 0 at the first tick, 1 at the last."""
+        low, high = self.ticks[0], self.ticks[-1]
+        return math.log(value / low) / math.log(high / low) if self.log else (value - low) / (high - low)
+
+
+def _ridge(label: str, values: np.ndarray, axis: _Axis, kind: str) -> str:
+    counts, _ = np.histogram([axis.place(value) for value in values], bins=BINS, range=(0.0, 1.0))
     smooth = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
     heights = 38 * smooth / (smooth.max() or 1.0)
     points = " ".join(f"{(place + 0.5) / BINS * 100:.2f},{40 - height:.1f}" for place, height in enumerate(heights))
     median, late = (float(np.percentile(values, part)) for part in (50, 95))
-    ticks = "".join(
-        f'<line class="{name}" x1="{100 * v / end:.2f}" x2="{100 * v / end:.2f}" y1="0" y2="40"/>'
-        for name, v in (("p50", median), ("p95", late))
-    )
-    beyond = int((values > end).sum())
-    more = f", {beyond} beyond the axis" if beyond else ""
-    said = f"p50 {median:#.3g} ms · p95 {late:#.3g} ms · {values.size} calls{more}"
+    places = [("p50", 100 * axis.place(median)), ("p95", 100 * axis.place(late))]
+    ticks = "".join(f'<line class="{name}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="40"/>' for name, x in places)
+    beyond = int((values > axis.ticks[-1]).sum())
+    said = f"p50 {number(median)} ms · p95 {number(late)} ms · {values.size} calls" + (f", {beyond} beyond the axis" if beyond else "")
     return (
         f'<div class="ridge k-{escape(kind, quote=True)}"><div class="name">{escape(label)} <small>{said}</small></div>'
         f'<svg viewBox="0 0 100 40" preserveAspectRatio="none" role="img" aria-label="{escape(label, quote=True)}: latency distribution">'
@@ -191,3 +207,17 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+
+
+def decade_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten that reach from at or below ``low`` to at or above ``high``, thinned where they are many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
+    start = max(place for place, tick in enumerate(every) if tick <= low * 1.0001)
+    end = min(place for place, tick in enumerate(every) if tick >= high * 0.9999)
+    kept = every[start : end + 1]
+    return (
+        kept
+        if len(kept) <= 8
+        else [kept[0], *(tick for tick in kept[1:-1] if f"{tick:e}"[0] == "1" and kept[-1] > 2.1 * tick > 4.4 * kept[0]), kept[-1]]
+    )

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def pack(
     Args:
         out: A folder, or a file ending in ``.edgemm`` for the zip form.
         card: The model's card; a tokenizer it names is taken along.
+        report: Written as ``report.json`` and ``report.html``, with the sizes of ``files`` among its details.
         files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them.
         golden: Samples with the outputs of every target.
         provenance: Plain values saying how it was made; nothing that changes from run to run.
@@ -114,8 +115,10 @@ def pack(
     everything |= {f"targets/{name}/options.json": given.to_json() for name, given in (options or {}).items()}
     everything |= {"golden.npz": stored_zip.npz_bytes(golden.arrays())} if golden else {}
     everything |= {"reference.npz": stored_zip.npz_bytes(reference.arrays())} if reference else {}
-    everything |= {"report.json": report.to_json(), "report.html": report_html.render(report).encode()}
     _check_names(everything)
+    sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content) for name, content in sorted(everything.items())}
+    report = replace(report, details={**report.details, "files": sizes})
+    everything |= {"report.json": report.to_json(), "report.html": report_html.render(report).encode()}
     manifest = {
         "format": 1,
         "inputs": inputs,

@@ -261,6 +261,38 @@ def test_ticks_are_few_round_numbers_that_cover_the_range(ends):
     assert ticks == sorted(set(ticks))
 
 
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [
+        ((0.3, 1300), [0.2, 1, 10, 100, 2000]),
+        ((0.5, 9), [0.5, 1, 2, 5, 10]),
+        ((1, 20), [1, 2, 5, 10, 20]),
+        ((0.02, 450), [0.02, 0.1, 1, 10, 100, 500]),
+    ],
+)
+def test_ticks_in_powers_of_ten_are_few_and_do_not_crowd(ends, ticks):
+    assert _charts.decade_ticks(*ends) == ticks
+
+
+def test_latencies_far_apart_are_drawn_in_powers_of_ten():
+    drawn = _charts.ridges({"original": [130.0, 140.0, 1200.0], "openvino": [0.4, 0.5, 0.6]}, {})
+    assert "powers of ten" in text_of(drawn)
+    assert "powers of ten" not in text_of(_charts.ridges({"original": [3.0, 4.0], "openvino": [1.0, 1.1]}, {}))
+    places = [float(place) for place in re.findall(r'class="p50" x1="([-\d.]+)"', drawn)]
+    assert places[0] - places[1] > 50
+
+
+def test_the_interval_of_a_pair_timed_side_by_side_is_shown_and_may_cast_doubt(full):
+    def tile(low, high):
+        rows = [replace(m, candidate=f"{m.target} {m.subject}") for m in full.measurements]
+        ratio = {"candidate": "openvino bundle", "baseline": "openvino float", "value": 0.4, "low": low, "high": high, "verdict": "x"}
+        return render(Report({}, rows, (), {"ratios": [ratio]}))
+
+    assert "against openvino in float; 95 %: 2.38× … 2.63×; 1.6× faster than its default" in text_of(tile(0.38, 0.42))
+    assert 'class="tile good"><dt>Latency' in tile(0.38, 0.42)
+    assert 'class="tile doubt"><dt>Latency' in tile(0.2, 1.3)
+
+
 def test_a_single_slow_call_does_not_flatten_the_latency_chart():
     drawn = text_of(_charts.ridges({"openvino": [1.0] * 500 + [900.0]}, {}))
     assert "1 beyond the axis" in drawn
