@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,14 @@ def backbone(encoder: str, tower: str, features: Features, path: str | None, con
             why="neither is given." if path is None else "both are given.",
             fix="path: <local Hugging Face directory>, or config: {model_type: resnet}.",
         )
-    always: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
+    if path is not None:
+        make = partial(_pretrained, _directory(path, features.folder, where))
+    else:
+        make = partial(_fresh, *_kind(config or {}, where))
     try:
-        if path is not None:
-            folder = _directory(path, features.folder, where)
-            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **always)
-        else:
-            model = transformers.AutoModel.from_config(_configuration(dict(config or {}), where), **always)
-    except (OSError, ValueError, TypeError) as err:
-        why = " ".join(str(err).split())
+        model = make()
+    except Exception as err:  # transformers and huggingface_hub raise many kinds
+        why = " ".join(str(err).split())[:300]
         raise CardError(f"{where}: transformers cannot make this model.", why=why, fix="check path or config.") from err
     model = getattr(model, tower, model)
     if pool != "pooler":
@@ -116,9 +116,24 @@ def _directory(path: str, folder: Path | None, where: str) -> Path:
     )
 
 
-def _configuration(given: dict[str, Any], where: str) -> Any:
+def _kind(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """The configuration class that ``model_type`` names, and the rest."""
+    given = dict(config)
     kind = given.pop("model_type", None)
     if kind not in transformers.CONFIG_MAPPING:
         close = difflib.get_close_matches(str(kind), list(transformers.CONFIG_MAPPING), n=1)
         raise CardError(f"{where}: unknown model_type '{kind}'.", fix=f"did you mean '{(close or ['resnet'])[0]}'?")
-    return transformers.CONFIG_MAPPING[kind](**given)
+    return transformers.CONFIG_MAPPING[kind], given
+
+
+def _pretrained(folder: Path) -> Any:
+    return transformers.AutoModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
+    )
+
+
+def _fresh(kind: Any, given: dict[str, Any]) -> Any:
+    """By the model's own class where there is one: AutoModel knows SigLIP's pictures, and not its texts."""
+    config = kind(**given, attn_implementation="eager")
+    own = getattr(transformers, kind.__name__.removesuffix("Config") + "Model", None)
+    return own(config) if own else transformers.AutoModel.from_config(config, trust_remote_code=False)

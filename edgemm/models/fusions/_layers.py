@@ -36,6 +36,22 @@ class Mapped(nn.Module):
         return {name: self.layers[name](branch) for name, branch in branches.items()} if self.layers else branches
 
 
+class BranchDropout(nn.Module):
+    """In training, blanks whole branches of a sample, so that the others learn to do without.
+
+    Keeps a branch that learns fast (a voice known by heart) from stopping the others; and a model trained so bears a missing modality.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.blank = nn.Dropout1d(share)
+
+    def forward(self, branches: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.training or not self.blank.p:
+            return branches
+        return {name: self.blank(branch.unsqueeze(1)).squeeze(1) for name, branch in branches.items()}
+
+
 def total(vectors: list[Tensor]) -> Tensor:
     """Sum of tensors, without the 0 that ``sum`` starts with."""
     first, *rest = vectors

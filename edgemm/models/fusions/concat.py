@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.models._protocol import Fusion
+from edgemm.models.fusions._layers import BranchDropout
 
 
 class Concat(Fusion):
@@ -16,14 +17,25 @@ class Concat(Fusion):
     Args:
         width: Size of the vector it gives; None leaves the layer out.
         dropout: Share of its values blanked in training.
+        branch_dropout: Share of the samples in which a whole branch is blanked in training, each branch on its own.
     """
 
-    def __init__(self, widths: Mapping[str, int], outputs: Sequence[str], *, width: int | None = 128, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        outputs: Sequence[str],
+        *,
+        width: int | None = 128,
+        dropout: float = 0.0,
+        branch_dropout: float = 0.0,
+    ) -> None:
         super().__init__(widths, outputs)
         inside = sum(widths.values())
         self.width = inside if width is None else width
         layers = [] if width is None else [nn.Linear(inside, width), nn.ReLU()]
+        self.blank = BranchDropout(branch_dropout)
         self.layers = nn.Sequential(*layers, nn.Dropout(dropout))
 
     def forward(self, branches: dict[str, Tensor]) -> Tensor:
-        return self.layers(torch.cat(list(branches.values()), dim=-1) if len(branches) > 1 else next(iter(branches.values())))
+        vectors = list(self.blank(branches).values())
+        return self.layers(torch.cat(vectors, dim=-1) if len(vectors) > 1 else vectors[0])
