@@ -20,6 +20,7 @@ from edgemm.steps._protocol import Context
 OPTIONS = {
     "ActivationSymmetric": False,
     "WeightSymmetric": True,
+    "QDQKeepRemovableActivations": True,  # else a tensor called like a ReLU's result is what went into it; the runtime removes it itself
     "MatMulConstBOnly": True,  # products of two activations (attention) stay in float
 }
 

@@ -9,7 +9,7 @@ import onnx
 from edgemm.errors import EdgemmError, QuantizeError
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.specs import Branch
-from edgemm.steps import _activations, _calibration, _nncf, _ort_static
+from edgemm.steps import _activations, _calibration, _nncf, _ort_static, _recurrent
 from edgemm.steps._protocol import Context
 
 STAGE = "graph"
@@ -24,7 +24,7 @@ def quantize(
     calibration_samples: int = 300,
     precision: dict[Branch, str] | None = None,
 ) -> onnx.ModelProto:
-    """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are, and so do recurrent layers.
+    """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are; recurrent layers compute in float.
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.
@@ -47,6 +47,8 @@ def quantize(
         raise _failed(err, branches) from err
     if ctx.numerics.activations == "int8":
         _activations.make_signed(quantized)
+    if ctx.numerics.activations != "uint8":
+        _recurrent.shrink(quantized, set(untouched))
     _tidy(quantized)
     return quantized
 

@@ -1,0 +1,259 @@
+"""Quantizing: three numerics, what stays in float, what shrinks, what is refused; nothing is printed."""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from edgemm import card as cards
+from edgemm import data
+from edgemm.errors import DataError, QuantizeError
+from edgemm.graph import files, parity
+from edgemm.graph.branches import find_branches
+from edgemm.steps import _calibration, _nncf
+from edgemm.steps.quantize import quantize
+
+NUMERICS = ("mixed", "int8", "uint8")
+PAIRS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def constants(model):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def activations(model):
+    """(scale, zero point) of every quantizer of an activation."""
+    found = constants(model)
+    return [(found[n.input[1]], found[n.input[2]]) for n in model.graph.node if n.op_type == "QuantizeLinear"]
+
+
+def readers_of_floats(model):
+    """Names of nodes that read nothing from a DequantizeLinear."""
+    made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return {node.name for node in model.graph.node if node.op_type not in PAIRS and not made & set(node.input)}
+
+
+@pytest.fixture(scope="module")
+def quantized(model, card, tmp_path_factory):
+    """One Q/DQ graph for each numerics, made once."""
+    from edgemm.steps._protocol import Context
+    from edgemm.targets._protocol import Numerics
+
+    place = tmp_path_factory.mktemp("quantized")
+    return {
+        name: quantize(model, Context(card, data.synthetic(card), place, numerics=Numerics(name)), calibration_samples=32)
+        for name in NUMERICS
+    }
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_outputs_stay_close_to_the_float_graphs(model, quantized, samples, name):
+    reference, _ = parity.run_reference(model, samples)
+    found, _ = parity.run_reference(quantized[name], samples)
+    assert {output: round(entry.sqnr_db) for output, entry in parity.compare(reference, found).items() if entry.sqnr_db < 12} == {}
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_tensors_on_the_way_keep_their_names_and_meaning(model, quantized, samples, name):
+    tensors = ("r1", "seen", "heard", "read", "active")
+    reference, _ = parity.run_reference(parity.with_outputs(model, tensors), samples)
+    found, _ = parity.run_reference(parity.with_outputs(quantized[name], tensors), samples)
+    assert all(entry.sqnr_db > 20 for output, entry in parity.compare(reference, found).items() if output in tensors)
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_the_graph_is_valid_onnx_and_keeps_its_face(model, quantized, name):
+    onnx.checker.check_model(quantized[name], full_check=True)
+    assert [v.SerializeToString() for v in quantized[name].graph.input] == [v.SerializeToString() for v in model.graph.input]
+    assert [v.name for v in quantized[name].graph.output] == ["event", "level"]
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_weights_and_embedding_tables_are_stored_in_one_byte(model, quantized, name):
+    stored = [value for value in constants(quantized[name]).values() if value.size >= 400]
+    wide = [value.shape for value in stored if value.dtype.itemsize > 1]
+    assert wide == ([] if name != "uint8" else [(1, 96, 6), (1, 96, 32)]), "for x86 ONNX Runtime recurrent weights stay float"
+    assert any(value.shape == (500, 16) for value in stored)
+    assert name == "uint8" or files.weight_bytes(quantized[name]) < 0.36 * files.weight_bytes(model)
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_recurrent_layers_stay_what_they_are(quantized, name):
+    gru = next(node for node in quantized[name].graph.node if node.op_type == "GRU")
+    assert {a.name: a.i for a in gru.attribute if a.type == onnx.AttributeProto.INT}["linear_before_reset"] == 1
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_front_ends_are_not_quantized(quantized, name):
+    assert "frontend/image/0_Mul" in readers_of_floats(quantized[name])
+
+
+def test_mixed_numerics_are_unsigned_only_where_nothing_is_negative_and_have_no_zero_point(quantized):
+    pairs = activations(quantized["mixed"])
+    assert {zero.dtype.name for _, zero in pairs} == {"int8", "uint8"}
+    assert all(not zero.any() for _, zero in pairs)
+
+
+def test_int8_numerics_are_signed_throughout_with_zero_point_0_axis_and_three_inputs(quantized):
+    graph, found = quantized["int8"].graph, constants(quantized["int8"])
+    for node in graph.node:
+        if node.op_type in PAIRS:
+            assert len(node.input) == 3
+            assert (found[node.input[1]] > 0).all()
+            assert found[node.input[2]].dtype == np.int8
+            assert not found[node.input[2]].any()
+            assert any(a.name == "axis" for a in node.attribute) or found[node.input[1]].ndim == 0
+    assert not [v for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.UINT8]
+
+
+def test_int8_numerics_cover_the_range_of_the_unsigned_ones(quantized):
+    unsigned, signed = activations(quantized["mixed"]), activations(quantized["int8"])
+    assert len(unsigned) == len(signed)
+    for (old, zero), (new, _) in zip(unsigned, signed, strict=True):
+        np.testing.assert_allclose(new * 127, old * (255 if zero.dtype == np.uint8 else 127), rtol=1e-6)
+
+
+def test_uint8_numerics_are_unsigned_and_run_in_integer_kernels(quantized, samples, tmp_path):
+    assert {zero.dtype.name for _, zero in activations(quantized["uint8"])} == {"uint8"}
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    settings.log_severity_level = 4
+    ort.InferenceSession(quantized["uint8"].SerializeToString(), settings)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 2
+    assert "Conv" not in kinds
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_a_branch_marked_fp32_stays_as_it_is(model, context, name):
+    made = quantize(model, context(name), calibration_samples=4, precision={"head": "fp32", "image": "fp32", "audio": "fp32"})
+    assert {"conv1", "conv2", "gru"} <= readers_of_floats(made)
+    assert not {"mix", "look"} & readers_of_floats(made)
+    stored = constants(made)
+    assert {stored[weight].dtype.name for weight in ("k1", "k2", "w", "r", "eh", "lh")} == {"float32"}
+    assert "fc" not in stored or stored["fc"].dtype == np.int8
+
+
+def test_a_later_selector_overrides_an_earlier_one(model, context):
+    made = quantize(model, context(), calibration_samples=4, precision={"head": "fp32", "head:level": "int8"})
+    assert "event_head" in readers_of_floats(made)
+    assert "level_head" not in readers_of_floats(made)
+
+
+def test_a_model_kept_in_float_altogether_comes_back_unchanged(model, context):
+    made = quantize(model, context(), precision=dict.fromkeys(("image", "audio", "words", "fusion", "head"), "fp32"))
+    assert made == model
+    assert made is not model
+
+
+def test_the_given_model_is_left_alone(model, context):
+    before = model.SerializeToString()
+    quantize(model, context("int8"), calibration_samples=4)
+    assert model.SerializeToString() == before
+
+
+def test_cuts_of_the_float_graph_are_still_there(model, quantized, card):
+    for name in NUMERICS:
+        made = {out for node in quantized[name].graph.node for out in node.output}
+        assert {tensor for tensors in find_branches(model, card).cuts.values() for tensor in tensors} <= made
+
+
+def test_progress_is_told_and_nothing_is_printed(model, context, capfd):
+    told = []
+    quantize(model, context(progress=lambda text, done: told.append((text, done))), calibration_samples=4)
+    assert capfd.readouterr() == ("", "")
+    assert {"reading calibration samples", "taking ranges", "correcting biases"} <= {text for text, _ in told}
+    assert all(0 <= done <= 1 for _, done in told)
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_the_same_input_gives_the_same_bytes_in_another_process(quantized, name, tmp_path):
+    code = f"""
+import importlib.util, hashlib, pathlib
+spec = importlib.util.spec_from_file_location("made", {os.path.join(os.path.dirname(__file__), "conftest.py")!r})
+made = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made)
+from edgemm.steps.quantize import quantize
+card = made.cards.parse(made.CARD)
+ctx = made.Context(card, made.data.synthetic(card), pathlib.Path({str(tmp_path)!r}), numerics=made.Numerics({name!r}))
+print(hashlib.sha256(quantize(made.build(), ctx, calibration_samples=32).SerializeToString(deterministic=True)).hexdigest())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "3"})
+    assert done.stderr == ""
+    assert done.stdout.strip() == hashlib.sha256(quantized[name].SerializeToString(deterministic=True)).hexdigest()
+
+
+def test_attention_makes_a_transformer_of_the_model():
+    nodes = [onnx.helper.make_node("Softmax", ["s"], ["p"]), onnx.helper.make_node("MatMul", ["p", "v"], ["y"])]
+    assert _nncf.has_attention(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [])))
+    assert not _nncf.has_attention(onnx.helper.make_model(onnx.helper.make_graph(nodes[:1], "g", [], [])))
+
+
+def test_the_state_of_a_sample_is_what_the_one_before_left(context, tmp_path):
+    card = cards.parse(
+        {
+            "model": "m.onnx",
+            "inputs": {
+                "x": {"modality": "tensor", "dtype": "float32", "shape": ["batch", 2]},
+                "h": {"modality": "tensor", "dtype": "float32", "shape": ["batch", 2], "state": "hn"},
+            },
+            "outputs": {"y": {"task": "tensor"}, "hn": {"task": "tensor"}},
+        }
+    )
+    values = {n: onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in ("x", "h", "y", "hn")}
+    nodes = [onnx.helper.make_node("Add", ["x", "h"], ["hn"], name="add"), onnx.helper.make_node("Relu", ["hn"], ["y"], name="relu")]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"], values["h"]], [values["y"], values["hn"]])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    ctx = dataclasses.replace(context(), card=card, dataset=data.synthetic(card))
+    found = _calibration.samples(model, ctx, 3)
+    np.testing.assert_array_equal(found[0]["h"], 0)
+    np.testing.assert_allclose(found[2]["h"], found[0]["x"] + found[1]["x"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_or_one_calibration_sample_is_refused(model, context, count):
+    with pytest.raises(QuantizeError, match=rf"{count} calibration sample.*too few") as caught:
+        quantize(model, context(), calibration_samples=count)
+    assert "some hundreds are usual" in str(caught.value)
+
+
+def test_a_dataset_with_one_row_is_refused(model, card, context):
+    with pytest.raises(DataError, match="split 'calib' has 1 row, calibration needs at least 2"):
+        quantize(model, dataclasses.replace(context(), dataset=data.synthetic(card, samples=1)))
+
+
+def test_a_dataset_of_which_one_good_row_is_left_is_refused(model, context, samples):
+    class OneLeft:
+        def calibration(self, samples_, *, seed):
+            return [data.Batch(samples[0], {}, {}, np.array([0]))]
+
+    with pytest.raises(QuantizeError, match="1 calibration sample: too few") as caught:
+        quantize(model, dataclasses.replace(context(), dataset=OneLeft()))
+    assert "holds no more" in str(caught.value)
+
+
+def test_an_unknown_precision_is_refused_with_the_known_ones(model, context):
+    with pytest.raises(QuantizeError, match=r"precision.head: 'int4' is no precision") as caught:
+        quantize(model, context(), precision={"head": "int4"})
+    assert "int8, fp32, bf16" in str(caught.value)
+
+
+def test_a_float_the_target_lacks_is_refused(model, context):
+    with pytest.raises(QuantizeError, match=r"target 'here' has no fp16"):
+        quantize(model, context(), precision={"head": "fp16"})
+
+
+def test_a_graph_that_cannot_be_quantized_is_named_by_node_and_branch(model, context):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    next(node for node in broken.graph.node if node.name == "conv2").attribute[0].i = 7  # 16 channels are not 7 groups
+    with pytest.raises(QuantizeError, match=r"at node 'conv2' of branch 'image'") as caught:
+        quantize(broken, context(), calibration_samples=4)
+    assert "precision: {image: fp32}" in str(caught.value)
