@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not debug:
             warnings.simplefilter("ignore")  # what torch deprecates is no news to the user of a command
         try:
-            app([word for word in arguments if word != "--debug"])
+            app([word for word in arguments if word != "--debug"], prog_name="edgemm")
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:

@@ -40,7 +40,7 @@ def test_help_names_every_command(run):
 def test_every_command_has_a_help_page_with_a_short_line_in_the_list(name, run):
     code, out, _ = run(name, "--help")
     assert code == 0
-    assert f"Usage: edgemm {name}" in out.replace("Usage: python -m pytest", "Usage: edgemm").replace("Usage: pytest", "Usage: edgemm")
+    assert out.startswith(f"Usage: edgemm {name} ")
     listed = next(line for line in run("--help")[1].splitlines() if line.startswith(f"  {name} "))
     assert not listed.endswith("...")
 
