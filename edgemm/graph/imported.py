@@ -25,6 +25,7 @@ from edgemm.modalities import _ops
 from edgemm.modalities._protocol import modalities
 
 OPSET = 18  # what the exporter writes; every target takes it
+OLDEST_OPSET = 13  # the first with one scale a channel in Q/DQ
 FIXED_BATCHES = (1, 2, 3)  # a condition on sizes that is the same for these is taken to be the same for all
 CHECKED_SAMPLES = 2
 
@@ -52,13 +53,15 @@ def prepare(card: Card, out: Path) -> Path:
 
 
 def _converted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The model in opset ``OPSET`` or its own newer one."""
+    """The model in opset ``OPSET``; in its own where that is newer, or cannot be converted but is recent enough."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset >= OPSET:
         return model
     try:
         return version_converter.convert_version(model, OPSET)
     except Exception as err:  # the converter's errors derive from RuntimeError or ValueError, by operator
+        if opset >= OLDEST_OPSET:
+            return model
         raise CheckpointError(
             f"'{name}' has opset {opset} and cannot be converted to {OPSET}.",
             why=str(err).strip().splitlines()[0],

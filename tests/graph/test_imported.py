@@ -192,11 +192,15 @@ def test_a_conversion_that_changes_results_is_refused(tmp_path, monkeypatch):
         imported.prepare(onnx_card.draft(path), tmp_path / "made.onnx")
 
 
-def test_an_opset_that_cannot_be_converted_is_named(tmp_path):
-    path = write(
-        tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"], name="r")], {"x": (FLOAT, [1, 4])}, {"y": (FLOAT, [1, 4])}, opset=15
-    )
-    model = onnx.load(path)
-    model.opset_import[0].version = 3
-    with pytest.raises(CheckpointError, match=r"'m\.onnx' has opset 3 and cannot be converted to 18"):
-        imported._converted(model, "m.onnx")
+@pytest.fixture
+def upsampling(tmp_path):
+    """Upsample left ONNX in opset 10, and no converter knows it."""
+    nodes = [helper.make_node("Upsample", ["x", "s"], ["y"], name="up", mode="nearest")]
+    kind = {"x": (FLOAT, [1, 1, 2, 2])}, {"y": (FLOAT, [1, 1, 4, 4])}
+    return write(tmp_path / "m.onnx", nodes, *kind, {"s": np.array([1, 1, 2, 2], np.float32)}, opset=9)
+
+
+def test_an_opset_that_cannot_be_converted_is_named(upsampling, tmp_path):
+    with pytest.raises(CheckpointError, match=r"'m\.onnx' has opset 9 and cannot be converted to 18"):
+        imported.prepare(onnx_card.draft(upsampling), tmp_path / "made.onnx")
+    assert not (tmp_path / "made.onnx").exists()
