@@ -11,7 +11,7 @@ import typer
 BUDGET_MISSED = 3
 INTERRUPTED = 130
 
-CardArgument = Annotated[str, typer.Argument(help="A model.yaml, a folder holding one, or the name of a shipped card.", metavar="CARD")]
+CardArgument = Annotated[str, typer.Argument(help="A model.yaml, a folder with one, an .onnx file, a shipped card's name.", metavar="CARD")]
 ModelArgument = Annotated[Path, typer.Argument(help="An ONNX file or a bundle.", metavar="ONNX|BUNDLE")]
 Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped one (see `edgemm list recipes`).")]
 Data = Annotated[str, typer.Option("--data", "-d", help="A folder with a manifest or <split>.npz files, or module:callable.")]

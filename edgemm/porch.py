@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from wave import open as open_wav
 
 import numpy as np
 
@@ -77,10 +78,9 @@ def scenes(split: str, count: int | None = None) -> Iterator[Scene]:
 def write(folder: Path, counts: dict[str, int] | None = None) -> Path:
     """Write the scene set as a dataset folder: PNG, WAV (16 bit) and ``manifest.csv``; returns the manifest.
 
-    Needs pillow and soundfile.
+    Needs pillow.
     """
-    import soundfile  # not at the top: drawing scenes needs numpy alone
-    from PIL import Image
+    from PIL import Image  # not at the top: drawing scenes needs numpy alone
 
     rows = []
     for kind in ("image", "audio"):
@@ -89,12 +89,20 @@ def write(folder: Path, counts: dict[str, int] | None = None) -> Path:
         for number, scene in enumerate(scenes(split, count)):
             image, audio = f"image/{split}{number:05d}.png", f"audio/{split}{number:05d}.wav"
             Image.fromarray(scene.image).save(folder / image)
-            soundfile.write(folder / audio, scene.audio, RATE_HZ, subtype="PCM_16")
+            _write_wav(folder / audio, scene.audio)
             rows.append((split, image, audio, scene.event))
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("split", "image", "audio", "event"), *rows])
     return manifest
+
+
+def _write_wav(path: Path, audio: np.ndarray) -> None:
+    with open_wav(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(np.round(audio * 32767).astype("<i2").tobytes())
 
 
 def ceiling(modality: str) -> float:
