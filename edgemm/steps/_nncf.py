@@ -31,7 +31,9 @@ WORDS = {
 }
 
 
-def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], untouched: list[str], ctx: Context) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], untouched: list[str], ctx: Context, ranges: str = "minmax"
+) -> onnx.ModelProto:
     """Q/DQ by NNCF. Its weights lie in a file beside the graph meanwhile: NNCF copies the graph often, and a large one would not fit."""
     nncf = _import()
     parameters = importlib.import_module("nncf.onnx.quantization.backend_parameters").BackendParameters
@@ -47,9 +49,15 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=untouched, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=_estimator(ranges),
                 backend_params={parameters.EXTERNAL_DATA_DIR: str(path.parent)},
             ),
         )
+
+
+def _estimator(ranges: str) -> Any:
+    known = importlib.import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet
+    return {"minmax": known.MINMAX, "mean": known.MEAN_MINMAX, "histogram": known.HISTOGRAM}[ranges]
 
 
 def has_attention(model: onnx.ModelProto) -> bool:

@@ -22,12 +22,16 @@ def quantize(
     *,
     method: Literal["ptq"] = "ptq",
     calibration_samples: int = 300,
+    ranges: Literal["minmax", "mean", "histogram"] = "minmax",
     precision: dict[Branch, str] | None = None,
 ) -> onnx.ModelProto:
     """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are; recurrent layers compute in float.
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.
+        ranges: How an activation's range follows from them: ``minmax`` over all, the ``mean`` of each sample's (clips the rare ones: on
+            spoken digits it lost 1.3 points where minmax lost 0.4), or the ``histogram`` with the least error (slow on large models).
+            ONNX Runtime's numerics always take minmax.
         precision: Branch selector -> int8, fp32, bf16 or fp16; branches not named are int8.
 
     Raises:
@@ -38,9 +42,11 @@ def quantize(
     if len(untouched) == len(branches.of_node):
         return _copy(model)
     samples = _calibration.samples(model, ctx, calibration_samples)
-    run = _ort_static.quantize if ctx.numerics.activations == "uint8" else _nncf.quantize
     try:
-        quantized = run(model, samples, untouched, ctx)
+        if ctx.numerics.activations == "uint8":
+            quantized = _ort_static.quantize(model, samples, untouched, ctx)
+        else:
+            quantized = _nncf.quantize(model, samples, untouched, ctx, ranges)
     except EdgemmError:
         raise
     except Exception as err:  # neither library has a base class for its errors
