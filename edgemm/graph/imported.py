@@ -17,7 +17,7 @@ from edgemm.card import Card
 from edgemm.errors import CheckpointError, ParityError
 from edgemm.graph import files, parity
 from edgemm.graph.branches import drop_unread
-from edgemm.graph.frontend import prepend
+from edgemm.graph.frontend import PREFIX, prepend
 from edgemm.graph.onnx_card import read
 from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import tidy
@@ -42,6 +42,10 @@ def prepare(card: Card, out: Path) -> Path:
     """
     assert card.model_path is not None  # the caller's branch
     original = read(card.model_path)
+    if any(node.name.startswith(PREFIX) for node in original.graph.node):
+        return files.save(original, out)  # edgemm exported it: it is ready and has its front-end
+    if any(node.op_type == "DequantizeLinear" for node in original.graph.node):
+        return files.save(prepend(original, card), out)  # folding would turn its weights back into float
     samples = _samples(card, original)
     with quiet():
         model = ir.serde.deserialize_model(_converted(original, card.model_path.name))
