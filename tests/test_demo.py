@@ -20,7 +20,7 @@ def small(tmp_path_factory):
 def test_the_demo_leaves_scenes_a_model_a_bundle_and_its_page(small):
     folder, done = small
     assert (folder / "scenes" / "manifest.csv").is_file()
-    assert done.card == folder / "model" / "model.yaml"
+    assert done.card == folder / "porch" / "model.yaml"
     assert done.page == folder / "bundle" / "report.html"
     assert done.page.read_text(encoding="utf-8").startswith("<!doctype html>")
 

@@ -52,7 +52,7 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
     """Make the porch scene set, train a picture-and-sound model on it, compress it for OpenVINO, measure it, write the report.
 
     Args:
-        output: A folder; gets ``scenes``, ``model`` and ``bundle``.
+        output: A folder; gets ``scenes``, ``porch`` (the model) and ``bundle``.
         epochs: Passes over the 2,400 training scenes.
 
     Raises:
@@ -63,11 +63,11 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
     data = folder / "scenes"
     with progress.stage("scenes"):
         _make_scenes(data)
-    card = folder / "porch.yaml"
+    card, model = folder / "porch.yaml", folder / "porch"
     write_bytes(card, porch.CARD.encode())
-    edgemm.train(card, data=data, output=folder / "model", epochs=epochs, progress=progress, **TRAINING)
-    done = edgemm.compress(folder / "model", recipe=RECIPE, data=data, output=folder / "bundle", progress=progress)
-    return Shown(data, folder / "model" / "model.yaml", done.bundle, done.report)
+    edgemm.train(card, data=data, output=model, epochs=epochs, progress=progress, **TRAINING)
+    done = edgemm.compress(model, recipe=RECIPE, data=data, output=folder / "bundle", progress=progress)
+    return Shown(data, model / "model.yaml", done.bundle, done.report)
 
 
 def _make_scenes(data: Path) -> None:
