@@ -15,13 +15,13 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from edgemm.graph import files
 from edgemm.graph.quiet import quiet
+from edgemm.steps._nncf import has_attention
 from edgemm.steps._protocol import Context
 
 OPTIONS = {
     "ActivationSymmetric": False,
     "WeightSymmetric": True,
     "QDQKeepRemovableActivations": True,  # else a tensor called like a ReLU's result is what went into it; the runtime removes it itself
-    "MatMulConstBOnly": True,  # products of two activations (attention) stay in float
 }
 
 
@@ -35,6 +35,7 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
             str(made),
             _Reader(samples, ctx),
             quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_operators(model),
             per_channel=ctx.numerics.per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -44,6 +45,15 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
             extra_options=OPTIONS,
         )
         return files.load(made)
+
+
+def _operators(model: onnx.ModelProto) -> list[str] | None:
+    """Operators to quantize; None = all the quantizer knows, so that a row of convolutions passes integers on.
+
+    In transformers only products and tables: two-tower ViT-B/32, 2 threads, 95 ms and 34 dB instead of 110 ms and 14 dB (float: 325 ms),
+    since LayerNorm, GELU and the residual sums do not survive 8 bits.
+    """
+    return ["Conv", "MatMul", "Gemm", "Gather"] if has_attention(model) else None
 
 
 class _Reader(CalibrationDataReader):

@@ -17,7 +17,7 @@ from edgemm import data
 from edgemm.errors import DataError, QuantizeError
 from edgemm.graph import files, parity
 from edgemm.graph.branches import find_branches
-from edgemm.steps import _calibration, _nncf
+from edgemm.steps import _calibration, _nncf, _ort_static
 from edgemm.steps.quantize import quantize
 
 NUMERICS = ("mixed", "int8", "uint8")
@@ -188,6 +188,49 @@ print(hashlib.sha256(quantize(made.build(), ctx, calibration_samples=32).Seriali
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "3"})
     assert done.stderr == ""
     assert done.stdout.strip() == hashlib.sha256(quantized[name].SerializeToString(deterministic=True)).hexdigest()
+
+
+@pytest.fixture
+def attending():
+    """Two linear layers, attention over their steps, a sum and a last layer."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(0, 0.3, (8, 8)).astype(np.float32) for name in ("wq", "wk", "wo")}
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "wq"], ["q"], name="queries"),
+        onnx.helper.make_node("MatMul", ["x", "wk"], ["k"], name="keys"),
+        onnx.helper.make_node("Transpose", ["k"], ["kt"], name="turn", perm=[0, 2, 1]),
+        onnx.helper.make_node("MatMul", ["q", "kt"], ["s"], name="scores"),
+        onnx.helper.make_node("Softmax", ["s"], ["p"], name="softmax"),
+        onnx.helper.make_node("MatMul", ["p", "x"], ["a"], name="mixing"),
+        onnx.helper.make_node("Add", ["a", "x"], ["r"], name="residual"),
+        onnx.helper.make_node("MatMul", ["r", "wo"], ["y"], name="last"),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 5, 8]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    card = cards.parse(
+        {
+            "model": "m.onnx",
+            "inputs": {"x": {"modality": "tensor", "dtype": "float32", "shape": ["batch", 5, 8]}},
+            "outputs": {"y": {"task": "tensor"}},
+        }
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), card
+
+
+@pytest.mark.parametrize("name", ["mixed", "int8"])
+def test_in_a_transformer_sums_and_products_of_activations_stay_float(attending, context, name):
+    model, card = attending
+    made = quantize(model, dataclasses.replace(context(name), card=card, dataset=data.synthetic(card)), calibration_samples=8)
+    float_nodes = readers_of_floats(made)
+    assert "last" not in float_nodes
+    assert "softmax" in float_nodes
+    assert not [node for node in made.graph.node if node.op_type == "Mul"], "SmoothQuant's products are computed wrongly by OpenVINO"
+
+
+def test_onnx_runtime_gets_only_products_and_tables_of_a_transformer_quantized(attending, model):
+    assert _ort_static._operators(attending[0]) == ["Conv", "MatMul", "Gemm", "Gather"]
+    assert _ort_static._operators(model) is None, "a row of convolutions passes integers on"
 
 
 def test_attention_makes_a_transformer_of_the_model():
