@@ -9,7 +9,7 @@ import onnx
 from edgemm.errors import EdgemmError, QuantizeError
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.specs import Branch
-from edgemm.steps import _activations, _calibration, _nncf, _ort_static, _recurrent
+from edgemm.steps import _activations, _calibration, _nncf, _ort_static
 from edgemm.steps._protocol import Context
 
 STAGE = "graph"
@@ -25,7 +25,8 @@ def quantize(
     ranges: Literal["minmax", "mean", "histogram"] = "minmax",
     precision: dict[Branch, str] | None = None,
 ) -> onnx.ModelProto:
-    """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are; recurrent layers compute in float.
+    """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are; recurrent layers stay in
+    float (OpenVINO refuses INT8 weights there in some graphs: it wants constants).
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.
@@ -53,8 +54,6 @@ def quantize(
         raise _failed(err, branches) from err
     if ctx.numerics.activations == "int8":
         _activations.make_signed(quantized)
-    if ctx.numerics.activations != "uint8":
-        _recurrent.shrink(quantized, set(untouched))
     _tidy(quantized)
     return quantized
 
