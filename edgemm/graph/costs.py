@@ -18,13 +18,10 @@ QUANTIZED_AT = {
     "ConvTranspose": (1,),
     "Gemm": (1,),
     "MatMul": (0, 1),
-    "GRU": (1, 2),
-    "LSTM": (1, 2),
-    "RNN": (1, 2),
     "Gather": (0,),
 }
-"""Operator -> its inputs that hold weights which INT8 stores in one byte each."""
-CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gather": 0, "GRU": 1, "LSTM": 1, "RNN": 1}
+"""Operator -> its inputs that hold weights which INT8 stores in one byte each. Recurrent layers stay in float (steps/quantize)."""
+CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gather": 0}
 """Operator -> the axis of its weight along which INT8 keeps one scale each; the last one elsewhere."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 BYTES = (*FLOATS, TensorProto.INT8, TensorProto.UINT8)

@@ -25,8 +25,10 @@ def quantize(
     ranges: Literal["minmax", "mean", "histogram"] = "minmax",
     precision: dict[Branch, str] | None = None,
 ) -> onnx.ModelProto:
-    """A Q/DQ copy of ``model``; front-ends and branches not marked int8 stay as they are; recurrent layers stay in
-    float (OpenVINO refuses INT8 weights there in some graphs: it wants constants).
+    """A Q/DQ copy of ``model``.
+
+    Front-ends, recurrent layers and branches not marked int8 stay in float. (Recurrent weights could be stored in one byte, but OpenVINO
+    refuses that in some graphs: its GRU and LSTM want constants.)
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.

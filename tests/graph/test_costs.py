@@ -55,7 +55,7 @@ def test_parameters_and_macs_are_counted_branch_by_branch(fused):
 def test_int8_keeps_a_scale_for_each_channel_and_floats_for_the_rest(fused):
     found = costs(fused)
     assert dict(found["image"].size_bytes) == {"fp32": 448, "fp16": 224, "int8": 108 + 4 * 4 + 4 * 4}
-    assert dict(found["audio"].size_bytes) == {"fp32": 660, "fp16": 330, "int8": 165 + 2 * 4 * 15}
+    assert dict(found["audio"].size_bytes) == {"fp32": 660, "fp16": 330, "int8": 660}, "recurrent layers stay in float"
     assert dict(found["head:event"].size_bytes) == {"fp32": 280, "fp16": 140, "int8": 63 + 4 * 7 + 4 * 7}
 
 

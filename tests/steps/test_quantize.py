@@ -263,9 +263,8 @@ def test_the_state_of_a_sample_is_what_the_one_before_left(context, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_or_one_calibration_sample_is_refused(model, context, count):
-    with pytest.raises(QuantizeError, match=rf"{count} calibration sample.*too few") as caught:
+    with pytest.raises(DataError, match=f"calibration is to use {count} sample"):
         quantize(model, context(), calibration_samples=count)
-    assert "some hundreds are usual" in str(caught.value)
 
 
 def test_a_dataset_with_one_row_is_refused(model, card, context):
@@ -280,7 +279,7 @@ def test_a_dataset_of_which_one_good_row_is_left_is_refused(model, context, samp
 
     with pytest.raises(QuantizeError, match="1 calibration sample: too few") as caught:
         quantize(model, dataclasses.replace(context(), dataset=OneLeft()))
-    assert "holds no more" in str(caught.value)
+    assert "broken and were skipped" in str(caught.value)
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones(model, context):
