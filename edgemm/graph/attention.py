@@ -103,6 +103,9 @@ def _multiply(model: ir.Model, node: ir.Node, factor: ir.Value) -> None:
     for user, place in users:
         if user is not product:
             user.replace_input_with(place, product.outputs[0])
+    for place, output in enumerate(model.graph.outputs):
+        if output is result:
+            model.graph.outputs[place] = product.outputs[0]
     model.graph.insert_after(node, product)
 
 
