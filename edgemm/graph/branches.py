@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgemm import plugins
 from edgemm.card import Card
 from edgemm.errors import EdgemmError, nearest
 
@@ -67,8 +68,6 @@ class Branches:
             return [selector] if selector in self.names() else []
         if selector in modalities.values():
             return [name for name in self.names() if modalities.get(name) == selector]
-        from edgemm import plugins
-
         if selector in plugins.names("modalities"):
             return []
         known = [*self.inputs, *modalities.values(), "fusion", "head", *(f"head:{name}" for name in self.outputs)]

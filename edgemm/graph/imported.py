@@ -14,7 +14,7 @@ from onnx import version_converter
 from onnx_ir.passes import common
 
 from edgemm.card import Card
-from edgemm.errors import CheckpointError, ParityError
+from edgemm.errors import CardError, CheckpointError, ParityError, nearest
 from edgemm.graph import files, parity
 from edgemm.graph.branches import drop_unread
 from edgemm.graph.frontend import PREFIX, prepend
@@ -41,7 +41,7 @@ def prepare(card: Card, out: Path) -> Path:
         ParityError: The result computes something else than the file.
     """
     assert card.model_path is not None  # the caller's branch
-    original = read(card.model_path)
+    original = _with_outputs_of(card, read(card.model_path))
     if any(node.name.startswith(PREFIX) for node in original.graph.node):
         return files.save(original, out)  # edgemm exported it: it is ready and has its front-end
     if any(node.op_type == "DequantizeLinear" for node in original.graph.node):
@@ -54,6 +54,29 @@ def prepare(card: Card, out: Path) -> Path:
     drop_unread(proto)
     _check(original, proto, samples, card)
     return files.save(prepend(proto, card), out)
+
+
+def _with_outputs_of(card: Card, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the card's outputs: those of its own that the card names, or all of its own under the card's names, in order.
+
+    Raises:
+        CardError: The card names one the file has not, and the counts differ too.
+    """
+    graph, wanted = model.graph, list(card.outputs)
+    given = {value.name: value for value in graph.output}
+    if not set(wanted) <= set(given):
+        if len(wanted) != len(given):
+            missing = next(name for name in wanted if name not in given)
+            raise CardError(f"'{card.model}' has no output '{missing}'.", why=f"it has {', '.join(given)}.", fix=nearest(missing, given))
+        for old, new in zip(list(given), wanted, strict=True):
+            graph.node.add(op_type="Identity", input=[old], output=[new], name=f"{new}_named")
+            given[new] = onnx.ValueInfoProto()
+            given[new].CopyFrom(given[old])
+            given[new].name = new
+    kept = [given[name] for name in wanted]
+    del graph.output[:]
+    graph.output.extend(kept)
+    return model
 
 
 def _converted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

@@ -132,6 +132,7 @@ def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the target beside it
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
         large = files.weight_bytes(model) > files.LIMIT_BYTES
         source = str(files.save(model, Path(folder) / "model.onnx")) if large else model.SerializeToString()

@@ -84,8 +84,9 @@ def _failed(err: Exception, branches: Branches) -> QuantizeError:
     text = " ".join(str(err).split()) or type(err).__name__
     node = next((name for name in sorted(branches.of_node, key=len, reverse=True) if name in text), None)
     where = f" at node '{node}' of branch '{branches.of_node[node]}'" if node else ""
-    fix = f"keep that branch in float: precision: {{{branches.of_node[node]}: fp32}}" if node else "keep a branch in float with precision:"
-    return QuantizeError(f"the graph could not be quantized{where}.", why=text[:500], fix=f"{fix}; please report the model.")
+    known = branches.of_node[node] if node else next(iter(branches.names()), "head")
+    fix = f"keep {'that' if node else 'one'} branch in float, such as precision: {{{known}: fp32}}; please report the model."
+    return QuantizeError(f"the graph could not be quantized{where}.", why=text[:500], fix=fix)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import card as cards
 from edgemm import data
-from edgemm.errors import CheckpointError, EdgemmError, ParityError
+from edgemm.errors import CardError, CheckpointError, EdgemmError, ParityError
 from edgemm.graph import files, imported, onnx_card, parity
 from edgemm.graph.branches import find_branches
 from edgemm.steps._protocol import Context
@@ -174,6 +174,31 @@ def test_a_card_with_a_picture_puts_its_front_end_before_the_file(tmp_path):
     model = files.load(imported.prepare(card, tmp_path / "made.onnx"))
     found, _ = parity.run_reference(model, [{"pixels": np.full((1, 8, 8, 3), 255, np.uint8)}])
     np.testing.assert_allclose(found["y"], 1.0, rtol=1e-5)
+
+
+@pytest.fixture
+def two_outputs(tmp_path):
+    """A file with outputs ``y`` and ``z``, and ``card(*names)``: a card that gives it these outputs."""
+    nodes = [helper.make_node("Relu", ["x"], ["y"], name="r"), helper.make_node("Neg", ["y"], ["z"], name="n")]
+    kind = (FLOAT, ["batch", 2])
+    write(tmp_path / "m.onnx", nodes, {"x": kind}, {"y": kind, "z": kind})
+    inputs = {"x": {"modality": "tensor", "dtype": "float32", "shape": ["batch", 2]}}
+    return lambda *names: cards.parse(
+        {"model": "m.onnx", "inputs": inputs, "outputs": {name: {"task": "tensor"} for name in names}}, path=tmp_path / "model.yaml"
+    )
+
+
+@pytest.mark.parametrize(("names", "values"), [(("z", "y"), (-3.0, 3.0)), (("y",), (3.0,)), (("event", "level"), (3.0, -3.0))])
+def test_outputs_are_those_of_the_card_by_name_or_by_order(two_outputs, tmp_path, names, values):
+    model = files.load(imported.prepare(two_outputs(*names), tmp_path / "made.onnx"))
+    found, _ = parity.run_reference(model, [{"x": np.full((1, 2), 3.0, np.float32)}])
+    assert {name: value[0] for name, value in found.items()} == dict(zip(names, values, strict=True))
+
+
+def test_an_output_the_file_has_not_is_refused(two_outputs, tmp_path):
+    with pytest.raises(CardError, match=r"'m\.onnx' has no output 'yy'") as caught:
+        imported.prepare(two_outputs("yy"), tmp_path / "made.onnx")
+    assert "it has y, z" in str(caught.value)
 
 
 def test_a_conversion_that_changes_results_is_refused(tmp_path, monkeypatch):
