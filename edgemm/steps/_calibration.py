@@ -21,22 +21,25 @@ def samples(model: onnx.ModelProto, ctx: Context, count: int) -> list[dict[str, 
     A state is what the model made of the sample before.
 
     Raises:
-        DataError: Fewer than two are asked for or there, or one cannot be read.
-        QuantizeError: Fewer than two are left after bad rows were skipped.
+        QuantizeError: Fewer than two are asked for, or left after bad rows were skipped.
+        DataError: Fewer than two are there, or one cannot be read.
     """
+    if count < FEWEST:
+        raise _too_few(count, "ranges are taken over samples; one says nothing about their spread.", "set calibration_samples to 300.")
     dataset = ctx.dataset if ctx.dataset is not None else data.synthetic(ctx.card, samples=count, seed=ctx.seed)
     ctx.progress("reading calibration samples", 0.0)
     found = [dict(batch.inputs) for batch in dataset.calibration(count, seed=ctx.seed)]
     if len(found) < FEWEST:
-        raise QuantizeError(
-            f"{len(found)} calibration sample{'s' * (len(found) != 1)}: too few to take ranges from.",
-            why="the other rows of the calib split (or train, where there is none) are broken and were skipped.",
-            fix=f"mend rows until {FEWEST} are good; some hundreds are usual.",
-        )
+        why = "the other rows of the calib split (or train, where there is none) are broken and were skipped."
+        raise _too_few(len(found), why, f"mend rows until {FEWEST} are good; some hundreds are usual.")
     wanted = [value.name for value in model.graph.input]
     single = [{name: sample[name] for name in wanted} for sample in found]
     states = {name: str(spec.options["state"]) for name, spec in ctx.card.inputs.items() if spec.options.get("state")}
     return list(_carried(model, single, states)) if states else single
+
+
+def _too_few(count: int, why: str, fix: str) -> QuantizeError:
+    return QuantizeError(f"{count} calibration sample{'s' * (count != 1)}: too few to take ranges from.", why=why, fix=fix)
 
 
 def _carried(model: onnx.ModelProto, single: list[dict[str, np.ndarray]], states: dict[str, str]) -> Iterator[dict[str, np.ndarray]]:

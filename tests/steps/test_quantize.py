@@ -263,8 +263,9 @@ def test_the_state_of_a_sample_is_what_the_one_before_left(context, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_or_one_calibration_sample_is_refused(model, context, count):
-    with pytest.raises(DataError, match=f"calibration is to use {count} sample"):
+    with pytest.raises(QuantizeError, match=rf"{count} calibration samples?: too few") as caught:
         quantize(model, context(), calibration_samples=count)
+    assert "set calibration_samples to 300" in str(caught.value)
 
 
 def test_a_dataset_with_one_row_is_refused(model, card, context):
