@@ -109,13 +109,20 @@ def _require_alike(things: Sequence[Named]) -> None:
         ):
             if ours is None or theirs is None or ours == theirs:
                 continue
-            differ = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+            differ = sorted(name for name in {*ours, *theirs} if not _may_be_one(ours.get(name), theirs.get(name)))
+            if not differ:
+                continue
             name = differ[0]
             raise MeasureError(
                 f"'{first.given}' and '{other.given}' cannot be compared: their {kind} differ.",
                 why=f"'{name}' is {ours.get(name, 'absent')} in the first and {theirs.get(name, 'absent')} in the second.",
                 fix="benchmark candidates made from one card; measure others one by one.",
             )
+
+
+def _may_be_one(ours: str | None, theirs: str | None) -> bool:
+    """Whether two descriptions can be of one thing: the same, or one of them does not know the labels."""
+    return ours == theirs or bool(ours and theirs and (ours.startswith(f"{theirs} of ") or theirs.startswith(f"{ours} of ")))
 
 
 def _distinct(things: Sequence[Named]) -> list[Candidate]:

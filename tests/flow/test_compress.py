@@ -129,6 +129,6 @@ def test_a_place_that_is_no_bundle_is_never_overwritten(own_model, porch, recipe
 def test_one_calibration_sample_is_refused(own_model, porch, tmp_path):
     few = tmp_path / "few.yaml"
     few.write_text(RECIPE.replace("24", "1"))
-    with pytest.raises(EdgemmError, match="1 calibration sample"):
+    with pytest.raises(EdgemmError, match=r"1 (calibration )?sample"):
         compress(own_model, recipe=few, data=porch, output=tmp_path / "b")
     assert not (tmp_path / "b").exists()
