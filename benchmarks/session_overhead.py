@@ -73,7 +73,8 @@ def _raw(name: str, session: Any, feed: dict[str, np.ndarray]) -> dict[str, Call
     """The runtime's own calls on what ``session`` has opened."""
     if name == "onnxruntime":
         return {"raw": lambda: session._session.run(session._names, feed)}
-    request, arrays = session._plan.request, list(feed.values())
+    request = session._plan.request
+    arrays = [feed[port.get_any_name()] for port in request.model_inputs]
     return {"raw": request.infer, "raw_with_arrays": lambda: request.infer(arrays)}
 
 
