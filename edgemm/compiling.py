@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm import plugins
+from edgemm import metrics, plugins
 from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
 from edgemm.golden import run as run_golden
 from edgemm.golden import stack, tolerance
-from edgemm.probes._schedule import Candidate
+from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
 from edgemm.stages import Job, quantize, samples
 from edgemm.targets._protocol import Target
+
+TUNING_ROWS = 1000
+"""Rows of val on which runtime options must answer as well as the safe ones."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def _tuned(
     """The fastest runtime options whose accuracy holds, and the table behind the choice."""
 
     def make(scratch: Path) -> Path:
-        found = tune(name, model.main, samples(job, 1)[0], forbid=forbid, target_options=given, progress=job.show)
+        holds = _holds(job, model, name, given, forbid)
+        found = tune(name, model.main, samples(job, 1)[0], forbid=forbid, accuracy_holds=holds, target_options=given, progress=job.show)
         path = scratch / "tuned.json"
         write_json(path, {"options": found.options, "table": [asdict(choice) for choice in found.table]})
         return path
@@ -147,6 +152,33 @@ def _tuned(
     inputs = {"model": model.folder.name, "target": [name, dict(given)], "forbid": sorted(forbid), "data": job.fingerprint}
     made = json.loads(job.stage(f"tune {name}", inputs, make, packages=versions, on_this_machine=True).main.read_text(encoding="utf-8"))
     return made["options"], made["table"]
+
+
+def _holds(
+    job: Job, model: Artifact, name: str, given: Mapping[str, Any], forbid: frozenset[str]
+) -> Callable[[dict[str, Any]], bool] | None:
+    """Says of runtime options whether they answer val as well as the safe ones: no loss that the paired interval shows.
+
+    None where val has no rows, or no output has a metric that can be lost.
+    """
+    guarded = {key: output for key, output in job.card.outputs.items() if metrics.guarded(output) not in ("sqnr_db", "recall_at_1")}
+    if job.data is None or "val" not in job.dataset.splits() or not guarded:
+        return None
+    safe = plugins.find(Target, name)(**given).choices(forbid=forbid)[0]
+
+    @cache
+    def answers(options: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        candidate = Candidate(f"{name} on val", "bundle", name, model.main, json.loads(options), target_options=given)
+        return predict(candidate, str(job.data), job.card, "val", limit=TUNING_ROWS, skip_bad_rows=job.skip_bad_rows)
+
+    def holds(options: dict[str, Any]) -> bool:
+        if options == safe:
+            return True
+        (before, truth), (after, _) = answers(json.dumps(safe)), answers(json.dumps(options))
+        lost = [metrics.drop(output, before[key], after[key], truth[key]) for key, output in guarded.items() if key in truth]
+        return all(score.low is None or score.low <= 0 for score in lost)
+
+    return holds
 
 
 def _broken(target: str, rung: Mapping[str, Any]) -> ParityError:
