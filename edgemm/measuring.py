@@ -44,6 +44,7 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
             if candidate.subject != "original":
                 answers[candidate.name] = predictions(job, candidate, artifact)[0]
             found += _scores(job, candidate, answers.get(candidate.name, original), truth, original, timed[candidate.name]["precision"])
+    after = answers.get(compiled[0].candidate().name, {}) if compiled else {}
     budgets = judge(recipe.budgets, found, recipe.targets, _guarded(job))
     details = {
         "title": job.card.path.parent.name if job.card.path else "model",
@@ -52,7 +53,7 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
         "branches": [row for part in compiled[:1] for row in _branches(job, part)],
         "ratios": compared,
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
-        "confusion": _confusion(job, compiled, answers, truth),
+        "confusion": metrics.confusions(job.card.outputs, truth, answers.get("original", {}), after),
         "parity": _parity(exported, compiled),
         "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
         "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],
@@ -140,23 +141,6 @@ def _scores(
 def _guarded(job: Job) -> list[str]:
     """Outputs with a metric that can be lost."""
     return [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
-
-
-def _confusion(
-    job: Job, compiled: Sequence[Compiled], answers: Mapping[str, Mapping[str, np.ndarray]], truth: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    if not compiled or not truth:
-        return {}
-    after = answers[compiled[0].candidate().name]
-    return {
-        name: {
-            "labels": list(output.labels),
-            "before": metrics.confusion(answers["original"][name], truth[name], output.labels).tolist(),
-            "after": metrics.confusion(after[name], truth[name], output.labels).tolist(),
-        }
-        for name, output in job.card.outputs.items()
-        if output.task == "classification" and output.labels and name in truth
-    }
 
 
 def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Any]:

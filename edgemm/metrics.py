@@ -10,8 +10,9 @@ of its ``pair``. A tensor's truth is the reference output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,19 @@ def confusion(predictions: np.ndarray, truth: np.ndarray, labels: Sequence[str])
     count = len(labels)
     answered = predictions.argmax(axis=-1).reshape(-1)
     return np.bincount(truth.reshape(-1) * count + answered, minlength=count * count).reshape(count, count)
+
+
+def confusions(
+    outputs: Mapping[str, Output], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """``details.confusion`` of a report: for each labelled classification output that was answered, its matrices as plain lists."""
+    found: dict[str, Any] = {}
+    for name, output in outputs.items():
+        if output.task == "classification" and output.labels and name in truth and name in after:
+            found[name] = {"labels": list(output.labels), "after": confusion(after[name], truth[name], output.labels).tolist()}
+            if name in before:
+                found[name]["before"] = confusion(before[name], truth[name], output.labels).tolist()
+    return found
 
 
 def _value_and_rows(output: Output, predictions: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:

@@ -168,7 +168,10 @@ def check_place(out: Path) -> None:
     holds = _zip_place(out) if out.suffix == SUFFIX else _folder_place(out)
     if holds:
         raise OutputError(f"cannot write a bundle to {out}.", why=holds, fix="choose another place with -o, or clear that one yourself.")
-    require_writable(out.parent / f"{out.name}.probe")
+    try:
+        require_writable(out.parent)
+    except OutputError as err:
+        raise OutputError(f"cannot write {out}.", why=err.why, fix=err.fix) from err
 
 
 def entries(folder: Path) -> dict[str, Path | str]:

@@ -202,7 +202,7 @@ def _accuracy(
         samples = [Answers({name: card.outputs[name] for name in guarded}, answers[row.name], truth, known)]
         scores += about(row, timings[row.name].precision_ran, Accuracy().summarise(samples))
     after = next((row for row in measured if row.subject == "bundle"), None)
-    return scores, {"confusion": _confusion(card.outputs, truth, before, answers[after.name] if after else {})}, notes
+    return scores, {"confusion": metrics.confusions(card.outputs, truth, before, answers[after.name] if after else {})}, notes
 
 
 def _require_same_rows(things: Sequence[Named], truth: Mapping[str, np.ndarray], limit: int | None) -> None:
@@ -233,18 +233,6 @@ def _before(
     if reference is None:
         return {}, ["Nothing is known of the original's answers: what was lost against it was not measured."]
     return {name: array[:limit] for name, array in reference.predictions.items()}, []
-
-
-def _confusion(
-    outputs: Mapping[str, Any], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, output in outputs.items():
-        if output.task == "classification" and output.labels and name in truth and name in after:
-            found[name] = {"labels": list(output.labels), "after": metrics.confusion(after[name], truth[name], output.labels).tolist()}
-            if name in before:
-                found[name]["before"] = metrics.confusion(before[name], truth[name], output.labels).tolist()
-    return found
 
 
 def _report(
