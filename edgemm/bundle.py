@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import cache, plugins, seal, stored_zip
+from edgemm import cache, plugins
 from edgemm import card as cards
+from edgemm._bundle import seal, stored_zip
+from edgemm._bundle.golden import Golden
+from edgemm._bundle.packing import Reference, TargetOptions, check_place, copy, entries, pack, write_npz
+from edgemm._bundle.seal import HASH, MANIFEST, SIGNATURE, Check
+from edgemm._bundle.verification import Verification, check_files, check_golden, plain_bytes
 from edgemm.artifact import folder_in_one_step, sha256_of
 from edgemm.card import Card
 from edgemm.errors import BundleError, EdgemmError, nearest
-from edgemm.golden import Golden
-from edgemm.packing import Reference, TargetOptions, check_place, copy, entries, pack, write_npz
 from edgemm.report import Report
 from edgemm.report import read as read_report
-from edgemm.seal import HASH, MANIFEST, SIGNATURE, Check
 from edgemm.targets._protocol import Target
-from edgemm.verification import Verification, check_files, check_golden, plain_bytes
 
 __all__ = [
     "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "copy", "open_bundle", "pack", "verify",

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from edgemm import metrics, plugins
+from edgemm._bundle.golden import run as run_golden
+from edgemm._bundle.golden import stack, tolerance
 from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
-from edgemm.golden import run as run_golden
-from edgemm.golden import stack, tolerance
 from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe

@@ -90,7 +90,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one run found out. ``details`` holds what only the HTML page draws (see ``report_html``); plain JSON values.
+    """Everything one run found out. ``details`` holds what only the HTML page draws (see ``_report.page``); plain JSON values.
 
     Keys of ``details`` in use, each optional:
         title, card, recipe: str.

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import bundle as bundles
 from edgemm import card as cards
-from edgemm import golden, plugins, seal, stored_zip
+from edgemm import plugins
+from edgemm._bundle import golden, seal, stored_zip
 from edgemm.bundle import Golden, Reference, TargetOptions, check_place, open_bundle, pack, verify
 from edgemm.cache import machine
 from edgemm.errors import BundleError, CardError, MissingExtra, OutputError, TargetError

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins, report_html, stages
+from edgemm import metrics, plugins, stages
+from edgemm._report import page
 from edgemm.artifact import require_writable, sha256_file
 from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
@@ -260,5 +261,5 @@ def _report(
 
 def _write(report: Report, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    (place / "report.html").write_text(report_html.render(report), encoding="utf-8")
+    (place / "report.html").write_text(page.render(report), encoding="utf-8")
     report.save(place / "report.json")

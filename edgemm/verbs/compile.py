@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgemm import plugins, stages
+from edgemm._bundle.packing import SUFFIX
 from edgemm.artifact import Artifact, folder_in_one_step, require_writable, write_json
 from edgemm.bundle import Bundle, TargetOptions, open_bundle
 from edgemm.errors import EdgemmError
-from edgemm.packing import SUFFIX
 from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
 from edgemm.targets._protocol import Target, fingerprint

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, compiling, measuring, plugins, seal, stages
+from edgemm import __version__, bundle, compiling, measuring, plugins, stages
+from edgemm._bundle import seal
 from edgemm.artifact import Artifact
 from edgemm.compiling import Compiled
 from edgemm.errors import DataError

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgemm import cache, checkpoint_identity, metrics, report_html
+from edgemm import cache, checkpoint_identity, metrics
 from edgemm import card as cards
+from edgemm._report import page
 from edgemm.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
 from edgemm.card import Card
 from edgemm.data import Dataset, find_labels, open_dataset, sensor_statistics
@@ -240,7 +241,7 @@ def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key
         write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, **found})
         write_json(aside / "curves.json", done.curves)
         report.save(aside / "report.json")
-        write_bytes(aside / "report.html", report_html.render(report).encode())
+        write_bytes(aside / "report.html", page.render(report).encode())
     return Training(folder, found, done.best_epoch)
 
 

@@ -14,7 +14,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
-BOX = ("artifact", "bundle", "cache", "card", "data", "metrics", "porch", "recipe", "report", "report_html", "specs")
+BOX = ("artifact", "bundle", "cache", "card", "data", "metrics", "porch", "recipe", "report", "_report.page", "specs")
 BOX_VERBS = ("benchmark", "compile", "doctor", "list", "verify")
 
 

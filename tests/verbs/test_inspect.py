@@ -145,7 +145,7 @@ outputs: {answer: {task: regression, unit: dB}}
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_a_bundle_is_inspected_on_its_own_target_with_its_golden_sample(bundle, tmp_path, form):
-    from edgemm.stored_zip import write
+    from edgemm._bundle.stored_zip import write
 
     if form == "zip":
         with (tmp_path / "b.edgemm").open("wb") as file:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from edgemm._report_words import name_of, number, shown
+from edgemm._report.words import name_of, number, shown
 from edgemm.report import Measurement, Report, Variant, Verdict
 
 ABOUT_EQUAL = 0.03  # a ratio this near to 1 is called "the same": below what repeated runs reproduce

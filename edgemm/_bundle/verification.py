@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgemm import golden, plugins, seal
+from edgemm import plugins
+from edgemm._bundle import golden, seal
+from edgemm._bundle.golden import Golden
+from edgemm._bundle.packing import entries
+from edgemm._bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
 from edgemm.errors import BundleError, EdgemmError, MissingExtra
-from edgemm.golden import Golden
-from edgemm.packing import entries
-from edgemm.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
 from edgemm.targets._protocol import fingerprint
 
 if TYPE_CHECKING:

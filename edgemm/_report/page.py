@@ -12,11 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgemm import _charts
-from edgemm._charts import Bar
-from edgemm._report_headline import lead, tiles
-from edgemm._report_sections import branches, curves, environment, files, parity, ratios, section, steps, table
-from edgemm._report_words import in_unit, name_of, number, shown, unit_of
+from edgemm._report import charts
+from edgemm._report.charts import Bar
+from edgemm._report.headline import lead, tiles
+from edgemm._report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
+from edgemm._report.words import in_unit, name_of, number, shown, unit_of
 from edgemm.report import Measurement, Report, Variant
 
 STYLE = Path(__file__).with_name("report.css")
@@ -73,11 +73,11 @@ def _budgets(report: Report) -> str:
 
 def _before_and_after(report: Report) -> str:
     variants = report.variants()
-    panels = [_panel(variants, name, None, _charts.bars) for name in ("size_mib", "latency_p50_ms", "latency_p95_ms", "peak_rss_mib")]
+    panels = [_panel(variants, name, None, charts.bars) for name in ("size_mib", "latency_p50_ms", "latency_p95_ms", "peak_rss_mib")]
     guarded = dict.fromkeys((m.name, m.output) for m in report.measurements if m.output and m.name != "accuracy_drop_points")
     for name, output in guarded:
         percent = any(m.unit == "ratio" for m in report.find(name, output=output))
-        panels.append(_panel(variants, name, output, functools.partial(_charts.dots, percent=percent)))
+        panels.append(_panel(variants, name, output, functools.partial(charts.dots, percent=percent)))
     if not any(panels):
         return ""
     legend = "".join(_key(subject) for subject in SUBJECTS if any(variant.subject == subject for variant in variants))
@@ -125,7 +125,7 @@ def _latency(report: Report) -> str:
     samples = report.details.get("latency_samples_ms") or {}
     names = {variant.candidate: variant.label for variant in report.variants() if variant.candidate}
     samples = {names.get(label, label): values for label, values in samples.items()}
-    drawn = _charts.ridges(samples, {label: _kind(label, report.variants()) for label in samples})
+    drawn = charts.ridges(samples, {label: _kind(label, report.variants()) for label in samples})
     return section("Latency distribution", "Timed calls. Solid line: median; dotted line: 95th percentile.", drawn) if drawn else ""
 
 
@@ -142,7 +142,7 @@ def _confusion(report: Report) -> str:
         pair = [(word, found[key]) for key, word in (("before", "Before"), ("after", "After")) if found.get(key)]
         heading = f"<h3>{escape(str(output))}</h3>" if len(report.details["confusion"]) > 1 and len(pair) > 1 else ""
         pair = pair if len(pair) > 1 else [(str(output), counts) for _, counts in pair]
-        drawn = "".join(_charts.matrix(found["labels"], counts, word) for word, counts in pair)
+        drawn = "".join(charts.matrix(found["labels"], counts, word) for word, counts in pair)
         parts.append(f'{heading}<div class="panels">{drawn}</div>')
     about = "Rows: what is true. Columns: what was answered. Shade: share of the row; red is wrong."
     return section("Confusion matrix", about, "".join(parts)) if parts else ""

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import report_html, seal, stored_zip
+from edgemm._bundle import seal, stored_zip
+from edgemm._bundle.golden import Golden
+from edgemm._bundle.seal import HASH, MANIFEST, OWN, SIGNATURE
+from edgemm._report import page
 from edgemm.artifact import folder_in_one_step, remove_leftovers, require_writable, unwritable, write_bytes
 from edgemm.card import Card
 from edgemm.errors import BundleError, CardError, OutputError
-from edgemm.golden import Golden
 from edgemm.modalities._protocol import input_specs
 from edgemm.report import Report
-from edgemm.seal import HASH, MANIFEST, OWN, SIGNATURE
 from edgemm.specs import TensorSpec
 from edgemm.targets import _onnx_file
 
@@ -118,7 +119,7 @@ def pack(
     _check_names(everything)
     sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content) for name, content in sorted(everything.items())}
     report = replace(report, details={**report.details, "files": sizes})
-    everything |= {"report.json": report.to_json(), "report.html": report_html.render(report).encode()}
+    everything |= {"report.json": report.to_json(), "report.html": page.render(report).encode()}
     manifest = {
         "format": 1,
         "inputs": inputs,

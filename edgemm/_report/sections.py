@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from edgemm import _charts
 from edgemm.artifact import show_size
 from edgemm.report import Report
 
@@ -79,11 +78,11 @@ def _count(value: float) -> str:
 
 def curves(report: Report) -> str:
     """One chart for each ``<chart>/...`` of the curves, a line for each ``.../<line>``."""
-    charts: dict[str, dict[str, Any]] = {}
+    grouped: dict[str, dict[str, Any]] = {}
     for name, points in (report.details.get("curves") or {}).items():
         chart, _, line = str(name).rpartition("/")
-        charts.setdefault(chart or line, {})[line] = points
-    drawn = [(chart, _charts.lines(series, x_label="epoch")) for chart, series in charts.items()]
+        grouped.setdefault(chart or line, {})[line] = points
+    drawn = [(chart, charts.lines(series, x_label="epoch")) for chart, series in grouped.items()]
     panels = "".join(f"<div><h3>{escape(chart)}</h3>{lines}</div>" for chart, lines in drawn if lines)
     return section("Training", "", f'<div class="panels">{panels}</div>') if panels else ""
 

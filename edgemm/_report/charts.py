@@ -1,6 +1,6 @@
 """Charts as HTML with inline SVG: no script. Text is HTML, so that it stays readable at every width; SVG holds shapes only.
 
-Every function escapes the words it is given and returns a fragment for ``report_html``, whose style sheet (``report.css``) colours it.
+Every function escapes the words it is given and returns a fragment for ``_report.page``, whose style sheet (``report.css``) colours it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from edgemm._report_words import number
+from edgemm._report.words import number
 
 BINS = 120  # of a latency histogram: finer than a phone's pixels are of no use
 LOG_RANGE = 15  # beyond that the fastest would be a line at the edge of an axis from zero

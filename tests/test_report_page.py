@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgemm import _charts
+from edgemm._report import charts
+from edgemm._report.page import render
 from edgemm.report import Measurement, Report, Verdict
-from edgemm.report_html import render
 
 EVIL = "<script>alert('x')</script>\"&"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -241,20 +241,20 @@ def test_a_confusion_matrix_of_many_labels_lists_the_commonest_mistakes():
     labels = [f"class {n}" for n in range(80)]
     counts = np.eye(80, dtype=int) * 10
     counts[3, 7] = 6
-    words = text_of(_charts.matrix(labels, counts.tolist(), "After"))
+    words = text_of(charts.matrix(labels, counts.tolist(), "After"))
     assert "99.3 % right, 80 labels; most frequent mistakes class 3 answered as class 7: 6" in words
 
 
 def test_a_confusion_matrix_of_thirty_labels_shows_colours_alone():
     labels = [f"class {n}" for n in range(30)]
-    drawn = _charts.matrix(labels, (np.eye(30, dtype=int) * 10).tolist(), "After")
+    drawn = charts.matrix(labels, (np.eye(30, dtype=int) * 10).tolist(), "After")
     assert drawn.count("<td") == 900
     assert "<span>10</span>" not in drawn
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.97), (0.4, 0.87), (-3.0, 12.0), (5.0, 5.0), (0.0, 0.0), (1e-9, 3e-9), (990.0, 1010.0)])
 def test_ticks_are_few_round_numbers_that_cover_the_range(ends):
-    ticks = _charts.nice_ticks(*ends)
+    ticks = charts.nice_ticks(*ends)
     assert ticks[0] <= ends[0]
     assert ticks[-1] >= ends[1]
     assert 2 <= len(ticks) <= 8
@@ -271,13 +271,13 @@ def test_ticks_are_few_round_numbers_that_cover_the_range(ends):
     ],
 )
 def test_ticks_in_powers_of_ten_are_few_and_do_not_crowd(ends, ticks):
-    assert _charts.decade_ticks(*ends) == ticks
+    assert charts.decade_ticks(*ends) == ticks
 
 
 def test_latencies_far_apart_are_drawn_in_powers_of_ten():
-    drawn = _charts.ridges({"original": [130.0, 140.0, 1200.0], "openvino": [0.4, 0.5, 0.6]}, {})
+    drawn = charts.ridges({"original": [130.0, 140.0, 1200.0], "openvino": [0.4, 0.5, 0.6]}, {})
     assert "powers of ten" in text_of(drawn)
-    assert "powers of ten" not in text_of(_charts.ridges({"original": [3.0, 4.0], "openvino": [1.0, 1.1]}, {}))
+    assert "powers of ten" not in text_of(charts.ridges({"original": [3.0, 4.0], "openvino": [1.0, 1.1]}, {}))
     places = [float(place) for place in re.findall(r'class="p50" x1="([-\d.]+)"', drawn)]
     assert places[0] - places[1] > 50
 
@@ -294,7 +294,7 @@ def test_the_interval_of_a_pair_timed_side_by_side_is_shown_and_may_cast_doubt(f
 
 
 def test_a_single_slow_call_does_not_flatten_the_latency_chart():
-    drawn = text_of(_charts.ridges({"openvino": [1.0] * 500 + [900.0]}, {}))
+    drawn = text_of(charts.ridges({"openvino": [1.0] * 500 + [900.0]}, {}))
     assert "1 beyond the axis" in drawn
     assert "900" not in drawn
 

@@ -1,0 +1,1 @@
+"""What is inside a bundle: packing it, sealing it, and checking it again."""
