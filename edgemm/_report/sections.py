@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from edgemm._report import charts
 from edgemm.artifact import show_size
 from edgemm.report import Report
 
