@@ -79,7 +79,7 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
     features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
     names = feature_names(model.card)
     shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
-    with quiet(), torch.no_grad(), _recurrent_by_shape():
+    with quiet(), torch.no_grad(), recurrent_by_shape():
         captured = capture(wrapper, features, shapes, model)
         try:
             program = torch.onnx.export(
@@ -120,7 +120,7 @@ class _Positional(nn.Module):
 
 
 @contextlib.contextmanager
-def _recurrent_by_shape() -> Iterator[None]:
+def recurrent_by_shape() -> Iterator[None]:
     """While tracing, let GRU and LSTM tell only their shapes.
 
     torch's own rule runs them step by step to learn the shape: seconds for a short clip, and it fixes the length of the sequence.
