@@ -21,14 +21,12 @@ from edgemm.graph.quiet import quiet
 from edgemm.models._capture import PREFIX, capture
 from edgemm.models.fused import FusedModel, feature_names
 
-WEIGHTED = (
-    "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul", "mm", "bmm",
-    "addmm", "baddbmm", "einsum", "bilinear", "gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell",
-)  # fmt: skip
+WEIGHTED = frozenset(
+    "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm addmm baddbmm einsum bilinear "
+    "gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell".split()
+)
 """Operators that multiply by weights: what ``graph.branches.WEIGHTED`` is to ONNX."""
-SIZES = (
-    "sym_size", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty",
-)  # fmt: skip
+SIZES = frozenset("sym_size zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty".split())
 """Operators that take only the size of what they read."""
 CHECKS = ("_assert", "_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size")
 
@@ -98,10 +96,8 @@ def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> Parts:
     to_node = {name: str(node) for name, node in outputs.items()}
     inputs = dict(zip(program.graph_signature.user_inputs, feature_names(model.card), strict=True))
     node_of_input = {name: str(node) for node, name in inputs.items()}
-    cuts = {
-        name: list(dict.fromkeys(to_node.get(tensor) or node_of_input.get(tensor, tensor) for tensor in tensors))
-        for name, tensors in branches.cuts.items()
-    }
+    node_of = {**node_of_input, **to_node}
+    cuts = {name: list(dict.fromkeys(node_of.get(tensor, tensor) for tensor in tensors)) for name, tensors in branches.cuts.items()}
     return Parts(
         program=program,
         of_node={name: branch for name, branch in branches.of_node.items() if name in calls},

@@ -75,7 +75,7 @@ def test_a_submodule_has_a_branch_unless_its_nodes_differ(parts):
 
 
 def test_the_module_that_ends_at_a_node_returns_its_value(gated, parts):
-    named = {name: found for name, found in ((name, parts.module_ending_at(node)) for name, node in parts.outputs.items())}
+    named = {name: parts.module_ending_at(node) for name, node in parts.outputs.items()}
     assert named["event"] == "heads.event"
     assert named["level"] == "heads.level"
     from edgemm.exporting import sample_inputs
