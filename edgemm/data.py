@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,21 @@ class Dataset:
     def bad_rows(self) -> list[str]:
         """With ``skip_bad_rows``: what was left out so far, in words, in the order of the rows."""
         return [self._bad[number] for number in sorted(self._bad)] if self._bad else []
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether rows that cannot be read are left out instead of being an error."""
+        return self._bad is not None
+
+    @property
+    def parts(self) -> Mapping[str, Modality]:
+        """Input -> its modality."""
+        return self._parts
+
+    @property
+    def labelled(self) -> Mapping[str, Output]:
+        """Outputs that a column tells the truth of."""
+        return self._outputs
 
     def with_card(self, card: Card) -> Dataset:
         """The same rows read by another card; the manifest is not read again."""

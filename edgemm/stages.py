@@ -17,10 +17,12 @@ import numpy as np
 
 from edgemm import cache, plugins
 from edgemm import card as cards
+from edgemm._data.checking import check
 from edgemm.artifact import Artifact, Maker, write_bytes, write_json
 from edgemm.bundle import Reference, write_npz
 from edgemm.card import Card
 from edgemm.data import Dataset, find_labels, open_dataset, synthetic
+from edgemm.probes._busy import load
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe, Step
 from edgemm.targets._protocol import Target
@@ -46,6 +48,7 @@ class Job:
         card: The model.
         data: What the user named; None for an ONNX file without data.
         dataset: That opened, or seeded synthetic samples.
+        load_before: What the processor was busy with when the run began.
         made: Names of stages that were really run, in order; those found in the cache are in ``reused``.
     """
 
@@ -55,6 +58,7 @@ class Job:
     progress: Progress
     seed: int = 0
     skip_bad_rows: bool = False
+    load_before: float = field(default_factory=load)
     made: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
 
@@ -93,11 +97,13 @@ def start(
 
     Raises:
         CardError, DataError: Either is wrong.
+        Mistakes: Several rows are.
     """
     made = _card(card)
     if data is not None:
         made = find_labels(data, made)
         dataset = open_dataset(data, made, skip_bad_rows=skip_bad_rows)
+        check(dataset)
     else:
         dataset = synthetic(made, seed=seed)
     return Job(made, None if data is None else str(data), dataset, progress or Progress(), seed, skip_bad_rows)
@@ -210,6 +216,7 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
     """``model.onnx`` with Q/DQ in the numerics of a target, by the recipe's graph steps.
 
     Args:
+        exported: The float graph, or one in which training put Q/DQ already.
         keep_float: Branches that must stay in float on this target, whatever the recipe says.
     """
     target = plugins.load(Target, target_name)

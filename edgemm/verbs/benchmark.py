@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
 from edgemm.devices.environment import environment
 from edgemm.errors import MeasureError
+from edgemm.probes._busy import busy, load
 from edgemm.probes._measurements import about, drawn, measurements, ratios
 from edgemm.probes._named import Named, resolve
 from edgemm.probes._schedule import Candidate, Timing, predict, time_candidates
@@ -23,8 +23,6 @@ from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.progress import Progress
 from edgemm.report import Measurement, Report, judge
 from edgemm.targets._protocol import Target
-
-BUSY = 0.5  # load per core, before we start, from which the report warns
 
 
 def benchmark(
@@ -73,10 +71,10 @@ def benchmark(
         require_writable(place / "report.json")
     things = [resolve(given, target, prepare=_prepare) for given in candidates]
     _require_alike(things)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    before = load()
     rows = _distinct(things)
     feed, notes = _feed(things, data, seed)
-    notes = _busy(load) + notes + [note for thing in things for note in thing.notes]
+    notes = busy(before) + notes + [note for thing in things for note in thing.notes]
     with progress.stage("timing"):
         timings = time_candidates(
             rows, feed, rounds=rounds, calls=calls, seconds=seconds, launches=launches, seed=seed, progress=progress.update
@@ -147,13 +145,6 @@ def _feed(things: Sequence[Named], data: str | Path | None, seed: int) -> tuple[
         return dict(golden), ["No data was given: timed on a golden sample of the bundle, accuracy was not measured."]
     made = next(iter(synthetic(things[0].card, samples=1, seed=seed).batches("test", 1))).inputs
     return made, [f"No data was given: timed on a synthetic sample (seed {seed}), accuracy was not measured."]
-
-
-def _busy(load: float) -> list[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if load < BUSY * cores:
-        return []
-    return [f"Other jobs used the processor (load {load:.1f} on {cores} cores): trust ratios inside this report, not milliseconds."]
 
 
 def _failures(things: Sequence[Named], timings: Mapping[str, Timing]) -> list[str]:
