@@ -64,10 +64,14 @@ class Compiled:
         return Candidate(**{**plain, **changes})
 
 
-def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str) -> Compiled:
+def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str, *, start: Artifact | None = None) -> Compiled:
     """Quantize for a target, prove that it computes what the graph says, and choose runtime options by measurement.
 
     A branch whose INT8 the target computes wrongly is left in float there, and the result says so.
+
+    Args:
+        exported: The float graph, which everything is proved against.
+        start: What the graph steps work on where it is another one: with the Q/DQ that ``qat`` trained.
 
     Raises:
         ParityError: The target computes the graph wrongly, also with the guilty branch in float.
@@ -78,7 +82,7 @@ def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str) -> Comp
     safe = target.choices(forbid=forbid)[0]
     kept: list[str] = []
     while True:
-        model = quantize(job, exported, recipe.graph_steps(), name, keep_float=kept)
+        model = quantize(job, start or exported, recipe.graph_steps(), name, keep_float=kept)
         rungs = ladder(job, exported, model, name, given, safe)
         broken = next((rung for rung in rungs if not rung["ok"]), None)
         if broken is None:

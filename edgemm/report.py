@@ -96,7 +96,9 @@ class Report:
         title, card, recipe: str.
         steps: ``[{name, seconds, text, reused}]`` in order; ``reused`` (bool) = taken from the cache.
         notes: ``[str]``, what a reader must know.
-        branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional.
+        branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional,
+            ``parameters`` and ``macs`` a number or ``{"before": x, "after": y}``.
+        applied: ``[{step, options, facts}]``, the torch steps of the recipe and what each found out.
             ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
         latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them; a label is a variant's ``label`` or any other words.
         ratios: ``[{candidate, baseline, value, low, high, verdict}]``: how many times as long ``candidate`` takes, with its interval.

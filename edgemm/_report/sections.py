@@ -65,9 +65,19 @@ def _branch(row: Mapping[str, Any], sizes: Sequence[str]) -> list[str]:
         else ""
     )
     held = [f"{row['size_mib'][key]:.3g}" if key in (row.get("size_mib") or {}) else "" for key in sizes]
-    counts = [_count(row[key]) if row.get(key) is not None else "" for key in ("parameters", "macs")]
+    counts = [_counts(row.get(key)) for key in ("parameters", "macs")]
     noise = "" if sqnr is None else "exact" if sqnr == math.inf else f"{sqnr:.1f}"
     return [escape(str(row["branch"])), escape(str(row.get("precision") or "")), *counts, bar, *held, noise]
+
+
+def _counts(value: float | Mapping[str, float] | None) -> str:
+    """A count, or one before and after with an arrow where they differ."""
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        return _count(value)
+    before, after = value["before"], value["after"]
+    return _count(after) if before == after else f"{_count(before)} &rarr; {_count(after)}"
 
 
 def _count(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, compiling, measuring, plugins, stages
+from edgemm import __version__, bundle, compiling, measuring, plugins, shaping, stages
 from edgemm._bundle import seal
 from edgemm.artifact import Artifact
 from edgemm.compiling import Compiled
@@ -17,10 +17,11 @@ from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
 from edgemm.report import Report
 from edgemm.report import read as read_report
+from edgemm.shaping import Shaped
 from edgemm.stages import Job
 from edgemm.targets._protocol import Target, fingerprint
 
-PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, "openvino", "numpy")
+PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *shaping.TRAINERS, "openvino", "numpy")
 """Distributions whose version can change a bundle."""
 
 
@@ -77,11 +78,13 @@ def compress(
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
 
     def whole_way(scratch: Path) -> Path:
-        exported = stages.export(job, opset=stages.opset(plan))
+        opset = stages.opset(plan)
+        exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
-        compiled = [compiling.compile_for(job, exported, plan, name) for name in plan.targets]
-        report = measuring.benchmark(job, exported, reference, compiled, plan)
-        return _pack(job, scratch / "bundle", exported, reference, compiled, plan, report, sign) / "manifest.json"
+        shaped = shaping.shape(job, exported, plan, opset=opset)
+        compiled = [compiling.compile_for(shaped.job, shaped.exported, plan, name, start=shaped.graph) for name in plan.targets]
+        report = measuring.benchmark(job, exported, reference, compiled, plan, shaped)
+        return _pack(shaped, scratch / "bundle", reference, compiled, plan, report, sign) / "manifest.json"
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
     bundle.copy(made.folder, output)
@@ -101,15 +104,15 @@ def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
 
 
 def _pack(
-    job: Job,
+    shaped: Shaped,
     output: Path,
-    exported: Artifact,
     reference: Artifact | None,
     compiled: Sequence[Compiled],
     plan: Recipe,
     report: Report,
     sign: Path | None,
 ) -> Path:
+    job, exported = shaped.job, shaped.exported
     files = {"model.onnx": exported.main}
     for part in compiled:
         files[f"targets/{part.target}/model.onnx"] = part.model.main
@@ -129,6 +132,7 @@ def _pack(
             provenance={
                 "edgemm": __version__,
                 "recipe": {"name": plan.name, "sha256": plan.sha256},
+                "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
                 "data": job.fingerprint,
                 "graph": exported.folder.name,
                 "versions": dict(exported.provenance["versions"])

@@ -1,0 +1,159 @@
+"""The torch steps of a recipe, in order, each a cached stage: what comes out is a checkpoint, beside what the step found out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm import card as cards
+from edgemm import plugins, stages
+from edgemm.artifact import Artifact, write_json
+from edgemm.progress import Progress
+from edgemm.recipe import Recipe, Step
+from edgemm.report import Measurement
+from edgemm.stages import Job
+from edgemm.targets._protocol import Target
+
+if TYPE_CHECKING:
+    from edgemm.models.fused import FusedModel
+
+TRAINERS = ("torch", "torchao", "accelerate", "transformers")
+QDQ = "qdq.onnx"
+TIMING_SAMPLES = 16
+"""Calibration samples where a model is only timed: its ranges do not matter."""
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A run after its torch steps.
+
+    Attributes:
+        job: The run on the checkpoint that came out; the original's where a recipe has no torch step.
+        exported: Its float graph.
+        applied: For each step ``{"step", "options", "facts", "seconds"}``, as the report shows them.
+        notes: What the steps had to say.
+        graph: The Q/DQ graph of a step that trained one (``qat``); graph steps then start there.
+    """
+
+    job: Job
+    exported: Artifact
+    applied: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    graph: Artifact | None = None
+
+
+@dataclass
+class _Told:
+    """What a step says while it runs."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped:
+    """Run the torch steps of a recipe one after the other, each on what the one before left, and export the result.
+
+    Args:
+        exported: The original's float graph: a model that nobody can export is not trained in vain.
+
+    Raises:
+        EdgemmError: What a step refuses or finds broken.
+        ParityError: The graph of the result computes something else.
+    """
+    shaped = Shaped(job, exported)
+    for number, step in enumerate(recipe.torch_steps(), 1):
+        shaped = _after(shaped, job, recipe, step, number, opset)
+    return replace(shaped, exported=stages.export(shaped.job, opset=opset)) if shaped.applied else shaped
+
+
+def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, opset: int) -> Shaped:
+    """The run after one more step, found in the cache or made."""
+
+    def make(scratch: Path) -> Path:
+        return _run(scratch, before.job, job, recipe, step, opset)
+
+    inputs = {
+        "model": before.job.identity,
+        "teacher": job.identity,
+        "step": [step.name, dict(step.options)],
+        "target": [next(iter(recipe.targets)), dict(next(iter(recipe.targets.values())))],
+        "graph_steps": [[s.name, dict(s.options)] for s in recipe.graph_steps()],
+        "budgets": dict(recipe.budgets),
+        "data": job.fingerprint,
+        "seed": job.seed,
+        "opset": opset,
+    }
+    measures = any(key.startswith("latency") and value is not None for key, value in step.options.items())
+    name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
+    made = job.stage(name, inputs, make, packages=TRAINERS, on_this_machine=measures)
+    told = json.loads(made.sibling("facts.json").read_text(encoding="utf-8"))
+    after = replace(before.job, card=cards.load(made.main))
+    graph = Artifact(made.sibling(QDQ), made.provenance) if made.sibling(QDQ).is_file() else None
+    row = {"step": step.name, "options": dict(step.options), "facts": told["facts"]}
+    return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *told["notes"]], graph)
+
+
+def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
+    """Run one step and write its checkpoint, what it told, and the Q/DQ graph if it made one."""
+    from edgemm.checkpoint import CARD, load_model, write_model
+    from edgemm.exporting import export_onnx
+    from edgemm.steps._protocol import Context
+
+    told = _Told()
+    model = load_model(current.card)
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
+        context = Context(
+            card=current.card,
+            dataset=current.dataset,
+            scratch=Path(aside),
+            target=next(iter(recipe.targets)),
+            numerics=plugins.load(Target, next(iter(recipe.targets))).numerics,
+            seed=current.seed,
+            progress=current.show,
+            facts=told.facts,
+            note=told.notes.append,
+            teacher=load_model(original.card),
+            budgets=recipe.budgets,
+            measure=_timer(current, recipe, opset),
+        )
+        made = plugins.function("steps", step.name)(model, context, **step.options)
+        floats = getattr(made, "float_model", None)  # a quantized model has one: its checkpoint
+        if floats is not None:
+            export_onnx(made, scratch / QDQ, opset=opset)
+        write_model(floats or made, scratch, scratch)
+    write_json(scratch / "facts.json", {"facts": told.facts, "notes": told.notes})
+    return scratch / CARD
+
+
+def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[Measurement]] | None:
+    """Times a model as the recipe's first target would run it; None where that target cannot run here."""
+    name, given = next(iter(recipe.targets.items()))
+    target = plugins.find(Target, name)(**given)
+
+    def measure(model: FusedModel) -> list[Measurement]:
+        from edgemm.checkpoint import save_model
+        from edgemm.probes._measurements import measurements
+        from edgemm.probes._schedule import Candidate, time_candidates
+
+        with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
+            card = save_model(model, Path(aside) / "model")
+            alone = replace(job, card=card, progress=Progress(), made=[], reused=[])
+            exported = stages.export(alone, opset=opset)
+            graph = stages.quantize(alone, exported, [_quick(step) for step in recipe.graph_steps()], name)
+            candidate = Candidate("candidate", "bundle", name, graph.main, target.choices()[0], target_options=given)
+            timed = time_candidates([candidate], stages.samples(alone, 1)[0], launches=0, seconds=4.0, warmup_s=0.5)
+            return measurements(candidate, timed["candidate"])
+
+    return measure
+
+
+def _quick(step: Step) -> Step:
+    """A graph step as cheap as it goes without changing what its result costs to run."""
+    options = dict(step.options)
+    if step.name == "quantize":
+        options["calibration_samples"] = TIMING_SAMPLES
+    return replace(step, options=options)
