@@ -15,24 +15,32 @@ from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import write_npz
 from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
+from edgemm.probes._busy import busy
 from edgemm.probes._measurements import drawn, ratios
 from edgemm.probes._measurements import measurements as timing_measurements
 from edgemm.probes._schedule import Candidate, predict, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
+from edgemm.shaping import Shaped
 from edgemm.stages import Job, read_reference, samples
 from edgemm.targets._protocol import Target
 
 
-def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled: Sequence[Compiled], recipe: Recipe) -> Report:
+def benchmark(
+    job: Job, exported: Artifact, reference: Artifact | None, compiled: Sequence[Compiled], recipe: Recipe, shaped: Shaped
+) -> Report:
     """Time all forms of the model against each other, score their answers, and hold the result against the budgets.
 
-    Measured: the original, and for each target the float graph in f32, the float graph as the runtime runs it by itself, and the
-    compressed one.
+    Measured: the original, and for each target its float graph in f32, that graph as the runtime runs it by itself, and the compressed
+    one.
+
+    Args:
+        job, exported: The original's.
+        shaped: The run after the torch steps.
     """
     forms = _forms(job, exported, compiled)
-    timed, compared = _timings(job, forms)
+    timed, compared, notes = _timings(job, forms)
     found = [m for row in timed.values() for m in row["measurements"]]
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     truth: Mapping[str, np.ndarray] = {}
@@ -49,12 +57,13 @@ def benchmark(job: Job, exported: Artifact, reference: Artifact | None, compiled
     details = {
         "title": job.card.path.parent.name if job.card.path else "model",
         "recipe": recipe.name,
-        "notes": _notes(job, compiled, recipe),
-        "branches": [row for part in compiled[:1] for row in _branches(job, part)],
+        "notes": [*notes, *shaped.notes, *_notes(job, compiled, recipe)],
+        "applied": list(shaped.applied),
+        "branches": [row for part in compiled[:1] for row in _branches(shaped.job, part, exported)],
         "ratios": compared,
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": metrics.confusions(job.card.outputs, truth, answers.get("original", {}), after),
-        "parity": _parity(exported, compiled),
+        "parity": _parity(shaped.exported, compiled),
         "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
         "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],
     }
@@ -89,8 +98,8 @@ def _unforced(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key != "precision"}
 
 
-def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Per candidate: measurements, the precision that ran, layers, samples for drawing; and the ratios between candidates."""
+def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Per candidate: measurements, the precision that ran, layers, samples for drawing; the ratios between candidates; notes."""
 
     def make(scratch: Path) -> Path:
         candidates = [candidate for candidate, _ in forms]
@@ -105,7 +114,7 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
                 "samples_ms": drawn(timing),
             }
         path = scratch / "timings.json"
-        write_json(path, {"rows": rows, "ratios": list(ratios(candidates, timings))})
+        write_json(path, {"rows": rows, "ratios": list(ratios(candidates, timings)), "notes": busy(job.load_before)})
         return path
 
     inputs = {
@@ -120,7 +129,7 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
     told = json.loads(made.main.read_text(encoding="utf-8"))
     for row in told["rows"].values():
         row["measurements"] = [Measurement(**m) for m in row["measurements"]]
-    return told["rows"], told["ratios"]
+    return told["rows"], told["ratios"], told["notes"]
 
 
 def _scores(
@@ -159,34 +168,44 @@ def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
     return notes
 
 
-def _branches(job: Job, part: Compiled) -> list[dict[str, Any]]:
-    """Per branch of a compressed graph: parameters, MACs, sizes, what it ran in, its share of the layers' time, its quantizing error."""
+def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, Any]]:
+    """Per branch: parameters, MACs and size before and after, what it ran in, its share of the layers' time, its quantizing error."""
     target = plugins.find(Target, part.target)(**part.given)
 
     def make(scratch: Path) -> Path:
         from edgemm.inspection import take_apart
 
+        feed = samples(job, 1)[0]
         with target.open(part.model.main, **part.options, **target.profile_options()) as session:
-            rows = take_apart(part.model.main, job.card, session, samples(job, 1)[0])
+            rows = take_apart(part.model.main, job.card, session, feed)
+        before = take_apart(original.main, job.card, feed=feed)
         path = scratch / "branches.json"
-        write_json(path, [row.to_dict() for row in rows])
+        write_json(path, {"before": [row.to_dict() for row in before], "after": [row.to_dict() for row in rows]})
         return path
 
-    inputs = {"model": part.model.folder.name, "target": [part.target, dict(part.given)], "options": dict(part.options)}
+    inputs = {
+        "model": part.model.folder.name,
+        "original": original.folder.name,
+        "target": [part.target, dict(part.given)],
+        "options": dict(part.options),
+    }
     made = job.stage(f"branches {part.target}", inputs, make, packages=("onnx", *target.versions()), on_this_machine=True)
     ends = {branch: difference for rung in part.rungs for branch, difference in rung["branches"].items()}
-    return [
-        {
-            "branch": row["branch"],
-            "precision": row["precision"],
-            "parameters": row["parameters"],
-            "macs": row["macs"],
-            "latency_share": row["latency_share"],
-            "size_mib": {"before": row["size_bytes"]["fp32"] / 2**20, "after": row["stored_bytes"] / 2**20},
-            "sqnr_db": ends.get(row["branch"], {}).get("sqnr_db"),
-        }
-        for row in json.loads(made.main.read_text(encoding="utf-8"))
-    ]
+    told = json.loads(made.main.read_text(encoding="utf-8"))
+    before = {row["branch"]: row for row in told["before"]}
+    return [_branch(before.get(row["branch"], row), row, ends.get(row["branch"], {}).get("sqnr_db")) for row in told["after"]]
+
+
+def _branch(before: Mapping[str, Any], after: Mapping[str, Any], sqnr_db: float | None) -> dict[str, Any]:
+    return {
+        "branch": after["branch"],
+        "precision": after["precision"],
+        "parameters": {"before": before["parameters"], "after": after["parameters"]},
+        "macs": {"before": before["macs"], "after": after["macs"]},
+        "latency_share": after["latency_share"],
+        "size_mib": {"before": before["size_bytes"]["fp32"] / 2**20, "after": after["stored_bytes"] / 2**20},
+        "sqnr_db": sqnr_db,
+    }
 
 
 def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
