@@ -114,7 +114,7 @@ class _Graph:
         self.nodes = list(model.graph.node)
         self.constants = {i.name for i in model.graph.initializer}
         inputs = [i.name for i in model.graph.input if i.name not in self.constants]
-        self.group = _groups(inputs, card)
+        self.group = groups(inputs, card)
         self.sources = list(dict.fromkeys(source for source in self.group.values() if source))
         outputs = [o.name for o in model.graph.output]
         states = {spec.options["state"] for spec in card.inputs.values() if "state" in spec.options} if card else set()
@@ -239,7 +239,7 @@ class _Graph:
         return found
 
 
-def _groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:
+def groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:
     """Graph input -> the input whose branch it makes; None for states and constants."""
     inputs = list(inputs)
     group: dict[str, str | None] = {}

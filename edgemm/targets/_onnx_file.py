@@ -185,7 +185,7 @@ def _spec(data: memoryview) -> TensorSpec:
     for number, dimension in _fields(_inner(kind, 2)):
         if number == 1 and isinstance(dimension, memoryview):
             shape.append(_axis(dimension, len(shape)))
-    if shape and isinstance(shape[0], str):
+    if shape and isinstance(shape[0], str) and "*" not in shape[0]:  # 4*batch is another size: rows times steps
         first = shape[0]
         shape = [BATCH if axis == first else axis for axis in shape]
     return TensorSpec(name, DTYPES.get(element, "object"), tuple(shape))
