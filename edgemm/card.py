@@ -95,6 +95,11 @@ class Card:
         modalities = {spec.modality for spec in self.inputs.values()}
         return sorted({*self.inputs, *modalities, "fusion", "head", *(f"head:{name}" for name in self.outputs)})
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is an ONNX file: no torch module, only graph steps."""
+        return self.model is not None and not self.model.endswith(".pt2")
+
     def as_onnx(self, model: str) -> Card:
         """The card of the same model as an ONNX file: no factory, no weights."""
         return self.replace(factory=None, kwargs={}, weights=None, source=None, applied=(), model=model)

@@ -148,7 +148,8 @@ def _check_stage(step: Step, before: list[Step], here: str, card: Card | None, f
         found.add(
             RecipeError(
                 f"{here}: '{step.name}' needs a PyTorch model, and this card names '{card.model}'.",
-                why=f"{step.name} changes a torch module; an ONNX file has none.",
+                why=f"{step.name} changes a torch module; "
+                + ("an ONNX file has none." if card.is_onnx else "a captured program can be run, but not built again."),
                 fix="remove the step, or give a card with factory and weights.",
             )
         )

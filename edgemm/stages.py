@@ -144,7 +144,7 @@ def export(job: Job, *, opset: int = OPSET) -> Artifact:
 
     def make(scratch: Path) -> Path:
         path = scratch / "model.onnx"
-        if job.card.model:
+        if job.card.is_onnx:
             from edgemm.graph import imported
 
             imported.prepare(job.card, path)
@@ -189,7 +189,7 @@ def reference(job: Job, exported: Artifact) -> Artifact:
     """
 
     def make(scratch: Path) -> Path:
-        runtime, artifact, batch_size = ("onnxruntime", exported.main, 1) if job.card.model else ("torch", job.card.path, BATCH_SIZE)
+        runtime, artifact, batch_size = ("onnxruntime", exported.main, 1) if job.card.is_onnx else ("torch", job.card.path, BATCH_SIZE)
         parts: dict[str, list[np.ndarray]] = {}
         assert artifact is not None  # a card of torch was read from a file
         with plugins.load(Target, runtime).open(artifact) as session:
@@ -202,7 +202,7 @@ def reference(job: Job, exported: Artifact) -> Artifact:
         write_npz(path, {name: np.concatenate(values) for name, values in parts.items()})
         return path
 
-    inputs = {"model": job.identity, "data": job.fingerprint, "graph": exported.folder.name if job.card.model else None}
+    inputs = {"model": job.identity, "data": job.fingerprint, "graph": exported.folder.name if job.card.is_onnx else None}
     return job.stage("reference", inputs, make, packages=("torch", "numpy"))
 
 
