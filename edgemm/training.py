@@ -15,13 +15,14 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from edgemm import metrics
 from edgemm.artifact import write_bytes
 from edgemm.card import Card
 from edgemm.checkpoint import load_model
 from edgemm.data import Dataset
-from edgemm.decoded import Split, open_split
+from edgemm.decoded import Split, Splits, open_splits
 from edgemm.errors import TrainError
 from edgemm.models.answers import Collected, answer, answers, evaluate, measured, tensors
 from edgemm.models.fused import FusedModel
@@ -34,9 +35,13 @@ Note = Callable[[str], None]
 
 
 class Diverged(TrainError):
-    """The loss or a gradient is no number; ``best_epoch`` is 0 where no epoch had ended yet."""
+    """The loss or a gradient is no number; ``best_epoch`` is 0 where no epoch had ended yet.
+
+    ``kept`` is the model with the best weights so far, where there are any.
+    """
 
     best_epoch = 0
+    kept: FusedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Trained:
     Attributes:
         curves: Series -> [[epoch, value], ...].
         metrics: Output -> torchmetrics' values on val, with the best weights.
-        best_epoch: Counted from 1.
+        best_epoch: Counted from 1; 0 where the weights it started from were better than all that followed (``judge_start``).
         epochs: How many were trained.
         is_main: False in all but the first process of a run of several; only the first writes files.
     """
@@ -71,11 +76,12 @@ class _Run:
 
 def train_model(
     model: FusedModel,
-    dataset: Dataset,
+    dataset: Dataset | Splits,
     *,
     plan: Plan | None = None,
     loss: LossHook | None = None,
     from_scratch: bool = False,
+    judge_start: bool = False,
     state: Path | None = None,
     key: str = "",
     progress: Progress = lambda text, fraction: None,
@@ -84,8 +90,12 @@ def train_model(
     """Train ``model`` in place; it ends on the CPU, in eval mode, with the weights that were best on val.
 
     Args:
-        loss: Parts of the loss to minimise; None = each head's own (``TaskLosses``).
+        dataset: Or its splits, already decoded.
+        loss: Parts of the loss to minimise; None = each head's own (``TaskLosses``). Where it is a Module, its own parameters are trained
+            too, and it is in train and eval mode as the model is.
         from_scratch: The weights are fresh: regression heads of reference models start at mean and deviation of their targets.
+        judge_start: The weights it starts from are measured on val too, as epoch 0, and kept if no epoch is better. Not for weights that
+            answer nothing yet, such as those of a model whose observers have seen no data.
         state: File that holds the run after every epoch. A run that finds its own there goes on from it, to the same result.
         key: What the run depends on; a state with another key is not used.
 
@@ -96,26 +106,23 @@ def train_model(
     """
     plan = plan or Plan()
     plan.check()
-    train = open_split(dataset, "train", progress=progress, note=note)
-    if train.rows < 2:
-        raise TrainError(
-            f"the train split has {train.rows} row{'s' * (train.rows != 1)}.", fix="give at least two rows with split = train."
-        )
-    val = open_split(dataset, "val", progress=progress, note=note)
-    if not val.rows:
+    splits = dataset if isinstance(dataset, Splits) else open_splits(dataset, progress=progress, note=note)
+    if not splits.val.rows:
         note("there is no val split: the last epoch's weights are kept, and the curves lack val.")
     accelerator = _accelerator(plan)
     torch.manual_seed(plan.seed)
-    spreads = _spreads(model.card, train)
     if from_scratch:
-        _start_at_mean(model, spreads)
-    losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations={name: spread for name, (_, spread) in spreads.items()})
-    loop = _Loop(model, plan, train, val, losses, accelerator, progress)
+        _start_at_mean(model, splits)
+    losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations=splits.deviations)
+    loop = _Loop(model, plan, splits.train, splits.val, losses, accelerator, progress)
     loop.resume(state, key, note)
     try:
+        if judge_start and not loop.state.epoch:
+            loop.judge()
         loop.run(state, key)
-    except Diverged:
-        loop.restore_best()
+    except Diverged as err:
+        kept = loop.restore_best()
+        err.kept = kept if loop.state.best else None
         raise
     return loop.finish()
 
@@ -140,9 +147,12 @@ class _Loop:
     ) -> None:
         self.model, self.plan, self.train, self.val = model, plan, train, val
         self.losses, self.accelerator, self.progress = losses, accelerator, progress
+        if isinstance(losses, nn.Module):
+            losses.to(accelerator.device)
         self.epochs = plan.epochs or default_epochs(train.rows, plan.batch_size)
-        self.steps = max(1, train.rows // plan.batch_size + (train.rows % plan.batch_size > 1))
-        optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
+        self.steps = train.steps(plan.batch_size)
+        self.parameters = [*model.parameters(), *_own(losses).parameters()]
+        optimizer = torch.optim.AdamW(_groups(model, _own(losses), plan.weight_decay), lr=plan.learning_rate)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.state = _Run()
 
@@ -159,6 +169,7 @@ class _Loop:
             note(f"{path} belongs to a run with other options, data or code; the training starts anew.")
             return
         self.model.module.load_state_dict(saved["module"])
+        _own(self.losses).load_state_dict(saved["loss"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
@@ -169,10 +180,11 @@ class _Loop:
     def run(self, path: Path | None, key: str) -> None:
         """Train the epochs that are left."""
         while self.state.epoch < self.epochs and not self._gave_up():
-            loss = self._epoch(self.state.epoch)
+            means = self._epoch(self.state.epoch)
             self.state.epoch += 1
-            self._curve("loss/train", loss)
-            self._judge()
+            for name, mean in means.items():
+                self._curve(name, mean)
+            self.judge()
             if path is not None and self.accelerator.is_main_process:
                 write_bytes(path, self._bytes(key))
             self.accelerator.wait_for_everyone()
@@ -195,22 +207,22 @@ class _Loop:
         patience = self.plan.patience
         return patience is not None and self.val.rows > 0 and self.state.epoch - self.state.best_epoch >= patience
 
-    def _epoch(self, epoch: int) -> float:
-        """One pass; returns the mean loss."""
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """One pass; returns what the curves show of it: the mean loss, its parts where it has several, and the learning rate."""
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index)
         self.wrapped.train()
-        total, seen = 0.0, 0
+        _own(self.losses).train()
+        total, seen, parts = 0.0, 0, _Parts()
         for number, batch in enumerate(self._shares(epoch)):
             step = epoch * self.steps + number
             rate = learning_rate(self.plan, step, self.epochs * self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self._step(batch, epoch, number, rate)
+            loss = self._step(batch, epoch, number, rate, parts)
             total, seen = total + loss * len(batch.rows), seen + len(batch.rows)
             done = (epoch + (number + 1) / self.steps) / self.epochs
             self.progress(f"epoch {epoch + 1}/{self.epochs}, loss {total / seen:.4f}", min(done, 1.0))
-        self._curve("learning rate/learning rate", rate)
-        return total / seen
+        return {"learning rate/learning rate": rate, "loss/train": total / seen, **parts.means()}
 
     def _shares(self, epoch: int) -> Iterator[Tensors]:
         """This process's share of every batch; a last batch of one row is left out (batch norm has no variance of one)."""
@@ -220,22 +232,26 @@ class _Loop:
             if rows // world > 1:
                 yield tensors(batch, self.accelerator.device, slice(rank, rows, world))
 
-    def _step(self, batch: Tensors, epoch: int, number: int, rate: float) -> float:
+    def _step(self, batch: Tensors, epoch: int, number: int, rate: float, parts: _Parts) -> float:
         outputs = answer(self.wrapped, batch)
-        loss = torch.stack(list(self.losses(outputs, batch).values())).sum()
+        found = self.losses(outputs, batch)
+        loss = torch.stack(list(found.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
             self._stop(f"the loss is {value}", epoch, number, rate)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, CLIP_NORM)
         if self.accelerator.scaler is None and norm is not None and not math.isfinite(float(norm)):
             self._stop("the gradient is not finite", epoch, number, rate)  # under fp16 the scaler skips such a step
         self.optimizer.step()
+        parts.add(found, len(batch.rows))
         return value
 
     def _stop(self, what: str, epoch: int, number: int, rate: float) -> NoReturn:
-        kept = f"the best weights so far (epoch {self.state.best_epoch}) are kept" if self.state.best_epoch else "no epoch had ended yet"
+        kept = "the weights it started from are kept" if self.state.best else "no epoch had ended yet"
+        if self.state.best_epoch:
+            kept = f"the best weights so far (epoch {self.state.best_epoch}) are kept"
         error = Diverged(
             f"{what} at step {number + 1} of epoch {epoch + 1}, learning rate {rate:.3g}.",
             why=f"the training diverged; {kept}.",
@@ -244,7 +260,7 @@ class _Loop:
         error.best_epoch = self.state.best_epoch
         raise error
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Measure on val and keep the weights if they are the best yet."""
         found = [self._val()] if self.accelerator.is_main_process else [None]
         loss, goodness, shown = broadcast_object_list(found)[0]  # type: ignore[misc]
@@ -259,13 +275,15 @@ class _Loop:
         if not self.val.rows:
             return 0.0, 0.0, {}
         total, collected = 0.0, Collected(self.model.card)
+        _own(self.losses).eval()
         device, autocast = self.accelerator.device, self.accelerator.autocast
         for batch, outputs in answers(self.model, self.val, device=device, autocast=autocast):
             total += float(torch.stack(list(self.losses(outputs, batch).values())).sum()) * len(batch.rows)
             collected.add(batch, outputs)
         loss = total / self.val.rows
         if not math.isfinite(loss):
-            self._stop(f"the loss on val is {loss}", self.state.epoch - 1, self.steps - 1, self.optimizer.param_groups[0]["lr"])
+            rate = self.optimizer.param_groups[0]["lr"]
+            self._stop(f"the loss on val is {loss}", max(0, self.state.epoch - 1), self.steps - 1 if self.state.epoch else -1, rate)
         goods, shown = [], {"loss/val": loss}
         for name, (given, truth) in collected.by_output().items():
             found = metrics.measure(self.model.card.outputs[name], given, truth)
@@ -275,7 +293,7 @@ class _Loop:
         return loss, float(np.mean(goods)) if goods else -loss, shown
 
     def _curve(self, name: str, value: float) -> None:
-        self.state.curves.setdefault(name, []).append([float(self.state.epoch or 1), value])
+        self.state.curves.setdefault(name, []).append([float(self.state.epoch), value])
 
     def _bytes(self, key: str) -> bytes:
         run = {
@@ -292,6 +310,7 @@ class _Loop:
                 "run": run,
                 "module": self.model.module.state_dict(),
                 "best": self.state.best,
+                "loss": _own(self.losses).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else {},
             },
@@ -300,11 +319,35 @@ class _Loop:
         return file.getvalue()
 
 
-def _groups(model: FusedModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay, and those without: biases and norms."""
+class _Parts:
+    """Means over an epoch of the parts of a loss that has several; no part is moved off its device before the end."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, int] = {}
+
+    def add(self, parts: Mapping[str, torch.Tensor], rows: int) -> None:
+        for name, part in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + part.detach() * rows
+            self._rows[name] = self._rows.get(name, 0) + rows
+
+    def means(self) -> dict[str, float]:
+        if len(self._sums) < 2:
+            return {}
+        return {f"parts of the loss/{name}": float(total) / self._rows[name] for name, total in self._sums.items()}
+
+
+def _own(losses: LossHook) -> nn.Module:
+    """The loss where it is a module with parameters of its own; else one without any."""
+    return losses if isinstance(losses, nn.Module) else nn.Module()
+
+
+def _groups(model: FusedModel, own: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters of the model and the loss with weight decay, and those without: biases and norms."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise TrainError("the model has no trainable parameters.", fix="check what the factory builds, and its requires_grad.")
+    trainable += own.parameters()
     decayed = [parameter for parameter in trainable if parameter.dim() > 1]
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -328,31 +371,16 @@ def _accelerator(plan: Plan) -> Accelerator:
         ) from err
 
 
-def _spreads(card: Card, train: Split) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of every regression's targets in the train split (in its first 4,096 rows where it is streamed)."""
-    wanted = [name for name, output in card.outputs.items() if output.task == "regression"]
-    if not wanted:
-        return {}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-    for number, batch in enumerate(train.batches(256, shuffle=0)):
-        if train.arrays is None and number >= 16:
-            break
-        for name in wanted:
-            parts[name].append(batch.targets[name])
-    joined = {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
-    return {name: (float(values.mean()), float(values.std()) or 1.0) for name, values in joined.items()}
-
-
-def _start_at_mean(model: FusedModel, spreads: Mapping[str, tuple[float, float]]) -> None:
+def _start_at_mean(model: FusedModel, splits: Splits) -> None:
     """Set the last layer of every regression head so that it answers around the targets' mean, in their spread.
 
     AdamW moves a weight by about the learning rate a step: from 0 to 60 dB would take it 60,000 steps.
     """
     heads = getattr(model.module, "heads", None)
-    for name, (mean, spread) in spreads.items():
+    for name, spread in splits.deviations.items():
         head = heads[name] if isinstance(heads, torch.nn.ModuleDict) and name in heads else torch.nn.Identity()
         linear = [layer for layer in head.modules() if isinstance(layer, torch.nn.Linear)]
         if linear and linear[-1].bias is not None:
             with torch.no_grad():
                 linear[-1].weight.mul_(spread)
-                linear[-1].bias.mul_(spread).add_(mean)
+                linear[-1].bias.mul_(spread).add_(splits.means[name])
