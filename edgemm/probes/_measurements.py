@@ -10,9 +10,10 @@ from typing import Any
 
 from edgemm import card as cards
 from edgemm import plugins
+from edgemm.probes._candidate import Candidate, Timing
+from edgemm.probes._disturbed import is_disturbed
 from edgemm.probes._protocol import Probe
-from edgemm.probes._schedule import Candidate, Timing
-from edgemm.probes._statistics import ratio
+from edgemm.probes._statistics import by_launch, ratio
 from edgemm.report import Measurement
 from edgemm.targets import _onnx_file
 
@@ -26,8 +27,10 @@ def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
         MeasureError: It could not be measured.
     """
     timing.require()
-    found = [m for name, samples in timing.samples.items() for m in plugins.load(Probe, name).summarise(samples)]
-    found += [Measurement("load_ms", timing.load_ms, "ms", n=1), Measurement("first_ms", timing.first_ms, "ms", n=1)]
+    samples = {**timing.samples, "latency": by_launch(timing.samples_ms, timing.launches)}
+    found = [m for name, values in samples.items() for m in plugins.load(Probe, name).summarise(values)]
+    count = max(1, len(timing.cold_start_ms))
+    found += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
     if timing.cold_start_ms:
         found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
     found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
@@ -68,8 +71,10 @@ def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iter
             same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
             if row is other or not (plainer or same_form):
                 continue
-            found = ratio(timings[row.name].samples_ms, timings[other.name].samples_ms)
-            yield {"candidate": row.name, "baseline": other.name, **vars(found), "verdict": found.verdict}
+            ours, theirs = timings[row.name], timings[other.name]
+            found = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches)
+            told = {"value": found.value, "low": found.low, "high": found.high, "verdict": found.verdict}
+            yield {"candidate": row.name, "baseline": other.name, **told, "disturbed": is_disturbed(ours) or is_disturbed(theirs)}
 
 
 def drawn(timing: Timing) -> list[float]:

@@ -1,6 +1,7 @@
-"""Percentiles and ratios of timings, with 95% intervals by resampling rounds.
+"""Percentiles and ratios of timings, with 95% intervals.
 
-Calls of one round share whatever the box was doing then; rounds are what is independent. So rounds are resampled, whole.
+Calls of one round share whatever the box was doing then, and rounds of one process share where its memory lies: what is independent are
+launches or, where there is one launch only, at best rounds. So those are resampled, whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 RESAMPLES = 2000
 CELLS = 2_000_000  # numbers held at once while resampling: 16 MB
 SEED = 20261121
+Z95, Z98 = 1.959964, 2.326348
+LEAST_LAUNCHES = 3  # from here on launches themselves show how much processes of one candidate differ
+PROCESS_SD = 0.02  # of the logarithm of a process's p50, assumed where too few launches show it; measured: 0.014 to 0.020
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,42 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One candidate's p50 over another's, from paired rounds. ``verdict`` is ``faster``, ``slower`` or ``no difference shown``."""
+    """One candidate's p50 over another's, from paired rounds, with its 95% interval.
+
+    ``verdict`` is ``faster``, ``slower`` or ``no difference shown``. Where launches stand behind it, it is claimed from the 98% interval
+    (``sure``), so that of 100 comparisons of a candidate with itself about two claim a difference.
+    """
 
     value: float
     low: float | None
     high: float | None
+    sure: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
-        if self.high is not None and self.high < 1:
+        low, high = self.sure or (self.low, self.high)
+        if high is not None and high < 1:
             return "faster"
-        if self.low is not None and self.low > 1:
+        if low is not None and low > 1:
             return "slower"
         return "no difference shown"
+
+
+def by_launch(rounds: Sequence[Sequence[float]], launches: Sequence[int]) -> list[list[float]]:
+    """The calls of each launch together where there are enough launches to resample; else the rounds as they are."""
+    groups: dict[int, list[float]] = {}
+    for round_, launch in zip(rounds, launches, strict=False):
+        groups.setdefault(launch, []).extend(round_)
+    return list(groups.values()) if len(groups) >= LEAST_LAUNCHES else [list(round_) for round_ in rounds]
+
+
+def spread_of(values: Sequence[float]) -> Interval:
+    """The mean of a few independent values, with the interval of Student's t."""
+    array = np.asarray(values, np.float64)
+    if len(array) < 2:
+        return Interval(float(array.mean()), None, None)
+    half = _t(Z95, len(array) - 1) * float(array.std(ddof=1)) / len(array) ** 0.5
+    return Interval(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half)
 
 
 def percentiles(rounds: Sequence[Sequence[float]], shares: Sequence[float], *, seed: int = SEED) -> list[Interval]:
@@ -55,15 +82,52 @@ def percentiles(rounds: Sequence[Sequence[float]], shares: Sequence[float], *, s
     return [Interval(float(value), *_spread(value, drawn[:, column], len(rounds))) for column, value in enumerate(values)]
 
 
-def ratio(rounds: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], *, share: float = 50, seed: int = SEED) -> Ratio:
-    """How many times as long as ``baseline`` it takes; below 1 is faster. Rounds at the same position were taken side by side."""
+def ratio(
+    rounds: Sequence[Sequence[float]],
+    baseline: Sequence[Sequence[float]],
+    *,
+    share: float = 50,
+    launches: Sequence[int] | None = None,
+    seed: int = SEED,
+) -> Ratio:
+    """How many times as long as ``baseline`` it takes; below 1 is faster. Rounds at the same position were taken side by side.
+
+    Args:
+        launches: Which launch took each round. From three on, each gives one ratio of its own, and the interval is Student's t over
+            their logarithms. Fewer cannot show how much processes of one candidate differ: ``PROCESS_SD`` is assumed. None = the two
+            processes at hand are what is compared, and nothing is added.
+    """
     count = min(len(rounds), len(baseline))
+    if launches is not None and len(set(launches[:count])) >= LEAST_LAUNCHES:
+        return _over_launches(rounds[:count], baseline[:count], launches[:count], share)
     value = float(np.percentile(_pooled(rounds[:count]), share) / np.percentile(_pooled(baseline[:count]), share))
     if count < 2:
         return Ratio(value, None, None)
     draws = _draws(count, seed)
     drawn = _resampled(rounds[:count], [share], draws) / _resampled(baseline[:count], [share], draws)
-    return Ratio(value, *_spread(value, drawn[:, 0], count))
+    low, high = _spread(value, drawn[:, 0], count)
+    if launches is None:
+        return Ratio(value, low, high)
+    processes = PROCESS_SD * (2 / len(set(launches[:count]))) ** 0.5
+    return Ratio(value, *_wider(value, low, high, Z95 * processes, 1.0), sure=_wider(value, low, high, Z98 * processes, Z98 / Z95))
+
+
+def _over_launches(rounds: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], launches: Sequence[int], share: float) -> Ratio:
+    logs = []
+    for launch in sorted(set(launches)):
+        ours, theirs = (_pooled([r for r, of in zip(side, launches, strict=True) if of == launch]) for side in (rounds, baseline))
+        logs.append(np.log(np.percentile(ours, share) / np.percentile(theirs, share)))
+    middle, error = float(np.mean(logs)), float(np.std(logs, ddof=1)) / len(logs) ** 0.5
+    (low, high), sure = (
+        (float(np.exp(middle - t * error)), float(np.exp(middle + t * error))) for t in (_t(Z95, len(logs) - 1), _t(Z98, len(logs) - 1))
+    )
+    return Ratio(float(np.exp(middle)), low, high, sure)
+
+
+def _wider(value: float, low: float, high: float, more: float, factor: float) -> tuple[float, float]:
+    """An interval in logarithms, ``factor`` times as wide, and then by an independent error of half width ``more``."""
+    down, up = (((factor * np.log(edge / value)) ** 2 + more**2) ** 0.5 for edge in (low, high))
+    return float(value * np.exp(-down)), float(value * np.exp(up))
 
 
 def _pooled(rounds: Sequence[Sequence[float]]) -> np.ndarray:
@@ -99,12 +163,15 @@ def _spread(value: float, drawn: np.ndarray, rounds: int) -> tuple[float, float]
     belongs where a normal one stands.
     """
     low, high = np.log(np.percentile(drawn, (2.5, 97.5))) - np.log(value)
-    widen = (rounds / (rounds - 1)) ** 0.5 * _t975(rounds - 1) / 1.96
+    widen = (rounds / (rounds - 1)) ** 0.5 * _t(Z95, rounds - 1) / Z95
     return float(value * np.exp(low * widen)), float(value * np.exp(high * widen))
 
 
-def _t975(freedom: int) -> float:
-    """97.5% quantile of Student's t, to 3% from 2 degrees on. Source: Cornish-Fisher expansion, Abramowitz & Stegun 26.7.5."""
-    z = 1.959964
+def _t(normal: float, freedom: int) -> float:
+    """The quantile of Student's t that belongs to the normal quantile ``normal``, to 3% from 3 degrees on, 7% at 2.
+
+    Source: Cornish-Fisher expansion, Abramowitz & Stegun 26.7.5.
+    """
+    z = normal
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))

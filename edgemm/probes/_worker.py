@@ -24,6 +24,7 @@ import numpy as np
 from edgemm import card as cards
 from edgemm import plugins
 from edgemm.errors import EdgemmError
+from edgemm.probes._command import CommandSession
 from edgemm.probes._protocol import Probe
 from edgemm.probes.accuracy import Accuracy
 from edgemm.probes.latency import Latency
@@ -70,9 +71,8 @@ class _Worker:
         """Load the candidate and, with ``feed`` (an npz file), run it once."""
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
-        runtime = plugins.find(Target, target)(**target_options)
         started = time.perf_counter()
-        self._session = runtime.open(Path(artifact), **options)
+        self._session = open_session(target, target_options, artifact, options)
         load_ms = (time.perf_counter() - started) * 1e3
         if feed is None:
             return {"load_ms": load_ms, "first_ms": 0.0}
@@ -84,7 +84,7 @@ class _Worker:
 
     def warm(self, seconds: float, probes: list[str]) -> dict[str, Any]:
         """Load the probes and run until three chunks of calls agree, or for ``seconds``."""
-        self._probes = {name: plugins.load(Probe, name) for name in probes}
+        self._probes = {name: _probe(name, self._session) for name in probes}
         latency = Latency()
         medians: list[float] = []
         end = time.perf_counter() + seconds
@@ -141,6 +141,20 @@ class _Worker:
                     observe(answers, None)
         finally:
             gc.enable()
+
+
+def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any]) -> Session:
+    """A session of a target's plugin, or of a command."""
+    if target == "command":
+        return CommandSession(artifact)
+    return plugins.find(Target, target)(**target_options).open(Path(artifact), **options)
+
+
+def _probe(name: str, session: Session | None) -> Probe:
+    """A probe, told which process to look at where that is not this one."""
+    kind = plugins.find(Probe, name)
+    pid = getattr(session, "pid", None)
+    return kind(pid=pid) if pid is not None and "pid" in plugins.options("probes", name) else kind()
 
 
 def _say(answers: TextIO, value: Mapping[str, Any]) -> None:

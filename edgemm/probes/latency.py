@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.probes._protocol import Probe
-from edgemm.probes._statistics import percentiles
+from edgemm.probes._statistics import percentiles, spread_of
 from edgemm.report import Measurement
 
 SHARES = (50, 90, 95, 99)
@@ -35,9 +35,18 @@ class Latency(Probe):
         return self._samples
 
     def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
-        """Percentiles over all calls, their intervals by resampling rounds."""
+        """Percentiles over all calls, their intervals by resampling rounds; the slowest call; jitter.
+
+        Jitter is the mean difference between a call and the next one of its round, as RFC 3550 takes it of packets.
+        """
         count = sum(len(round_) for round_ in samples)
-        return [
+        found = [
             Measurement(f"latency_p{share}_ms", found.value, "ms", low=found.low, high=found.high, n=count)
             for share, found in zip(SHARES, percentiles(samples, SHARES), strict=True)
         ]
+        found.append(Measurement("latency_max_ms", max(max(round_) for round_ in samples), "ms", n=count))
+        steps = [np.abs(np.diff(round_)) for round_ in samples if len(round_) > 1]
+        if steps:
+            jitter = spread_of([float(step.mean()) for step in steps])
+            found.append(Measurement("jitter_ms", jitter.value, "ms", low=jitter.low, high=jitter.high, n=count))
+        return found

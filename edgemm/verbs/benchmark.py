@@ -14,11 +14,13 @@ from edgemm.artifact import require_writable, sha256_file
 from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
 from edgemm.devices.environment import environment
+from edgemm.devices.power import open_meter
 from edgemm.errors import MeasureError
+from edgemm.probes import _disturbed as disturbed
 from edgemm.probes._busy import busy, load
 from edgemm.probes._measurements import about, drawn, measurements, ratios
 from edgemm.probes._named import Named, resolve
-from edgemm.probes._schedule import Candidate, Timing, predict, time_candidates
+from edgemm.probes._schedule import LAUNCHES, Candidate, Timing, predict, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.progress import Progress
 from edgemm.report import Measurement, Report, judge
@@ -34,7 +36,7 @@ def benchmark(
     rounds: int = 12,
     calls: int = 40,
     seconds: float = 20.0,
-    launches: int = 3,
+    launches: int = LAUNCHES,
     limit: int | None = None,
     seed: int = 0,
     skip_bad_rows: bool = False,
@@ -52,7 +54,7 @@ def benchmark(
         output: Folder for report.json and report.html.
         rounds, calls: Timed rounds, and calls in each.
         seconds: Bound on one candidate's timed calls.
-        launches: Launches behind each cold start; 0 = none is measured.
+        launches: Processes of each candidate that share the rounds, each with a cold start; 0 = one, and no cold start.
         limit: First rows of the test split only.
         seed: Of the order within rounds, and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
@@ -80,6 +82,7 @@ def benchmark(
             rows, feed, rounds=rounds, calls=calls, seconds=seconds, launches=launches, seed=seed, progress=progress.update
         )
     notes += _failures(things, timings)
+    notes += disturbed.notes(timings)
     measured = [row for row in rows if timings[row.name].error is None]
     found = [m for row in measured for m in measurements(row, timings[row.name])]
     details: dict[str, Any] = {}
@@ -240,6 +243,9 @@ def _report(
         "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
         "latency_samples_ms": {row.name: drawn(timings[row.name]) for row in measured},
         "ratios": list(ratios(measured, timings)),
+        "disturbances": disturbed.summary(timings),
+        "timeline": disturbed.timeline(timings),
+        "energy": open_meter()[1],
         "layers": [vars(layer) for layer in timings[after.name].layers],
     }
     budgets = []

@@ -10,6 +10,7 @@ import pytest
 
 from edgemm import card as cards
 from edgemm.devices.environment import instructions
+from edgemm.devices.power import open_meter
 from edgemm.errors import DataError, MeasureError, TargetError
 from edgemm.probes._measurements import measurements, size_bytes
 from edgemm.probes._process import WorkerProcess
@@ -150,9 +151,11 @@ def test_the_measurements_say_what_they_are_about(layer, feed):
     row = reference("one", layer, precision_asked="f32", source="build/one")
     found = {m.name: m for m in measurements(row, time_candidates([row], feed, rounds=5, calls=5, launches=1)["one"])}
     assert {*found} == {
-        "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "peak_rss_mib", "load_ms", "first_ms", "cold_start_ms",
-        "size_mib",
+        "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "latency_max_ms", "jitter_ms", "cpu_ms", "peak_rss_mib",
+        "rss_mib", "unique_mib", "load_ms", "first_ms", "cold_start_ms", "size_mib", *(["energy_mj"] if open_meter()[0] else []),
     }  # fmt: skip
+    assert found["unique_mib"].value <= found["rss_mib"].value <= found["peak_rss_mib"].value
+    assert found["latency_p50_ms"].value <= found["latency_max_ms"].value
     assert found["latency_p50_ms"].low <= found["latency_p50_ms"].value <= found["latency_p50_ms"].high
     assert found["latency_p50_ms"].n == 25
     assert found["size_mib"].value == layer.stat().st_size / 2**20

@@ -10,6 +10,7 @@ from edgemm import card as cards
 from edgemm import plugins
 from edgemm.bundle import Golden, Reference, TargetOptions, pack
 from edgemm.devices.environment import instructions
+from edgemm.devices.power import open_meter
 from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import Report, Verdict, read
 from edgemm.targets._protocol import Target, fingerprint
@@ -107,9 +108,9 @@ def test_a_bundle_is_measured_beside_its_float_graph(measured):
 
 def test_every_form_has_speed_memory_size_and_accuracy(measured):
     names = {
-        "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "load_ms", "first_ms", "cold_start_ms", "peak_rss_mib",
-        "size_mib", "accuracy", "accuracy_drop_points",
-    }  # fmt: skip
+        "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "latency_max_ms", "jitter_ms", "cpu_ms", "load_ms",
+        "first_ms", "cold_start_ms", "peak_rss_mib", "rss_mib", "unique_mib", "size_mib", "accuracy", "accuracy_drop_points",
+    } | {"energy_mj" for _ in range(open_meter()[0] is not None)}  # fmt: skip
     for subject in ("float", "default", "bundle"):
         assert {m.name for m in measured.measurements if m.subject == subject} == names
 
