@@ -74,13 +74,9 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
         raise ExportError(
             f"opset {opset} is too old.", why=f"the exporter writes opset {OLDEST_OPSET} and later.", fix="leave --opset out."
         )
-    wrapper = _Positional(model).eval()
-    # contiguous: of a picture in channels-last order torch writes pooling and flattening as Range and Gather instead of Reshape
-    features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
     names = feature_names(model.card)
-    shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
     with quiet(), torch.no_grad(), recurrent_by_shape():
-        captured = capture(wrapper, features, shapes, model)
+        captured = module_graph(model, dynamic_length=dynamic_length)
         try:
             program = torch.onnx.export(
                 captured, dynamo=True, opset_version=opset, input_names=names, output_names=list(model.card.outputs), verbose=False
@@ -95,6 +91,20 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
     made = ir.serde.serialize_model(program.model)
     drop_unread(made)
     return Traced(made, program.exported_program)
+
+
+def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.export.ExportedProgram:
+    """torch's graph of the module alone: dynamic batch, eval mode, recurrent layers whole; its names start with ``_capture.PREFIX``.
+
+    Raises:
+        ExportError, CardError: As ``export_onnx``.
+    """
+    # contiguous: of a picture in channels-last order torch writes pooling and flattening as Range and Gather instead of Reshape
+    features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
+    names = feature_names(model.card)
+    shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
+    with quiet(), torch.no_grad(), recurrent_by_shape():
+        return capture(_Positional(model).eval(), features, shapes, model)
 
 
 def sample_inputs(card: Card, batch: int = TRACED_BATCH, seed: int = 0) -> dict[str, torch.Tensor]:

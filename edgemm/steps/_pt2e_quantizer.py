@@ -1,0 +1,90 @@
+"""Where torchao puts its fake quantizers: symmetric int8, activations per tensor, weights per output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgemm.graph.quiet import quiet
+from edgemm.models._capture import PREFIX
+from edgemm.steps._pt2e_layers import PRODUCTS, TABLES, channel_axis, is_constant, parameters_of, weight_of
+
+with quiet():  # it warns of what it was not built with
+    from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+AVERAGING = 0.01  # share of the newest batch in a range; torchao's default
+ANNOTATION = "quantization_annotation"  # node.meta key that torchao reads
+
+ACTIVATION = QuantizationSpec(
+    dtype=torch.int8,
+    quant_min=-128,
+    quant_max=127,
+    qscheme=torch.per_tensor_symmetric,
+    observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=AVERAGING),
+)
+"""int8 with zero point 0, the only one that every target takes; it covers -128 because QuantizeLinear does."""
+
+
+def weights(axis: int) -> QuantizationSpec:
+    """int8 with zero point 0 and a scale for each channel along ``axis``, always that of the present weights (no averaging)."""
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=axis,
+        observer_or_fake_quant_ctr=FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=axis
+        ),
+    )
+
+
+class Int8(Quantizer):
+    """Quantizes what goes into convolutions, linear layers and products with weights, and the weights; embedding tables too.
+
+    Recurrent layers, attention's products of activations, norms and sums stay float: integers begin and end at the layers that gain.
+
+    Args:
+        branch_of: Parameter of the user's module -> branch.
+        floats: Branches to leave alone.
+    """
+
+    def __init__(self, branch_of: Mapping[str, str], floats: frozenset[str]) -> None:
+        super().__init__()
+        self._branch_of, self._floats = branch_of, floats
+        self.layers: dict[str, int] = {}
+        """Branch -> how many layers of it were marked."""
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            inputs = self._inputs(node)
+            branch = self._branch(inputs)
+            if inputs and branch not in self._floats:
+                self.layers[branch] = self.layers.get(branch, 0) + 1
+                node.meta[ANNOTATION] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Every target takes this."""
+
+    def _inputs(self, node: Node) -> dict[Node, QuantizationSpec]:
+        """What a node reads -> how that is quantized; {} for nodes that stay float."""
+        if node.op != "call_function":
+            return {}
+        if node.target in TABLES:
+            table = node.args[0]
+            return {table: weights(0)} if isinstance(table, Node) and is_constant(table) else {}
+        kernel = node.args[1] if node.target in PRODUCTS else weight_of(node)
+        source = node.args[0]
+        if not isinstance(kernel, Node) or not isinstance(source, Node) or not is_constant(kernel) or is_constant(source):
+            return {}
+        if node.target in PRODUCTS and kernel.meta["val"].dim() != 2:
+            return {}
+        return {source: ACTIVATION, kernel: weights(channel_axis(node))}
+
+    def _branch(self, inputs: Mapping[Node, QuantizationSpec]) -> str:
+        names = [name.removeprefix(PREFIX) for node in inputs if is_constant(node) for name in parameters_of(node)]
+        return next((self._branch_of[name] for name in names if name in self._branch_of), "")
