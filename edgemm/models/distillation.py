@@ -70,7 +70,7 @@ class Distillation(nn.Module):
             student, teacher: Tap -> shape of one sample.
         """
         for name in self.features:
-            axis = widths_differ(student[name], teacher[name])
+            axis = width_axis(student[name], teacher[name])
             if axis is not None:
                 self.projectors[_key(name)] = Projector(student[name][axis], teacher[name][axis], axis + 1)
 
@@ -120,18 +120,14 @@ class Projector(nn.Module):
         return self.linear(x.float().movedim(self.axis, -1)).movedim(-1, self.axis)
 
 
-def widths_differ(student: tuple[int, ...], teacher: tuple[int, ...]) -> int | None:
-    """The one axis in which two shapes differ; None where they are equal.
+def comparable(student: tuple[int, ...], teacher: tuple[int, ...]) -> bool:
+    """Whether two shapes of a sample differ in one width at most: what a projector can bridge."""
+    return len(student) == len(teacher) and sum(ours != theirs for ours, theirs in zip(student, teacher, strict=True)) <= 1
 
-    Raises:
-        ValueError: They differ in more than a width.
-    """
-    if student == teacher:
-        return None
-    axes = [axis for axis, (ours, theirs) in enumerate(zip(student, teacher, strict=False)) if ours != theirs]
-    if len(student) != len(teacher) or len(axes) != 1:
-        raise ValueError(f"{student} against {teacher}")
-    return axes[0]
+
+def width_axis(student: tuple[int, ...], teacher: tuple[int, ...]) -> int | None:
+    """The axis in which two comparable shapes differ; None where they are equal."""
+    return next((axis for axis, (ours, theirs) in enumerate(zip(student, teacher, strict=True)) if ours != theirs), None)
 
 
 def imitation(output: Output, student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE, deviation: float = 1.0) -> Tensor:
@@ -158,6 +154,8 @@ def feature_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
     """``mse``: squared error in units of the teacher's variance over the batch, so that one weight suits every branch; or 1 - cosine."""
     student, teacher = student.float(), teacher.float()
     if kind == "cosine":
+        if student.dim() > 3:  # a picture's channels and places together; of a sequence each token, of a vector all of it
+            student, teacher = student.flatten(1), teacher.flatten(1)
         return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
     spread = (teacher - teacher.mean(0)).square().mean().clamp(min=SMALL)
     return F.mse_loss(student, teacher) / spread

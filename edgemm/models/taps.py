@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from edgemm.errors import TrainError
 from edgemm.modalities._protocol import modalities
 from edgemm.models.fused import FusedModel
-from edgemm.models.parts import Parts, operator
+from edgemm.models.parts import Parts, evaluating, find_parts, operator
 
 Notes = Callable[[str], None]
 KEEPS_WIDTH = frozenset(
@@ -33,17 +33,22 @@ class Ends:
             ``image``; of several ends of one part the others are ``image.1`` and so on.
         replaceable: Input -> submodules that return exactly all tensors in which its branch ends.
         part: Tap -> part.
-        deaf: Parts that end in no submodule.
+        parts: What they were found in.
     """
 
     features: Mapping[str, str]
     replaceable: Mapping[str, list[str]]
     part: Mapping[str, str]
-    deaf: list[str]
+    parts: Parts
 
 
-def find_ends(parts: Parts) -> Ends:
-    """Where the inputs' branches and the fusion can be listened to."""
+def find_ends(model: FusedModel) -> Ends:
+    """Where the inputs' branches and the fusion can be listened to.
+
+    Raises:
+        ExportError: torch.export refuses the model; names module and line of its code.
+    """
+    parts = find_parts(model)
     nodes = {node.name: node for node in parts.program.graph.nodes}
     wanted = {**parts.cuts, "fusion": _fusion_ends(parts)}
     features: dict[str, str] = {}
@@ -58,8 +63,7 @@ def find_ends(parts: Parts) -> Ends:
         for number, module in enumerate(dict.fromkeys(found)):
             tap = f"{name}.{number}" if number else name
             features[tap], part[tap] = module, name
-    deaf = [name for name, ends in wanted.items() if ends and name not in features]
-    return Ends(features, replaceable, part, deaf)
+    return Ends(features, replaceable, part, parts)
 
 
 class Taps:
@@ -67,25 +71,28 @@ class Taps:
 
     Args:
         modules: Tap -> name in ``model.module``.
+
+    Attributes:
+        heard: Tap -> tensor, as it was returned.
     """
 
     def __init__(self, model: FusedModel, modules: Mapping[str, str]) -> None:
-        self._heard: dict[str, Tensor] = {}
+        self.heard: dict[str, Tensor] = {}
         self._handles = [model.module.get_submodule(module).register_forward_hook(self._listener(name)) for name, module in modules.items()]
 
     def features(self, rows: int) -> dict[str, Tensor]:
         """Tap -> (rows, ...): an axis of steps that was folded into the batch is its second axis."""
-        return {name: _by_row(tensor, rows) for name, tensor in self._heard.items()}
+        return {name: _by_row(tensor, rows) for name, tensor in self.heard.items()}
 
     def close(self) -> None:
         """Stop listening."""
         for handle in self._handles:
             handle.remove()
-        self._heard.clear()
+        self.heard.clear()
 
     def _listener(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def listen(_module: nn.Module, _args: Any, returned: Any) -> None:
-            self._heard[name] = returned
+            self.heard[name] = returned
 
         return listen
 
@@ -168,7 +175,7 @@ class Deprivation:
 
         inputs = sample_inputs(model.card)
         for name, silence in self._silence.items():
-            with torch.no_grad():
+            with evaluating(model), torch.no_grad():
                 outputs = model({**inputs, name: silence.expand_as(inputs[name]).clone()})
             if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
                 raise TrainError(

@@ -1,0 +1,239 @@
+"""Distillation: the model learns to answer as the one it was before compression, or as any other with the same heads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from edgemm import card as cards
+from edgemm import metrics
+from edgemm._data.samples import Function
+from edgemm.card import Output
+from edgemm.checkpoint import load_model
+from edgemm.data import Dataset, open_dataset
+from edgemm.decoded import Split, Splits, open_splits
+from edgemm.errors import DataError, TrainError
+from edgemm.models.answers import evaluate
+from edgemm.models.distillation import Distillation
+from edgemm.models.fused import FusedModel
+from edgemm.models.pairs import pair
+from edgemm.models.taps import Deprivation, find_ends
+from edgemm.models.teacher import Teacher, require_same_heads
+from edgemm.plan import Plan
+from edgemm.specs import Branch
+from edgemm.steps import _diverged
+from edgemm.steps._protocol import Context
+from edgemm.training import Diverged, train_model
+
+STAGE = "torch"
+
+
+def distill(
+    model: FusedModel,
+    ctx: Context,
+    *,
+    epochs: int = 5,
+    temperature: float = 2.0,
+    logits_weight: float = 1.0,
+    task_weight: float = 1.0,
+    loss_weights: dict[str, float] | None = None,
+    features: dict[Branch, float] | None = None,
+    feature_loss: Literal["mse", "cosine"] = "mse",
+    relations: float = 0.0,
+    modality_dropout: float = 0.0,
+    unlabeled: str | None = None,
+    teacher: str | None = None,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    schedule: Literal["cosine", "step"] = "cosine",
+    weight_decay: float = 0.01,
+    patience: int | None = None,
+    device: str = "auto",
+) -> FusedModel:
+    """A copy of ``model`` trained beside its teacher; the weights that are best on val, those given among them.
+
+    Args:
+        epochs: Passes over the train split.
+        temperature: Softens the answers of classification and multilabel outputs, above 0.
+        logits_weight: Factor of learning the teacher's answers: KL divergence (classification), the same a label (multilabel), squared
+            error in deviations of the targets (regression), cosine (embedding).
+        task_weight: Factor of learning the labels as ``train`` does; 0 = labels are read for val alone.
+        loss_weights: Output -> factor of both.
+        features: Branch or ``fusion`` -> weight of making the tensor in which it ends like the teacher's. Where widths differ a linear
+            projector is learned along, and dropped afterwards.
+        feature_loss: ``mse`` in units of the teacher's variance, or ``cosine``.
+        relations: Weight of finding the same samples of a batch alike as the teacher (and the same tokens of a sample), at all branches'
+            ends and the fusion's.
+        modality_dropout: Chance of each modality of each sample to be taken from the student in training, while the teacher sees it.
+        unlabeled: A dataset whose train split is learned from too, without labels.
+        teacher: A card; None = the model before compression.
+        patience: Stop after so many epochs without a better one on val.
+        device: auto, cpu or cuda.
+
+    Raises:
+        TrainError: An option out of range; a teacher with other heads; a loss that is no number (``Diverged``).
+        DataError: No rows to train on.
+    """
+    plan = Plan(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, weight_decay=weight_decay, patience=patience,
+        loss_weights=loss_weights or {}, seed=ctx.seed, device=device,
+    )  # fmt: skip
+    plan.check()
+    asked = _Asked(temperature, logits_weight, task_weight, features or {}, feature_loss, relations, modality_dropout)
+    asked.check(unlabeled)
+    taught_by = _teacher(model, ctx, teacher)
+    dataset = _labelled(ctx)
+    beside = _unlabeled(unlabeled, model, dataset) if unlabeled else None
+    splits = open_splits(dataset, unlabeled=beside, progress=ctx.progress, note=ctx.note)
+    student = copy.deepcopy(model)
+    before = {"teacher": _scores(taught_by, splits.val), "before": _scores(student, splits.val)}
+    fixed = not any(isinstance(data.source, Function) for data in (dataset, beside) if data)
+    kept = {"train": splits.train.rows, "val": splits.val.rows} if fixed else {}
+    with ExitStack() as hooks:
+        loss = _loss(student, taught_by, splits, plan, asked, kept, ctx, hooks)
+        try:
+            done = train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
+        except Diverged as err:
+            raise _diverged.reported(err, "distill") from err
+    scores = {**before, "after": _scores(student, splits.val)}
+    ctx.facts.update(curves=done.curves, val=scores, best_epoch=done.best_epoch, epochs=done.epochs)
+    return student
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be learned, as the recipe says it."""
+
+    temperature: float
+    logits_weight: float
+    task_weight: float
+    features: Mapping[str, float] = field(default_factory=dict)
+    feature_loss: Literal["mse", "cosine"] = "mse"
+    relations: float = 0.0
+    modality_dropout: float = 0.0
+
+    def check(self, unlabeled: str | None) -> None:
+        """Raises TrainError naming the first option that cannot be."""
+        wanted = "write a number of at least 0."
+        wrong: dict[str, tuple[Any, str, bool]] = {
+            "temperature": (self.temperature, "write a number above 0; 2 is usual.", not 0 < self.temperature < float("inf")),
+            "modality_dropout": (
+                self.modality_dropout,
+                "write a share from 0 to below 1, such as 0.2.",
+                not 0 <= self.modality_dropout < 1,
+            ),
+        }
+        for name in ("logits_weight", "task_weight", "relations"):
+            value = getattr(self, name)
+            wrong[name] = (value, wanted, not 0 <= value < float("inf"))
+        wrong |= {f"features.{name}": (weight, wanted, not 0 <= weight < float("inf")) for name, weight in self.features.items()}
+        for name, (value, fix, is_wrong) in wrong.items():
+            if is_wrong:
+                raise TrainError(f"distill: {name} is {value!r}.", fix=fix)
+        if not self.from_teacher:
+            raise TrainError(
+                "distill: nothing is learned from the teacher.",
+                why="logits_weight, features and relations are all 0" + ("; unlabelled rows teach nothing else." if unlabeled else "."),
+                fix="set logits_weight to 1.0, or leave the step out.",
+            )
+
+    @property
+    def from_teacher(self) -> bool:
+        return bool(self.logits_weight or self.relations or any(self.features.values()))
+
+    @property
+    def listens(self) -> bool:
+        return bool(self.relations or self.features)
+
+
+def _teacher(model: FusedModel, ctx: Context, named: str | None) -> FusedModel:
+    teacher = load_model(cards.load(named)) if named else ctx.teacher
+    if teacher is None:
+        raise TrainError("distill has no teacher.", why="the context has none, and none is named.", fix="add teacher: <card>.")
+    require_same_heads(teacher.card, model.card)
+    return teacher
+
+
+def _labelled(ctx: Context) -> Dataset:
+    """The dataset, if it can be trained on."""
+    dataset = ctx.dataset
+    needs = [name for name, output in ctx.card.outputs.items() if output.task in ("classification", "multilabel", "regression")]
+    if dataset is None or (needs and not dataset.labelled):
+        raise DataError(
+            "distill needs training data.",
+            why="there is no dataset." if dataset is None else "these samples are made up and have no labels to choose the best epoch by.",
+            fix="give a dataset with -d DATA, or leave the step out of the recipe.",
+        )
+    if not dataset.count("train"):
+        raise DataError(
+            f"distill needs training data, and {dataset.source.name} has no rows of split 'train'.",
+            fix="add rows with split = train, or leave the step out of the recipe.",
+        )
+    return dataset
+
+
+def _unlabeled(data: str, model: FusedModel, dataset: Dataset) -> Dataset:
+    """Rows read with no column for any output."""
+    card = model.card.replace(outputs={name: Output(name, "tensor") for name in model.card.outputs})
+    opened = open_dataset(data, card, skip_bad_rows=dataset.leaves_out)
+    if not opened.count("train"):
+        raise DataError(f"unlabeled: {data} has no rows of split 'train'.", fix="add rows with split = train, or leave unlabeled out.")
+    return opened
+
+
+def _loss(
+    student: FusedModel,
+    teacher: FusedModel,
+    splits: Splits,
+    plan: Plan,
+    asked: _Asked,
+    kept: Mapping[str, int],
+    ctx: Context,
+    hooks: ExitStack,
+) -> Distillation:
+    """The loss; what listens to the models, and takes modalities away, ends with ``hooks``."""
+    compared = pair(student, teacher, asked.features, ctx.note, relations=asked.relations > 0) if asked.listens else None
+    if compared is not None:
+        hooks.callback(compared.close)
+    elif not asked.logits_weight:
+        raise TrainError(
+            "distill: nothing is learned from the teacher.",
+            why="no features of the two models can be compared; the notes say why.",
+            fix="set logits_weight to 1.0.",
+        )
+    if asked.modality_dropout:
+        replaceable = find_ends(student).replaceable
+        hooks.callback(Deprivation(student, asked.modality_dropout, replaceable, ctx.note).close)
+    loss = Distillation(
+        student.card,
+        Teacher(teacher, taps=compared.teacher if compared else None, rows=kept, note=ctx.note),
+        temperature=asked.temperature,
+        logits_weight=asked.logits_weight,
+        task_weight=asked.task_weight,
+        loss_weights=plan.loss_weights,
+        deviations=splits.deviations,
+        taps=compared.student if compared else None,
+        features=compared.weights if compared else {},
+        feature_loss=asked.feature_loss,
+        relations=asked.relations if compared else 0.0,
+    )
+    if compared is not None:
+        torch.manual_seed(plan.seed)  # the projectors' first weights
+        loss.project(compared.student_shapes, compared.teacher_shapes)
+    return loss
+
+
+def _scores(model: FusedModel, val: Split) -> dict[str, dict[str, float]]:
+    """Output -> its guarded metric on val; {} without val."""
+    if not val.rows:
+        return {}
+    found = {}
+    for name, (given, truth) in evaluate(model, val).items():
+        score = metrics.measure(model.card.outputs[name], given, truth)
+        found[name] = {score.name: score.value}
+    return found
