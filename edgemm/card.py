@@ -140,7 +140,13 @@ def locate(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_dir() and (path / "model.yaml").is_file():
         return path / "model.yaml"
-    if path.exists():
+    if (path / "config.json").is_file():
+        raise CardError(
+            f"'{path}' is a Hugging Face folder without a card.",
+            why="what the model takes and what its labels mean stands in a model card.",
+            fix=f"draft one: edgemm init {path} -o model.yaml",
+        )
+    if path.is_file():
         return path
     shipped = SHIPPED / f"{name_or_path}.yaml"
     if path.name == str(name_or_path) and shipped.is_file():

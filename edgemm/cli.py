@@ -84,20 +84,20 @@ def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
 
 @app.command()
 def init(
-    factory: Annotated[str, typer.Argument(help="What builds your model: module:function or file.py:function.", metavar="MODULE:FACTORY")],
+    factory: Annotated[str, typer.Argument(help="module:function, file.py:function, or a Hugging Face folder.", metavar="MODULE:FACTORY")],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--input", help="In forward() order: image=3x64x64, audio=16000@16000hz, imu=50x6@50hz, text=tokens:16.", metavar="FORM"
         ),
-    ],
+    ] = None,
     kwargs: Annotated[list[str] | None, typer.Option("--kwarg", help="For the factory; may be repeated.", metavar="KEY=VALUE")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The card to write; never replaces one.")] = Path("model.yaml"),
 ) -> None:
     """Draft a model card by running your factory."""
     from edgemm.verbs.init import init as verb
 
-    card = verb(factory, inputs=inputs, kwargs=kwargs or (), output=output)
+    card = verb(factory, inputs=inputs or (), kwargs=kwargs or (), output=output)
     _wrote(card)
     _next(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
 

@@ -15,6 +15,7 @@ import yaml
 from edgemm.artifact import write_bytes
 from edgemm.card import FILL_IN, Card, Input, Output
 from edgemm.errors import CardError, OutputError, nearest
+from edgemm.models import huggingface_card
 
 FORMS = (
     "image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40, imu=50x6@50hz, text=tokens:16, text=tokens:16+mask"
@@ -28,11 +29,13 @@ UNKNOWN_VOCABULARY = 3  # ids 0 to 2 exist in every vocabulary
 FEW = 64  # a wider output may as well be an embedding: its task is left to be filled in
 
 
-def init(factory: str, *, inputs: Sequence[str], output: str | Path = "model.yaml", kwargs: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+def init(
+    factory: str, *, inputs: Sequence[str] = (), output: str | Path = "model.yaml", kwargs: Mapping[str, Any] | Sequence[str] = ()
+) -> Path:
     """Run the factory, call its model once on made-up inputs, and draft the card of what came out.
 
     Args:
-        factory: ``module:function``, or ``folder/module.py:function``.
+        factory: ``module:function``, ``folder/module.py:function``, or a Hugging Face folder of a classifier, which needs no ``inputs``.
         inputs: In the order of forward: ``name=form``; forms as in ``FORMS``.
         output: The card to write; the factory is looked up beside it, in the current directory, on the import path.
         kwargs: For the factory: a mapping, or ``key=value`` strings with YAML values.
@@ -51,6 +54,10 @@ def init(factory: str, *, inputs: Sequence[str], output: str | Path = "model.yam
         raise OutputError(
             f"{path} is already there.", why="a draft never replaces a card.", fix="choose another place with -o, or remove it."
         )
+    if huggingface_card.is_folder(Path(factory)):
+        weights = Path(os.path.relpath(factory, path.resolve().parent)).as_posix()
+        write_bytes(path, _draft(huggingface_card.read(Path(factory), weights), {}).encode())
+        return path
     module, source = _module(factory, path)
     card = Card(
         inputs={spec.name: spec for spec in map(_input, inputs)},
@@ -166,13 +173,16 @@ def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]]) -> str:
     lines += [f"factory: {card.factory}"]
     lines += [f"source: {card.source}"] if card.source else []
     lines += [f"kwargs: {_flow(dict(card.kwargs))}"] if card.kwargs else []
-    lines += ["# weights: weights.safetensors    # the trained weights (.safetensors or .pt); without them `edgemm train` starts anew"]
+    trained = "# weights: weights.safetensors    # the trained weights (.safetensors or .pt); without them `edgemm train` starts anew"
+    lines += [f"weights: {card.weights}" if card.weights else trained]
     lines += ["inputs:  # in the order of forward"]
     for spec in card.inputs.values():
         lines += [f"  {spec.name}:", f"    modality: {spec.modality}", *(f"    {line}" for line in _input_lines(spec))]
     lines += ["outputs:"]
     for name, shape in shapes.items():
         lines += [f"  {name}:", *(f"    {line}" for line in _output_lines(shape))]
+    if not shapes:
+        lines += [f"  {name}: {_flow(entry)}" for name, entry in card.to_dict()["outputs"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -181,9 +191,13 @@ def _input_lines(spec: Input) -> list[str]:
         case "image":
             ones = [1] * int(spec.options["channels"])
             lines = [f"{key}: {value}" for key, value in spec.options.items()]
+            if "mean" in spec.options and "std" in spec.options:
+                return lines
             return [*lines, "# forward gets (pixel / 255 - mean) / std", f"mean: {[0 for _ in ones]}  {FILL_IN}", f"std: {ones}  {FILL_IN}"]
         case "text":
             lines = [f"{key}: {_flow(value)}" for key, value in spec.options.items() if key != "vocab"]
+            if "tokenizer" in spec.options:
+                return lines
             return [
                 *lines,
                 "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it",

@@ -182,3 +182,41 @@ def test_a_model_that_returns_no_tensors_is_an_error(place):
 def test_an_unknown_module_is_an_error(place):
     with pytest.raises(CardError, match="there is no module 'draughted'"):
         init("draughted:build", inputs=INPUTS)
+
+
+@pytest.fixture
+def vit_folder(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8)
+    config.id2label = {0: "cat", 1: "dog", 2: "none"}
+    config.label2id = {"cat": 0, "dog": 1, "none": 2}
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def test_a_hugging_face_folder_drafts_its_own_inputs_and_labels(vit_folder, tmp_path):
+    (vit_folder / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 32, "width": 32}}'
+    )
+    card = cards.load(init(str(vit_folder), output=tmp_path / "model.yaml"))
+    assert card.factory == "hf:AutoModelForImageClassification"
+    assert dict(card.inputs["image"].options) == {"height": 32, "width": 32, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert card.outputs["logits"].labels == ("cat", "dog", "none")
+
+
+def test_what_a_hugging_face_folder_does_not_say_is_to_be_filled_in(vit_folder, tmp_path):
+    path = init(str(vit_folder), output=tmp_path / "model.yaml")
+    with pytest.raises(EdgemmError, match="'mean' is not filled in"):
+        cards.load(path)
+
+
+def test_a_hugging_face_folder_that_is_no_classifier_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "vocab_size": 10}')
+    with pytest.raises(CardError, match="cannot draft a card for 'BertForMaskedLM'"):
+        init(str(tmp_path), output=tmp_path / "model.yaml")
+
+
+def test_a_hugging_face_folder_given_as_a_card_says_how_to_draft_one(vit_folder):
+    with pytest.raises(CardError, match="is a Hugging Face folder without a card"):
+        cards.load(vit_folder)
