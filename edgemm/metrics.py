@@ -111,6 +111,39 @@ def drop(output: Output, before: np.ndarray, after: np.ndarray, truth: np.ndarra
     return Score("accuracy_drop_points", scale * lost, scaled[0], scaled[1], len(rows), "lower", unit)
 
 
+@dataclass(frozen=True)
+class Term:
+    """One term of ``combine``: a weight, and answers to the rows with their truth (for an embedding the pair's answers)."""
+
+    weight: float
+    predictions: np.ndarray
+    truth: np.ndarray
+
+
+def combine(output: Output, terms: Sequence[Term]) -> Score:
+    """A weighted sum of one metric over several answers to the same rows, such as what an input contributes: with it minus without it.
+
+    Returns:
+        Score ``gain_points``: in points, or for regression in its unit; a smaller error counts as a gain. The interval is paired.
+
+    Raises:
+        MeasureError: As ``measure``; or the output has no metric.
+    """
+    name = guarded(output)
+    if name == "sqnr_db":
+        raise MeasureError(f"output '{output.name}' has no accuracy to compare.", fix="give it a task with labels.")
+    total, rows = 0.0, np.zeros(1)
+    for term in terms:
+        _check(output, term.predictions, term.truth)
+        value, found = _value_and_rows(output, term.predictions, term.truth)
+        total, rows = total + term.weight * value, rows + term.weight * found
+    sign, factor, bound, pseudo = (-1.0, 1.0, np.inf, 0.0) if name == "mae" else (1.0, 100.0, sum(abs(t.weight) for t in terms), 1.0)
+    low, high = _paired(sign * total, sign * rows, 0.0 if name == "f1" else pseudo, bound)
+    edges = [None if edge is None else factor * edge for edge in (low, high)]
+    unit = output.unit or "" if name == "mae" else "points"
+    return Score("gain_points", factor * sign * total, edges[0], edges[1], len(rows), "higher", unit)
+
+
 def confusion(predictions: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """Confusion matrix of a classification output: int64 (labels, labels), rows are the truth, columns what was answered."""
     count = len(labels)

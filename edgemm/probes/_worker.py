@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -22,12 +22,15 @@ from typing import Any, TextIO
 import numpy as np
 
 from edgemm import card as cards
-from edgemm import plugins
+from edgemm import plugins, splits
 from edgemm.errors import EdgemmError
 from edgemm.probes._command import CommandSession
+from edgemm.probes._load import most, paced, stepper
 from edgemm.probes._protocol import Probe
 from edgemm.probes.accuracy import Accuracy
 from edgemm.probes.latency import Latency
+from edgemm.probes.processor import Processor
+from edgemm.splits import Parts
 from edgemm.targets._protocol import Session, Target
 
 CHUNK = 5  # calls between two looks at the clock while warming up
@@ -64,20 +67,19 @@ class _Worker:
         self._session: Session | None = None
         self._feed: dict[str, np.ndarray] = {}
         self._probes: dict[str, Probe] = {}
+        self._step: Callable[[Sequence[str]], Any] | None = None
 
     def open(
         self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]
     ) -> dict[str, Any]:
         """Load the candidate and, with ``feed`` (an npz file), run it once."""
-        if cpus and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)
+        _pin(cpus)
         started = time.perf_counter()
         self._session = open_session(target, target_options, artifact, options)
         load_ms = (time.perf_counter() - started) * 1e3
         if feed is None:
             return {"load_ms": load_ms, "first_ms": 0.0}
-        with np.load(feed) as arrays:
-            self._feed = {name: arrays[name] for name in arrays.files}
+        self._feed = _arrays(feed)
         started = time.perf_counter()
         self._session.run(self._feed)
         return {"load_ms": load_ms, "first_ms": (time.perf_counter() - started) * 1e3}
@@ -107,6 +109,38 @@ class _Worker:
         assert self._session is not None
         return {"precision": self._session.precision(), "layers": [asdict(layer) for layer in self._session.layers()]}
 
+    def open_parts(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
+    ) -> dict[str, Any]:
+        """Load a candidate that is in parts; ``artifact`` is their ``split.json``."""
+        _pin(cpus)
+        self._feed = _arrays(feed)
+        parts = Parts(splits.read(Path(artifact).parent), lambda path: open_session(target, target_options, str(path), options))
+        self._step = stepper(parts, self._feed)
+        return {}
+
+    def pace(self, rates_hz: dict[str, float], steps: int) -> dict[str, Any]:
+        """Steps at the fastest of the rates; of a candidate in parts, each branch at its own."""
+        session, feed = self._session, self._feed
+        probe = _probe("processor", session)
+        assert isinstance(probe, Processor)
+        if self._step is not None:
+            return paced(self._step, rates_hz, steps, probe)
+        assert session is not None
+        return paced(lambda new: session.run(feed), rates_hz, steps, probe)
+
+    def throughput(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int], batch: int,
+        streams: int, seconds: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Samples a second of several sessions, each with its share of the cores, on the one sample repeated to a batch."""
+        _pin(cpus)
+        if target != "command" and streams > 1 and "threads" in plugins.find(Target, target)(**target_options).choices()[0]:
+            options = {**options, "threads": max(1, len(cpus) // streams)}
+        sessions = [open_session(target, target_options, artifact, options) for _ in range(streams)]
+        batched = {name: np.ascontiguousarray(np.repeat(array, batch, axis=0)) for name, array in _arrays(feed).items()}
+        return {"per_s": batch * most(sessions, batched, seconds)}
+
     def predict(
         self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool,
         out: str,
@@ -128,6 +162,14 @@ class _Worker:
                 self._progress({"progress": rows})
         return {"rows": rows, "files": probe.stop(), "bad_rows": list(dataset.bad_rows)}
 
+    def subsets(self, cpus: list[int], **given: Any) -> dict[str, Any]:
+        """Answers with some inputs missing; see ``_subsets.run_subsets``."""
+        from edgemm.probes._subsets import run_subsets
+
+        if cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
+        return run_subsets(self._progress, **given)
+
     def _calls(self, count: int, probes: list[Probe]) -> None:
         assert self._session is not None
         run, feed, observers = self._session.run, self._feed, [probe.observe for probe in probes]
@@ -141,6 +183,16 @@ class _Worker:
                     observe(answers, None)
         finally:
             gc.enable()
+
+
+def _pin(cpus: list[int]) -> None:
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any]) -> Session:

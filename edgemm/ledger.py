@@ -1,0 +1,248 @@
+"""The modality ledger: how good every head is with each subset of the inputs, before and after compression, and what each input adds.
+
+Before: the original's float graph. After: the compressed graph, on its target. Both in parts; what is missing is replaced by the
+stand-ins of the same model, as the bundle's runtime does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import metrics, plugins, splits, standins
+from edgemm.artifact import Artifact, write_json
+from edgemm.bundle import write_npz
+from edgemm.compiling import Compiled
+from edgemm.errors import EdgemmError, MissingExtra
+from edgemm.metrics import Score, Term
+from edgemm.probes._candidate import Candidate
+from edgemm.probes._subsets import answer_subsets
+from edgemm.probes.accuracy import Accuracy, Answers
+from edgemm.report import Measurement
+from edgemm.stages import Job
+from edgemm.targets._protocol import Target
+
+ROWS = 2000
+"""Rows of test behind the ledger; of a larger test a seeded choice. A contribution is then known to about 2 points."""
+ALL_SUBSETS = 4
+"""With more inputs only each alone, all but each, and the whole are measured."""
+DEAF_SHARE = 0.5
+"""A model that kept less than this share of what an input added has stopped listening to it."""
+STORED_MIB = 64
+"""A graph larger than this is not stored in parts too: its bundle would be twice as large. It is still measured."""
+
+Subset = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is known about missing inputs.
+
+    Attributes:
+        measurements: Each head's metric for every subset, ``modalities`` set; subjects original and bundle.
+        details: ``details["ledger"]`` of the report; {} where nothing was measured.
+        warnings: Sentences for the user.
+        files: What belongs into the bundle: ``standins.npz``, ``split/...`` and ``targets/<t>/split/...``.
+    """
+
+    measurements: Sequence[Measurement] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """For the bundle's manifest: the accuracy to expect of each target, output and subset of the inputs."""
+        kept = ("name", "target", "output", "modalities", "value", "unit", "better", "low", "high", "n", "precision_ran")
+        return [{key: asdict(m)[key] for key in kept} for m in self.measurements if m.subject == "bundle"]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One form of the model: its answers to every subset."""
+
+    candidate: Candidate
+    precision: str
+    subsets: Mapping[Subset, Mapping[str, np.ndarray]]
+    truth: Mapping[str, np.ndarray]
+
+
+def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled: Sequence[Compiled]) -> Ledger:
+    """Split the graphs, measure their stand-ins, and score every subset of the inputs before and after compression.
+
+    A graph that cannot be split, or without rows to score, gives a ledger that says so instead of an error: the bundle is good without.
+
+    Args:
+        job, original: The run on the original, and its float graph.
+        after, exported: The same after the torch steps; where a recipe has none, the same two again.
+        compiled: What each target got, made of ``exported``.
+    """
+    try:
+        parts = {"": standins.take_apart(after, exported)}
+        means = standins.measure(after, exported)
+        parts |= {part.target: standins.take_apart(after, part.model, exported) for part in compiled}
+    except EdgemmError as err:
+        return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
+    files = _files(parts, means, {"": exported, **{part.target: part.model for part in compiled}})
+    inputs = splits.read(parts[""].folder).inputs
+    guarded = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+    if len(inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
+        return Ledger(files=files)
+    try:
+        before = _before(job, original, inputs)
+        found = [_after(after, part, parts[part.target], means, inputs) for part in compiled]
+    except EdgemmError as err:
+        return Ledger(warnings=[f"No modality ledger: {err.what} {err.why}".strip()], files=files)
+    return _scored(job, inputs, before, found, files)
+
+
+def subsets(inputs: Sequence[str]) -> list[Subset]:
+    """The subsets to measure, the whole first: all that are not empty, or of many inputs the whole, all but each, and each alone."""
+    sizes = range(len(inputs), 0, -1) if len(inputs) <= ALL_SUBSETS else (len(inputs), len(inputs) - 1, 1)
+    return list(chain.from_iterable(combinations(inputs, size) for size in sizes))
+
+
+def _files(parts: Mapping[str, Artifact], means: Artifact, graphs: Mapping[str, Artifact]) -> dict[str, Path]:
+    found = {"standins.npz": means.main}
+    for target, artifact in parts.items():
+        if graphs[target].main.stat().st_size <= STORED_MIB * 2**20:
+            place = f"targets/{target}/split" if target else "split"
+            kept = [path for path in sorted(artifact.folder.iterdir()) if path.name == splits.RECORD or ".onnx" in path.suffixes]
+            found |= {f"{place}/{path.name}": path for path in kept}
+    return found
+
+
+def _before(job: Job, original: Artifact, inputs: Sequence[str]) -> _Answered:
+    parts = standins.take_apart(job, original)
+    candidate = Candidate("original", "original", "onnxruntime", parts.main, {}, precision_asked="f32")
+    return _answered(job, candidate, parts, standins.measure(job, original), inputs)
+
+
+def _after(job: Job, part: Compiled, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:
+    """On the target itself; in ONNX Runtime where that cannot run here."""
+    try:
+        return _answered(job, part.candidate(artifact=parts.main), parts, means, inputs)
+    except MissingExtra:
+        elsewhere = part.candidate(name=f"{part.target} int8, in ONNX Runtime", artifact=parts.main, target="onnxruntime", options={},
+                                   target_options={})  # fmt: skip
+        answered = _answered(job, elsewhere, parts, means, inputs)
+        return replace(answered, candidate=replace(elsewhere, target=part.target))
+
+
+def _answered(job: Job, candidate: Candidate, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:
+    """A cached stage: the answers to every subset on the test split."""
+    wanted = subsets(inputs)
+
+    def make(scratch: Path) -> Path:
+        def tell(done: int) -> None:
+            job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / ROWS))
+
+        found, truth, ran = answer_subsets(
+            candidate, means.main, str(job.data), job.card, wanted, rows=ROWS, seed=job.seed, skip_bad_rows=job.skip_bad_rows, progress=tell
+        )
+        arrays = {f"{place}/{name}": array for place, answers in enumerate(found) for name, array in answers.items()}
+        write_npz(scratch / "answers.npz", {**arrays, **{f"label/{name}": array for name, array in truth.items()}})
+        write_json(scratch / "precision.json", ran)
+        return scratch / "answers.npz"
+
+    target = plugins.find(Target, candidate.target)(**candidate.target_options)
+    stage_inputs = {
+        "parts": parts.folder.name,
+        "standins": means.folder.name,
+        "target": [candidate.target, dict(candidate.target_options)],
+        "options": dict(candidate.options),
+        "subsets": wanted,
+        "data": job.fingerprint,
+        "rows": ROWS,
+        "seed": job.seed,
+        "skip_bad_rows": job.skip_bad_rows,
+    }
+    made = job.stage(f"ledger {candidate.name}", stage_inputs, make, packages=target.versions(), on_this_machine=True)
+    with np.load(made.main, allow_pickle=False) as file:
+        flat = dict(file)
+    truth = {key.removeprefix("label/"): array for key, array in flat.items() if key.startswith("label/")}
+    found = {
+        subset: {key.partition("/")[2]: array for key, array in flat.items() if key.startswith(f"{place}/")}
+        for place, subset in enumerate(wanted)
+    }
+    return _Answered(candidate, made.sibling("precision.json").read_text(encoding="utf-8").strip().strip('"'), found, truth)
+
+
+def _scored(job: Job, inputs: Sequence[str], before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
+    measured = [m for form in (before, *after) for m in _measurements(job, form)]
+    outputs = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db" and _known(before, job, name)]
+    rows = [row for form in after for name in outputs for given in inputs if (row := _contribution(job, name, given, before, form))]
+    counted = next((m.n for m in measured if m.n), 0)
+    details = {
+        "inputs": list(inputs),
+        "rows": counted,
+        "of": job.dataset.count("test"),
+        "contributions": rows,
+        "where": {str(form.candidate.target): form.candidate.name for form in after},
+    }
+    return Ledger(measured, details, [_warning(row) for row in rows if row["deaf"]], files)
+
+
+def _known(form: _Answered, job: Job, name: str) -> bool:
+    return name in form.truth or bool(job.card.outputs[name].pair)
+
+
+def _measurements(job: Job, form: _Answered) -> list[Measurement]:
+    about = {
+        "subject": form.candidate.subject,
+        "candidate": form.candidate.name,
+        "target": form.candidate.target,
+        "precision_asked": form.candidate.precision_asked,
+        "precision_ran": form.precision,
+    }
+    return [
+        replace(m, modalities=subset, **about)  # type: ignore[arg-type]  # all of them are words
+        for subset, answers in form.subsets.items()
+        for m in Accuracy().summarise([Answers(job.card.outputs, answers, form.truth)])
+        if m.name != "sqnr_db"
+    ]
+
+
+def _contribution(job: Job, output: str, given: str, before: _Answered, after: _Answered) -> dict[str, Any] | None:
+    """What an input adds to a head: the metric of the whole less that without it, before and after, and what of it was lost."""
+    whole = next(iter(before.subsets))
+    without = tuple(name for name in whole if name != given)
+
+    def terms(form: _Answered, weight: float) -> list[Term]:
+        return [
+            Term(sign * weight, form.subsets[subset][output], _truth(job, form, subset, output))
+            for sign, subset in ((1.0, whole), (-1.0, without))
+        ]
+
+    spec = job.card.outputs[output]
+    first, second = metrics.combine(spec, terms(before, 1.0)), metrics.combine(spec, terms(after, 1.0))
+    change = metrics.combine(spec, [*terms(after, 1.0), *terms(before, -1.0)])
+    kept = metrics.combine(spec, [*terms(after, 1.0), *terms(before, -DEAF_SHARE)])
+    listened = first.low is not None and first.low > 0
+    return {
+        "input": given,
+        "output": output,
+        "target": after.candidate.target,
+        "unit": first.unit,
+        **{key: _plain(score) for key, score in (("before", first), ("after", second), ("change", change))},
+        "deaf": bool(listened and kept.high is not None and kept.high < 0),
+    }
+
+
+def _truth(job: Job, form: _Answered, subset: Subset, output: str) -> np.ndarray:
+    pair = job.card.outputs[output].pair
+    return form.truth[output] if output in form.truth else form.subsets[subset][str(pair)]
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "low": score.low, "high": score.high}
+
+
+def _warning(row: Mapping[str, Any]) -> str:
+    unit = f" {row['unit']}" if row["unit"] else ""
+    added = f"it added {row['before']['value']:.3g}{unit} to '{row['output']}', now {row['after']['value']:.3g}{unit}."
+    return f"{row['target']}: compression made the model stop listening to '{row['input']}': {added}"
