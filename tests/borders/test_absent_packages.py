@@ -3,9 +3,12 @@
 import pytest
 
 import edgemm
+from edgemm.recipe import shipped
 
-WORKSHOP = ("torch", "nncf", "onnx", "onnxscript", "onnx_ir", "transformers", "accelerate", "safetensors", "torchmetrics")
-OPTIONAL = (*WORKSHOP, "openvino", "onnxruntime", "PIL", "soundfile", "tokenizers", "pyarrow", "cryptography", "scipy")
+WORKSHOP = ("torch", "torchao", "nncf", "onnx", "onnxscript", "onnx_ir", "transformers", "accelerate", "safetensors", "torchmetrics")
+RUNTIMES = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
+SERVING = ("av", "paho", "starlette", "uvicorn", "prometheus_client")
+OPTIONAL = (*WORKSHOP, *RUNTIMES, *SERVING, "PIL", "soundfile", "tokenizers", "pyarrow", "cryptography", "scipy")
 BLOCK = """
 import sys
 class Absent:
@@ -60,20 +63,20 @@ def test_import_edgemm_loads_nothing_but_itself(fresh_python):
 
 @pytest.mark.parametrize("module", [f"edgemm.{name}" for name in BOX] + [f"edgemm.verbs.{name}" for name in BOX_VERBS])
 def test_the_box_side_imports_without_the_workshop(module, fresh_python):
-    fresh_python(f"{without(*WORKSHOP)}\nimport {module}")
+    assert fresh_python(f"{without(*WORKSHOP)}\nimport {module}\nprint('imported')") == "imported\n"
 
 
 def test_datasets_modules_import_without_the_data_extra(fresh_python):
-    fresh_python(f"{without(*OPTIONAL)}\nimport edgemm.data, edgemm.modalities._protocol, edgemm.bundle")
+    code = "import edgemm.data, edgemm.modalities._protocol, edgemm.bundle\nprint('imported')"
+    assert fresh_python(f"{without(*OPTIONAL)}\n{code}") == "imported\n"
 
 
 def test_a_recipe_is_checked_without_importing_torch_or_a_runtime(fresh_python):
-    fresh_python(f"""{without(*OPTIONAL)}
+    printed = fresh_python(f"""{without(*OPTIONAL)}
 from edgemm import recipe
-assert recipe.shipped()
-for name in recipe.shipped():
-    recipe.load(name)
+print(*[recipe.load(name).name for name in recipe.shipped()])
 """)
+    assert printed.split() == shipped()
 
 
 def test_a_command_whose_package_is_missing_names_the_extra(fresh_python):

@@ -32,6 +32,7 @@ def batch(modality: Modality, size: int = 3) -> np.ndarray:
 def test_a_made_up_sample_is_what_the_graph_takes(modality):
     sample = modality.synthetic(np.random.default_rng(0))
     TensorSpec("x", modality.dtype(), tuple(modality.shape())).check(sample)
+    assert sample.dtype == modality.dtype()
 
 
 def test_made_up_samples_follow_the_seed(modality):
@@ -41,6 +42,7 @@ def test_made_up_samples_follow_the_seed(modality):
 
 def test_a_missing_sample_is_one_the_graph_takes(modality):
     TensorSpec("x", modality.dtype(), tuple(modality.shape())).check(modality.absent())
+    assert modality.absent().dtype == modality.dtype()
 
 
 def test_the_front_end_keeps_the_batch_and_leaves_its_input_alone(modality):
