@@ -2,8 +2,9 @@
 
 A folder, or the same files in one ``.edgemm`` zip: ``manifest.json`` (format, card, every other file with size and sha256, accuracy,
 provenance), ``manifest.sha256``, ``manifest.sig`` where signed, ``model.onnx`` (float), ``targets/<t>/model.onnx`` and ``options.json``,
-``tokenizer.json`` (one text input) or ``<input>.tokenizer.json`` (several), ``golden.npz``, ``reference.npz``, ``report.json``,
-``report.html``. No pickle, no code.
+``tokenizer.json`` (one text input) or ``<input>.tokenizer.json`` (several), ``golden.npz``, ``reference.npz``, ``standins.npz`` and the
+graphs in parts, ``split/`` (float) and ``targets/<t>/split/`` (see ``splits``; large models go without), ``report.json``, ``report.html``.
+No pickle, no code.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm import cache, plugins
+from edgemm import cache, plugins, splits
 from edgemm import card as cards
 from edgemm._bundle import seal, stored_zip
 from edgemm._bundle.golden import Golden
@@ -28,8 +29,9 @@ from edgemm._bundle.verification import Verification, check_files, check_golden,
 from edgemm.artifact import folder_in_one_step, sha256_of
 from edgemm.card import Card
 from edgemm.errors import BundleError, EdgemmError, nearest
-from edgemm.report import Report
+from edgemm.report import Measurement, Report
 from edgemm.report import read as read_report
+from edgemm.splits import SplitFiles
 from edgemm.targets._protocol import Target
 
 __all__ = [
@@ -120,6 +122,45 @@ class Bundle:
     def reference(self) -> Reference | None:
         """Labels and the original's answers, or None where the bundle holds none."""
         return Reference.of_arrays(self._npz("reference.npz")) if "reference.npz" in self.manifest["files"] else None
+
+    def split(self, target: str | None = None) -> SplitFiles:
+        """The graphs in parts: ``target``'s own, or the float ones.
+
+        Raises:
+            BundleError: The bundle holds none (it was packed without, or its model is too large to be stored twice).
+        """
+        if target is not None:
+            self._require(target)
+        place = f"targets/{target}/split" if target else "split"
+        if f"{place}/{splits.RECORD}" not in self.manifest["files"]:
+            raise BundleError(
+                f"{self.folder} holds no split graphs{f' for {target}' if target else ''}.",
+                why="it was packed without them: the model cannot be split, or is too large to be stored twice.",
+                fix="run it as a whole, with every input there.",
+            )
+        found = splits.read(self.folder / place)
+        listed = {self.folder / name for name in self.manifest["files"]}
+        if not listed.issuperset({*found.branches.values(), found.rest}):
+            raise BundleError(f"{self.folder}: {place}/{splits.RECORD} names files that the bundle does not list.", fix="pack it again.")
+        return found
+
+    def standins(self) -> dict[str, np.ndarray] | None:
+        """What replaces a missing input: cut tensor -> array for one sample; None where the bundle holds none."""
+        return self._npz("standins.npz") if "standins.npz" in self.manifest["files"] else None
+
+    def ledger(self) -> list[Measurement]:
+        """The accuracy to expect on every target, output and subset of the inputs (``modalities``); [] where nobody measured it."""
+        rows = self.manifest.get("subsets") or []
+        try:
+            return [Measurement(**{**row, "modalities": tuple(row["modalities"])}) for row in rows]
+        except (TypeError, KeyError) as err:
+            raise BundleError(f"{self.folder}: {MANIFEST} has odd 'subsets'.", why=str(err), fix="pack the bundle again.") from err
+
+    def expected(self, target: str, present: Iterable[str]) -> dict[str, Measurement]:
+        """Output -> its accuracy on ``target`` with only the inputs ``present`` there; {} where nobody measured that."""
+        wanted = set(present)
+        found = (m for m in self.ledger() if m.target == target and set(m.modalities or ()) == wanted)
+        return {str(m.output): m for m in found}
 
     def report(self) -> Report:
         """The report it was packed with."""

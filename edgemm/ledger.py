@@ -36,6 +36,8 @@ DEAF_SHARE = 0.5
 STORED_MIB = 64
 """A graph larger than this is not stored in parts too: its bundle would be twice as large. It is still measured."""
 
+NOTHING = 1e-3  # of what an input added before: rounding
+
 Subset = tuple[str, ...]
 
 
@@ -244,5 +246,7 @@ def _plain(score: Score) -> dict[str, Any]:
 
 def _warning(row: Mapping[str, Any]) -> str:
     unit = f" {row['unit']}" if row["unit"] else ""
-    added = f"it added {row['before']['value']:.3g}{unit} to '{row['output']}', now {row['after']['value']:.3g}{unit}."
+    before, after = row["before"]["value"], row["after"]["value"]
+    after = after if abs(after) > NOTHING * before else 0.0  # not "-1e-09 points"
+    added = f"it added {before:.3g}{unit} to '{row['output']}', now {after:.3g}{unit}."
     return f"{row['target']}: compression made the model stop listening to '{row['input']}': {added}"

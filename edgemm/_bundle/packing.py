@@ -85,6 +85,7 @@ def pack(
     accuracy: Mapping[str, Any],
     options: Mapping[str, TargetOptions] | None = None,
     reference: Reference | None = None,
+    subsets: Sequence[Mapping[str, Any]] = (),
     sign: Path | None = None,
 ) -> Path:
     """Write a bundle in one step, in the place of an older one.
@@ -93,12 +94,14 @@ def pack(
         out: A folder, or a file ending in ``.edgemm`` for the zip form.
         card: The model's card; a tokenizer it names is taken along.
         report: Written as ``report.json`` and ``report.html``, with the sizes of ``files`` among its details.
-        files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them.
+        files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them; what ``Ledger.files``
+            names.
         golden: Samples with the outputs of every target.
         provenance: Plain values saying how it was made; nothing that changes from run to run.
         accuracy: Output name -> plain values.
         options: Target -> how it is opened.
         reference: Labels and the original's answers on the test split.
+        subsets: ``Ledger.manifest()``: the accuracy to expect of each target and output where inputs are missing.
         sign: PEM private key (ed25519).
 
     Returns:
@@ -126,6 +129,7 @@ def pack(
         "outputs": _describe_outputs(card, everything["model.onnx"]),
         "columns": dict(card.columns),
         "accuracy": dict(accuracy),
+        "subsets": [dict(row) for row in subsets],
         "provenance": dict(provenance),
         "signer": seal.public_hex(sign) if sign else None,
         "files": {name: seal.entry(_pieces(everything[name])) for name in sorted(everything)},

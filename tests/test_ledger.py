@@ -1,0 +1,324 @@
+"""Missing inputs: split files, stand-ins, the ledger before and after, and the bundle that carries them.
+
+The model is written by hand: it adds up what it sees and hears, and so do the labels; a form of it whose hearing was cut off is what a
+bad compression would leave.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemm import ledger, metrics, plugins, splits, stages, standins
+from edgemm.bundle import open_bundle, pack, verify
+from edgemm.card import Output
+from edgemm.compiling import Compiled
+from edgemm.errors import BundleError, MeasureError
+from edgemm.metrics import Term
+from edgemm.report import Report
+from edgemm.splits import Parts
+from edgemm.targets._protocol import Target
+
+CARD = """
+model: model.onnx
+inputs:
+  image: {modality: sensor, shape: [4], rate_hz: 1}
+  audio: {modality: sensor, shape: [4], rate_hz: 1%s}
+outputs:
+  event: {task: classification, labels: [low, high]}
+  level: {task: regression, unit: dB}
+"""
+RNG = np.random.default_rng(0)
+EYE = RNG.normal(0, 1, (4, 3)).astype(np.float32)
+EAR = RNG.normal(0, 1, (4, 3)).astype(np.float32)
+
+
+def model(hearing=1.0):
+    """level = sum of eye and ear; event = whether that is above zero."""
+    weights = {"eye": EYE, "ear": EAR * np.float32(hearing), "pick": np.array([[-1, 1]] * 3, np.float32), "last": np.array([1])}
+    nodes = [
+        helper.make_node("MatMul", ["image", "eye"], ["seen"], name="see"),
+        helper.make_node("MatMul", ["audio", "ear"], ["heard"], name="hear"),
+        helper.make_node("Add", ["seen", "heard"], ["both"], name="fuse"),
+        helper.make_node("MatMul", ["both", "pick"], ["event"], name="decide"),
+        helper.make_node("ReduceSum", ["both", "last"], ["level"], name="measure"),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "sums", [value(name, TensorProto.FLOAT, ["batch", 4]) for name in ("image", "audio")],
+        [value("event", TensorProto.FLOAT, ["batch", 2]), value("level", TensorProto.FLOAT, ["batch", 1])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def rows(seed, count):
+    rng = np.random.default_rng(seed)
+    image, audio = rng.normal(0.3, 1, (count, 4)).astype(np.float32), rng.normal(-0.2, 1, (count, 4)).astype(np.float32)
+    level = (image @ EYE + audio @ EAR).sum(axis=1)
+    return {"image": image, "audio": audio, "event": (level > 0).astype(np.int64), "level": level.astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sums")
+    for seed, (split, count) in enumerate({"train": 120, "val": 20, "test": 90}.items()):
+        np.savez(folder / f"{split}.npz", **rows(seed, count))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job(data, tmp_path_factory):
+    """``job(hearing)``: a run on that form of the model, and its float graph."""
+
+    def start(hearing=1.0, audio="", at=data):
+        folder = tmp_path_factory.mktemp("card")
+        onnx.save(model(hearing), folder / "model.onnx")
+        (folder / "model.yaml").write_text(CARD % audio)
+        made = stages.start(folder / "model.yaml", at)
+        return made, stages.export(made)
+
+    return start
+
+
+def compiled(exported):
+    return Compiled("onnxruntime", {}, exported, {"threads": 1}, {}, [], [])
+
+
+@pytest.fixture(scope="module")
+def unchanged(job):
+    """The ledger of a compression that changed nothing."""
+    run, exported = job()
+    return run, exported, ledger.take(run, exported, run, exported, [compiled(exported)])
+
+
+def found(taken, **where):
+    return [m for m in taken.measurements if all(getattr(m, key) == value for key, value in where.items())]
+
+
+def test_a_stand_in_is_the_mean_of_what_the_branch_makes_of_the_training_data(job, data):
+    run, exported = job()
+    means = standins.load(standins.measure(run, exported))
+    train = np.load(data / "train.npz")
+    assert set(means) == {"seen", "heard"}
+    np.testing.assert_allclose(means["seen"], (train["image"] @ EYE).mean(axis=0, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(means["heard"], (train["audio"] @ EAR).mean(axis=0, keepdims=True), atol=1e-6)
+    assert means["seen"].dtype == np.float32
+
+
+def test_rows_that_lack_an_optional_input_do_not_count_for_its_stand_in(job, tmp_path):
+    (tmp_path / "manifest.jsonl").write_text(
+        "".join(
+            json.dumps({"split": "train", "image": [1.0, 0, 0, 0], "audio": audio, "event": "low", "level": 0.0}) + "\n"
+            for audio in ([2.0, 0, 0, 0], None, [4.0, 0, 0, 0])
+        )
+    )
+    run, exported = job(audio=", optional: true", at=tmp_path)
+    means = standins.load(standins.measure(run, exported))
+    np.testing.assert_allclose(means["heard"], 3.0 * EAR[:1], rtol=1e-5)
+    np.testing.assert_allclose(means["seen"], EYE[:1], rtol=1e-5)
+
+
+def test_the_parts_answer_what_the_whole_does_and_replace_what_is_missing(job, data):
+    run, exported = job()
+    files = splits.read(standins.take_apart(run, exported).folder)
+    means = standins.load(standins.measure(run, exported))
+    test = np.load(data / "test.npz")
+    feed = {name: test[name][:1] for name in ("image", "audio")}
+    runtime = plugins.load(Target, "onnxruntime")
+    with Parts(files, runtime.open) as parts, runtime.open(exported.main) as whole:
+        embedded = {name: parts.embed(name, feed) for name in files.inputs}
+        for name, value in whole.run(feed).items():
+            np.testing.assert_allclose(parts.answer(embedded, means, {})[name], value, atol=1e-5)
+        deaf = parts.answer({"image": embedded["image"]}, means, {})
+        assert parts.precision() == "f32"
+    np.testing.assert_allclose(deaf["level"], (feed["image"] @ EYE + means["heard"]).sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_the_whole_set_scores_what_the_plain_model_scores_and_every_subset_is_there(unchanged, data):
+    run, exported, taken = unchanged
+    test = np.load(data / "test.npz")
+    with plugins.load(Target, "onnxruntime").open(exported.main) as session:
+        answers = session.run({name: test[name] for name in ("image", "audio")})
+    for output in ("event", "level"):
+        plain = metrics.measure(run.card.outputs[output], answers[output], test[output])
+        for subject in ("original", "bundle"):
+            (whole,) = found(taken, subject=subject, output=output, modalities=("image", "audio"))
+            assert (whole.name, whole.n) == (plain.name, 90)
+            assert [whole.value, whole.low, whole.high] == pytest.approx([plain.value, plain.low, plain.high], abs=1e-6)
+    assert {m.modalities for m in taken.measurements} == {("image", "audio"), ("image",), ("audio",)}
+    assert found(taken, subject="bundle")[0].target == "onnxruntime"
+    assert found(taken, subject="bundle")[0].precision_ran == "f32"
+
+
+def test_a_missing_input_costs_what_its_stand_in_leaves_out(unchanged, data):
+    _, _, taken = unchanged
+    test, means = np.load(data / "test.npz"), np.load(data / "train.npz")
+    level = (test["image"] @ EYE + (means["audio"] @ EAR).mean(axis=0)).sum(axis=1)
+    (alone,) = found(taken, subject="bundle", output="level", modalities=("image",))
+    assert alone.value == pytest.approx(np.abs(level - test["level"]).mean(), rel=1e-5)
+    (row,) = [row for row in taken.details["contributions"] if (row["input"], row["output"]) == ("audio", "level")]
+    assert row["before"]["value"] == pytest.approx(alone.value, rel=1e-4), "mae without it, minus a mae of zero"
+    assert row["unit"] == "dB"
+
+
+def test_a_compression_that_changes_nothing_changes_no_contribution_and_warns_of_nothing(unchanged):
+    _, _, taken = unchanged
+    assert taken.warnings == []
+    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4
+    assert taken.details["rows"] == taken.details["of"] == 90
+
+
+def test_a_compression_that_cuts_off_the_hearing_is_warned_of_by_name(job):
+    run, exported = job()
+    after, deaf = job(0.0)
+    taken = ledger.take(run, exported, after, deaf, [compiled(deaf)])
+    assert len(taken.warnings) == 2
+    assert taken.warnings[0].startswith("onnxruntime: compression made the model stop listening to 'audio': it added ")
+    assert taken.warnings[0].endswith(" points to 'event', now 0 points.")
+    assert "dB to 'level', now 0 dB." in taken.warnings[1]
+    assert {row["input"] for row in taken.details["contributions"] if row["deaf"]} == {"audio"}
+
+
+def test_hearing_a_little_worse_is_no_warning(job):
+    run, exported = job()
+    after, duller = job(0.8)
+    assert ledger.take(run, exported, after, duller, [compiled(duller)]).warnings == []
+
+
+def test_of_a_larger_test_split_a_seeded_choice_is_measured_and_the_details_say_so(job, monkeypatch):
+    run, exported = job()
+    monkeypatch.setattr(ledger, "ROWS", 40)
+    taken = ledger.take(run, exported, run, exported, [compiled(exported)])
+    assert (taken.details["rows"], taken.details["of"]) == (40, 90)
+    assert {m.n for m in taken.measurements} == {40}
+    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4, "the same rows before and after"
+
+
+def test_a_target_that_cannot_run_here_is_measured_in_onnx_runtime_and_labelled_so(job, monkeypatch):
+    run, exported = job()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setenv("PYTHONPATH", str(absent := run.card.folder / "absent"))
+    (absent / "openvino").mkdir(parents=True, exist_ok=True)
+    (absent / "openvino" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\", name='openvino')\n")
+    plugins_before = sys.modules.pop("edgemm.targets.openvino", None)
+    try:
+        part = Compiled("openvino", {}, exported, {"threads": 1}, {}, [], [])
+        taken = ledger.take(run, exported, run, exported, [part])
+    finally:
+        if plugins_before is not None:
+            sys.modules["edgemm.targets.openvino"] = plugins_before
+    assert taken.warnings == []
+    assert taken.details["where"] == {"openvino": "openvino int8, in ONNX Runtime"}
+    assert found(taken, subject="bundle")[0].target == "openvino"
+
+
+def test_with_many_inputs_only_each_alone_all_but_each_and_the_whole_are_measured():
+    assert ledger.subsets(["a", "b"]) == [("a", "b"), ("a",), ("b",)]
+    assert len(ledger.subsets(list("abcd"))) == 15
+    five = ledger.subsets(list("abcde"))
+    assert len(five) == 1 + 5 + 5
+    assert five[0] == tuple("abcde")
+
+
+def test_a_graph_that_cannot_be_split_says_why_and_stops_nothing(job, monkeypatch):
+    run, exported = job()
+
+    def refuse(*_):
+        raise MeasureError("no stand-in can be measured.", why="it changes its size.")
+
+    monkeypatch.setattr(standins, "measure", refuse)
+    taken = ledger.take(run, exported, run, exported, [compiled(exported)])
+    assert taken.warnings == ["No split graphs and no stand-ins for missing inputs: no stand-in can be measured. it changes its size."]
+    assert (taken.measurements, taken.files) == ((), {})
+
+
+@pytest.fixture
+def packed(unchanged, tmp_path):
+    """``packed(name)``: a bundle with the ledger's files."""
+    run, exported, taken = unchanged
+
+    def make(name="b", **changes):
+        files = {"model.onnx": exported.main, "targets/onnxruntime/model.onnx": exported.main, **taken.files}
+        given = {"card": run.card, "files": files, "report": Report({}), "provenance": {}, "accuracy": {}, "subsets": taken.manifest()}
+        return pack(tmp_path / name, **{**given, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["b", "b.edgemm"])
+def test_a_bundle_gives_back_its_parts_its_stand_ins_and_what_to_expect(unchanged, packed, data, name, empty_cache):
+    _, _, taken = unchanged
+    opened = open_bundle(packed(name))
+    assert verify(packed(name), run=False).ok
+    for parts in (opened.split(), opened.split("onnxruntime")):
+        assert parts.inputs == ["image", "audio"]
+        assert parts.cuts == {"image": ("seen",), "audio": ("heard",)}
+        assert all(path.is_file() for path in (*parts.branches.values(), parts.rest))
+    assert set(opened.standins()) == {"seen", "heard"}
+    expected = opened.expected("onnxruntime", ["audio"])
+    assert expected["event"].value == found(taken, subject="bundle", output="event", modalities=("audio",))[0].value
+    assert opened.expected("onnxruntime", []) == {}
+    assert {m.modalities for m in opened.ledger()} == {("image", "audio"), ("image",), ("audio",)}
+
+
+def test_a_flipped_bit_in_a_split_graph_or_in_the_stand_ins_is_named(packed):
+    out = packed()
+    for name in ("split/image.onnx", "targets/onnxruntime/split/rest.onnx", "standins.npz"):
+        content = bytearray((out / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (out / name).write_bytes(content)
+    failed = [check.name for check in verify(out).failed]
+    assert failed == ["split/image.onnx", "standins.npz", "targets/onnxruntime/split/rest.onnx"]
+
+
+def test_a_bundle_without_split_graphs_says_so(unchanged, packed):
+    _, exported, _ = unchanged
+    opened = open_bundle(packed(files={"model.onnx": exported.main, "targets/onnxruntime/model.onnx": exported.main}, subsets=[]))
+    with pytest.raises(BundleError, match=r"holds no split graphs for onnxruntime") as caught:
+        opened.split("onnxruntime")
+    assert "too large to be stored twice" in str(caught.value)
+    assert opened.standins() is None
+    assert opened.ledger() == []
+
+
+def test_a_split_record_that_reaches_outside_is_refused(unchanged, packed, tmp_path):
+    _, exported, taken = unchanged
+    record = {"branches": {"image": "../../elsewhere.onnx"}, "rest": "rest.onnx", "cuts": {"image": ["seen"]}}
+    files = {"model.onnx": exported.main, **taken.files, "split/split.json": json.dumps(record).encode()}
+    with pytest.raises(BundleError, match="names files that the bundle does not list"):
+        open_bundle(packed(files=files)).split()
+
+
+def test_a_large_graph_is_measured_but_not_stored_twice(job, monkeypatch):
+    run, exported = job()
+    monkeypatch.setattr(ledger, "STORED_MIB", 1e-6)
+    taken = ledger.take(run, exported, run, exported, [compiled(exported)])
+    assert list(taken.files) == ["standins.npz"]
+    assert taken.measurements
+
+
+def test_an_unreadable_split_record_says_so(tmp_path):
+    with pytest.raises(BundleError, match=r"split\.json cannot be read"):
+        splits.read(tmp_path)
+
+
+def test_a_combination_of_answers_is_paired_and_a_smaller_error_is_a_gain():
+    truth = np.arange(40) % 2
+    right, wrong = np.eye(2)[truth], np.eye(2)[(np.arange(40) % 4 == 0).astype(int)]
+    event = Output("event", "classification")
+    gained = metrics.combine(event, [Term(1.0, right, truth), Term(-1.0, wrong, truth)])
+    assert gained.value == pytest.approx(75.0)
+    assert gained.low < 75 < gained.high
+    assert gained.unit == "points"
+    still = metrics.combine(event, [Term(1.0, right, truth), Term(-1.0, right, truth)])
+    assert still.value == 0
+    assert -10 < still.low < 0 < still.high < 10, "forty rows that agree do not prove that all do"
+    level = Output("level", "regression", unit="dB")
+    gained = metrics.combine(level, [Term(1.0, np.zeros(8), np.ones(8)), Term(-1.0, np.zeros(8), np.full(8, 3.0))])
+    assert (gained.value, gained.unit) == (2.0, "dB")
+    with pytest.raises(MeasureError, match="'x' has no accuracy to compare"):
+        metrics.combine(Output("x", "tensor"), [])
