@@ -23,18 +23,23 @@ from edgemm.graph.branches import drop_unread
 from edgemm.graph.frontend import prepend
 from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import SCOPES, tidy
+from edgemm.graph.trained import mark_floats, own_zero_points
 from edgemm.modalities._protocol import modalities
 from edgemm.models._capture import PREFIX, capture, untranslatable
 from edgemm.models.fused import FusedModel, feature_names
+from edgemm.models.quantized import QuantizedModel
 from edgemm.specs import BATCH
 
 TRACED_BATCH = 2  # torch.export treats sizes 0 and 1 as special; 2 is the smallest ordinary one
 RECURRENT = {torch.ops.aten.gru.input: 1, torch.ops.aten.lstm.input: 2}  # operator -> number of states it returns
+OF_QUANTIZED = f"{PREFIX}graph.{PREFIX}"  # before the names of weights that a quantized model left in float
 OLDEST_OPSET = 18  # the exporter writes 18 and converts upwards only
 
 
 def export_onnx(model: FusedModel, out: Path, *, opset: int = 18, dynamic_length: bool = False) -> Path:
-    """Write ``model`` as float ONNX to ``out``: inputs as the box has them, outputs named as the card names them, dynamic batch.
+    """Write ``model`` as ONNX to ``out``: inputs as the box has them, outputs named as the card names them, dynamic batch.
+
+    A ``QuantizedModel`` is written with its QuantizeLinear and DequantizeLinear, every other model in float.
 
     Args:
         out: The ONNX file; above 2 GB its weights go to ``<out>.data``.
@@ -46,6 +51,9 @@ def export_onnx(model: FusedModel, out: Path, *, opset: int = 18, dynamic_length
         CardError: The module does not take or return what the card says.
     """
     proto = prepend(trace(model, opset=opset, dynamic_length=dynamic_length).model, model.card)
+    if isinstance(model, QuantizedModel):
+        own_zero_points(proto)
+        mark_floats(proto, model.floats)
     if dynamic_length:
         _open_lengths(proto, model.card)
     return files.save(proto, out)
@@ -207,4 +215,4 @@ def _strip(model: ir.Model) -> None:
     for value in [*model.graph.inputs, *model.graph.initializers.values()]:
         value.metadata_props.clear()
         if value.name and value.name.startswith(PREFIX):
-            value.name = value.name.removeprefix(PREFIX)
+            value.name = value.name.removeprefix(OF_QUANTIZED).removeprefix(PREFIX)

@@ -40,6 +40,7 @@ class QuantizedGraph(nn.Module):
         super().__init__()
         self.graph = graph
         self.training = False
+        self.requires_grad_(False)
 
     def forward(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.graph(*features))

@@ -10,6 +10,7 @@ LINEAR = (aten.linear.default,)
 CONVOLUTIONS = tuple(getattr(getattr(aten, f"conv{n}d"), overload) for n in (1, 2, 3) for overload in ("default", "padding"))
 TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 PRODUCTS = (aten.matmul.default, aten.mm.default)
+SUMS = (aten.add.Tensor, aten.add_.Tensor)
 TABLES = (aten.embedding.default,)
 GROUPS = 6  # position of ``groups`` among the arguments of a transposed convolution
 

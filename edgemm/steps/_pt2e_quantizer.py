@@ -9,7 +9,17 @@ from torch.fx import GraphModule, Node
 
 from edgemm.graph.quiet import quiet
 from edgemm.models._capture import PREFIX
-from edgemm.steps._pt2e_layers import PRODUCTS, TABLES, channel_axis, is_constant, parameters_of, weight_of
+from edgemm.steps._pt2e_layers import (
+    CONVOLUTIONS,
+    PRODUCTS,
+    SUMS,
+    TABLES,
+    TRANSPOSED,
+    channel_axis,
+    is_constant,
+    parameters_of,
+    weight_of,
+)
 
 with quiet():  # it warns of what it was not built with
     from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
@@ -45,7 +55,8 @@ def weights(axis: int) -> QuantizationSpec:
 class Int8(Quantizer):
     """Quantizes what goes into convolutions, linear layers and products with weights, and the weights; embedding tables too.
 
-    Recurrent layers, attention's products of activations, norms and sums stay float: integers begin and end at the layers that gain.
+    Recurrent layers, attention's products of activations, norms and other operators stay float: integers begin and end at the layers that
+    gain. Of a residual sum the skip is quantized too: convolution and sum are one kernel, which reads a skip of the type it writes.
 
     Args:
         branch_of: Parameter of the user's module -> branch.
@@ -64,7 +75,11 @@ class Int8(Quantizer):
             branch = self._branch(inputs)
             if inputs and branch not in self._floats:
                 self.layers[branch] = self.layers.get(branch, 0) + 1
-                node.meta[ANNOTATION] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+            elif (skip := _skip_of(node)) is not None:
+                inputs = {skip: ACTIVATION}
+            else:
+                continue
+            node.meta[ANNOTATION] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -88,3 +103,23 @@ class Int8(Quantizer):
     def _branch(self, inputs: Mapping[Node, QuantizationSpec]) -> str:
         names = [name.removeprefix(PREFIX) for node in inputs if is_constant(node) for name in parameters_of(node)]
         return next((self._branch_of[name] for name in names if name in self._branch_of), "")
+
+
+def _skip_of(node: Node) -> Node | None:
+    """Of a sum of two tensors of one shape the input that does not come straight from a marked convolution; None where neither does."""
+    if node.target not in SUMS or len(node.all_input_nodes) != 2:
+        return None
+    one, other = node.all_input_nodes
+    if any("val" not in source.meta for source in (one, other)) or one.meta["val"].shape != other.meta["val"].shape:
+        return None
+    if _is_straight(one):
+        return other
+    return one if _is_straight(other) else None
+
+
+def _is_straight(node: Node) -> bool:
+    """Whether a value is a marked convolution's own, or its folded batch norm's, and read only once."""
+    if len(node.users) != 1:
+        return False
+    layer = node.args[0] if node.op == "call_module" else node
+    return isinstance(layer, Node) and layer.target in (*CONVOLUTIONS, *TRANSPOSED) and ANNOTATION in layer.meta and len(layer.users) == 1

@@ -7,6 +7,7 @@ from typing import Literal
 import onnx
 
 from edgemm.errors import EdgemmError, QuantizeError
+from edgemm.graph import reverting, trained
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.specs import Branch
 from edgemm.steps import _activations, _calibration, _nncf, _ort_static
@@ -14,6 +15,7 @@ from edgemm.steps._protocol import Context
 
 STAGE = "graph"
 PRECISIONS = ("int8", "fp32", "bf16", "fp16")
+AUTO, DEFAULT = "auto", "default"
 
 
 def quantize(
@@ -23,25 +25,34 @@ def quantize(
     method: Literal["ptq"] = "ptq",
     calibration_samples: int = 300,
     ranges: Literal["minmax", "mean", "histogram"] = "minmax",
-    precision: dict[Branch, str] | None = None,
+    precision: dict[Branch, str] | Literal["auto"] | None = None,
+    on_miss: Literal["revert", "qat", "report"] = "revert",
 ) -> onnx.ModelProto:
     """A Q/DQ copy of ``model``.
 
     Front-ends, recurrent layers and branches not marked int8 stay in float. (Recurrent weights could be stored in one byte, but OpenVINO
-    refuses that in some graphs: its GRU and LSTM want constants.)
+    refuses that in some graphs: its GRU and LSTM want constants.) Of a graph that quantization-aware training (``qat``) made, only
+    branches that it neither quantized nor left in float on purpose are calibrated; a branch asked for in float here loses its Q/DQ.
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.
         ranges: How an activation's range follows from them: ``minmax`` over all, the ``mean`` of each sample's (clips the rare ones: on
             spoken digits it lost 1.3 points where minmax lost 0.4), or the ``histogram`` with the least error (slow on large models).
             ONNX Runtime's numerics always take minmax.
-        precision: Branch selector -> int8, fp32, bf16 or fp16; branches not named are int8.
+        precision: Branch selector -> int8, fp32, bf16, fp16 or auto; ``default`` stands for branches not named, which are int8 without it.
+            ``auto`` alone is ``{default: auto}``. ``compress`` decides auto by timing each branch on the target; by itself this step
+            takes it for int8.
+        on_miss: What ``compress`` does where an accuracy budget is missed: ``revert`` the most harmful branches and layers to float,
+            revert and then train with quantization (``qat``), or only ``report`` it. Nothing here.
 
     Raises:
         QuantizeError: Too few samples, an unknown precision, one the target lacks, or a graph that cannot be quantized.
     """
     branches = find_branches(model, ctx.card)
-    untouched = left_alone(branches, ctx, precision or {})
+    untouched = left_alone(branches, ctx, {"default": precision} if isinstance(precision, str) else precision or {})
+    if trained.has_pairs(model):
+        model, untouched = _after_training(model, branches, ctx, precision, untouched)
+        branches = find_branches(model, ctx.card)
     if len(untouched) == len(branches.of_node):
         return _copy(model)
     samples = _calibration.samples(model, ctx, calibration_samples)
@@ -60,6 +71,19 @@ def quantize(
     return quantized
 
 
+def _after_training(
+    model: onnx.ModelProto, branches: Branches, ctx: Context, precision: dict[str, str] | str | None, floats: list[str]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of a graph with Q/DQ, in the target's numerics, ``floats`` in float again; and the nodes in which nothing is left to do."""
+    model = reverting.revert(model, model, set(floats))
+    if ctx.numerics.activations == "uint8":
+        trained.make_unsigned(model)
+    asked = precision if isinstance(precision, dict) else {}
+    left = find_branches(model, ctx.card)
+    done = {*floats, *trained.finished(model, left, ctx.card, asked)}
+    return model, [name for name in left.of_node if name in done]
+
+
 def left_alone(branches: Branches, ctx: Context, precision: dict[str, str]) -> list[str]:
     """Names of the nodes that stay float, in graph order: front-ends, and branches whose precision is not int8.
 
@@ -69,13 +93,15 @@ def left_alone(branches: Branches, ctx: Context, precision: dict[str, str]) -> l
         QuantizeError: An unknown precision, or one the target lacks.
     """
     floats: dict[str, bool] = {}
-    for selector, wanted in precision.items():
-        known = ("int8", *ctx.numerics.floats)
+    known = ("int8", *ctx.numerics.floats)
+    for selector, asked in sorted(precision.items(), key=lambda entry: entry[0] != DEFAULT):
+        wanted = "int8" if asked == AUTO else asked
         if wanted not in PRECISIONS:
-            raise QuantizeError(f"precision.{selector}: '{wanted}' is no precision.", fix=f"one of: {', '.join(known)}.")
+            raise QuantizeError(f"precision.{selector}: '{wanted}' is no precision.", fix=f"one of: {', '.join((*known, AUTO))}.")
         if wanted not in known:
             raise QuantizeError(f"precision.{selector}: target '{ctx.target}' has no {wanted}.", fix=f"one of: {', '.join(known)}.")
-        floats.update(dict.fromkeys(branches.select(selector, ctx.card), wanted != "int8"))
+        meant = branches.names() if selector == DEFAULT else branches.select(selector, ctx.card)
+        floats.update(dict.fromkeys(meant, wanted != "int8"))
     return [name for name, branch in branches.of_node.items() if name in branches.frontend or floats.get(branch, False)]
 
 

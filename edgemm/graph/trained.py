@@ -1,0 +1,95 @@
+"""Graphs that come with Q/DQ, from quantization-aware training: what of them is done, and their numbers in the target's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgemm.card import Card
+from edgemm.graph.branches import Branches, drop_unread
+from edgemm.graph.pairs import DEQUANTIZE, PAIR, PRODUCTS, Wiring
+
+FLOATS = "edgemm.float_branches"
+"""Model metadata: branches that training left in float on purpose, joined by spaces."""
+DEFAULT = "default"
+MIDDLE = 128  # of uint8
+
+
+def mark_floats(model: onnx.ModelProto, branches: Iterable[str]) -> None:
+    """Write down that training left these branches in float on purpose; in place."""
+    names = " ".join(branches)
+    if names:
+        model.metadata_props.add(key=FLOATS, value=names)
+
+
+def own_zero_points(model: onnx.ModelProto) -> None:
+    """Give every quantizer of weights a zero point that no other reads; in place.
+
+    OpenVINO 2026.4 folds the zero point of weights away. Where a four-axis and a three-axis convolution share one it does not, and runs
+    every layer that reads it in float.
+    """
+    wiring = Wiring(model)
+    for node in model.graph.node:
+        zero = wiring.constants.get(node.input[2]) if node.op_type == DEQUANTIZE and wiring.is_weight(node) else None
+        if zero is not None:
+            own = onnx.TensorProto()
+            own.CopyFrom(zero)
+            own.name = node.input[2] = f"{node.output[0]}_zero_point"
+            model.graph.initializer.append(own)
+    drop_unread(model)
+
+
+def has_pairs(model: onnx.ModelProto) -> bool:
+    """Whether a graph holds quantizers already."""
+    return any(node.op_type in PAIR for node in model.graph.node)
+
+
+def finished(model: onnx.ModelProto, branches: Branches, card: Card, precision: Mapping[str, str]) -> list[str]:
+    """Nodes that calibrating has to leave alone: all but those of branches with layers that training neither quantized nor left in float.
+
+    Args:
+        precision: The recipe's; a branch it calls int8 by name is calibrated although training left it in float.
+    """
+    wanted = {branch for selector, asked in precision.items() if selector != DEFAULT and asked == "int8" for branch in branches.select(selector, card)}
+    on_purpose = set(_float_branches(model)) - wanted
+    wiring = Wiring(model)
+    done = {branches.of_node[node.name] for node in model.graph.node if node.op_type in PAIR}
+    layers = {branches.of_node[node.name] for node in model.graph.node if _is_layer(wiring, node) and node.name not in branches.frontend}
+    rest = layers - done - on_purpose
+    return [name for name, branch in branches.of_node.items() if branch not in rest or name in branches.frontend]
+
+
+def _float_branches(model: onnx.ModelProto) -> list[str]:
+    return next((entry.value.split() for entry in model.metadata_props if entry.key == FLOATS), [])
+
+
+def _is_layer(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    """Whether a node multiplies by constant weights, or looks floats up in a constant table."""
+    if node.op_type in PRODUCTS:
+        return any(wiring.is_constant(name) for name in node.input[:2])
+    table = wiring.constant(node.input[0]) if node.op_type == "Gather" else None
+    return table is not None and table.dtype.kind == "f" and table.ndim == 2
+
+
+def make_unsigned(model: onnx.ModelProto) -> None:
+    """Give every int8 pair of an activation the same integers plus 128, as uint8: ONNX Runtime's x86 kernels want them; in place.
+
+    The values stay exactly the same.
+    """
+    wiring = Wiring(model)
+    name = "zero_point_uint8"
+    pairs = [pair for pair in wiring.activations() if _is_signed(wiring, pair[0])]
+    for node in {id(node): node for pair in pairs for node in pair}.values():
+        node.input[2] = name
+    if pairs:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(MIDDLE, np.uint8), name))
+        del model.graph.value_info[:]
+
+
+def _is_signed(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    """int8, zero point 0, one scale."""
+    zero = wiring.constants.get(node.input[2]) if len(node.input) > 2 else None
+    return zero is not None and zero.data_type == TensorProto.INT8 and numpy_helper.to_array(zero).size == 1 and not numpy_helper.to_array(zero).any()
