@@ -278,7 +278,8 @@ class _Loop:
         _own(self.losses).eval()
         device, autocast = self.accelerator.device, self.accelerator.autocast
         for batch, outputs in answers(self.model, self.val, device=device, autocast=autocast):
-            total += float(torch.stack(list(self.losses(outputs, batch).values())).sum()) * len(batch.rows)
+            with torch.inference_mode():
+                total += float(torch.stack(list(self.losses(outputs, batch).values())).sum()) * len(batch.rows)
             collected.add(batch, outputs)
         loss = total / self.val.rows
         if not math.isfinite(loss):

@@ -180,5 +180,5 @@ def _alike(x: Tensor) -> Tensor:
 
 
 def _key(name: str) -> str:
-    """A tap's name as a key of ModuleDict, which takes no dots."""
-    return name.replace(".", " ")
+    """A tap's name as a key of ModuleDict, which takes neither dots nor names of its own methods."""
+    return "of " + name.replace(".", " ")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from edgemm import cache, checkpoint
+from edgemm.errors import EdgemmError
 from edgemm.training import Diverged
 
 
@@ -15,8 +18,9 @@ def reported(err: Diverged, step: str) -> Diverged:
     if err.kept is not None and err.best_epoch:
         card = err.kept.card
         folder = cache.root() / "last_good" / f"{step}-{card.folder.name}"
-        checkpoint.save_model(err.kept, folder)
-        why = f"the training diverged; the best weights so far (epoch {err.best_epoch}) are in {folder}."
+        with contextlib.suppress(EdgemmError):  # a model that cannot be saved is still in the error's ``kept``
+            checkpoint.save_model(err.kept, folder)
+            why = f"the training diverged; the best weights so far (epoch {err.best_epoch}) are in {folder}."
     told = Diverged(f"{step}: {err.what}", why=why, fix=f"lower {step}.learning_rate, or look for inputs of extreme size in the data.")
     told.best_epoch, told.kept = err.best_epoch, err.kept
     return told
