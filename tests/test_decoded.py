@@ -5,7 +5,7 @@ import pytest
 
 from edgemm import card as cards
 from edgemm.data import open_dataset
-from edgemm.decoded import open_split
+from edgemm.decoded import open_split, open_splits
 
 CARD = cards.parse(
     {
@@ -60,3 +60,34 @@ def test_progress_counts_the_decoded_rows(dataset):
     seen = []
     open_split(dataset, "train", progress=lambda text, share: seen.append((text, share)))
     assert seen[-1] == ("decoding train", 1.0)
+
+
+def test_rows_without_labels_come_in_batches_of_their_own(tmp_path):
+    card = cards.parse(
+        {
+            "factory": "own:build",
+            "inputs": {"x": {"modality": "sensor", "shape": [2]}},
+            "outputs": {"level": {"task": "regression"}},
+        }
+    )
+    for name, rows, labels in (("known", 10, True), ("unknown", 7, False)):
+        (tmp_path / name).mkdir()
+        x = np.full((rows, 2), float(rows), np.float32)
+        np.savez(tmp_path / name / "train.npz", x=x, **({"level": np.arange(rows) * 2.0} if labels else {}))
+        np.savez(tmp_path / name / "val.npz", x=x, **({"level": np.arange(rows) * 2.0} if labels else {}))
+    bare = card.replace(outputs={"level": cards.Output("level", "tensor")})
+    splits = open_splits(open_dataset(tmp_path / "known", card), unlabeled=open_dataset(tmp_path / "unknown", bare))
+    assert splits.means == {"level": 9.0}
+    assert splits.deviations["level"] == np.std(np.arange(10) * 2.0)
+    assert (splits.train.rows, splits.train.steps(4), splits.val.rows) == (17, 5, 10)
+    for shuffle in (None, 1):
+        batches = list(splits.train.batches(4, shuffle=shuffle))
+        assert sorted(len(batch) for batch in batches) == [2, 3, 4, 4, 4]
+        for batch in batches:
+            known = bool(batch.targets)
+            assert (batch.inputs["x"] == (10 if known else 7)).all()
+            assert ((batch.rows >= 0) == known).all()
+        assert sorted(row for batch in batches for row in batch.rows) == [*range(-7, 0), *range(10)]
+    kinds = [[bool(batch.targets) for batch in splits.train.batches(4, shuffle=seed)] for seed in range(5)]
+    assert len({tuple(order) for order in kinds}) > 1, "the two kinds take turns at random"
+    assert kinds[0] == [bool(batch.targets) for batch in splits.train.batches(4, shuffle=0)]

@@ -363,3 +363,69 @@ def test_bf16_trains_too_and_leaves_a_float32_model(data):
         assert (
             model({name: torch.from_numpy(value) for name, value in arrays(2, 0).items() if name != "kind"})["kind"].dtype == torch.float32
         )
+
+
+class Learned(nn.Module):
+    """A loss with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.modes = nn.Linear(3, 3), []
+
+    def forward(self, outputs, batch):
+        self.modes.append(self.training)
+        return {"kind": F.cross_entropy(self.scale(outputs["kind"]), batch.targets["kind"]), "size": 0.01 * outputs["kind"].square().mean()}
+
+
+def test_a_loss_that_is_a_module_is_trained_along_and_its_weights_are_not_the_models(data):
+    torch.manual_seed(3)
+    loss = Learned()
+    before = loss.scale.weight.detach().clone()
+    model, done = run(data, loss=loss)
+    assert not torch.equal(loss.scale.weight, before)
+    assert set(model.module.state_dict()) == set(model_of().module.state_dict())
+    assert loss.modes == [True, True, True, False] * 4
+    assert {"parts of the loss/kind", "parts of the loss/size"} <= set(done.curves)
+    first = [done.curves[name][0][1] for name in ("parts of the loss/kind", "parts of the loss/size", "loss/train")]
+    assert first[0] + first[1] == pytest.approx(first[2])
+
+
+def test_a_killed_run_goes_on_with_the_weights_of_its_loss(data, tmp_path):
+    def kill(text, fraction):
+        if "epoch" in text and fraction > 0.55:
+            raise Stopped
+
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(3)
+        losses.append(Learned())
+    whole, _ = run(data, loss=losses[0])
+    with pytest.raises(Stopped):
+        run(data, loss=losses[1], state=tmp_path / "state.pt", key="k", progress=kill)
+    resumed, _ = run(data, loss=losses[2], state=tmp_path / "state.pt", key="k")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert torch.equal(losses[2].scale.weight, losses[0].scale.weight)
+
+
+def test_the_weights_it_starts_from_are_judged_as_epoch_0_and_kept_when_no_epoch_is_better(data):
+    good, _ = run(data, epochs=40, rate=0.05)
+    start = weights(good)
+    model, done = run(data, good, epochs=2, rate=5.0, judge_start=True)
+    assert done.best_epoch == 0
+    assert torch.equal(weights(model), start)
+    assert [epoch for epoch, _ in done.curves["kind accuracy/val"]] == [0, 1, 2]
+    assert done.metrics["kind"]["accuracy"] == done.curves["kind accuracy/val"][0][1]
+
+
+def test_a_divergence_in_the_first_epoch_leaves_the_weights_it_started_from(data):
+    model = model_of()
+    start = weights(model)
+    with pytest.raises(Diverged, match="of epoch 1, learning rate") as caught:
+        run(data, model, rate=1e30, judge_start=True)
+    assert "the weights it started from are kept" in caught.value.why
+    assert torch.equal(weights(caught.value.kept), start)
+
+
+def test_the_learning_rate_is_drawn_at_its_own_epoch(data):
+    _, done = run(data, epochs=3)
+    assert [epoch for epoch, _ in done.curves["learning rate/learning rate"]] == [1, 2, 3]
