@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins
+from edgemm import answering, metrics, plugins
 from edgemm._bundle.golden import run as run_golden
 from edgemm._bundle.golden import stack, tolerance
 from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
-from edgemm.probes._schedule import Candidate, predict
+from edgemm.guarding import guard, limits_of, policy_of
+from edgemm.partial import Partial
+from edgemm.probes._schedule import Candidate
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
 from edgemm.stages import Job, quantize, samples
 from edgemm.targets._protocol import Target
-
-TUNING_ROWS = 1000
-"""Rows of val on which runtime options must answer as well as the safe ones."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Compiled:
         table: What was timed to choose them.
         rungs: The parity ladder of the graph with these options.
         kept_float: Branches left in float because this target computes them wrongly in INT8.
+        guard: What was tried to keep the accuracy budgets.
     """
 
     target: str
@@ -49,6 +48,7 @@ class Compiled:
     rungs: Sequence[Mapping[str, Any]]
     kept_float: Sequence[str] = ()
     notes: Sequence[str] = ()
+    guard: Sequence[Mapping[str, Any]] = ()
 
     def candidate(self, **changes: Any) -> Candidate:
         """This bundle part as something to measure."""
@@ -64,14 +64,25 @@ class Compiled:
         return Candidate(**{**plain, **changes})
 
 
-def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str, *, start: Artifact | None = None) -> Compiled:
-    """Quantize for a target, prove that it computes what the graph says, and choose runtime options by measurement.
+def compile_for(
+    job: Job,
+    exported: Artifact,
+    recipe: Recipe,
+    name: str,
+    *,
+    start: Artifact | None = None,
+    original: tuple[Job, Artifact] | None = None,
+    qat: Callable[[], Artifact] | None = None,
+) -> Compiled:
+    """Quantize for a target, prove that it computes what the graph says, hold the accuracy budgets, choose runtime options by measurement.
 
-    A branch whose INT8 the target computes wrongly is left in float there, and the result says so.
+    A branch whose INT8 the target computes wrongly is left in float there, and so is what a budget cannot bear; the result says so.
 
     Args:
         exported: The float graph, which everything is proved against.
         start: What the graph steps work on where it is another one: with the Q/DQ that ``qat`` trained.
+        original: The run before the torch steps and its float graph, which accuracy is held against; without it this one.
+        qat: Trains the model with quantization and returns the graph with Q/DQ; used where the recipe says ``on_miss: qat``.
 
     Raises:
         ParityError: The target computes the graph wrongly, also with the guilty branch in float.
@@ -80,33 +91,54 @@ def compile_for(job: Job, exported: Artifact, recipe: Recipe, name: str, *, star
     target = plugins.find(Target, name)(**given)
     forbid = forbidden(recipe)
     safe = target.choices(forbid=forbid)[0]
-    kept: list[str] = []
-    while True:
-        model = quantize(job, start or exported, recipe.graph_steps(), name, keep_float=kept)
-        rungs = ladder(job, exported, model, name, given, safe)
-        broken = next((rung for rung in rungs if not rung["ok"]), None)
-        if broken is None:
-            break
-        branch = (broken.get("culprit") or {}).get("branch")
-        if branch is None or branch in kept:
-            raise _broken(name, broken)
-        kept.append(branch)
-    options, table = _tuned(job, exported, model, recipe, name, given, forbid)
+
+    def quantized(graph: Artifact) -> Partial:
+        return Partial(job, graph, quantize(job, graph, recipe.graph_steps(), name), name, given, safe, original or (job, exported))
+
+    def retrained() -> Partial:
+        assert qat is not None
+        return _proved(quantized(qat()), exported)[0]
+
+    partial, _, kept = _proved(quantized(start or exported), exported)
+    guarded = guard(partial, policy_of(recipe, partial), retrained=retrained if qat else None)
+    partial, rungs, more = _proved(guarded.partial, exported)
+    limits = limits_of(job.card, recipe.budgets) if guarded.met else {}
+    options, table = _tuned(partial, limits, forbid)
     if options != safe:
-        tuned_rungs = ladder(job, exported, model, name, given, options)
+        tuned_rungs = ladder(job, exported, partial.quantized, name, given, options)
         if all(rung["ok"] for rung in tuned_rungs):
             rungs = tuned_rungs
         else:
             table = [{**row, "note": "breaks the parity ladder."} if row["options"] == options else row for row in table]
             options = safe
-    notes = [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in kept]
-    notes += [f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"]]
-    return Compiled(name, given, model, options, safe, table, rungs, kept, notes)
+    notes = [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
+    notes += [*guarded.notes, *(f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"])]
+    return Compiled(name, given, partial.quantized, options, safe, table, rungs, [*kept, *more], notes, guarded.table)
+
+
+def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[str, Any]], list[str]]:
+    """The graph with those branches back in float that the target computes wrongly in INT8, its ladder, and their names.
+
+    Raises:
+        ParityError: No branch can be named, or it is wrong in float too.
+    """
+    kept: list[str] = []
+    while True:
+        rungs = ladder(partial.job, exported, partial.quantized, partial.target, partial.given, partial.options)
+        broken = next((rung for rung in rungs if not rung["ok"]), None)
+        if broken is None:
+            return partial, rungs, kept
+        branch = (broken.get("culprit") or {}).get("branch")
+        if branch is None or branch in kept or not partial.nodes(branch):
+            raise _broken(partial.target, broken)
+        kept.append(branch)
+        partial = replace(partial, quantized=partial.graph(partial.nodes(branch)))
 
 
 def forbidden(recipe: Recipe) -> frozenset[str]:
     """Float types that must not run: a branch that the recipe marks fp32 forbids the short ones, which hold for a whole graph."""
-    asked = {value for step in recipe.graph_steps() for value in (step.options.get("precision") or {}).values()}
+    given = [step.options.get("precision") for step in recipe.graph_steps()]
+    asked = {value for precision in given if isinstance(precision, Mapping) for value in precision.values()}
     return frozenset({"bf16", "fp16"} if "fp32" in asked else ())
 
 
@@ -140,47 +172,48 @@ def ladder(
     return list(json.loads(made.main.read_text(encoding="utf-8")))
 
 
-def _tuned(
-    job: Job, exported: Artifact, model: Artifact, recipe: Recipe, name: str, given: Mapping[str, Any], forbid: frozenset[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _tuned(partial: Partial, limits: Mapping[str, float], forbid: frozenset[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fastest runtime options whose accuracy holds, and the table behind the choice."""
+    job, model, name = partial.job, partial.quantized, partial.target
 
     def make(scratch: Path) -> Path:
-        holds = _holds(job, model, name, given, forbid)
-        found = tune(name, model.main, samples(job, 1)[0], forbid=forbid, accuracy_holds=holds, target_options=given, progress=job.show)
+        holds = _holds(partial, limits)
+        feed = samples(job, 1)[0]
+        found = tune(name, model.main, feed, forbid=forbid, accuracy_holds=holds, target_options=partial.given, progress=job.show)
         path = scratch / "tuned.json"
         write_json(path, {"options": found.options, "table": [asdict(choice) for choice in found.table]})
         return path
 
-    versions = plugins.find(Target, name)(**given).versions()
-    inputs = {"model": model.folder.name, "target": [name, dict(given)], "forbid": sorted(forbid), "data": job.fingerprint}
+    versions = plugins.find(Target, name)(**partial.given).versions()
+    inputs = {
+        "model": model.folder.name,
+        "target": [name, dict(partial.given)],
+        "forbid": sorted(forbid),
+        "limits": dict(limits),
+        "original": partial.original[0].identity if limits else None,
+        "data": job.fingerprint,
+    }
     made = json.loads(job.stage(f"tune {name}", inputs, make, packages=versions, on_this_machine=True).main.read_text(encoding="utf-8"))
     return made["options"], made["table"]
 
 
-def _holds(
-    job: Job, model: Artifact, name: str, given: Mapping[str, Any], forbid: frozenset[str]
-) -> Callable[[dict[str, Any]], bool] | None:
-    """Says of runtime options whether they answer val as well as the safe ones: no loss that the paired interval shows.
+def _holds(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], bool] | None:
+    """Says of runtime options whether they answer val as well as the safe ones, no loss being shown by the interval, and keep ``limits``.
 
     None where val has no rows, or no output has a metric that can be lost.
     """
-    guarded = {key: output for key, output in job.card.outputs.items() if metrics.guarded(output) not in ("sqnr_db", "recall_at_1")}
-    if job.data is None or "val" not in job.dataset.splits() or not guarded:
+    job, safe = partial.job, dict(partial.options)
+    if not partial.split or all(metrics.guarded(output) == "sqnr_db" for output in job.card.outputs.values()):
         return None
-    safe = plugins.find(Target, name)(**given).choices(forbid=forbid)[0]
-
-    @cache
-    def answers(options: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        candidate = Candidate(f"{name} on val", "bundle", name, model.main, json.loads(options), target_options=given)
-        return predict(candidate, str(job.data), job.card, "val", limit=TUNING_ROWS, skip_bad_rows=job.skip_bad_rows)
 
     def holds(options: dict[str, Any]) -> bool:
         if options == safe:
             return True
-        (before, truth), (after, _) = answers(json.dumps(safe)), answers(json.dumps(options))
-        lost = [metrics.drop(output, before[key], after[key], truth[key]) for key, output in guarded.items() if key in truth]
-        return all(score.low is None or score.low <= 0 for score in lost)
+        (before, truth), (after, _) = partial.answers(), partial.answers(options=options)
+        lost = answering.lost(job, before, after, truth)
+        if any(score.low is not None and score.low > 0 for score in lost.values()):
+            return False
+        return not limits or all(m.value <= limits.get(name, m.value) for name, m in partial.lost(options=options).items())
 
     return holds
 

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins
+from edgemm import answering, metrics, plugins
 from edgemm.artifact import Artifact, write_json
-from edgemm.bundle import write_npz
 from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
 from edgemm.probes._busy import busy
 from edgemm.probes._measurements import drawn, ratios
 from edgemm.probes._measurements import measurements as timing_measurements
-from edgemm.probes._schedule import Candidate, predict, time_candidates
+from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
@@ -63,6 +62,7 @@ def benchmark(
         "ratios": compared,
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": metrics.confusions(job.card.outputs, truth, answers.get("original", {}), after),
+        "guard": [dict(row) for part in compiled for row in part.guard],
         "parity": _parity(shaped.exported, compiled),
         "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
         "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],
@@ -74,7 +74,7 @@ def benchmark(
 
 def _forms(job: Job, exported: Artifact, compiled: Sequence[Compiled]) -> list[tuple[Candidate, Artifact]]:
     """Everything to measure, with the artifact that it is made of."""
-    if job.card.model or job.card.path is None:
+    if job.card.is_onnx or job.card.path is None:
         original = Candidate("original", "original", "onnxruntime", exported.main, {}, precision_asked="f32")
     else:
         original = Candidate("original", "original", "torch", job.card.path, {}, precision_asked="f32")
@@ -208,24 +208,6 @@ def _branch(before: Mapping[str, Any], after: Mapping[str, Any], sqnr_db: float 
     }
 
 
-def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def predictions(job: Job, candidate: Candidate, artifact: Artifact) -> tuple[answering.Arrays, answering.Arrays]:
     """A candidate's answers on the test split and the truth, from a process of its own."""
-
-    def make(scratch: Path) -> Path:
-        answers, truth = predict(candidate, str(job.data), job.card, skip_bad_rows=job.skip_bad_rows)
-        path = scratch / "predictions.npz"
-        write_npz(path, {**answers, **{f"label:{name}": array for name, array in truth.items()}})
-        return path
-
-    target = plugins.find(Target, candidate.target)(**candidate.target_options)
-    inputs = {
-        "artifact": artifact.folder.name,
-        "target": [candidate.target, dict(candidate.target_options)],
-        "options": dict(candidate.options),
-        "data": job.fingerprint,
-    }
-    made = job.stage(f"accuracy {candidate.name}", inputs, make, packages=target.versions(), on_this_machine=True)
-    with np.load(made.main, allow_pickle=False) as file:
-        flat = dict(file)
-    labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
-    return {key: value for key, value in flat.items() if not key.startswith("label:")}, labels
+    return answering.answers(job, candidate, artifact.folder.name)

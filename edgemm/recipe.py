@@ -18,6 +18,8 @@ KEYS = ("steps", "targets", "budgets")
 BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "size_mib", "peak_rss_mib", "cold_start_ms")
 PER_OUTPUT = ("accuracy_drop_points",)
 STAGES = ("torch", "graph")
+DEFAULT = "default"
+"""Selector of the branches that a mapping does not name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Recipe:
             for step in self.steps
             for key, option in plugins.options("steps", step.name).items()
             for selector in options.selector_keys(step.options.get(key), option.annotation)
-            if selector not in known
+            if selector not in known and (key, selector) != ("precision", DEFAULT)
         ]
 
 
@@ -169,7 +171,7 @@ def _check_selectors(step: Step, here: str, card: Card | None, found: Collector)
     known = always | set(card.selectors() if card else ())
     for key, option in plugins.options("steps", step.name).items():
         for selector in options.selector_keys(step.options.get(key), option.annotation):
-            if selector not in known and card is not None:
+            if selector not in known and card is not None and (key, selector) != ("precision", DEFAULT):
                 found.add(RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors())))
 
 

@@ -212,12 +212,11 @@ def read_reference(reference: Artifact) -> Reference:
         return Reference.of_arrays(dict(file))
 
 
-def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: str, *, keep_float: Sequence[str] = ()) -> Artifact:
+def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: str) -> Artifact:
     """``model.onnx`` with Q/DQ in the numerics of a target, by the recipe's graph steps.
 
     Args:
         exported: The float graph, or one in which training put Q/DQ already.
-        keep_float: Branches that must stay in float on this target, whatever the recipe says.
     """
     target = plugins.load(Target, target_name)
 
@@ -238,16 +237,12 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
             progress=job.show,
         )
         for step in steps:
-            options = dict(step.options)
-            if step.name == "quantize" and keep_float:
-                options["precision"] = {**options.get("precision", {}), **dict.fromkeys(keep_float, "fp32")}
-            model = plugins.function("steps", step.name)(model, context, **options)
+            model = plugins.function("steps", step.name)(model, context, **step.options)
         return files.save(model, scratch / "model.onnx")
 
     inputs = {
         "graph": exported.folder.name,
         "steps": [[step.name, dict(step.options)] for step in steps],
-        "keep_float": sorted(keep_float),
         "numerics": repr(target.numerics),
         "data": job.fingerprint,
         "seed": job.seed,

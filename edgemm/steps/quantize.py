@@ -7,10 +7,10 @@ from typing import Literal
 import onnx
 
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import reverting, trained
+from edgemm.graph import reverting, symmetric, trained
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.specs import Branch
-from edgemm.steps import _activations, _calibration, _nncf, _ort_static
+from edgemm.steps import _calibration, _nncf, _ort_static, _tensorrt
 from edgemm.steps._protocol import Context
 
 STAGE = "graph"
@@ -53,8 +53,10 @@ def quantize(
     if trained.has_pairs(model):
         model, untouched = _after_training(model, branches, ctx, precision, untouched)
         branches = find_branches(model, ctx.card)
+    if ctx.numerics.placement == "fusing":
+        untouched = _tensorrt.left_alone(model, branches, untouched, ctx)
     if len(untouched) == len(branches.of_node):
-        return _copy(model)
+        return _finished(_copy(model), ctx)
     samples = _calibration.samples(model, ctx, calibration_samples)
     try:
         if ctx.numerics.activations == "uint8":
@@ -65,10 +67,17 @@ def quantize(
         raise
     except Exception as err:  # neither library has a base class for its errors
         raise _failed(err, branches) from err
-    if ctx.numerics.activations == "int8":
-        _activations.make_signed(quantized)
     _tidy(quantized)
-    return quantized
+    return _finished(quantized, ctx)
+
+
+def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
+    """``model`` in the form its target takes; changed in place."""
+    if ctx.numerics.placement == "fusing":
+        _tensorrt.finish(model, ctx)
+    elif ctx.numerics.activations == "int8":
+        symmetric.make_symmetric(model)
+    return model
 
 
 def _after_training(

@@ -82,7 +82,10 @@ def compress(
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
         shaped = shaping.shape(job, exported, plan, opset=opset)
-        compiled = [compiling.compile_for(shaped.job, shaped.exported, plan, name, start=shaped.graph) for name in plan.targets]
+        compiled = [
+            compiling.compile_for(shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported))
+            for name in plan.targets
+        ]
         report = measuring.benchmark(job, exported, reference, compiled, plan, shaped)
         return _pack(shaped, scratch / "bundle", reference, compiled, plan, report, sign) / "manifest.json"
 

@@ -1,0 +1,143 @@
+"""Parts of a Q/DQ graph back in float, without calibrating anew: what is left is quantized as before.
+
+Ranges and corrected biases are found layer by layer, each from the float model's values; so a graph in which some layers were reverted
+is what quantizing with those layers left alone would have made, at a hundredth of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, drop_unread, node_inputs
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+FLOAT_NAME = "{}/float"
+
+
+def revert(quantized: onnx.ModelProto, floats: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
+    """A copy of ``quantized`` in which ``nodes`` read float values and float weights again.
+
+    Args:
+        floats: The graph that was quantized, with the same node names. Where it holds Q/DQ itself (a trained one), its weights
+            stay on their grid and only the activations become float.
+        nodes: Names of nodes; those the graph lacks are passed over.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(quantized)
+    work = _Reverting(copy, floats)
+    before = {node.name: node for node in floats.graph.node}
+    for node in copy.graph.node:
+        if node.name in nodes and node.name in before and node.op_type not in (QUANTIZE, DEQUANTIZE):
+            work.revert(node, before[node.name])
+    work.free_outputs(set(nodes))
+    _drop_dead(copy)
+    return copy
+
+
+def int8_layers(quantized: onnx.ModelProto) -> list[str]:
+    """Names of the layers with weights that read dequantized values, in topological order."""
+    made = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
+    return [node.name for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and made & set(node.input)]
+
+
+def groups(branch: str, branches: Branches, layers: Sequence[str], most: int) -> dict[str, list[str]]:
+    """A branch in pieces: each INT8 layer with what follows it up to the next one, named by that layer.
+
+    Args:
+        branches: Of the float graph.
+        layers: ``int8_layers`` of the quantized one.
+        most: More pieces than that are joined with their neighbours.
+    """
+    known, found = set(layers), dict[str, list[str]]()
+    first: list[str] = []  # what comes before the first layer goes with it
+    current = first
+    for name in (name for name in branches.nodes(branch) if name not in branches.frontend):
+        if name in known:
+            current = found[name] = current if current is first and not found else []
+        current.append(name)
+    each = -(-len(found) // most) if found else 1
+    names = list(found)
+    return {names[at]: [node for name in names[at : at + each] for node in found[name]] for at in range(0, len(names), each)}
+
+
+def body(branches: Branches) -> list[str]:
+    """Every node that may be quantized: all but the front-ends."""
+    return [name for name in branches.of_node if not name.startswith(FRONTEND)]
+
+
+class _Reverting:
+    """Rewires one graph in place."""
+
+    def __init__(self, model: onnx.ModelProto, floats: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.maker = {name: node for node in self.graph.node for name in node.output if name}
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.floats = {tensor.name: tensor for tensor in floats.graph.initializer}
+        made = [node for node in floats.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+        self.floats |= {node.output[0]: node.attribute[0].t for node in made}
+
+    def revert(self, node: onnx.NodeProto, before: onnx.NodeProto) -> None:
+        for place, name in enumerate(before.input):
+            if place < len(node.input):
+                node.input[place] = self.weight(name) if name in self.floats else self.source(node.input[place])
+        del node.attribute[:]
+        node.attribute.extend(before.attribute)
+
+    def weight(self, name: str) -> str:
+        """The name of the float constant ``name`` in the graph; it is put there where the graph holds another under that name."""
+        present, wanted = self.constants.get(name), self.floats[name]
+        if present is not None and present.data_type == wanted.data_type and _same(present, wanted):
+            return name
+        if name in self.maker and self.maker[name].op_type == "Constant":
+            return name
+        free = name if present is None and name not in self.maker else FLOAT_NAME.format(name)
+        if free not in self.constants:
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(wanted)
+            tensor.name = free
+            self.graph.initializer.append(tensor)
+            self.constants[free] = self.graph.initializer[-1]
+        return free
+
+    def source(self, name: str) -> str:
+        """What was quantized and dequantized to ``name``; itself where nothing was, or where only weights were."""
+        dequantize = self.maker.get(name)
+        if dequantize is None or dequantize.op_type != DEQUANTIZE:
+            return name
+        quantize = self.maker.get(dequantize.input[0])
+        if quantize is None or quantize.op_type != QUANTIZE or quantize.input[0] in self.constants:
+            return name
+        return self.source(quantize.input[0])
+
+    def free_outputs(self, nodes: Collection[str]) -> None:
+        """Graph outputs that are dequantized values of ``nodes`` become those nodes' own values."""
+        for name in [value.name for value in self.graph.output]:
+            source = self.source(name)
+            if source == name or source not in self.maker or self.maker[source].name not in nodes:
+                continue
+            self.graph.node.remove(self.maker[name])
+            for node in self.graph.node:
+                for names in (node.input, node.output):
+                    for place, entry in enumerate(names):
+                        names[place] = name if entry == source else entry
+
+
+def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
+    return np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+
+
+def _drop_dead(model: onnx.ModelProto) -> None:
+    """Remove pairs, and what fed only them, that nobody reads any more; then their constants."""
+    wanted = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted.update(node_inputs(node))
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    drop_unread(model)
