@@ -7,6 +7,7 @@ EdgemmError
 ├── CheckpointError    weights missing, truncated, unsafe, or not fitting the factory
 ├── ExportError        the exporter refused the model
 ├── ParityError        two rungs of the way disagree
+├── PruneError         channels could not be removed, or the proof failed
 ├── QuantizeError      the graph could not be quantized
 ├── SpecMismatch       an array does not fit its TensorSpec
 ├── TargetError        a runtime refused the graph or failed
@@ -14,6 +15,7 @@ EdgemmError
 ├── BundleError        a bundle is damaged, foreign or incomplete
 ├── OutputError        the output place cannot be written
 ├── TrainError         the training loop had to stop
+├── RunError           run.yaml, a source or a sink is wrong, or a source was lost
 ├── MissingExtra       a package that this command needs is not installed
 └── Mistakes           several of the above, found in one go
 """
@@ -77,6 +79,10 @@ class ParityError(EdgemmError):
     """A rung of the parity ladder broke: two forms of one model disagree."""
 
 
+class PruneError(EdgemmError):
+    """Channels cannot be removed as asked, or the proof that nothing else changed failed."""
+
+
 class QuantizeError(EdgemmError):
     """The graph could not be quantized."""
 
@@ -103,6 +109,10 @@ class OutputError(EdgemmError):
 
 class TrainError(EdgemmError):
     """Training had to stop."""
+
+
+class RunError(EdgemmError):
+    """``run.yaml``, a source or a sink is wrong, or a source was lost."""
 
 
 class MissingExtra(EdgemmError):

@@ -21,12 +21,16 @@ from edgemm.graph.quiet import quiet
 from edgemm.models._capture import PREFIX, capture
 from edgemm.models.fused import FusedModel, feature_names
 
-WEIGHTED = frozenset(
-    "linear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm addmm baddbmm einsum bilinear "
-    "gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell".split()
-)
+WEIGHTED = frozenset((
+    "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul", "mm",
+    "bmm", "addmm", "baddbmm", "einsum", "bilinear", "gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell",
+    "rnn_relu_cell",
+))  # fmt: skip
 """Operators that multiply by weights: what ``graph.branches.WEIGHTED`` is to ONNX."""
-SIZES = frozenset("sym_size zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty".split())
+SIZES = frozenset((
+    "sym_size", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full",
+    "new_empty",
+))  # fmt: skip
 """Operators that take only the size of what they read."""
 CHECKS = ("_assert", "_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size")
 

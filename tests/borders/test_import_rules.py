@@ -14,7 +14,7 @@ GROUND = ("errors", "specs", "plugins", "options", "card", "recipe", "artifact",
 VARIANTS = ("steps", "targets", "probes", "modalities", "models.encoders", "models.fusions", "models.heads")
 WORKSHOP = {"torch", "torchao", "nncf", "transformers", "accelerate", "safetensors", "torchmetrics"}
 ONNX = {"onnx", "onnxscript", "onnx_ir"}
-TORCH_FILES = ("steps/", "models/", "training.py", "checkpoint.py", "exporting.py", "targets/torch.py")
+TORCH_FILES = ("steps/", "models/", "pruning/", "training.py", "checkpoint.py", "exporting.py", "targets/torch.py")
 ONNX_FILES = (*TORCH_FILES, "graph/")
 GROUND_PACKAGES = {"numpy", "yaml", "edgemm"}
 

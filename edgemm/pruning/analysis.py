@@ -1,0 +1,49 @@
+"""From a model to what of it may be removed: trace, group, and try every layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from edgemm.exporting import sample_inputs
+from edgemm.models.fused import FusedModel
+from edgemm.models.parts import evaluating, find_parts
+from edgemm.pruning.layers import Structure, structure, without
+from edgemm.pruning.proof import disturbed, try_alone
+from edgemm.pruning.tracing import follow
+
+
+def analyse(
+    model: FusedModel,
+    *,
+    attention: tuple[str, ...] = (),
+    seed: int = 0,
+    progress: Callable[[str, float], None] = lambda text, fraction: None,
+) -> Structure:
+    """What of ``model`` may be removed, each layer proved alone on a copy whose weights are all different.
+
+    Args:
+        attention: Attention layers that were replaced in it; noted in the result.
+
+    Raises:
+        ExportError: torch.export refuses the model; names the line of its code.
+    """
+    parts = find_parts(model)
+    with torch.no_grad(), evaluating(model):
+        given = [tuple(x.contiguous() for x in model.features(sample_inputs(model.card, batch=size, seed=seed))) for size in (2, 3)]
+    traced = follow(parts, given[0])
+    tensors = {
+        name: tensor
+        for name, tensor in (*model.module.named_parameters(remove_duplicate=False), *model.module.named_buffers(remove_duplicate=False))
+    }
+    found = structure(traced, parts, tensors, attention)
+    rng, reasons = np.random.default_rng(seed), dict[str, str]()
+    copied = disturbed(model, seed=seed)
+    for number, layer in enumerate(found.layers):
+        progress(f"trying layer {layer.name}", number / len(found.layers))
+        reason = try_alone(copied, found, layer, given[1:], rng)
+        if reason is not None:
+            reasons[layer.name] = reason
+    return without(found, reasons)

@@ -1,0 +1,143 @@
+"""How many channels of each layer go: by ratio, or by rank until a target is met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgemm.errors import PruneError
+from edgemm.pruning.costs import Costs
+from edgemm.pruning.layers import Layer, Structure
+
+Scores = Mapping[int, float]
+"""Channel -> how much the model would lose without it."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """In which numbers channels may be kept.
+
+    Attributes:
+        multiple: Widths are multiples of it where the layer is at least twice as wide.
+        floor: Least share of a layer that ranking leaves.
+    """
+
+    multiple: int = 8
+    floor: float = 0.25
+
+    def unit(self, layer: Layer) -> int:
+        """Channels are kept in multiples of this; in narrow layers of the largest power of two in a quarter of the width."""
+        unit = self.multiple // math.gcd(self.multiple, layer.numbers)
+        return unit if layer.width >= 2 * unit else 2 ** int(math.log2(max(1, layer.width // 4)))
+
+    def least(self, layer: Layer) -> int:
+        """Fewest channels that ranking may leave."""
+        unit = self.unit(layer)
+        return min(layer.width, unit * max(1, math.ceil(self.floor * layer.width / unit)))
+
+    def nearest(self, layer: Layer, wanted: float) -> int:
+        """The allowed count nearest to ``wanted``, at least one unit."""
+        unit = self.unit(layer)
+        return min(layer.width, max(unit, unit * round(wanted / unit)))
+
+
+def by_ratio(found: Structure, scores: Scores, rounding: Rounding, ratio_of: Callable[[str], float]) -> list[int]:
+    """Remove the same share of every layer of a branch: the channels with the lowest scores.
+
+    Args:
+        ratio_of: Branch -> share of the channels to remove.
+
+    Raises:
+        PruneError: A layer would have none left; names it and the largest ratio that is possible.
+    """
+    removed: list[int] = []
+    for layer in found.layers:
+        ratio = ratio_of(layer.branch)
+        if ratio and layer.width * (1 - ratio) < 0.5:
+            raise PruneError(
+                f"ratio {ratio:g} would empty layer '{layer.name}' of branch '{layer.branch}', which has {layer.width} channels.",
+                why="a layer keeps at least one channel.",
+                fix=f"the largest possible ratio is {_most(found, ratio_of):g}.",
+            )
+        keep = rounding.nearest(layer, layer.width * (1 - ratio)) if ratio else layer.width
+        removed += lowest(layer, scores, layer.width - keep)
+    return removed
+
+
+def _most(found: Structure, ratio_of: Callable[[str], float]) -> float:
+    """The ratio at which the narrowest of the pruned layers still keeps a channel, rounded down to hundredths."""
+    narrow = min(layer.width for layer in found.layers if ratio_of(layer.branch))
+    return math.floor(100 * (1 - 0.5 / narrow)) / 100
+
+
+def lowest(layer: Layer, scores: Scores, count: int) -> list[int]:
+    """The ``count`` channels with the lowest scores."""
+    return sorted(layer.roots, key=lambda root: (scores.get(root, 0.0), root))[:count]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All channels that may go, in the order in which they go.
+
+    Attributes:
+        steps: One rounding unit of a layer each; removing a prefix of them is a plan.
+    """
+
+    steps: tuple[tuple[int, ...], ...]
+
+    def first(self, count: int) -> list[int]:
+        return [root for step in self.steps[:count] for root in step]
+
+
+def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, branches: Sequence[str] | None = None) -> Ranking:
+    """Order the units of all layers by score for what they save.
+
+    Scores are first divided by their branch's mean, so that a branch with small gradients (sound beside pictures) is not wiped out.
+
+    Args:
+        branches: Rank only layers of these.
+    """
+    layers = [layer for layer in found.layers if branches is None or layer.branch in branches]
+    worth = {layer.name: {root: scores.get(root, 0.0) / costs.per_channel(layer) for root in layer.roots} for layer in layers}
+    means: dict[str, float] = {}
+    for branch in {layer.branch for layer in layers}:
+        values = [value for layer in layers if layer.branch == branch for value in worth[layer.name].values()]
+        means[branch] = float(np.mean(values)) or 1.0
+    steps: list[tuple[float, tuple[int, ...]]] = []
+    for layer in layers:
+        order = lowest(layer, scores, layer.width)
+        unit, high, first = rounding.unit(layer), 0.0, layer.width % rounding.unit(layer)
+        cuts = [0, *range(first or unit, layer.width - rounding.least(layer) + 1, unit)]
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            value = float(np.mean([worth[layer.name][root] for root in order[start:end]])) / means[layer.branch]
+            high = max(high, value)  # a layer's units go in their own order
+            steps.append((high, tuple(order[start:end])))
+    return Ranking(tuple(step for _, step in sorted(steps, key=lambda entry: entry[0])))
+
+
+def until(ranking: Ranking, measure: Callable[[list[int]], float], target: float) -> list[int] | None:
+    """The shortest prefix with which ``measure`` is at most ``target``; None where none has it. ``measure`` falls as the prefix grows."""
+    low, high = 0, len(ranking.steps)
+    if measure(ranking.first(high)) > target:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if measure(ranking.first(middle)) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    return ranking.first(low)
+
+
+def unreachable(what: str, asked: float, most: float, found: Structure) -> PruneError:
+    """The error of a target that even the narrowest allowed layers miss."""
+    largest = sorted(found.whole, key=lambda whole: -whole.width)[:3]
+    left = "; ".join(f"'{whole.name}' ({whole.width}): {whole.reason}" for whole in largest)
+    return PruneError(
+        f"{what} {asked:g} cannot be reached.",
+        why=f"with every layer at its floor {most:.2f} is removed. Left whole: {left or 'nothing'}.",
+        fix=f"ask for at most {math.floor(100 * most) / 100:g}, or lower the floor.",
+    )

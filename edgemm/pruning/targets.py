@@ -1,0 +1,129 @@
+"""From what the user asks for (a ratio, multiply-accumulates, latency) to the channels that go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edgemm.errors import PruneError
+from edgemm.pruning.costs import Costs
+from edgemm.pruning.layers import Structure
+from edgemm.pruning.planning import Rounding, Scores, by_ratio, rank, unreachable, until
+
+MEASUREMENTS = 6
+"""Latency measurements beside the first: each exports and compiles. Halving the interval six times leaves 1.6% of it."""
+CLOSE = 0.02
+"""A latency this share below the target is near enough to stop measuring: p50 of one candidate varies as much."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        ratio, macs, latency: Share to remove; one of them, or none where ``branches`` says all.
+        branches: Branch -> share to remove there: of channels where ``ratio`` or nothing else is given, else of its
+            multiply-accumulates.
+    """
+
+    ratio: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+    branches: Mapping[str, float] | None = None
+
+    def part(self, rounds: int) -> Plan:
+        """The same spread over several rounds, each relative to what the one before left."""
+
+        def share(value: float | None) -> float | None:
+            return None if value is None else 1 - (1 - value) ** (1 / rounds)
+
+        branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
+        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches)
+
+
+def plan_removal(
+    plan: Plan, found: Structure, scores: Scores, rounding: Rounding, timed: Callable[[list[int]], float] | None = None
+) -> list[int]:
+    """The channels to remove.
+
+    Args:
+        timed: Removed channels -> measured latency; only for a latency target.
+
+    Raises:
+        PruneError: The target cannot be reached, or a layer would be empty.
+    """
+    overrides = dict(plan.branches or {})
+    if plan.macs is None and plan.latency is None:
+        return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0))
+    costs = Costs(found)
+    fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, scores, rounding)]
+    others = [name for name in found.parts.names() if name not in overrides]
+    ranking = rank(found, costs, scores, rounding, others)
+    if plan.macs is not None:
+        total = costs.total_macs()
+        removed = until(ranking, lambda roots: costs.total_macs([*fixed, *roots]) / total, 1 - plan.macs)
+        if removed is None:
+            most = 1 - costs.total_macs([*fixed, *ranking.first(len(ranking.steps))]) / total
+            raise unreachable("macs_ratio", plan.macs, most, found)
+        return [*fixed, *removed]
+    assert timed is not None  # the caller measured the whole model with it
+    return _by_latency(plan, found, lambda count: [*fixed, *ranking.first(count)], len(ranking.steps), timed)
+
+
+def _branch_macs(branch: str, share: float, found: Structure, costs: Costs, scores: Scores, rounding: Rounding) -> list[int]:
+    """Remove a share of one branch's multiply-accumulates."""
+    before = costs.macs().get(branch, 0.0)
+    if not share or not before:
+        return []
+    ranking = rank(found, costs, scores, rounding, [branch])
+    removed = until(ranking, lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
+    if removed is None:
+        most = 1 - costs.macs(ranking.first(len(ranking.steps))).get(branch, 0.0) / before
+        raise unreachable(f"branches.{branch}", share, most, found)
+    return removed
+
+
+def _by_latency(
+    plan: Plan, found: Structure, prefix: Callable[[int], list[int]], steps: int, timed: Callable[[list[int]], float]
+) -> list[int]:
+    """Bisect the ranking by measured latency; the shortest prefix seen that meets the target."""
+    assert plan.latency is not None
+    whole = timed([])
+    target = whole * (1 - plan.latency)
+    least = timed(prefix(steps))
+    if least > target:
+        raise unreachable("latency_ratio", plan.latency, max(0.0, 1 - least / whole), found)
+    low, high = 0, steps
+    for _ in range(MEASUREMENTS - 1):
+        if high - low <= 1:
+            break
+        middle = (low + high) // 2
+        latency = timed(prefix(middle))
+        if latency <= target:
+            high = middle
+            if latency >= target * (1 - CLOSE):
+                break
+        else:
+            low = middle
+    return prefix(high)
+
+
+def check(plan: Plan) -> None:
+    """Raises PruneError where not exactly one target is given, or one is no share."""
+    given = {"ratio": plan.ratio, "macs_ratio": plan.macs, "latency_ratio": plan.latency}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise PruneError(
+            f"{' and '.join(named)} are given; only one of them can be the target.",
+            fix="keep one; branches may stand beside it and override it for single branches.",
+        )
+    if not named and not plan.branches:
+        raise PruneError("nothing says how much to prune.", fix="give ratio, macs_ratio or latency_ratio, or branches: {image: 0.5}.")
+    for name, value in (
+        *((name, given[name]) for name in named),
+        *((f"branches.{key}", share) for key, share in (plan.branches or {}).items()),
+    ):
+        if not 0 <= float(value or 0.0):
+            raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")
+        if name not in ("ratio",) and not name.startswith("branches.") and float(value or 0.0) >= 1:
+            raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")

@@ -1,0 +1,252 @@
+"""Structured pruning: whole channels, heads and hidden units go, tensors really get smaller, and the result is proved."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgemm.artifact import write_json
+from edgemm.errors import PruneError
+from edgemm.models.fused import FusedModel
+from edgemm.models.parts import selected
+from edgemm.plan import Plan as Training
+from edgemm.pruning import record as records
+from edgemm.pruning.analysis import analyse
+from edgemm.pruning.attention import split_attention
+from edgemm.pruning.costs import Costs
+from edgemm.pruning.cutting import cut
+from edgemm.pruning.layers import Structure
+from edgemm.pruning.planning import Rounding
+from edgemm.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
+from edgemm.pruning.scores import score
+from edgemm.pruning.targets import Plan, check, plan_removal
+from edgemm.specs import Branch
+from edgemm.steps._protocol import Context
+
+STAGE = "torch"
+PROVED_SAMPLES = 8
+"""Real samples that the proof compares on, beside random ones."""
+
+
+def prune(
+    model: FusedModel,
+    ctx: Context,
+    *,
+    ratio: float | None = None,
+    branches: dict[Branch, float] | None = None,
+    macs_ratio: float | None = None,
+    latency_ratio: float | None = None,
+    criterion: Literal["taylor", "magnitude", "activation"] = "taylor",
+    round_to: int = 8,
+    floor: float = 0.25,
+    samples: int = 512,
+    rounds: int = 1,
+    recovery_epochs: int = 0,
+    recovery_learning_rate: float = 1e-3,
+) -> FusedModel:
+    """A smaller copy of ``model``.
+
+    What may go is found from the graph, each layer is tried alone, and the result is proved equal to the original with the removed
+    channels set to zero. Outputs of heads, front-ends, and whatever does not prove are left whole, with the reason in ``ctx.facts``.
+
+    Args:
+        ratio: Share of the channels removed in every layer that may be pruned, each layer alike.
+        branches: Branch selector -> share for that branch: of the channels of its layers; with ``macs_ratio`` or ``latency_ratio``, of
+            its multiply-accumulates. Alone it prunes only the branches it names.
+        macs_ratio: Share of the model's multiply-accumulates removed; layers lose the channels that cost most for what they give.
+        latency_ratio: Share of the latency removed, measured on the target; channels as with ``macs_ratio``.
+        criterion: What a channel gives: the task loss without it (``taylor``), its weights, or what it carries.
+        round_to: Widths become multiples of this; layers narrower than twice of it keep powers of two.
+        floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps.
+        samples: Training samples that ``taylor`` and ``activation`` look at.
+        rounds: Prune in so many steps, each on what the one before left.
+        recovery_epochs: Training with the tasks' own losses after every round.
+        recovery_learning_rate: Highest learning rate of that training.
+
+    Raises:
+        PruneError: Contradicting options, an unreachable target, an empty layer, missing data, nothing to prune, or a failed proof.
+        ExportError: torch.export refuses the model; names the line. Nothing was pruned then.
+    """
+    plan = Plan(ratio, macs_ratio, latency_ratio, branches)
+    check(plan)
+    _check_options(round_to, floor, rounds, recovery_epochs, ctx)
+    work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
+    for number in range(rounds):
+        ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
+        found = work.analyse()
+        asked = Plan(ratio, macs_ratio, latency_ratio, _by_branch(branches or {}, found, model)).part(rounds)
+        scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
+        removed = plan_removal(
+            asked, found, scores, Rounding(round_to, floor ** (1 / rounds)), work.timed(found) if latency_ratio else None
+        )
+        work.remove(found, removed)
+        if recovery_epochs:
+            work.recover(recovery_epochs, recovery_learning_rate)
+    return work.finish()
+
+
+def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
+    """Give a freshly built model the structure that pruning left; its weights are read afterwards.
+
+    Raises:
+        CheckpointError: The record is of another format or another model.
+    """
+    records.rebuild(model.module, record)
+    return model
+
+
+class _Work:
+    """The copy that is pruned, and what is known about it so far."""
+
+    def __init__(self, model: FusedModel, ctx: Context) -> None:
+        self.model, self.ctx = model, ctx
+        self.rounds: list[dict[str, Any]] = []
+        self.first: tuple[Structure, Costs] | None = None
+        self.last: tuple[Structure, Costs, list[int]] | None = None
+        self.proofs: list[Proof] = []
+        self.latencies: list[list[float]] = []
+        self.real = _real_samples(ctx)
+
+    def analyse(self) -> Structure:
+        """What may go; attention layers become such that heads can go."""
+        given = cases(self.model, self.real, seed=self.ctx.seed)
+        before = [answers(self.model, case.features) for case in given]
+        attention = split_attention(self.model.module)
+        for case, wanted in zip(given, before, strict=True):
+            error = difference(wanted, answers(self.model, case.features))
+            if attention and not error <= TOLERANCE:
+                raise PruneError(
+                    f"the replaced attention layers answer differently by {error:.1e} on {case.name}.",
+                    why=f"replaced: {', '.join(attention)}.",
+                    fix="please report the model; nothing was pruned.",
+                )
+        found = analyse(self.model, attention=tuple(attention), seed=self.ctx.seed, progress=self.ctx.progress)
+        if not found.layers:
+            reasons = "; ".join(sorted({f"{whole.name}: {whole.reason}" for whole in found.whole}))
+            raise PruneError("nothing of this model can be pruned.", why=reasons[:500], fix="leave the step prune out of the recipe.")
+        self.first = self.first or (found, Costs(found))
+        return found
+
+    def timed(self, found: Structure) -> Callable[[list[int]], float]:
+        """Measured latency with some channels gone."""
+        measure = self.ctx.measure
+        if measure is None:
+            raise PruneError(
+                "latency_ratio needs a target to measure on.",
+                why="this run has none.",
+                fix="name a target in the recipe, or use macs_ratio.",
+            )
+        costs = Costs(found)
+
+        def time(removed: list[int]) -> float:
+            candidate = FusedModel(self.model.card, copy.deepcopy(self.model.module)).eval()
+            cut(candidate.module, found.kept(removed))
+            latency = next(m.value for m in measure(candidate) if m.name == "latency_p50_ms")
+            assert latency is not None  # the scheduler raises where it could not measure
+            self.latencies.append([round(1 - costs.total_macs(removed) / costs.total_macs(), 4), float(latency)])
+            return float(latency)
+
+        return time
+
+    def remove(self, found: Structure, removed: list[int]) -> None:
+        """Prove, then cut."""
+        self.ctx.progress("proving", 0.9)
+        self.proofs.append(prove(self.model, found, removed, cases(self.model, self.real, seed=self.ctx.seed + 1)))
+        kept = found.kept(removed)
+        self.last = (found, Costs(found), removed)
+        cut(self.model.module, kept)
+        self.rounds.append(records.entry(found.attention, kept))
+
+    def recover(self, epochs: int, learning_rate: float) -> None:
+        """Train with the tasks' own losses."""
+        from edgemm.training import train_model  # accelerate takes a second to import
+
+        assert self.ctx.dataset is not None  # checked at the start
+        plan = Training(epochs=epochs, learning_rate=learning_rate, seed=self.ctx.seed)
+        train_model(self.model, self.ctx.dataset, plan=plan, progress=self.ctx.progress, note=self.ctx.note)
+
+    def finish(self) -> FusedModel:
+        """Write the record, tell what was done, and return the model with a card that names the record."""
+        self._tell()
+        taken = {Path(name).name for entry in self.model.card.applied for name in entry.values()}
+        name = next(name for name in ("prune.json", *(f"prune{number}.json" for number in range(2, 1000))) if name not in taken)
+        path = self.ctx.scratch / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, records.record(json.loads(json.dumps(self.rounds))))
+        card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
+        return FusedModel(card, self.model.module).eval()
+
+    def _tell(self) -> None:
+        assert self.first is not None  # at least one round ran
+        assert self.last is not None
+        (before, costs), (found, after, removed) = self.first, self.last
+        gone = set(removed)
+        widths = {layer.name: layer.width - len(gone & set(layer.roots)) for layer in found.layers}
+        old, new = costs.macs(), after.macs(removed)
+        sizes, smaller = costs.parameters(), after.parameters(removed)
+        names = before.parts.names()
+        worst = max(self.proofs, key=lambda proof: proof.error)
+        self.ctx.facts["branches"] = {
+            name: {"parameters": [sizes.get(name, 0), smaller.get(name, 0)], "macs": [round(old.get(name, 0)), round(new.get(name, 0))]}
+            for name in names
+        }
+        self.ctx.facts["layers"] = [
+            {"layer": layer.name, "branch": layer.branch, "channels": [layer.width, widths.get(layer.name, layer.width)]}
+            for layer in before.layers
+        ]
+        self.ctx.facts["left_whole"] = [
+            {"layer": whole.name, "branch": whole.branch, "channels": whole.width, "reason": whole.reason} for whole in found.whole
+        ]
+        self.ctx.facts["proof"] = {
+            "error": worst.error,
+            "tolerance": TOLERANCE,
+            "cases": sum(p.cases for p in self.proofs),
+            "worst": worst.worst,
+        }
+        if self.latencies:
+            self.ctx.facts["latencies"] = self.latencies
+        share = sum(new.values()) / sum(old.values())
+        self.ctx.note(
+            f"prune: {share:.0%} of the multiply-accumulates and {sum(smaller.values()) / sum(sizes.values()):.0%} of the parameters are left; "
+            f"proved on {worst.cases} cases, largest difference {worst.error:.0e}."
+        )
+
+
+def _by_branch(branches: Mapping[str, float], found: Structure, model: FusedModel) -> dict[str, float]:
+    """Selectors resolved to branches; a later one overrides an earlier one."""
+    resolved: dict[str, float] = {}
+    for selector, share in branches.items():
+        resolved |= dict.fromkeys(selected(found.parts, selector, model.card), float(share))
+    return resolved
+
+
+def _real_samples(ctx: Context) -> dict[str, np.ndarray] | None:
+    if ctx.dataset is None:
+        return None
+    split = next((name for name in ("val", "train", "test") if name in ctx.dataset.splits() and ctx.dataset.count(name)), None)
+    return None if split is None else next(iter(ctx.dataset.batches(split, PROVED_SAMPLES, limit=PROVED_SAMPLES))).inputs
+
+
+def _check_options(round_to: int, floor: float, rounds: int, recovery_epochs: int, ctx: Context) -> None:
+    for name, value, right in (
+        ("round_to", round_to, round_to >= 1),
+        ("floor", floor, 0 <= floor <= 1),
+        ("rounds", rounds, rounds >= 1),
+        ("recovery_epochs", recovery_epochs, recovery_epochs >= 0),
+    ):
+        if not right:
+            wants = (
+                "a number from 0 to 1" if name == "floor" else "a whole number of at least 0" if name == "recovery_epochs" else "at least 1"
+            )
+            raise PruneError(f"{name} is {value}.", fix=f"write {wants}.")
+    if recovery_epochs and (ctx.dataset is None or not ctx.dataset.count("train")):
+        raise PruneError(
+            "recovery_epochs needs training data.",
+            why="no dataset was given, or it has no train split.",
+            fix="give data with -d, or set it to 0.",
+        )
