@@ -89,15 +89,23 @@ class _Halving:
             return True
         if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
             return True
-        return any(self._too_wide(name) for name in node.input)
+        return any(self._is_lost(name) for name in node.input)
 
-    def _too_wide(self, name: str) -> bool:
-        """Whether a constant holds a finite value that float16 has not (a mask's -inf becomes -inf)."""
-        tensor = self.wiring.constants.get(name)
-        if tensor is None or tensor.data_type != FLOAT:
+    def _is_lost(self, name: str) -> bool:
+        """Whether a constant loses its meaning: a value beyond float16 (but a mask's -inf), or a guard such as 1e-12 that would be 0."""
+        if name not in self.floats:
             return False
-        content = numpy_helper.to_array(tensor)
-        return bool((np.abs(content[np.isfinite(content)]) > LARGEST).any())
+        content = self.wiring.constant(name)
+        if content is None:
+            return False
+        size = np.abs(content[np.isfinite(content)])
+        return bool((size > LARGEST).any()) or bool(
+            content.size == 1 and ((size > 0) & (size < SMALLEST)).any() and not self._is_step(name)
+        )
+
+    def _is_step(self, name: str) -> bool:
+        """Whether a constant is a quantizer's scale: weights are rounded anew for theirs, activations are looked at on their own."""
+        return all(node.op_type in PAIR for node, _ in self.wiring.users.get(name, ()))
 
     def _spread_full(self) -> None:
         """A pair whose step float16 cannot hold stays in float32, with the product that reads it."""

@@ -106,8 +106,12 @@ def unfit_kernel(node: onnx.NodeProto, weights: tuple[int | None, ...]) -> str:
 def settle(model: onnx.ModelProto) -> None:
     """Take away every pair that no INT8 kernel takes in, and put those before a Concat behind it, with one scale; in place.
 
+    Products that gain nothing from INT8 lose their integer weights first (training with quantization does not ask about sizes).
     Weights whose product reads float activations become floats again: TensorRT would compute them in float, after a conversion.
     """
+    small, wiring = unfit(model), Wiring(model)
+    products = [node for node in model.graph.node if node.name in small and wiring.has_integer_weights(node)]
+    unfold(model, {wiring.maker[node.input[1]].name for node in products})
     _behind_concats(model)
     wiring = Wiring(model)
     for quantize, dequantize in wiring.activations():

@@ -24,6 +24,7 @@ class Numerics:
         activations: ``int8`` = signed, zero point 0; ``uint8`` = unsigned with zero point (x86 ONNX Runtime);
             ``mixed`` = unsigned after ReLU with zero point 0, else signed (OpenVINO).
         per_channel: Weights with one scale a channel.
+        placement: ``everywhere`` the quantizer puts pairs, or ``fusing`` = only where TensorRT takes them into an INT8 kernel.
         floats: Float types a branch may ask for on this target.
         opset: ONNX opset to export.
     """
@@ -32,6 +33,7 @@ class Numerics:
     per_channel: bool = True
     floats: tuple[str, ...] = ("fp32",)
     opset: int = 18
+    placement: str = "everywhere"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,18 @@ class Target(Protocol):
             TargetError: As above.
         """
         ...
+
+    def cannot_run(self) -> str:
+        """Why this machine opens nothing for the target, in a sentence; "" where it does.
+
+        Such a target's only choice is ``stand_in: onnxruntime``: what ``open`` then gives computes what the target would, for its
+        accuracy; its speed says nothing.
+        """
+        return ""
+
+    def companions(self, onnx: Path, out: Path) -> list[Path]:
+        """Write into ``out`` what a bundle shall hold beside the target's graph; []: nothing."""
+        return []
 
     def choices(self, *, forbid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         """The few runtime-option combinations worth timing on this machine, the safe default first.

@@ -38,7 +38,7 @@ def explain(err: Exception, target: str, path: Path, doing: str, *, culprit: tup
     place = NODE.search(text)
     named = {key.rstrip("23456"): value for key, value in place.groupdict().items() if value} if place else {}
     op, node = (named.get("op", ""), named.get("node", "")) if named else culprit or ("", "")
-    node = _onnx_file.node_making(path, node) or node  # OpenVINO calls a node by the tensor it makes
+    node = (_onnx_file.node_making(path, node) if path.suffix != ".xml" else None) or node  # OpenVINO calls a node by the tensor it makes
     where = (f" at node '{node}'" if node else "") + (f" ({op})" if op else "")
     verb = "failed while running" if doing == "run" else "refuses"
     fix = next((advice for words, advice in ADVICE.items() if re.search(words, text)), OTHERWISE)

@@ -21,7 +21,7 @@ from edgemm.cache import version
 from edgemm.devices.environment import instructions, usable_cores
 from edgemm.errors import TargetError
 from edgemm.specs import BATCH, TensorSpec, check_feed
-from edgemm.targets import _onnx_file
+from edgemm.targets import _onnx_file, _openvino_ir
 from edgemm.targets._openvino_culprit import find_culprit
 from edgemm.targets._options import check_options
 from edgemm.targets._protocol import LayerRan, Numerics, Session, Target
@@ -126,7 +126,7 @@ class OpenVINOSession(Session):
     """
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
-        face = _onnx_file.read(path)
+        face = _openvino_ir.read(path) if path.suffix == ".xml" else _onnx_file.read(path)
         size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in face.external)
         self._kept = min(32, max(2, KEPT_BYTES // max(1, size)))
         self.inputs: list[TensorSpec] = list(face.inputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,8 @@ from edgemm.specs import BATCH, TensorSpec, check_feed
 from edgemm.targets._options import check_options
 from edgemm.targets._protocol import LayerRan, Numerics, Session, Target
 
-OPTIONS = {"threads": "int", "precision": "'f32'"}
+OPTIONS = {"threads": "int", "precision": "'f32'", "compile": "'on' | 'off'"}
+"""Runtime options. ``compile: on`` = through torch.compile, which needs a C++ compiler; the first call takes long."""
 
 
 class Torch(Target):
@@ -67,6 +70,8 @@ class TorchSession(Session):
         torch.set_float32_matmul_precision("highest")  # "medium" would compute in bf16 and still say float32
         card = cards.load(path)
         self._model = load_model(card).float().eval()
+        if options.get("compile") == "on":
+            self._model = _compiled(self._model, path)
         self.inputs: list[TensorSpec] = input_specs(card)
         self.outputs: list[TensorSpec] = self._find_outputs(card)
 
@@ -97,3 +102,19 @@ class TorchSession(Session):
         """By running one synthetic sample: a torch module does not declare what it returns."""
         answers = self.run(next(synthetic(card, samples=1).batches("train", 1)).inputs)
         return [TensorSpec(name, array.dtype.name, (BATCH, *array.shape[1:])) for name, array in answers.items()]
+
+
+def _compiled(model: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """The module behind torch.compile, which compiles at the first call.
+
+    Raises:
+        TargetError: There is no C++ compiler, which its CPU backend calls.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        raise TargetError(
+            f"torch cannot compile '{path.name}' here.",
+            why="its CPU backend calls a C++ compiler, and this machine has none.",
+            fix="install g++, or leave the compiled model out.",
+        )
+    compiled: torch.nn.Module = torch.compile(model, dynamic=False)
+    return compiled
