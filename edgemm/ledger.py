@@ -18,7 +18,7 @@ from edgemm import metrics, plugins, splits, standins
 from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import write_npz
 from edgemm.compiling import Compiled
-from edgemm.errors import EdgemmError, MissingExtra
+from edgemm.errors import EdgemmError
 from edgemm.metrics import Score, Term
 from edgemm.probes._candidate import Candidate
 from edgemm.probes._subsets import answer_subsets
@@ -36,6 +36,7 @@ DEAF_SHARE = 0.5
 STORED_MIB = 64
 """A graph larger than this is not stored in parts too: its bundle would be twice as large. It is still measured."""
 
+ELSEWHERE = ", in ONNX Runtime"
 NOTHING = 1e-3  # of what an input added before: rounding
 
 Subset = tuple[str, ...]
@@ -125,14 +126,11 @@ def _before(job: Job, original: Artifact, inputs: Sequence[str]) -> _Answered:
 
 
 def _after(job: Job, part: Compiled, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:
-    """On the target itself; in ONNX Runtime where that cannot run here."""
-    try:
-        return _answered(job, part.candidate(artifact=parts.main), parts, means, inputs)
-    except MissingExtra:
-        elsewhere = part.candidate(name=f"{part.target} int8, in ONNX Runtime", artifact=parts.main, target="onnxruntime", options={},
-                                   target_options={})  # fmt: skip
-        answered = _answered(job, elsewhere, parts, means, inputs)
-        return replace(answered, candidate=replace(elsewhere, target=part.target))
+    """On the target itself; where that cannot run here, in ONNX Runtime, and the name says so."""
+    candidate = part.candidate(artifact=parts.main)
+    if plugins.find(Target, part.target)(**part.given).cannot_run():
+        candidate = replace(candidate, name=f"{candidate.name}{ELSEWHERE}")
+    return _answered(job, candidate, parts, means, inputs)
 
 
 def _answered(job: Job, candidate: Candidate, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:

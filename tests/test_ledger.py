@@ -5,7 +5,6 @@ bad compression would leave.
 """
 
 import json
-import sys
 
 import numpy as np
 import onnx
@@ -198,22 +197,17 @@ def test_of_a_larger_test_split_a_seeded_choice_is_measured_and_the_details_say_
     assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4, "the same rows before and after"
 
 
-def test_a_target_that_cannot_run_here_is_measured_in_onnx_runtime_and_labelled_so(job, monkeypatch):
+def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_so(job):
+    target = plugins.load(Target, "tensorrt")
+    if not target.cannot_run():
+        pytest.skip("TensorRT runs here")
     run, exported = job()
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setenv("PYTHONPATH", str(absent := run.card.folder / "absent"))
-    (absent / "openvino").mkdir(parents=True, exist_ok=True)
-    (absent / "openvino" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\", name='openvino')\n")
-    plugins_before = sys.modules.pop("edgemm.targets.openvino", None)
-    try:
-        part = Compiled("openvino", {}, exported, {"threads": 1}, {}, [], [])
-        taken = ledger.take(run, exported, run, exported, [part])
-    finally:
-        if plugins_before is not None:
-            sys.modules["edgemm.targets.openvino"] = plugins_before
+    part = Compiled("tensorrt", {}, exported, target.choices()[0], {}, [], [])
+    taken = ledger.take(run, exported, run, exported, [part])
     assert taken.warnings == []
-    assert taken.details["where"] == {"openvino": "openvino int8, in ONNX Runtime"}
-    assert found(taken, subject="bundle")[0].target == "openvino"
+    assert taken.details["where"] == {"tensorrt": "tensorrt int8, in ONNX Runtime"}
+    assert found(taken, subject="bundle")[0].target == "tensorrt"
+    assert len(found(taken, subject="bundle")) == 6
 
 
 def test_with_many_inputs_only_each_alone_all_but_each_and_the_whole_are_measured():

@@ -18,6 +18,7 @@ from edgemm._report import charts
 from edgemm._report.page import render
 from edgemm.report import Measurement, Report, Verdict
 
+NONE = {"value": 0.0, "low": None, "high": None}
 EVIL = "<script>alert('x')</script>\"&"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 FLAGS = (
@@ -44,6 +45,40 @@ def measurements():
         found.append(Measurement("size_mib", mib, "MiB", **about))
     about = {"subject": "bundle", "target": "openvino", "candidate": "build/digits", "output": "digit"}
     return [*found, Measurement("accuracy_drop_points", 0.32, "points", low=-0.2, high=0.84, n=1500, **about)]
+
+
+def with_inputs_missing():
+    """The digit head with each input missing, before and after; and ``details["ledger"]``."""
+    found = []
+    for subject, values in (("original", (0.862, 0.6, 0.41)), ("bundle", (0.858, 0.59, 0.12))):
+        for modalities, value in zip((("image", "audio"), ("image",), ("audio",)), values, strict=True):
+            about = {"subject": subject, "target": "openvino", "output": "digit", "modalities": modalities, "n": 1500}
+            found.append(Measurement("accuracy", value, "ratio", "higher", low=value - 0.02, high=value + 0.02, **about))
+    about = {"output": "digit", "target": "openvino", "unit": "points"}
+    contributions = [
+        {"input": "image", **about, "before": {"value": 47.6, "low": 44.7, "high": 50.4},
+         "after": {"value": 46.6, "low": 43.7, "high": 49.4},
+         "change": {"value": -1.0, "low": -1.8, "high": 0.2}, "deaf": False},
+        {"input": "audio", **about, "before": {"value": 28.9, "low": 26.4, "high": 31.4},
+         "after": {"value": 0.0, "low": -1.0, "high": 1.0},
+         "change": {"value": -28.9, "low": -31.0, "high": -26.0}, "deaf": True},
+    ]  # fmt: skip
+    where = {"openvino": "openvino int8, in ONNX Runtime"}
+    return found, {"inputs": ["image", "audio"], "rows": 1500, "of": 9000, "where": where, "contributions": contributions}
+
+
+STEPS = [
+    {"step": "prune", "options": {"ratio": 0.5, "branches": {"audio": 0.3}}, "facts": {
+        "branches": {"image": {"parameters": {"before": 812345, "after": 214000}, "macs": {"before": 21300000, "after": 5100000}},
+                     "audio": {"parameters": {"before": 120000, "after": 80000}, "macs": {"before": 900000, "after": 610000}}},
+        "kept_whole": [{"layer": f"image.blocks.{n}.expand", "reason": "its width is read by a reshape"} for n in range(14)],
+        "proof": {"max_abs": 3.1e-7, "samples": 16}, "rounds": 2, "iterative": True, "seconds": 12.5,
+    }},
+    {"step": "distill", "options": {"epochs": 3}, "facts": {
+        "curves": {"distilled/train": [[1, 1.2], [2, 0.7], [3, 0.5]], "distilled/val": [[1, 1.1], [2, 0.8], [3, 0.6]]},
+        "val": {"teacher": {"digit": 0.9}, "before": {"digit": 0.5}, "after": {"digit": 0.89}}, "best_epoch": 3, "left": None,
+    }},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +114,8 @@ def full():
         "layers": [{"name": "node_conv_1,node_relu_1", "kind": "Convolution", "precision": "int8", "kernel": "brgconv", "time_us": 40.0}],
         "ratios": [{"candidate": "int8", "baseline": "float", "value": 0.4, "low": 0.38, "high": 0.42, "verdict": "faster"}],
         "files": {"model.onnx": 5_100_000, "report.json": 900},
+        "ledger": with_inputs_missing()[1],
+        "applied": STEPS,
     }  # fmt: skip
     budgets = [
         Verdict("accuracy_drop_points", 1.0, 0.32, "met", "openvino", "digit", -0.2, 0.84),
@@ -87,7 +124,7 @@ def full():
         Verdict("peak_rss_mib", 100.0, None, "unknown", "openvino"),
     ]
     environment = {"device": "Intel Xeon", "cores": 2, "governor": None, "versions": {"openvino": "2026.4"}, "instructions": ["amx_int8"]}
-    return Report(environment, measurements(), budgets, details)
+    return Report(environment, [*measurements(), *with_inputs_missing()[0]], budgets, details)
 
 
 def text_of(page):
@@ -137,6 +174,36 @@ def test_every_part_of_a_full_report_is_on_the_page(full):
         assert part in words, part
 
 
+def test_the_page_says_which_modality_matters_and_warns_of_one_that_is_no_longer_heard(full):
+    words = text_of(render(full))
+    assert "Which modality matters Each head with inputs missing, on 1500 of 9000 test rows." in words
+    assert "Not on the target: openvino int8, in ONNX Runtime." in words
+    assert "After compression the model no longer listens to audio (for digit, on openvino)." in words
+    assert "audio digit openvino 28.9 points 26.4 … 31.4 0 points −1.00 … 1.00 −28.9 points −31.0 … −26.0 ✕ no longer heard" in words
+    assert "image digit openvino 47.6 points 44.7 … 50.4 46.6 points 43.7 … 49.4 −1.00 points −1.80 … 0.200 ✓ as before" in words
+    assert "audio Accuracy, digit 41.00 % 39.00 … 43.00 12.00 % 10.00 … 14.00" in words
+
+
+def test_subsets_of_inputs_do_not_mix_with_the_plain_results(full):
+    plain = Report(full.environment, measurements(), full.budgets, {**full.details, "ledger": {}})
+    start, end = "Before and after", "Latency distribution"
+    assert text_of(render(full)).split(start)[1].split(end)[0] == text_of(render(plain)).split(start)[1].split(end)[0]
+    assert "Which modality matters" not in text_of(render(plain))
+
+
+def test_what_a_torch_step_found_out_is_shown_as_lists_tables_and_charts(full):
+    words = text_of(render(full))
+    assert "prune ratio 0.5, branches audio 0.3" in words
+    assert "Rounds 2 Iterative yes Seconds 12.5" in words
+    assert "parameters MACs image 812 k → 214 k 21.3 M → 5.1 M" in words
+    assert "Kept whole: 14" in words, "a long table is folded away"
+    assert "Proof largest difference 3.1e-07, samples 16" in words
+    assert "distill epochs 3" in words
+    assert "Val digit teacher 0.9 before 0.5 after 0.89" in words
+    assert "distilled" in words
+    assert "Left" not in words, "what is empty is left out"
+
+
 def test_the_page_is_one_file_without_scripts_or_outside_parts(full):
     page = render(full)
     parsed = Balance()
@@ -149,6 +216,7 @@ def test_the_page_is_one_file_without_scripts_or_outside_parts(full):
 
 def test_everything_from_outside_is_escaped(full):
     hostile = [replace(m, candidate=EVIL, target=EVIL, output=EVIL, precision_ran=EVIL, unit=EVIL, name=EVIL) for m in full.measurements]
+    hostile += [replace(m, modalities=(EVIL, "b")) for m in hostile]
     details = {
         "title": EVIL, "notes": [EVIL], "card": EVIL, "recipe": EVIL,
         "steps": [{"name": EVIL, "text": EVIL, "seconds": 1}],
@@ -161,6 +229,12 @@ def test_everything_from_outside_is_escaped(full):
         "layers": [{"name": EVIL, "kind": EVIL, "precision": EVIL, "kernel": EVIL, "time_us": 1.0}],
         "ratios": [{"candidate": EVIL, "baseline": EVIL, "value": 1.0, "verdict": EVIL}],
         "files": {EVIL: 1},
+        "ledger": {"inputs": [EVIL, "b"], "rows": EVIL, "where": {EVIL: f"{EVIL}, in ONNX Runtime"}, "contributions": [
+            {"input": EVIL, "output": EVIL, "target": EVIL, "unit": EVIL, "deaf": True,
+             **dict.fromkeys(("before", "after", "change"), NONE)}
+        ]},
+        "applied": [{"step": EVIL, "options": {EVIL: EVIL}, "facts": {EVIL: EVIL, "a": {EVIL: {EVIL: EVIL}}, "b": [{EVIL: [EVIL]}],
+                     "c": {f"{EVIL}/{EVIL}": [[1, 2], [2, 3]]}, "d": {EVIL: EVIL}, "before": {"before": EVIL, "after": 1}}}],
     }  # fmt: skip
     page = render(
         Report({EVIL: EVIL, "device": EVIL, "x": {EVIL: EVIL}, "y": [EVIL]}, hostile, [Verdict(EVIL, 1, 2, EVIL, EVIL, EVIL)], details)
