@@ -239,15 +239,18 @@ def compile_(
     target: Annotated[str | None, typer.Option("--target", "-t", help="What it shall run on (see `edgemm list targets`).")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the result; a bundle's goes into the cache.")] = None,
     data: MaybeData = None,
+    aot: Annotated[
+        str | None, typer.Option(help="Build for NVIDIA GPUs that are not here (TensorRT-RTX), such as SM86,SM120.", metavar="GPUS")
+    ] = None,
 ) -> None:
     """Compile a graph or bundle for one target, here."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.compile import compile as verb
 
     with on_stderr() as progress:
-        made = verb(model, target=target, output=output, data=data, progress=progress)
+        made = verb(model, target=target, output=output, data=data, aot=aot, progress=progress)
     _wrote(made.main)
-    _next(f"edgemm benchmark {made.main if output else model}")
+    _next(f"edgemm benchmark {made.main if output else model}" if aot is None else f"copy {made.main} to a machine with such a GPU.")
 
 
 @app.command()

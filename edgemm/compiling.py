@@ -103,7 +103,8 @@ def compile_for(
     guarded = guard(partial, policy_of(recipe, partial), retrained=retrained if qat else None)
     partial, rungs, more = _proved(guarded.partial, exported)
     limits = limits_of(job.card, recipe.budgets) if guarded.met else {}
-    options, table = _tuned(partial, limits, forbid)
+    why = target.cannot_run()
+    options, table = (safe, []) if why else _tuned(partial, limits, forbid)
     if options != safe:
         tuned_rungs = ladder(job, exported, partial.quantized, name, given, options)
         if all(rung["ok"] for rung in tuned_rungs):
@@ -112,6 +113,7 @@ def compile_for(
             table = [{**row, "note": "breaks the parity ladder."} if row["options"] == options else row for row in table]
             options = safe
     notes = [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
+    notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
     notes += [*guarded.notes, *(f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"])]
     return Compiled(name, given, partial.quantized, options, safe, table, rungs, [*kept, *more], notes, guarded.table)
 
@@ -247,6 +249,8 @@ def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: in
                 precision = session.precision()
             with target.open(part.model.main, **part.safe) as session:
                 others = [run_golden(session, feed)]
+            if target.cannot_run():  # on its box another form may turn out faster: one without quantizers too
+                others.append(floats)
             allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others)
         path = scratch / "golden.npz"
         write_npz(path, Golden(feed.inputs, outputs, allowed).arrays())

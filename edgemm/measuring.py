@@ -15,7 +15,7 @@ from edgemm.artifact import Artifact, write_json
 from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
 from edgemm.probes._busy import busy
-from edgemm.probes._measurements import drawn, ratios
+from edgemm.probes._measurements import about, drawn, ratios, size_bytes
 from edgemm.probes._measurements import measurements as timing_measurements
 from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
@@ -81,6 +81,9 @@ def _forms(job: Job, exported: Artifact, compiled: Sequence[Compiled]) -> list[t
     forms = [(original, exported)]
     for part in compiled:
         target = plugins.find(Target, part.target)(**part.given)
+        if target.cannot_run():
+            forms.append((part.candidate(), part.model))
+            continue
         for subject, options, asked in (("float", target.float_options(), "f32"), ("default", target.default_options(), "default")):
             if subject == "default" and part.target == "onnxruntime":
                 continue  # its own default is f32
@@ -102,7 +105,7 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
     """Per candidate: measurements, the precision that ran, layers, samples for drawing; the ratios between candidates; notes."""
 
     def make(scratch: Path) -> Path:
-        candidates = [candidate for candidate, _ in forms]
+        candidates = [candidate for candidate, _ in forms if "stand_in" not in candidate.options]
         timings = time_candidates(candidates, samples(job, 1)[0], launches=1, seconds=2.0, warmup_s=0.5, progress=job.show)
         rows = {}
         for candidate in candidates:
@@ -113,6 +116,7 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
                 "layers": [asdict(layer) for layer in timing.layers],
                 "samples_ms": drawn(timing),
             }
+        rows |= {candidate.name: _untimed(candidate) for candidate, _ in forms if candidate.name not in rows}
         path = scratch / "timings.json"
         write_json(path, {"rows": rows, "ratios": list(ratios(candidates, timings)), "notes": busy(job.load_before)})
         return path
@@ -130,6 +134,19 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
     for row in told["rows"].values():
         row["measurements"] = [Measurement(**m) for m in row["measurements"]]
     return told["rows"], told["ratios"], told["notes"]
+
+
+def _untimed(candidate: Candidate) -> dict[str, Any]:
+    """The row of a form that cannot run here: its size, and the precision that its stand-in computes."""
+    with plugins.find(Target, candidate.target)(**candidate.target_options).open(candidate.artifact, **candidate.options) as session:
+        precision = session.precision()
+    size = Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB")
+    return {
+        "measurements": [asdict(m) for m in about(candidate, precision, [size])],
+        "precision": precision,
+        "layers": [],
+        "samples_ms": [],
+    }
 
 
 def _scores(

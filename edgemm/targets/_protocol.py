@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -142,6 +142,19 @@ class Target(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Distribution name -> version of what runs here."""
+        ...
+
+
+@runtime_checkable
+class BuildsAhead(Protocol):
+    """A target that can also build for GPUs that are not here."""
+
+    def ahead(self, onnx: Path, out: Path, capabilities: Sequence[str], **options: Any) -> Artifact:
+        """Make ``out`` hold one compiled file for all of ``capabilities``, such as ``["SM86", "SM120"]``.
+
+        Raises:
+            TargetError: It knows no such GPU, or refuses the graph.
+        """
         ...
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgemm import plugins, stages
+from edgemm._bundle.golden import Golden, compare
+from edgemm._bundle.golden import run as run_golden
 from edgemm._bundle.packing import SUFFIX
 from edgemm.artifact import Artifact, folder_in_one_step, require_writable, write_json
 from edgemm.bundle import Bundle, TargetOptions, open_bundle
-from edgemm.errors import EdgemmError
+from edgemm.errors import EdgemmError, TargetError
 from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
-from edgemm.targets._protocol import Target, fingerprint
+from edgemm.targets._protocol import BuildsAhead, Target, fingerprint
 
 
 def compile(
@@ -20,6 +24,7 @@ def compile(
     target: str | None = None,
     output: str | Path | None = None,
     data: str | Path | None = None,
+    aot: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile ``model`` for a target and choose its runtime options by measuring here.
@@ -29,6 +34,7 @@ def compile(
         target: Plugin name; None = a bundle's only target.
         output: Folder for what the target loads, with ``options.json``; an ONNX file needs one. A bundle's options go into the cache too,
             where every command finds them on this machine; the bundle itself is never written to.
+        aot: GPUs that are not here, such as ``SM86,SM120``: one TensorRT-RTX plan for all of them; nothing is timed.
         data: Where the sample to time with comes from; None = a bundle's golden one, for an ONNX file a seeded synthetic one.
 
     Raises:
@@ -37,6 +43,8 @@ def compile(
     """
     progress = progress or Progress()
     path = Path(model)
+    if aot is not None:
+        return _ahead(path, target, output, data, aot, progress)
     if path.suffix == SUFFIX or (path / "manifest.json").is_file():
         return _compile_bundle(open_bundle(path), target, Path(output) if output else None, progress)
     if target is None or output is None:
@@ -44,6 +52,7 @@ def compile(
         raise EdgemmError(f"compiling an ONNX file needs {missing}.", fix=f"targets: {', '.join(plugins.names('targets'))}; -o DIR.")
     output = Path(output)
     require_writable(output)
+    _require_here(plugins.load(Target, target), target)
     job = stages.start(path, data, progress=progress)
     exported = stages.export(job)
     with progress.stage(f"tune {target}"):
@@ -61,13 +70,57 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     if golden is None:
         raise EdgemmError("this bundle holds no golden samples to time with.", fix="pack it again with edgemm compress.")
     feed = golden.sample(0)
+    _require_here(bundle.load_target(name), name)
+    holds = _holds(bundle, name, golden)
+    forbid = frozenset(stored.forbid)
     with progress.stage(f"tune {name}"):
-        found = tune(name, model, feed, forbid=frozenset(stored.forbid), target_options=stored.target, progress=progress.update)
+        found = tune(name, model, feed, forbid=forbid, accuracy_holds=holds, target_options=stored.target, progress=progress.update)
     place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
     write_json(place, found.options)
     if output is None:
         return Artifact(place, {"target": name, "options": found.options})
     return _write(model, name, TargetOptions(stored.target, stored.safe, found.options, forbid=stored.forbid), output)
+
+
+def _holds(bundle: Bundle, name: str, golden: Golden) -> Callable[[dict[str, Any]], bool] | None:
+    """Says of runtime options whether they answer the golden samples within their tolerance; None where the bundle holds none for it."""
+    if name not in golden.outputs:
+        return None
+
+    def holds(options: dict[str, Any]) -> bool:
+        with bundle.load_target(name).open(bundle.target_model(name), **options) as session:
+            off = compare(run_golden(session, golden), golden.outputs[name], golden.tolerance.get(name, {}))
+        return all(gap <= allowed for gap, allowed in off.values())
+
+    return holds
+
+
+def _require_here(target: Target, name: str) -> None:
+    if why := target.cannot_run():
+        raise TargetError(
+            f"{name} cannot be compiled for on this machine.",
+            why=why,
+            fix="run this command on the box; or, for an NVIDIA card of another machine, add --aot SM86 (TensorRT-RTX).",
+        )
+
+
+def _ahead(path: Path, name: str | None, output: str | Path | None, data: str | Path | None, aot: str, progress: Progress) -> Artifact:
+    """Build for GPUs that are not here."""
+    capabilities = [word.strip().upper() for word in aot.split(",") if word.strip()]
+    if output is None or not capabilities:
+        raise EdgemmError("building ahead of time needs -o and GPUs.", fix="edgemm compile MODEL --target tensorrt --aot SM86 -o DIR.")
+    held = open_bundle(path) if path.suffix == SUFFIX or (path / "manifest.json").is_file() else None
+    name = name or "tensorrt"
+    plugin = held.load_target(name) if held else plugins.load(Target, name)
+    if not isinstance(plugin, BuildsAhead):
+        raise TargetError(f"target '{name}' builds nothing ahead of time.", fix="--target tensorrt, or leave --aot out.")
+    require_writable(Path(output))
+    model = held.target_model(name) if held else stages.export(stages.start(path, data, progress=progress)).main
+    options = held.target_options(name).safe if held else {}
+    with progress.stage(f"build for {', '.join(capabilities)}"), folder_in_one_step(Path(output)) as scratch:
+        made = plugin.ahead(model, scratch, capabilities, **options)
+        main = made.main.name
+    return Artifact(Path(output) / main, made.provenance)
 
 
 def _write(model: Path, name: str, options: TargetOptions, output: Path) -> Artifact:

@@ -123,8 +123,13 @@ def _pack(
         files |= {f"{place}{path.name}": path for path in artifact.folder.glob("*.onnx.data")}
     options = {}
     for part in compiled:
-        machine = fingerprint(plugins.find(Target, part.target)(**part.given))
-        options[part.target] = bundle.TargetOptions(part.given, part.safe, part.options, machine, sorted(compiling.forbidden(plan)))
+        target = plugins.find(Target, part.target)(**part.given)
+        place = output.with_name(f"{part.target} companions")
+        place.mkdir(parents=True)
+        files |= {f"targets/{part.target}/{path.name}": path for path in target.companions(part.model.main, place)}
+        safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
+        forbid = sorted(compiling.forbidden(plan))
+        options[part.target] = bundle.TargetOptions(part.given, safe, tuned, fingerprint(target), forbid)
     with job.progress.stage("bundle"):
         return bundle.pack(
             output,

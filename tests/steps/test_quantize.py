@@ -118,7 +118,8 @@ def test_int8_numerics_cover_the_range_of_the_unsigned_ones(quantized):
     unsigned, signed = activations(quantized["mixed"]), activations(quantized["int8"])
     assert len(unsigned) == len(signed)
     for (old, zero), (new, _) in zip(unsigned, signed, strict=True):
-        np.testing.assert_allclose(new * 127, old * (255 if zero.dtype == np.uint8 else 127), rtol=1e-6)
+        assert new.size == 1  # TensorRT fuses a scale a channel at weights only
+        np.testing.assert_allclose(new * 127, old.max() * (255 if zero.dtype == np.uint8 else 127), rtol=1e-6)
 
 
 def test_uint8_numerics_are_unsigned_and_run_in_integer_kernels(quantized, samples, tmp_path):
