@@ -56,19 +56,23 @@ def latency_shares(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict
         owner: Node or tensor name of the ONNX graph -> branch (``graph.names.name_owners``).
     """
     times: dict[str, float] = {}
-    waiting = 0.0  # time of layers before the first one that could be told
-    last: list[str] = []
-    for layer in layers:
-        found = [branch for name in layer.name.split(",") if (branch := _owner(name.strip(), owner))]
-        last = list(dict.fromkeys(found)) or last
-        if not last:
-            waiting += layer.time_us or 0.0
-            continue
-        for branch in last:
-            times[branch] = times.get(branch, 0.0) + ((layer.time_us or 0.0) + waiting) / len(last)
-        waiting = 0.0
+    for layer, branches in zip(layers, layer_owners(layers, owner), strict=True):
+        for branch in branches:
+            times[branch] = times.get(branch, 0.0) + (layer.time_us or 0.0) / len(branches)
     total = sum(times.values())
     return {branch: time / total for branch, time in times.items()} if total else {}
+
+
+def layer_owners(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """For each layer the branches that share it; those before the first one that could be told go with that one."""
+    found: list[tuple[str, ...]] = []
+    last: tuple[str, ...] = ()
+    for layer in layers:
+        told = [branch for name in layer.name.split(",") if (branch := _owner(name.strip(), owner))]
+        last = tuple(dict.fromkeys(told)) or last
+        found.append(last)
+    first = next((branches for branches in found if branches), ())
+    return [branches or first for branches in found]
 
 
 def branch_precisions(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict[str, str]:

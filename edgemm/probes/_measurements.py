@@ -17,6 +17,7 @@ from edgemm.probes._statistics import by_launch, ratio
 from edgemm.report import Measurement
 from edgemm.targets import _onnx_file
 
+ALONE = frozenset({"compiled", "foreign", "original"})
 DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
 
 
@@ -33,7 +34,8 @@ def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
     found += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
     if timing.cold_start_ms:
         found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
-    found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
+    if candidate.target != "command":
+        found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
     return about(candidate, timing.precision_ran, found)
 
 
@@ -57,19 +59,30 @@ def size_bytes(artifact: Path) -> int:
     if artifact.suffix == ".onnx":
         return artifact.stat().st_size + sum((artifact.parent / name).stat().st_size for name in _onnx_file.read(artifact).external)
     if artifact.suffix in (".yaml", ".yml"):
-        weights = cards.load(artifact).weights_path
-        return weights.stat().st_size if weights and weights.is_file() else 0
+        card = cards.load(artifact)
+        path = card.weights_path or card.model_path
+        if path is None or path.is_file():
+            return path.stat().st_size if path else 0
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))  # a Hugging Face folder
+    if artifact.suffix == ".xml":
+        return artifact.stat().st_size + artifact.with_suffix(".bin").stat().st_size
     files = [artifact] if artifact.is_file() else artifact.rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
-    """Each form against the float and the default form on its target, and against the first candidate's same form."""
+    """Each form against the float and the default form on its target, and against the first candidate's same form.
+
+    Forms that others have no like of (a command, torch compiled) are held against the first candidate's own.
+    """
+    first = [row for row in measured if row.source == measured[0].source]
+    main = next((row for row in first if row.subject == "bundle"), first[0] if first else None)
     for row in measured:
         for other in measured:
+            lonely = other is main and {row.subject, other.subject} & ALONE and row.source != other.source
             plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
             same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
-            if row is other or not (plainer or same_form):
+            if row is other or not (plainer or same_form or lonely):
                 continue
             ours, theirs = timings[row.name], timings[other.name]
             found = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches)

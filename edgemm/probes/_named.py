@@ -17,10 +17,14 @@ from edgemm.errors import EdgemmError, MeasureError, MissingExtra, nearest
 from edgemm.modalities._protocol import input_specs
 from edgemm.probes._schedule import Candidate
 from edgemm.specs import BATCH
-from edgemm.targets import _onnx_file
+from edgemm.targets import _onnx_file, _openvino_ir
 from edgemm.targets._protocol import Target, fingerprint
 
-QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"})
+COMMAND, COMPILED = "command:", "torch-compile:"
+PLANS = (".plan", ".engine")
+QUANTIZED = frozenset(
+    {"FakeQuantize", "QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"}
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,18 @@ Prepare = Callable[[Path], tuple[Path, Card]]
 """Makes an ONNX file that cannot be fed as it is fit for that, and says by which card; needs the workshop's packages."""
 
 
-def resolve(given: str | Path, target: str | None = None, *, prepare: Prepare | None = None) -> Named:
+def says_nothing(given: str | Path) -> bool:
+    """Whether a candidate does not tell what it takes and answers: it needs the card of another one."""
+    return str(given).startswith(COMMAND) or Path(given).suffix in PLANS
+
+
+def resolve(given: str | Path, target: str | None = None, *, card: Card | None = None, prepare: Prepare | None = None) -> Named:
     """Find out what ``given`` is, and which forms of it can be measured here (on ``target`` only, when given).
 
     Args:
+        given: A bundle, an ONNX file, a model card, an OpenVINO IR (.xml), a TensorRT plan (.plan, .engine), ``torch-compile:CARD``, or
+            ``command:WORDS`` for a program that speaks the protocol of ``_command``.
+        card: Of the others, for a candidate that ``says_nothing`` of its own.
         prepare: Called with the card, or the ONNX file that has none, where the file cannot be fed as it is: it leaves sizes open, takes
             constants, or its card puts front-ends before it.
 
@@ -75,6 +87,12 @@ def resolve(given: str | Path, target: str | None = None, *, prepare: Prepare | 
     path = Path(given)
     if target is not None:
         plugins.require_known("targets", target)
+    if says_nothing(given):
+        return _foreign(str(given), card)
+    if str(given).startswith(COMPILED):
+        return _torch(str(given), cards.load(str(given).removeprefix(COMPILED)), compiled=True)
+    if path.suffix == ".xml":
+        return _ir(str(given), path)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         return _bundle(str(given), open_bundle(path), target)
     if path.suffix == ".onnx":
@@ -82,9 +100,45 @@ def resolve(given: str | Path, target: str | None = None, *, prepare: Prepare | 
     card = cards.load(given)
     if card.model_path:
         return _onnx(str(given), card.model_path, card, target, prepare)
+    return _torch(str(given), card, compiled=False)
+
+
+def _torch(given: str, card: Card, *, compiled: bool) -> Named:
+    """A card's model in torch: as it is (the original), or through torch.compile."""
     assert card.path is not None
-    original = Candidate(f"{given}, torch", "original", "torch", card.path, precision_asked="f32", source=str(given))
-    return Named(str(given), card, (original,))
+    subject, options, word = ("compiled", {"compile": "on"}, "torch compiled") if compiled else ("original", {}, "torch")
+    return Named(given, card, (Candidate(f"{given}, {word}", subject, "torch", card.path, options, precision_asked="f32", source=given),))
+
+
+def _foreign(given: str, card: Card | None) -> Named:
+    """A command or a TensorRT plan, with the card of the candidates beside it."""
+    if card is None:
+        raise MeasureError(
+            f"'{given}' does not say what it takes and what it answers.",
+            why="neither a command nor a TensorRT plan tells the meaning of its inputs and outputs.",
+            fix="name a bundle, card or ONNX file of the same model beside it: its inputs and labels are used.",
+        )
+    if given.startswith(COMMAND):
+        words = given.removeprefix(COMMAND)
+        return Named(given, card, (Candidate(given, "foreign", "command", Path(words), source=given),))
+    if "tensorrt" not in plugins.names("targets"):
+        raise MeasureError(f"'{given}' is a TensorRT plan.", why="this edgemm has no target that runs plans.", fix="leave it out here.")
+    target = plugins.load(Target, "tensorrt")
+    return Named(given, card, (Candidate(given, "foreign", "tensorrt", Path(given), target.default_options(), source=given),))
+
+
+def _ir(given: str, path: Path) -> Named:
+    """An OpenVINO IR: float ones in both float forms, quantized ones as they ask to be run."""
+    face = _openvino_ir.read(path)
+    inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
+    card = Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
+    target = plugins.load(Target, "openvino")
+    if QUANTIZED & set(face.operators):
+        options = target.choices()[0]
+        wanted = f"int8+{options.get('precision', 'f32')}"
+        one = Candidate(f"{given}, openvino", "bundle", "openvino", path, options, precision_asked=wanted, source=given)
+        return Named(given, card, (one,))
+    return Named(given, card, tuple(forms(given, "openvino", target, path)))
 
 
 def forms(name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None) -> list[Candidate]:
@@ -119,6 +173,9 @@ def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
         except MissingExtra as err:
             notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
             continue
+        if why := target.cannot_run():
+            notes.append(f"{given}: not measured on {name}: {why}")
+            continue
         options, reason = bundle.options_for(name, fingerprint(target))
         if reason:
             notes.append(f"{given}: safe options on {name}: {reason}")
@@ -143,6 +200,9 @@ def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare
             target = plugins.load(Target, name)
         except MissingExtra as err:
             notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
+            continue
+        if why := target.cannot_run():
+            notes.append(f"{given}: not measured on {name}: {why}")
             continue
         if asked(path, {}) == "f32":
             candidates += forms(given, name, target, path)

@@ -25,6 +25,7 @@ from edgemm import card as cards
 from edgemm import plugins, splits
 from edgemm.errors import EdgemmError
 from edgemm.probes._command import CommandSession
+from edgemm.probes._layers import steady_layers
 from edgemm.probes._load import most, paced, stepper
 from edgemm.probes._protocol import Probe
 from edgemm.probes.accuracy import Accuracy
@@ -108,6 +109,15 @@ class _Worker:
         """What ran."""
         assert self._session is not None
         return {"precision": self._session.precision(), "layers": [asdict(layer) for layer in self._session.layers()]}
+
+    def profile(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
+    ) -> dict[str, Any]:
+        """The candidate's layers with the times of a warm session."""
+        _pin(cpus)
+        timing = plugins.find(Target, target)(**target_options).profile_options() if target != "command" else {}
+        with open_session(target, target_options, artifact, {**options, **timing}) as session:
+            return {"layers": [asdict(layer) for layer in steady_layers(session, _arrays(feed))]}
 
     def open_parts(
         self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
