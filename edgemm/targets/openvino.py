@@ -59,16 +59,24 @@ class OpenVINO(Target):
         device: OpenVINO's name of the device.
         threads: Threads; None = choose by measuring.
         precision: Float precision of what is not INT8; ``auto`` = choose by measuring.
+        snippets: OpenVINO's just-in-time fusions; ``auto`` = off for quantized graphs. ``on`` is for a version that computes them
+            rightly: the parity ladder finds the branches that it does not, and keeps those in float.
     """
 
     numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"))
 
     def __init__(
-        self, *, device: str = "CPU", threads: int | None = None, precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
+        self,
+        *,
+        device: str = "CPU",
+        threads: int | None = None,
+        precision: Literal["auto", "f32", "bf16", "f16"] = "auto",
+        snippets: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         self._device = device
         self._threads = threads
         self._precision = precision
+        self._snippets = snippets
 
     def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
         main = _onnx_file.copy(onnx, out)
@@ -105,7 +113,8 @@ class OpenVINO(Target):
         return {"openvino": version("openvino")}
 
     def _fixed(self) -> dict[str, Any]:
-        return ({"threads": self._threads} if self._threads else {}) | ({"precision": self._precision} if self._precision != "auto" else {})
+        fixed = {"precision": self._precision, "snippets": self._snippets}
+        return ({"threads": self._threads} if self._threads else {}) | {key: word for key, word in fixed.items() if word != "auto"}
 
 
 @dataclass(frozen=True)

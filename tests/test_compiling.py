@@ -1,0 +1,77 @@
+"""A branch whose INT8 a target computes wrongly stays in float there: with a real fault, that of OpenVINO's just-in-time fusions."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemm import compiling, recipe, stages
+from edgemm.errors import ParityError
+from edgemm.graph.reverting import int8_layers
+
+pytest.importorskip("openvino")
+CARD = """
+model: model.onnx
+inputs:
+  wrong: {modality: sensor, shape: [64], rate_hz: 1}
+  right: {modality: sensor, shape: [4], rate_hz: 1}
+outputs:
+  event: {task: classification, labels: [a, b, c]}
+"""
+PLAN = {"steps": [{"quantize": {"calibration_samples": 20}}], "targets": {"openvino": {"snippets": "on", "precision": "f32", "threads": 1}}}
+
+
+def graph() -> onnx.ModelProto:
+    """Linear, factor per channel, Linear: quantized, OpenVINO 2026.4 with snippets computes garbage; beside it one that it computes rightly."""
+    rng = np.random.default_rng(0)
+    sizes = {"first.w": (64, 128), "factor": (128,), "second.w": (128, 16), "other.w": (4, 16), "head.w": (32, 3)}
+    weights = {name: rng.normal(0, 0.3, size).astype(np.float32) for name, size in sizes.items()}
+    weights["factor"] = 1 + np.abs(weights["factor"])
+    nodes = [
+        helper.make_node("MatMul", ["wrong", "first.w"], ["a"], name="first"),
+        helper.make_node("Mul", ["a", "factor"], ["b"], name="scale"),
+        helper.make_node("MatMul", ["b", "second.w"], ["c"], name="second"),
+        helper.make_node("MatMul", ["right", "other.w"], ["d"], name="other"),
+        helper.make_node("Concat", ["c", "d"], ["e"], name="join", axis=1),
+        helper.make_node("MatMul", ["e", "head.w"], ["event"], name="head"),
+    ]
+    shapes = {"wrong": ["batch", 64], "right": ["batch", 4], "event": ["batch", 3]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    made = helper.make_graph(nodes, "g", ends[:2], ends[2:], tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("faulty")
+    onnx.save(graph(), folder / "model.onnx")
+    (folder / "model.yaml").write_text(CARD)
+    job = stages.start(folder, None)
+    return job, stages.export(job)
+
+
+def test_the_branch_that_the_target_computes_wrongly_stays_in_float_and_is_named(exported):
+    job, graph = exported
+    made = compiling.compile_for(job, graph, recipe.parse(PLAN, card=job.card), "openvino")
+    assert made.kept_float == ["wrong"]
+    assert made.notes[0] == "openvino: branch 'wrong' stays in float, this target computes its INT8 wrongly."
+    assert int8_layers(onnx.load(made.model.main)) == ["other", "head"]
+    assert all(rung["ok"] for rung in made.rungs)
+
+
+def test_where_the_target_computes_all_rightly_nothing_is_kept(exported):
+    job, graph = exported
+    plan = {**PLAN, "targets": {"openvino": {"precision": "f32", "threads": 1}}}
+    made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
+    assert made.kept_float == []
+    assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
+
+
+def test_a_fault_that_float_does_not_heal_stops_with_branch_and_node(exported, monkeypatch):
+    job, graph = exported
+    monkeypatch.setattr(compiling.Partial, "nodes", lambda self, *branches: [])  # nothing of the model can be reverted
+    with pytest.raises(ParityError, match=r"openvino computes the graph wrongly(.|\n)*node 'second' of branch 'wrong'"):
+        compiling.compile_for(job, graph, recipe.parse(PLAN, card=job.card), "openvino")
