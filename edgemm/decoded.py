@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgemm._data.samples import Function
 from edgemm.card import Card
 from edgemm.data import Batch, Dataset
 from edgemm.errors import TrainError
@@ -28,6 +29,11 @@ class Split:
     name: str
     rows: int
     arrays: Batch | None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a row is the same sample in every pass; a function that is called anew may make another of it."""
+        return self.arrays is not None or not isinstance(self.dataset.source, Function)
 
     def steps(self, batch_size: int) -> int:
         """How many batches of at least two rows ``batches`` gives; at least 1."""
@@ -51,6 +57,10 @@ class WithUnlabeled(Split):
     """
 
     unlabeled: Split
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.labeled.is_fixed and self.unlabeled.is_fixed
 
     def steps(self, batch_size: int) -> int:
         return sum(split.rows // batch_size + (split.rows % batch_size > 1) for split in (self.labeled, self.unlabeled))

@@ -39,7 +39,13 @@ class Pair:
 
 
 def pair(
-    student: FusedModel, teacher: FusedModel, features: Mapping[str, float], note: Callable[[str], None], *, relations: bool = False
+    student: FusedModel,
+    teacher: FusedModel,
+    features: Mapping[str, float],
+    note: Callable[[str], None],
+    *,
+    ends: Ends | None = None,
+    relations: bool = False,
 ) -> Pair | None:
     """Listen where ``features`` asks, and for ``relations`` wherever both models can be listened to; None where nothing is left.
 
@@ -47,13 +53,14 @@ def pair(
 
     Args:
         features: Branch selector -> weight.
+        ends: The student's, where they are known already.
 
     Raises:
         ExportError: torch.export refuses one of the models.
         TrainError: A selector that means a head.
         EdgemmError: A selector that is no part of the student.
     """
-    ours, theirs = find_ends(student), find_ends(teacher)
+    ours, theirs = ends or find_ends(student), find_ends(teacher)
     weights = _weights(ours, student, features, note)
     names = [name for name in ours.features if name in weights or relations]
     for name in [name for name in names if name not in theirs.features]:

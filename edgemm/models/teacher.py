@@ -141,14 +141,25 @@ def require_same_heads(teacher: Card, student: Card) -> None:
     theirs_in, ours_in = ({spec.name: spec for spec in input_specs(card)} for card in (teacher, student))
     for name, spec in theirs_in.items():
         if name not in ours_in or (spec.shape, spec.dtype) != (ours_in[name].shape, ours_in[name].dtype):
-            found.add(
-                TrainError(
-                    f"the teacher's input '{name}' is not the student's.",
-                    why=f"the teacher takes {spec}, the student {ours_in.get(name, 'no such input')}.",
-                    fix="take a teacher that reads the same inputs.",
-                )
-            )
+            why = f"the teacher takes {spec}, the student {ours_in.get(name, 'no such input')}."
+            found.add(_unread(name, why))
+        elif (option := _decoded_otherwise(teacher, student, name)) is not None:
+            found.add(_unread(name, f"their '{option}' differs, so the same row would be another sample to the teacher."))
     found.raise_if_any()
+
+
+def _unread(name: str, why: str) -> TrainError:
+    return TrainError(f"the teacher's input '{name}' is not the student's.", why=why, fix="take a teacher that reads the same inputs.")
+
+
+def _decoded_otherwise(teacher: Card, student: Card, name: str) -> str | None:
+    """The option by which one row of data becomes different samples for two cards; the front-ends, being in the models, may differ."""
+    theirs, ours = (card.inputs[name].options for card in (teacher, student))
+    for option in ("rate_hz", "fit"):
+        if theirs.get(option) != ours.get(option):
+            return option
+    files = [card.folder / str(options["tokenizer"]) for card, options in ((teacher, theirs), (student, ours)) if options.get("tokenizer")]
+    return "tokenizer" if len(files) == 2 and files[0].read_bytes() != files[1].read_bytes() else None
 
 
 def _unlike(name: str, what: str, theirs: object, ours: object) -> TrainError:

@@ -12,13 +12,12 @@ import torch
 
 from edgemm import card as cards
 from edgemm import metrics
-from edgemm._data.samples import Function
-from edgemm.card import Output
+from edgemm.card import Card, Output
 from edgemm.checkpoint import load_model
 from edgemm.data import Dataset, open_dataset
 from edgemm.decoded import Split, Splits, open_splits
 from edgemm.errors import DataError, TrainError
-from edgemm.models.answers import evaluate
+from edgemm.models.answers import Collected, answers
 from edgemm.models.distillation import Distillation
 from edgemm.models.fused import FusedModel
 from edgemm.models.pairs import pair
@@ -91,16 +90,14 @@ def distill(
     beside = _unlabeled(unlabeled, model, dataset) if unlabeled else None
     splits = open_splits(dataset, unlabeled=beside, progress=ctx.progress, note=ctx.note)
     student = copy.deepcopy(model)
-    before = {"teacher": _scores(taught_by, splits.val), "before": _scores(student, splits.val)}
-    fixed = not any(isinstance(data.source, Function) for data in (dataset, beside) if data)
-    kept = {"train": splits.train.rows, "val": splits.val.rows} if fixed else {}
+    before = {"teacher": _scores(taught_by, model.card, splits.val), "before": _scores(student, model.card, splits.val)}
     with ExitStack() as hooks:
-        loss = _loss(student, taught_by, splits, plan, asked, kept, ctx, hooks)
+        loss = _loss(student, taught_by, splits, plan, asked, ctx, hooks)
         try:
             done = train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
         except Diverged as err:
             raise _diverged.reported(err, "distill") from err
-    scores = {**before, "after": _scores(student, splits.val)}
+    scores = {**before, "after": _scores(student, model.card, splits.val)}
     ctx.facts.update(curves=done.curves, val=scores, best_epoch=done.best_epoch, epochs=done.epochs)
     return student
 
@@ -187,28 +184,20 @@ def _unlabeled(data: str, model: FusedModel, dataset: Dataset) -> Dataset:
 
 
 def _loss(
-    student: FusedModel,
-    teacher: FusedModel,
-    splits: Splits,
-    plan: Plan,
-    asked: _Asked,
-    kept: Mapping[str, int],
-    ctx: Context,
-    hooks: ExitStack,
+    student: FusedModel, teacher: FusedModel, splits: Splits, plan: Plan, asked: _Asked, ctx: Context, hooks: ExitStack
 ) -> Distillation:
     """The loss; what listens to the models, and takes modalities away, ends with ``hooks``."""
-    compared = pair(student, teacher, asked.features, ctx.note, relations=asked.relations > 0) if asked.listens else None
+    ends = find_ends(student) if asked.listens or asked.modality_dropout else None
+    compared = pair(student, teacher, asked.features, ctx.note, ends=ends, relations=asked.relations > 0) if asked.listens else None
     if compared is not None:
         hooks.callback(compared.close)
     elif not asked.logits_weight:
-        raise TrainError(
-            "distill: nothing is learned from the teacher.",
-            why="no features of the two models can be compared; the notes say why.",
-            fix="set logits_weight to 1.0.",
-        )
-    if asked.modality_dropout:
-        replaceable = find_ends(student).replaceable
-        hooks.callback(Deprivation(student, asked.modality_dropout, replaceable, ctx.note).close)
+        why = "no features of the two models can be compared; the notes say why."
+        raise TrainError("distill: nothing is learned from the teacher.", why=why, fix="set logits_weight to 1.0.")
+    if asked.modality_dropout and ends is not None:
+        hooks.callback(Deprivation(student, asked.modality_dropout, ends.replaceable, ctx.note).close)
+    torch.manual_seed(plan.seed)  # the projectors' first weights
+    kept = {split.name: split.rows for split in (splits.train, splits.val) if split.is_fixed}
     loss = Distillation(
         student.card,
         Teacher(teacher, taps=compared.teacher if compared else None, rows=kept, note=ctx.note),
@@ -223,17 +212,16 @@ def _loss(
         relations=asked.relations if compared else 0.0,
     )
     if compared is not None:
-        torch.manual_seed(plan.seed)  # the projectors' first weights
         loss.project(compared.student_shapes, compared.teacher_shapes)
     return loss
 
 
-def _scores(model: FusedModel, val: Split) -> dict[str, dict[str, float]]:
-    """Output -> its guarded metric on val; {} without val."""
+def _scores(model: FusedModel, card: Card, val: Split) -> dict[str, dict[str, float]]:
+    """Output of ``card`` -> its guarded metric on val; {} without val. A teacher may have more outputs than the data has truths."""
     if not val.rows:
         return {}
-    found = {}
-    for name, (given, truth) in evaluate(model, val).items():
-        score = metrics.measure(model.card.outputs[name], given, truth)
-        found[name] = {score.name: score.value}
-    return found
+    collected = Collected(card)
+    for batch, outputs in answers(model, val):
+        collected.add(batch, outputs)
+    scores = {name: metrics.measure(card.outputs[name], given, truth) for name, (given, truth) in collected.by_output().items()}
+    return {name: {score.name: score.value} for name, score in scores.items()}

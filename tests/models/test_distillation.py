@@ -13,6 +13,7 @@ from edgemm.card import Output
 from edgemm.checkpoint import load_model
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.exporting import sample_inputs
+from edgemm.modalities.text import build_vocabulary
 from edgemm.models.distillation import Distillation, Projector, comparable, feature_loss, imitation, relation_loss, width_axis
 from edgemm.models.fused import FusedModel
 from edgemm.models.losses import Tensors
@@ -233,6 +234,19 @@ def test_a_teacher_that_reads_other_inputs_is_refused():
     wide = own_card(inputs={**SENSORS, "left": {"modality": "sensor", "shape": [9]}})
     with pytest.raises(TrainError, match=r"the teacher's input 'left' is not the student's(.|\n)*9"):
         require_same_heads(wide, own_card())
+
+
+def test_a_teacher_for_whom_a_row_would_be_another_sample_is_refused(tmp_path):
+    slow, fast = ({"left": {"modality": "audio", "rate_hz": rate, "seconds": 8000 / rate}} for rate in (8000, 16000))
+    with pytest.raises(TrainError, match=r"the teacher's input 'left' is not the student's(.|\n)*their 'rate_hz' differs"):
+        require_same_heads(own_card(inputs=fast), own_card(inputs=slow))
+    words = []
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(build_vocabulary([f"a {name}"], 10))
+        words.append(own_card(inputs={"left": {"modality": "text", "tokenizer": str(tmp_path / name), "length": 8}}))
+    require_same_heads(words[0], words[0])
+    with pytest.raises(TrainError, match="their 'tokenizer' differs"):
+        require_same_heads(*words)
 
 
 def test_a_teacher_with_more_heads_or_fewer_inputs_will_do():

@@ -10,6 +10,7 @@ import torch
 
 from edgemm import card as cards
 from edgemm import data as datasets
+from edgemm import decoded
 from edgemm.checkpoint import load_model, save_model
 from edgemm.decoded import open_split
 from edgemm.errors import DataError, EdgemmError, TrainError
@@ -208,6 +209,13 @@ def test_another_card_can_be_the_teacher(crippled, context, teacher, tmp_path):
     assert torch.equal(weights(student), weights(distill(crippled, context(), **FAST)))
 
 
+def test_a_teacher_may_have_heads_that_the_data_does_not_know(crippled, context):
+    more = cards.parse(plain(outputs={**plain()["outputs"], "mood": {"task": "regression"}}))
+    ctx = context(teacher=seeded_model(more, seed=0))
+    distill(crippled, ctx, epochs=1)
+    assert set(ctx.facts["val"]["teacher"]) == {"kind", "level"}
+
+
 def test_the_teacher_is_asked_once_for_every_row(crippled, context, teacher):
     asked = copy.deepcopy(teacher)
     calls: list[int] = []
@@ -216,7 +224,9 @@ def test_the_teacher_is_asked_once_for_every_row(crippled, context, teacher):
     assert sum(calls) == 200 + 390 + 200  # scored on val; then every row of train and of val once
 
 
-def test_rows_of_a_function_may_change_so_the_teacher_is_asked_anew(crippled, context, teacher, tmp_path, monkeypatch):
+def test_rows_of_a_function_may_change_unless_they_are_in_memory_and_the_teacher_is_then_asked_anew(
+    crippled, context, teacher, tmp_path, monkeypatch
+):
     (tmp_path / "sidesource.py").write_text(
         "import numpy as np\n"
         "def rows(split):\n"
@@ -225,12 +235,14 @@ def test_rows_of_a_function_may_change_so_the_teacher_is_asked_anew(crippled, co
         "        yield dict(left=rng.normal(size=6), right=rng.normal(size=6), kind=n % 3, level=60.0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    asked = copy.deepcopy(teacher)
-    calls: list[int] = []
-    asked.register_forward_hook(lambda _m, args, _out: calls.append(len(args[0]["left"])))
     dataset = datasets.open_dataset("sidesource:rows", CARD)
-    distill(crippled, context(teacher=asked, dataset=dataset), epochs=2)
-    assert sum(calls) == 32 + 3 * 32 + 2 * 64
+    expected = {1 << 20: 32 + 64 + 32, 0: 32 + 3 * 32 + 2 * 64}
+    for memory_bytes, rows in expected.items():
+        monkeypatch.setattr(decoded.open_split, "__kwdefaults__", decoded.open_split.__kwdefaults__ | {"memory_bytes": memory_bytes})
+        asked, calls = copy.deepcopy(teacher), []
+        asked.register_forward_hook(lambda _m, args, _out, calls=calls: calls.append(len(args[0]["left"])))
+        distill(crippled, context(teacher=asked, dataset=dataset), epochs=2)
+        assert sum(calls) == rows
 
 
 def test_a_distilled_student_is_saved_and_loaded_as_any_other(crippled, context, tmp_path):
