@@ -24,7 +24,7 @@ PLAN = {"steps": [{"quantize": {"calibration_samples": 20}}], "targets": {"openv
 
 
 def graph() -> onnx.ModelProto:
-    """Linear, factor per channel, Linear: quantized, OpenVINO 2026.4 with snippets computes garbage; beside it one that it computes rightly."""
+    """Linear, factor per channel, Linear: in INT8 with snippets, OpenVINO 2026.4 computes garbage. Beside it a branch that is right."""
     rng = np.random.default_rng(0)
     sizes = {"first.w": (64, 128), "factor": (128,), "second.w": (128, 16), "other.w": (4, 16), "head.w": (32, 3)}
     weights = {name: rng.normal(0, 0.3, size).astype(np.float32) for name, size in sizes.items()}
