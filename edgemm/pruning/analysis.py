@@ -34,10 +34,8 @@ def analyse(
     with torch.no_grad(), evaluating(model):
         given = [tuple(x.contiguous() for x in model.features(sample_inputs(model.card, batch=size, seed=seed))) for size in (2, 3)]
     traced = follow(parts, given[0])
-    tensors = {
-        name: tensor
-        for name, tensor in (*model.module.named_parameters(remove_duplicate=False), *model.module.named_buffers(remove_duplicate=False))
-    }
+    module = model.module
+    tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
     found = structure(traced, parts, tensors, attention)
     rng, reasons = np.random.default_rng(seed), dict[str, str]()
     copied = disturbed(model, seed=seed)

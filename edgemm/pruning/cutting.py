@@ -126,5 +126,5 @@ def _remember_sizes(part: nn.Module) -> None:
         case nn.Embedding():
             part.embedding_dim = part.weight.shape[1]
         case nn.RNNBase():
-            part.input_size = part.weight_ih_l0.shape[1]
-            part.hidden_size = part.weight_hh_l0.shape[1]
+            part.input_size = int(part.get_parameter("weight_ih_l0").shape[1])
+            part.hidden_size = int(part.get_parameter("weight_hh_l0").shape[1])

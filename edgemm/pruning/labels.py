@@ -62,9 +62,18 @@ def gather(full: Tensor, atoms: Atoms) -> Label:
     for axis in range(at.dim()):
         if at.shape[axis] > 1 and at.stride(axis) == 0:
             at = at.narrow(axis, 0, 1)
-    at = atoms.roots(at.contiguous())
+    return Label(_shrunk(at.contiguous(), atoms), tuple(full.shape))
+
+
+def renewed(label: Label, atoms: Atoms) -> Label:
+    """The same label after joins made since: what is alike by now shrinks."""
+    return Label(_shrunk(label.at, atoms), label.shape)
+
+
+def _shrunk(at: Tensor, atoms: Atoms) -> Tensor:
+    at = atoms.roots(at)
     for axis in range(at.dim()):
         first = at.narrow(axis, 0, min(1, at.shape[axis]))
         if at.shape[axis] > 1 and bool((at == first).all()):
             at = first
-    return Label(at, tuple(full.shape))
+    return at

@@ -80,27 +80,16 @@ def structure(traced: Traced, parts: Parts, tensors: Mapping[str, torch.Tensor],
     """Group the channels of a trace into layers."""
     atoms = traced.atoms
     slots = {key: atoms.roots(labels).numpy() for key, labels in atoms.slots.items()}
-    where: dict[int, list[Slot]] = {}
-    for key, roots in slots.items():
-        for root in np.unique(roots[roots > 0]).tolist():
-            where.setdefault(root, []).append(key)
-    groups: dict[tuple[Slot, ...], list[int]] = {}
-    frozen: dict[tuple[tuple[Slot, ...], str], list[int]] = {}
-    for root, keys in where.items():
-        reason = atoms.reason(root)
-        if reason is None:
-            groups.setdefault(tuple(keys), []).append(root)
-        else:
-            frozen.setdefault((tuple(keys), reason), []).append(root)
+    free, frozen = _groups(traced, slots)
     layers, whole = [], []
-    for keys, roots in groups.items():
+    for keys, members in free.items():
         name, branch = _name(keys), _branch(keys, parts, tensors)
-        if len(roots) == 1:
+        if len(members) == 1:
             whole.append(Whole(name, branch, 1, "all its channels hang together"))
         else:
-            layers.append(Layer(name, branch, tuple(roots), keys, _numbers(keys, roots, slots)))
-    for (keys, reason), roots in frozen.items():
-        whole.append(Whole(_name(keys), _branch(keys, parts, tensors), len(roots), reason))
+            layers.append(Layer(name, branch, tuple(members), keys, _numbers(keys, members, slots)))
+    for (keys, reason), members in frozen.items():
+        whole.append(Whole(_name(keys), _branch(keys, parts, tensors), len(members), reason))
     kept = {root for layer in layers for root in layer.roots}
     return Structure(
         layers=tuple(layers),
@@ -120,6 +109,25 @@ def without(found: Structure, reasons: Mapping[str, str]) -> Structure:
     kept = {root for layer in layers for root in layer.roots}
     slots = {key: np.where(np.isin(roots, list(kept)), roots, 0) for key, roots in found.slots.items()}
     return replace(found, layers=layers, whole=(*found.whole, *whole), slots=slots)
+
+
+def _groups(
+    traced: Traced, slots: Mapping[Slot, np.ndarray]
+) -> tuple[dict[tuple[Slot, ...], list[int]], dict[tuple[tuple[Slot, ...], str], list[int]]]:
+    """Channels by the slots they fill: those that may go, and those that stay, with their reason."""
+    where: dict[int, list[Slot]] = {}
+    for key, positions in slots.items():
+        for root in np.unique(positions[positions > 0]).tolist():
+            where.setdefault(root, []).append(key)
+    free: dict[tuple[Slot, ...], list[int]] = {}
+    frozen: dict[tuple[tuple[Slot, ...], str], list[int]] = {}
+    for root, keys in where.items():
+        reason = traced.atoms.reason(root)
+        if reason is None:
+            free.setdefault(tuple(keys), []).append(root)
+        else:
+            frozen.setdefault((tuple(keys), reason), []).append(root)
+    return free, frozen
 
 
 def _work(work: Work, traced: Traced) -> tuple[str, float, tuple[np.ndarray, ...]]:

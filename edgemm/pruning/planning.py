@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, bra
         order = lowest(layer, scores, layer.width)
         unit, high, first = rounding.unit(layer), 0.0, layer.width % rounding.unit(layer)
         cuts = [0, *range(first or unit, layer.width - rounding.least(layer) + 1, unit)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             value = float(np.mean([worth[layer.name][root] for root in order[start:end]])) / means[layer.branch]
             high = max(high, value)  # a layer's units go in their own order
             steps.append((high, tuple(order[start:end])))

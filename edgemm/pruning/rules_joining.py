@@ -107,7 +107,7 @@ def contract(call: Call, labels: Sequence[Label], letters: Sequence[str], out: s
         if size > 1
     }
     along_letter: dict[str, Tensor] = {}
-    for letter, size in sizes.items():
+    for letter in sizes:
         met = [
             _on(label, term.index(letter))
             for label, term in zip(labels, letters, strict=True)
@@ -179,8 +179,10 @@ def group_norm(call: Call) -> Labels:
     return mixed(call, range(1, len(call.shape())), "a group norm takes its mean over these channels")
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "logsumexp", "cumsum", "cumprod", "argmax", "argmin", "mean", "amax", "amin", "max",
-      "min", "var", "std", "prod", "all", "any", "median", "normalize")  # fmt: skip
+@rule(
+    "softmax", "_softmax", "log_softmax", "_log_softmax", "logsumexp", "cumsum", "cumprod", "argmax", "argmin", "mean", "amax", "amin",
+    "max", "min", "var", "std", "prod", "all", "any", "median", "normalize",
+)  # fmt: skip
 def mixing(call: Call) -> Labels:
     """Reductions and the like: channels along the reduced axes are mixed and stay."""
     read = call.label(call.args[0])

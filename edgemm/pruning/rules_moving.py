@@ -18,9 +18,11 @@ PACKED = (2, 3)
 """A leading axis of this size in a split of channels may hold keys and values, or queries, keys and values."""
 
 
-@rule("permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "select", "slice", "narrow", "split", "split_with_sizes",
-      "chunk", "tensor_split", "unbind", "unsqueeze", "squeeze", "flip", "roll", "rot90", "index_select", "diagonal", "unfold", "pixel_shuffle",
-      "pixel_unshuffle", "channel_shuffle", "tril", "triu")  # fmt: skip
+@rule(
+    "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "select", "slice", "narrow", "split",
+    "split_with_sizes", "chunk", "tensor_split", "unbind", "unsqueeze", "squeeze", "flip", "roll", "rot90", "index_select", "diagonal",
+    "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu",
+)  # fmt: skip
 def moved(call: Call) -> Labels:
     """Run on the labels as it ran on the values."""
     return _gathered(_again(call, call.label(call.args[0]).full()), call)
@@ -32,8 +34,10 @@ def index(call: Call) -> Labels:
     return moved(call)
 
 
-@rule("contiguous", "clone", "to", "detach", "alias", "_to_copy", "lift_fresh_copy", "type_as", "float", "double", "half", "positive",
-      "requires_grad", "detach_copy", "alias_copy", "resolve_conj", "real")  # fmt: skip
+@rule(
+    "contiguous", "clone", "to", "detach", "alias", "_to_copy", "lift_fresh_copy", "type_as", "float", "double", "half", "positive",
+    "requires_grad", "detach_copy", "alias_copy", "resolve_conj", "real",
+)  # fmt: skip
 def passed(call: Call) -> Labels:
     label = call.label(call.args[0])
     return Label(label.at, call.shape())
@@ -54,8 +58,10 @@ def expanded(call: Call) -> Labels:
     return moved(call)
 
 
-@rule("zeros", "ones", "full", "empty", "arange", "eye", "rand", "randn", "scalar_tensor", "zeros_like", "ones_like", "full_like", "empty_like",
-      "new_zeros", "new_ones", "new_full", "new_empty", "randn_like", "linspace")  # fmt: skip
+@rule(
+    "zeros", "ones", "full", "empty", "arange", "eye", "rand", "randn", "scalar_tensor", "zeros_like", "ones_like", "full_like",
+    "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "randn_like", "linspace",
+)  # fmt: skip
 def made(call: Call) -> Labels:
     """Fresh constants take the size of what they meet; a size written as a number fails the trial."""
     return adapting(call.shape())
@@ -148,7 +154,7 @@ def glu(call: Call) -> Labels:
 def index_add(call: Call) -> Labels:
     """Rows of the second are added to rows of the first: same channels."""
     into, source = call.label(call.args[0]), call.label(call.args[3])
-    axis = int(call.args[1]) % len(into.shape)  # type: ignore[call-overload]
+    axis = int(call.args[1]) % len(into.shape)  # type: ignore[arg-type, call-overload]
     if axis in into.varying() or axis in source.varying():
         raise ValueError("channels on the axis that is added along")
     narrow = [Label(part.at, tuple(1 if place == axis else n for place, n in enumerate(part.shape))) for part in (into, source)]

@@ -154,7 +154,7 @@ def recurrent(call: Call) -> Labels:
     x, states, parameters, biased, layers, _, _, both, _ = call.args
     names = [call.parameter(parameter) for parameter in parameters]  # type: ignore[union-attr]
     directions = 2 if both else 1
-    each = len(names) // (int(layers) * directions)  # type: ignore[call-overload]
+    each = len(names) // (int(layers) * directions)  # type: ignore[arg-type, call-overload]
     if None in names or not isinstance(parameters, (list, tuple)) or each != (4 if biased else 2):
         for label in call.labels():
             call.freeze(label, "a recurrent layer with a projection, packed sequences or computed weights")

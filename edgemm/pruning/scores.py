@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -87,7 +87,13 @@ def activation(
 class _Seen:
     """Mean squares at the outputs of the modules that make channels."""
 
-    AXES = {nn.Linear: -1, nn.Embedding: -1, nn.modules.batchnorm._BatchNorm: 1, nn.modules.conv._ConvNd: 1, nn.RNNBase: -1}
+    AXES: ClassVar[dict[Any, int]] = {
+        nn.Linear: -1,
+        nn.Embedding: -1,
+        nn.modules.batchnorm._BatchNorm: 1,
+        nn.modules.conv._ConvNd: 1,
+        nn.RNNBase: -1,
+    }
 
     def __init__(self, model: FusedModel, found: Structure) -> None:
         self._total: dict[int, list[float]] = {}

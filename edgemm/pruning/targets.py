@@ -119,11 +119,9 @@ def check(plan: Plan) -> None:
         )
     if not named and not plan.branches:
         raise PruneError("nothing says how much to prune.", fix="give ratio, macs_ratio or latency_ratio, or branches: {image: 0.5}.")
-    for name, value in (
-        *((name, given[name]) for name in named),
-        *((f"branches.{key}", share) for key, share in (plan.branches or {}).items()),
-    ):
-        if not 0 <= float(value or 0.0):
-            raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")
-        if name not in ("ratio",) and not name.startswith("branches.") and float(value or 0.0) >= 1:
-            raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")
+    for name, value in given.items():
+        if value is not None and not 0 < value < 1 and not (name == "ratio" and value >= 1):  # by_ratio names the layer that it empties
+            raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number above 0 and below 1.")
+    for name, value in (plan.branches or {}).items():
+        if value < 0 or (value >= 1 and named and named != ["ratio"]):
+            raise PruneError(f"branches.{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")

@@ -12,7 +12,7 @@ from torch.fx import Interpreter, Node
 
 from edgemm.models.parts import CHECKS, Parts, modules_of, operator, tensor_names
 from edgemm.pruning.atoms import Atoms
-from edgemm.pruning.labels import Label, fixed, gather
+from edgemm.pruning.labels import Label, fixed, gather, renewed
 
 Labels = Label | tuple[Any, ...] | None
 Rule = Callable[["Call"], Labels]
@@ -118,10 +118,11 @@ class _Run(Interpreter):
         self.parts, self.found, self.batch = parts, found, batch
         self.names = tensor_names(parts.program)
         self.known: dict[Node, Labels] = {}
+        self.live = _live(parts.program.graph)
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_function":
+        if n.op == "call_function" and n in self.live:
             self.known[n] = self._follow(n, value)
         elif n.op == "output":
             for node in n.all_input_nodes:
@@ -135,14 +136,13 @@ class _Run(Interpreter):
         if isinstance(argument, Node) and argument.name in self.names and value.is_floating_point():
             return self._bare(self.names[argument.name], value)
         known = self.known.get(argument) if isinstance(argument, Node) else None
-        return known if isinstance(known, Label) else fixed(tuple(value.shape))
+        return renewed(known, self.found.atoms) if isinstance(known, Label) else fixed(tuple(value.shape))
 
     def _bare(self, name: str, value: Tensor) -> Label:
         if name not in self.found.bare:
             wild = self.found.atoms.fresh(value.numel(), wild=True).reshape(value.shape)
             self.found.bare[name] = gather(wild, self.found.atoms)
-        made = self.found.bare[name]
-        return Label(self.found.atoms.roots(made.at), made.shape)
+        return renewed(self.found.bare[name], self.found.atoms)
 
     def _follow(self, node: Node, value: Any) -> Labels:
         """The labels of what a node makes. An operator without a rule freezes whatever goes in."""
@@ -171,6 +171,16 @@ class _Run(Interpreter):
         if isinstance(value, (tuple, list)):
             return tuple(self._nothing(part) for part in value)
         return fixed(tuple(value.shape)) if isinstance(value, Tensor) else None
+
+
+def _live(graph: torch.fx.Graph) -> set[Node]:
+    """Nodes that an output, or something that writes in place, depends on; the others (unread attention weights) constrain nothing."""
+    live: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node in live or (operator(node).endswith("_") and operator(node) not in CHECKS):
+            live.add(node)
+            live.update(node.all_input_nodes)
+    return live
 
 
 def follow(parts: Parts, features: tuple[Tensor, ...]) -> Traced:

@@ -210,9 +210,9 @@ class _Work:
         }
         if self.latencies:
             self.ctx.facts["latencies"] = self.latencies
-        share = sum(new.values()) / sum(old.values())
+        work, size = sum(new.values()) / sum(old.values()), sum(smaller.values()) / sum(sizes.values())
         self.ctx.note(
-            f"prune: {share:.0%} of the multiply-accumulates and {sum(smaller.values()) / sum(sizes.values()):.0%} of the parameters are left; "
+            f"prune: {work:.0%} of the multiply-accumulates and {size:.0%} of the parameters are left; "
             f"proved on {worst.cases} cases, largest difference {worst.error:.0e}."
         )
 
