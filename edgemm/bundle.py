@@ -144,9 +144,15 @@ class Bundle:
             raise BundleError(f"{self.folder}: {place}/{splits.RECORD} names files that the bundle does not list.", fix="pack it again.")
         return found
 
-    def standins(self) -> dict[str, np.ndarray] | None:
-        """What replaces a missing input: cut tensor -> array for one sample; None where the bundle holds none."""
-        return self._npz("standins.npz") if "standins.npz" in self.manifest["files"] else None
+    def standins(self, target: str | None = None) -> dict[str, np.ndarray] | None:
+        """What replaces a missing input: cut tensor -> array for one sample; None where the bundle holds none.
+
+        Args:
+            target: Whose split graphs they are for: one whose cuts are not the float graph's has its own.
+        """
+        own, shared = f"targets/{target}/standins.npz", "standins.npz"
+        name = own if own in self.manifest["files"] else shared
+        return self._npz(name) if name in self.manifest["files"] else None
 
     def ledger(self) -> list[Measurement]:
         """The accuracy to expect on every target, output and subset of the inputs (``modalities``); [] where nobody measured it."""

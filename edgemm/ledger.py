@@ -28,7 +28,7 @@ from edgemm.stages import Job
 from edgemm.targets._protocol import Target
 
 ROWS = 2000
-"""Rows of test behind the ledger; of a larger test a seeded choice. A contribution is then known to about 2 points."""
+"""Rows of test behind the ledger (fewer for a large model); of a larger test a seeded choice. A contribution is then known to 2 points."""
 ALL_SUBSETS = 4
 """With more inputs only each alone, all but each, and the whole are measured."""
 DEAF_SHARE = 0.5
@@ -72,6 +72,7 @@ class _Answered:
     precision: str
     subsets: Mapping[Subset, Mapping[str, np.ndarray]]
     truth: Mapping[str, np.ndarray]
+    rows: int
 
 
 def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled: Sequence[Compiled]) -> Ledger:
@@ -85,22 +86,48 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
         compiled: What each target got, made of ``exported``.
     """
     try:
-        parts = {"": standins.take_apart(after, exported)}
-        means = standins.measure(after, exported)
-        parts |= {part.target: standins.take_apart(after, part.model, exported) for part in compiled}
+        forms = [_Form(None, exported, standins.in_parts(after, exported), standins.measure(after, exported))]
+        forms += [_form(after, exported, part, forms[0]) for part in compiled]
     except EdgemmError as err:
         return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
-    files = _files(parts, means, {"": exported, **{part.target: part.model for part in compiled}})
-    inputs = splits.read(parts[""].folder).inputs
+    files = {name: path for form in forms for name, path in form.files().items()}
     guarded = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
-    if len(inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
+    if len(job.card.inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
         return Ledger(files=files)
     try:
-        before = _before(job, original, inputs)
-        found = [_after(after, part, parts[part.target], means, inputs) for part in compiled]
+        before = _before(job, original)
+        found = [_after(after, part, form, before) for part, form in zip(compiled, forms[1:], strict=True)]
     except EdgemmError as err:
         return Ledger(warnings=[f"No modality ledger: {err.what} {err.why}".strip()], files=files)
-    return _scored(job, inputs, before, found, files)
+    return _scored(job, before, found, files)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One graph of the bundle, in parts: the float one (target None) or a target's."""
+
+    target: str | None
+    graph: Artifact
+    parts: Artifact
+    means: Artifact
+    own_means: bool = True
+
+    def files(self) -> dict[str, Path]:
+        """Name in the bundle -> file."""
+        place = f"targets/{self.target}/" if self.target else ""
+        found = {f"{place}standins.npz": self.means.main} if self.own_means else {}
+        if self.graph.main.stat().st_size <= STORED_MIB * 2**20:
+            kept = [path for path in sorted(self.parts.folder.iterdir()) if path.name == splits.RECORD or ".onnx" in path.suffixes]
+            found |= {f"{place}split/{path.name}": path for path in kept}
+        return found
+
+
+def _form(job: Job, exported: Artifact, part: Compiled, plain: _Form) -> _Form:
+    """A target's graph in parts. It shares the float graph's stand-ins, unless its cuts are others (a graph that ``qat`` exported)."""
+    parts = standins.in_parts(job, part.model, exported)
+    if splits.read(parts.folder).cuts == splits.read(plain.parts.folder).cuts:
+        return _Form(part.target, part.model, parts, plain.means, own_means=False)
+    return _Form(part.target, part.model, parts, standins.measure(job, part.model, exported))
 
 
 def subsets(inputs: Sequence[str]) -> list[Subset]:
@@ -109,41 +136,33 @@ def subsets(inputs: Sequence[str]) -> list[Subset]:
     return list(chain.from_iterable(combinations(inputs, size) for size in sizes))
 
 
-def _files(parts: Mapping[str, Artifact], means: Artifact, graphs: Mapping[str, Artifact]) -> dict[str, Path]:
-    found = {"standins.npz": means.main}
-    for target, artifact in parts.items():
-        if graphs[target].main.stat().st_size <= STORED_MIB * 2**20:
-            place = f"targets/{target}/split" if target else "split"
-            kept = [path for path in sorted(artifact.folder.iterdir()) if path.name == splits.RECORD or ".onnx" in path.suffixes]
-            found |= {f"{place}/{path.name}": path for path in kept}
-    return found
-
-
-def _before(job: Job, original: Artifact, inputs: Sequence[str]) -> _Answered:
-    parts = standins.take_apart(job, original)
+def _before(job: Job, original: Artifact) -> _Answered:
+    parts = standins.in_parts(job, original)
     candidate = Candidate("original", "original", "onnxruntime", parts.main, {}, precision_asked="f32")
-    return _answered(job, candidate, parts, standins.measure(job, original), inputs)
+    files = splits.read(parts.folder)
+    form = _Form(None, original, parts, standins.measure(job, original))
+    return _answered(job, candidate, form, subsets(files.inputs), standins.rows_for(files.macs, ROWS))
 
 
-def _after(job: Job, part: Compiled, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:
+def _after(job: Job, part: Compiled, form: _Form, before: _Answered) -> _Answered:
     """On the target itself; where that cannot run here, in ONNX Runtime, and the name says so."""
-    candidate = part.candidate(artifact=parts.main)
+    candidate = part.candidate(artifact=form.parts.main)
     if plugins.find(Target, part.target)(**part.given).cannot_run():
         candidate = replace(candidate, name=f"{candidate.name}{ELSEWHERE}")
-    return _answered(job, candidate, parts, means, inputs)
+    return _answered(job, candidate, form, list(before.subsets), before.rows)
 
 
-def _answered(job: Job, candidate: Candidate, parts: Artifact, means: Artifact, inputs: Sequence[str]) -> _Answered:
+def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subset], rows: int) -> _Answered:
     """A cached stage: the answers to every subset on the test split."""
-    wanted = subsets(inputs)
 
     def make(scratch: Path) -> Path:
         def tell(done: int) -> None:
-            job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / ROWS))
+            job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / rows))
 
         found, truth, ran = answer_subsets(
-            candidate, means.main, str(job.data), job.card, wanted, rows=ROWS, seed=job.seed, skip_bad_rows=job.skip_bad_rows, progress=tell
-        )
+            candidate, form.means.main, str(job.data), job.card, wanted, rows=rows, seed=job.seed, skip_bad_rows=job.skip_bad_rows,
+            progress=tell,
+        )  # fmt: skip
         arrays = {f"{place}/{name}": array for place, answers in enumerate(found) for name, array in answers.items()}
         write_npz(scratch / "answers.npz", {**arrays, **{f"label/{name}": array for name, array in truth.items()}})
         write_json(scratch / "precision.json", ran)
@@ -151,13 +170,13 @@ def _answered(job: Job, candidate: Candidate, parts: Artifact, means: Artifact, 
 
     target = plugins.find(Target, candidate.target)(**candidate.target_options)
     stage_inputs = {
-        "parts": parts.folder.name,
-        "standins": means.folder.name,
+        "parts": form.parts.folder.name,
+        "standins": form.means.folder.name,
         "target": [candidate.target, dict(candidate.target_options)],
         "options": dict(candidate.options),
         "subsets": wanted,
         "data": job.fingerprint,
-        "rows": ROWS,
+        "rows": rows,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
@@ -169,10 +188,11 @@ def _answered(job: Job, candidate: Candidate, parts: Artifact, means: Artifact, 
         subset: {key.partition("/")[2]: array for key, array in flat.items() if key.startswith(f"{place}/")}
         for place, subset in enumerate(wanted)
     }
-    return _Answered(candidate, made.sibling("precision.json").read_text(encoding="utf-8").strip().strip('"'), found, truth)
+    return _Answered(candidate, made.sibling("precision.json").read_text(encoding="utf-8").strip().strip('"'), found, truth, rows)
 
 
-def _scored(job: Job, inputs: Sequence[str], before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
+def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
+    inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
     outputs = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db" and _known(before, job, name)]
     rows = [row for form in after for name in outputs for given in inputs if (row := _contribution(job, name, given, before, form))]

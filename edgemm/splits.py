@@ -1,6 +1,6 @@
 """A model's split graphs as files, and running them: every branch by itself, then the rest, with stand-ins for what is missing.
 
-Runs on the box. ``standins.take_apart`` writes such a folder; a bundle holds it as ``split/``.
+Runs on the box. ``standins.in_parts`` writes such a folder; a bundle holds it as ``split/``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class SplitFiles:
         branches: Input -> the graph from it (and its mask) to its cut tensors. An input that the rest reads as it is has none.
         rest: Cut tensors (and inputs without a branch) -> outputs.
         cuts: Input -> names of the tensors that stand for it in ``rest``; never empty.
+        macs: Multiply-accumulates of all parts together, for one sample.
     """
 
     branches: Mapping[str, Path]
     rest: Path
     cuts: Mapping[str, Sequence[str]]
+    macs: int = 0
 
     @property
     def inputs(self) -> list[str]:
@@ -50,7 +52,8 @@ def read(folder: Path) -> SplitFiles:
     try:
         plain = json.loads((folder / RECORD).read_bytes())
         branches = {str(name): folder / file for name, file in plain["branches"].items()}
-        return SplitFiles(branches, folder / plain["rest"], {str(name): tuple(cuts) for name, cuts in plain["cuts"].items()})
+        cuts = {str(name): tuple(tensors) for name, tensors in plain["cuts"].items()}
+        return SplitFiles(branches, folder / plain["rest"], cuts, int(plain["macs"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise BundleError(f"{folder / RECORD} cannot be read.", why=str(err), fix="pack the bundle again.") from err
 

@@ -19,11 +19,13 @@ from edgemm.targets._protocol import Target
 
 ROWS = 2000
 """Rows of train behind a stand-in; of a larger train a seeded choice. The mean is then known to 1/45 of a channel's own spread."""
+LEAST_ROWS, MOST_MACS = 200, 5e12
+"""A large model is run on fewer rows: 5e12 multiply-accumulates take two cores about a minute in float (ViT-B/32 with text: 700 rows)."""
 SPLITS = ("train", "calib", "val")
 PLAIN_NAME = re.compile(r"(?!rest$)[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-def take_apart(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact:
+def in_parts(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact:
     """The split graphs of a float or Q/DQ graph as a folder that ``splits.read`` reads; the main file is its ``split.json``.
 
     Args:
@@ -35,44 +37,55 @@ def take_apart(job: Job, graph: Artifact, like: Artifact | None = None) -> Artif
 
     def make(scratch: Path) -> Path:
         from edgemm.graph import files
+        from edgemm.graph.branches import find_branches
+        from edgemm.graph.costs import branch_costs
         from edgemm.graph.split import split
 
-        parts = split(files.load(graph.main), job.card, like=files.load(like.main) if like else None)
+        model = files.load(graph.main)
+        parts = split(model, job.card, like=files.load(like.main) if like else None)
         names = {name: f"{name}.onnx" if PLAIN_NAME.fullmatch(name) else f"branch{place}.onnx" for place, name in enumerate(parts.branches)}
         for name, part in parts.branches.items():
             files.save(part, scratch / names[name])
         files.save(parts.rest, scratch / "rest.onnx")
         cuts = {name: tensors for name, tensors in parts.cuts.items() if tensors}
-        write_json(scratch / splits.RECORD, {"branches": names, "rest": "rest.onnx", "cuts": cuts})
+        macs = sum(cost.macs for cost in branch_costs(model, find_branches(model, job.card)).values())
+        write_json(scratch / splits.RECORD, {"branches": names, "rest": "rest.onnx", "cuts": cuts, "macs": macs})
         return scratch / splits.RECORD
 
     inputs = {"graph": graph.folder.name, "like": like.folder.name if like else None, "model": job.identity}
     return job.stage("split", inputs, make, packages=("onnx",))
 
 
-def measure(job: Job, exported: Artifact) -> Artifact:
+def measure(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact:
     """``standins.npz``: cut tensor -> its mean over the training data, in the shape that one sample has there.
 
     Rows whose optional input is missing do not count for that input. Cut tensors of whole numbers get the nearest whole number.
 
     Args:
-        exported: The float graph; its branches run in ONNX Runtime, one sample at a time.
+        graph: The float graph; its branches run in ONNX Runtime, one sample at a time. A Q/DQ graph only where its cuts are others.
+        like: As for ``in_parts``.
 
     Raises:
         MeasureError: A cut tensor changes its size from row to row, or is not a number; names it.
     """
-    parts = take_apart(job, exported)
+    parts = in_parts(job, graph, like)
+    files = splits.read(parts.folder)
+    rows = rows_for(files.macs)
 
     def make(scratch: Path) -> Path:
-        runtime = plugins.load(Target, "onnxruntime")
-        with Parts(splits.read(parts.folder), runtime.open) as opened:
-            means = _means(opened, _rows(job), job)
+        with Parts(files, plugins.load(Target, "onnxruntime").open) as opened:
+            means = _means(opened, _batches(job, rows), rows, job)
         path = scratch / "standins.npz"
         write_npz(path, means)
         return path
 
-    inputs = {"split": parts.folder.name, "data": job.fingerprint, "seed": job.seed, "rows": ROWS}
+    inputs = {"split": parts.folder.name, "data": job.fingerprint, "seed": job.seed, "rows": rows}
     return job.stage("standins", inputs, make, packages=("onnxruntime", "numpy"))
+
+
+def rows_for(macs: int, most: int = ROWS) -> int:
+    """How many rows a model of ``macs`` a sample is run on; the same on every machine."""
+    return max(LEAST_ROWS, min(most, int(MOST_MACS / max(macs, 1))))
 
 
 def load(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -81,19 +94,18 @@ def load(artifact: Artifact) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def _rows(job: Job) -> Iterator[Batch]:
+def _batches(job: Job, rows: int) -> Iterator[Batch]:
     there = job.dataset.splits()
     split = next((name for name in SPLITS if name in there), there[0])
-    count = job.dataset.count(split)
-    return job.dataset.batches(split, 1, shuffle=job.seed if count > ROWS else None, limit=ROWS)
+    return job.dataset.batches(split, 1, shuffle=job.seed if job.dataset.count(split) > rows else None, limit=rows)
 
 
-def _means(parts: Parts, rows: Iterator[Batch], job: Job) -> dict[str, np.ndarray]:
+def _means(parts: Parts, batches: Iterator[Batch], rows: int, job: Job) -> dict[str, np.ndarray]:
     """The running mean of every cut tensor, in float64; one sample in memory at a time."""
     means: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
     like: dict[str, np.ndarray] = {}
-    for done, batch in enumerate(rows):
+    for done, batch in enumerate(batches):
         for name in parts.cuts:
             if name in batch.present and not batch.present[name].all():
                 continue
@@ -104,7 +116,7 @@ def _means(parts: Parts, rows: Iterator[Batch], job: Job) -> dict[str, np.ndarra
                 counts[cut] = counts.get(cut, 0) + 1
                 before = means.get(cut, np.zeros(value.shape))
                 means[cut] = before + (value.astype(np.float64) - before) / counts[cut]
-        job.show(f"stand-ins, {done + 1} rows", min(1.0, (done + 1) / ROWS))
+        job.show(f"stand-ins, {done + 1} rows", min(1.0, (done + 1) / rows))
     _require(parts.cuts, means)
     return {cut: _as(mean, like[cut].dtype) for cut, mean in means.items()}
 

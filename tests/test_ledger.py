@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import ledger, metrics, plugins, splits, stages, standins
+from edgemm.artifact import Artifact
 from edgemm.bundle import open_bundle, pack, verify
 from edgemm.card import Output
 from edgemm.compiling import Compiled
@@ -123,7 +124,7 @@ def test_rows_that_lack_an_optional_input_do_not_count_for_its_stand_in(job, tmp
 
 def test_the_parts_answer_what_the_whole_does_and_replace_what_is_missing(job, data):
     run, exported = job()
-    files = splits.read(standins.take_apart(run, exported).folder)
+    files = splits.read(standins.in_parts(run, exported).folder)
     means = standins.load(standins.measure(run, exported))
     test = np.load(data / "test.npz")
     feed = {name: test[name][:1] for name in ("image", "audio")}
@@ -191,10 +192,42 @@ def test_hearing_a_little_worse_is_no_warning(job):
 def test_of_a_larger_test_split_a_seeded_choice_is_measured_and_the_details_say_so(job, monkeypatch):
     run, exported = job()
     monkeypatch.setattr(ledger, "ROWS", 40)
+    monkeypatch.setattr(standins, "LEAST_ROWS", 10)
     taken = ledger.take(run, exported, run, exported, [compiled(exported)])
     assert (taken.details["rows"], taken.details["of"]) == (40, 90)
     assert {m.n for m in taken.measurements} == {40}
     assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4, "the same rows before and after"
+
+
+def test_a_target_whose_graph_has_other_cuts_gets_stand_ins_of_its_own(job, packed, tmp_path):
+    run, exported = job()
+    renamed = onnx.load(exported.main)
+    for node in renamed.graph.node:
+        node.input[:] = [name.replace("heard", "sound") for name in node.input]
+        node.output[:] = [name.replace("heard", "sound") for name in node.output]
+    onnx.save(renamed, tmp_path / "model.onnx")
+    taken = ledger.take(run, exported, run, exported, [compiled(Artifact(tmp_path / "model.onnx"))])
+    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4
+    opened = open_bundle(packed(files={"model.onnx": exported.main, "targets/onnxruntime/model.onnx": exported.main, **taken.files}))
+    assert set(opened.standins()) == {"seen", "heard"}
+    assert set(opened.standins("onnxruntime")) == {"seen", "sound"}
+
+
+def test_an_input_that_compression_made_useless_is_warned_of_too(job, tmp_path):
+    run, exported = job()
+    blind = onnx.load(exported.main)
+    del blind.graph.node[[node.name for node in blind.graph.node].index("hear")]
+    blind.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 3), np.float32), "heard"))
+    onnx.save(blind, tmp_path / "model.onnx")
+    taken = ledger.take(run, exported, run, exported, [compiled(Artifact(tmp_path / "model.onnx"))])
+    assert len(taken.warnings) == 2
+    assert all("stop listening to 'audio'" in warning for warning in taken.warnings)
+
+
+def test_a_large_model_is_run_on_fewer_rows():
+    assert standins.rows_for(10**6) == standins.ROWS
+    assert standins.rows_for(7 * 10**9) == 714
+    assert standins.rows_for(10**12) == standins.LEAST_ROWS
 
 
 def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_so(job):
@@ -281,7 +314,7 @@ def test_a_bundle_without_split_graphs_says_so(unchanged, packed):
 
 def test_a_split_record_that_reaches_outside_is_refused(unchanged, packed, tmp_path):
     _, exported, taken = unchanged
-    record = {"branches": {"image": "../../elsewhere.onnx"}, "rest": "rest.onnx", "cuts": {"image": ["seen"]}}
+    record = {"branches": {"image": "../../elsewhere.onnx"}, "rest": "rest.onnx", "cuts": {"image": ["seen"]}, "macs": 1}
     files = {"model.onnx": exported.main, **taken.files, "split/split.json": json.dumps(record).encode()}
     with pytest.raises(BundleError, match="names files that the bundle does not list"):
         open_bundle(packed(files=files)).split()
