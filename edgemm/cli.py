@@ -255,39 +255,75 @@ def compile_(
 
 @app.command()
 def benchmark(
-    candidates: Annotated[list[str], typer.Argument(help="Bundles, ONNX files or cards; the first is what the others are held against.")],
+    candidates: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bundles, ONNX files, cards, OpenVINO IR, TensorRT plans, torch-compile:CARD, 'command:PROGRAM ...'; the first is what "
+            "the others are held against."
+        ),
+    ] = None,
     data: MaybeData = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure on this target only.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; candidates take turns in each.")] = 12,
+    pace: Annotated[str | None, typer.Option(help="Also at this pace: 5hz, or image=10hz,audio=1hz.", metavar="RATE")] = None,
+    streams: Annotated[str | None, typer.Option(help="Also the throughput of so many parallel streams.", metavar="1,2,4")] = None,
+    batch: Annotated[str | None, typer.Option(help="Also the throughput of so many samples a call.", metavar="1,8")] = None,
+    roofline: Annotated[
+        bool, typer.Option("--roofline/--no-roofline", help="Hold branches against the box's peaks.")
+    ] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; candidates take turns in each.")] = 16,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls of a candidate in a round.")] = 40,
     seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds of timed calls for one candidate.")] = 20.0,
+    launches: Annotated[int, typer.Option(min=0, help="Processes of a candidate that share the rounds; 0 = one, no cold start.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Accuracy on the first rows of test only.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Measure nothing: hold the second report.json against the first.", metavar="OLD NEW")
+    ] = None,
     seed: Seed = 0,
     skip_bad_rows: SkipBadRows = False,
     json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
 ) -> None:
-    """Measure candidates side by side."""
+    """Measure candidates side by side, or compare two reports."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.benchmark import benchmark as verb
+    from edgemm.verbs.benchmark import compare as hold
 
+    if compare is not None:
+        _conclude(hold(*compare), json, "", markdown=markdown)
+        return
     with on_stderr() as progress:
         report = verb(
-            candidates,
+            candidates or [],
             data=data,
             target=target,
             output=output,
+            pace=pace,
+            streams=_counts(streams, "--streams"),
+            batches=_counts(batch, "--batch"),
+            roofline=roofline,
             rounds=rounds,
             calls=calls,
             seconds=seconds,
+            launches=launches,
             limit=limit,
             seed=seed,
             skip_bad_rows=skip_bad_rows,
             progress=progress,
         )
     if output:
-        _wrote(output, json)
-    _conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "")
+        _wrote(output, json or markdown)
+    _conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "", markdown=markdown)
+
+
+def _counts(words: str | None, option: str) -> list[int] | None:
+    """``"1,2,4"`` -> ``[1, 2, 4]``."""
+    if words is None:
+        return None
+    found = [int(word) if word.strip().isdigit() else 0 for word in words.split(",")]
+    if min(found) < 1:
+        raise typer.BadParameter(f"'{words}' is not a list of whole numbers, such as 1,2,4.", param_hint=option)
+    return found
 
 
 @app.command()
@@ -338,10 +374,15 @@ def _show(result: Any, json: bool) -> None:
     typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str) if json else str(result))
 
 
-def _conclude(report: Any, json: bool, command: str, *, shown: Any = None) -> None:
-    """End a command that measured: its table and verdicts (or JSON), the next command, the exit code."""
-    _show(shown or report, json)
-    _next(command, quiet=json or not command)
+def _conclude(report: Any, json: bool, command: str, *, shown: Any = None, markdown: bool = False) -> None:
+    """End a command that measured: its table and verdicts (or JSON, or Markdown), the next command, the exit code."""
+    if markdown and not json:
+        from edgemm._report.markdown import render
+
+        typer.echo(render(report), nl=False)
+    else:
+        _show(shown or report, json)
+    _next(command, quiet=json or markdown or not command)
     if report.missed:
         raise typer.Exit(BUDGET_MISSED)
 

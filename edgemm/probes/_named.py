@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgemm import card as cards
-from edgemm import metrics, plugins
+from edgemm import metrics, plugins, splits
 from edgemm.bundle import Bundle, Reference, open_bundle
 from edgemm.card import Card, Input, Output
-from edgemm.errors import EdgemmError, MeasureError, MissingExtra, nearest
+from edgemm.errors import BundleError, EdgemmError, MeasureError, MissingExtra, nearest
 from edgemm.modalities._protocol import input_specs
 from edgemm.probes._schedule import Candidate
 from edgemm.specs import BATCH
@@ -37,6 +37,7 @@ class Named:
         reference: The original's answers that it brings along.
         budgets: Its recipe's budgets, as ``report.judge`` takes them.
         notes: What was left out, in words.
+        parts: Name of a form -> ``split.json`` of its graph in parts, where there is one.
     """
 
     given: str
@@ -46,6 +47,7 @@ class Named:
     reference: Reference | None = None
     budgets: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, Path] = field(default_factory=dict)
 
     def input_facts(self) -> dict[str, str]:
         """Input name -> dtype and shape in words."""
@@ -167,6 +169,7 @@ def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
         raise MeasureError(f"'{given}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
     candidates: list[Candidate] = []
     notes: list[str] = []
+    parts: dict[str, Path] = {}
     for name in [only] if only else bundle.targets():
         try:
             target = bundle.load_target(name)
@@ -180,12 +183,23 @@ def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
         if reason:
             notes.append(f"{given}: safe options on {name}: {reason}")
         brought = bundle.target_options(name).target
-        candidates += forms(given, name, target, bundle.model, target_options=brought)
-        candidates.append(_compressed(given, name, bundle.target_model(name), options, brought))
+        floats = forms(given, name, target, bundle.model, target_options=brought)
+        compressed = _compressed(given, name, bundle.target_model(name), options, brought)
+        candidates += [*floats, compressed]
+        parts |= _parts(bundle, None, floats) | _parts(bundle, name, [compressed])
     _require_some(given, candidates, notes)
     golden = bundle.golden()
     first = golden.sample(0) if golden else None
-    return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes))
+    return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
+
+
+def _parts(bundle: Bundle, target: str | None, rows: Sequence[Candidate]) -> dict[str, Path]:
+    """The split graphs that a bundle holds for these forms."""
+    try:
+        place = bundle.split(target).rest.parent / splits.RECORD
+    except BundleError:
+        return {}
+    return {row.name: place for row in rows}
 
 
 def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None) -> Named:

@@ -31,7 +31,7 @@ Progress = Callable[[str, float], None]
 """Called with a text and the share done, 0 to 1."""
 
 LEAST_ROUNDS, LEAST_CALLS = 5, 3  # below that an interval over rounds means nothing
-LAUNCHES = 6  # processes behind a candidate's figures; see _statistics.ratio
+LAUNCHES = 8  # processes behind a candidate's figures; see _statistics.ratio
 PROBES = ("latency", "memory", "processor", "energy")
 SETTLE_S = 0.005  # pause before a worker's turn, so that the last one's threads have gone to sleep
 AGAIN = 2  # more tries of a disturbed turn

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins, stages
-from edgemm._report import page
+from edgemm import plugins, stages
+from edgemm._report import comparison, page
+from edgemm._report.comparison import Comparison
 from edgemm.artifact import require_writable, sha256_file
 from edgemm.card import Card
 from edgemm.data import open_dataset, synthetic
@@ -18,13 +19,16 @@ from edgemm.devices.power import open_meter
 from edgemm.errors import MeasureError
 from edgemm.probes import _disturbed as disturbed
 from edgemm.probes._busy import busy, load
-from edgemm.probes._measurements import about, drawn, measurements, ratios
-from edgemm.probes._named import Named, resolve
-from edgemm.probes._schedule import LAUNCHES, Candidate, Timing, predict, time_candidates
-from edgemm.probes.accuracy import Accuracy, Answers
+from edgemm.probes._measurements import drawn, measurements, ratios
+from edgemm.probes._named import Named, resolve, says_nothing
+from edgemm.probes._schedule import LAUNCHES, Candidate, Timing, time_candidates
 from edgemm.progress import Progress
-from edgemm.report import Measurement, Report, judge
+from edgemm.report import Measurement, Report, judge, read
 from edgemm.targets._protocol import Target
+from edgemm.verbs._scores import accuracy
+from edgemm.verbs._sustained import Found, at_pace, limits, throughput
+
+ROUNDS = 16  # two for each launch
 
 
 def benchmark(
@@ -33,7 +37,11 @@ def benchmark(
     data: str | Path | None = None,
     target: str | None = None,
     output: str | Path | None = None,
-    rounds: int = 12,
+    pace: str | None = None,
+    streams: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
+    roofline: bool = True,
+    rounds: int = ROUNDS,
     calls: int = 40,
     seconds: float = 20.0,
     launches: int = LAUNCHES,
@@ -48,10 +56,13 @@ def benchmark(
     by itself; an ONNX file on each target that can run here; a model card in torch.
 
     Args:
-        candidates: Bundles, ONNX files, model cards.
+        candidates: Bundles, ONNX files, model cards, OpenVINO IR files, TensorRT plans, ``torch-compile:CARD``, ``command:WORDS``.
         data: The dataset: accuracy on its test split, on the target itself. Without it the report says what the samples were.
         target: Measure on this one only.
         output: Folder for report.json and report.html.
+        pace: Also measure calls at this pace: ``5hz``, or ``image=10hz,audio=1hz``.
+        streams, batches: Also measure the throughput of so many parallel streams and samples a call, in every combination.
+        roofline: Tell how near the first candidate's branches come to the box's peaks, and which layers waste time.
         rounds, calls: Timed rounds, and calls in each.
         seconds: Bound on one candidate's timed calls.
         launches: Processes of each candidate that share the rounds, each with a cold start; 0 = one, and no cold start.
@@ -71,7 +82,7 @@ def benchmark(
     place = Path(output) if output else None
     if place:
         require_writable(place / "report.json")
-    things = [resolve(given, target, prepare=_prepare) for given in candidates]
+    things = _resolved(candidates, target)
     _require_alike(things)
     before = load()
     rows = _distinct(things)
@@ -86,13 +97,47 @@ def benchmark(
     measured = [row for row in rows if timings[row.name].error is None]
     found = [m for row in measured for m in measurements(row, timings[row.name])]
     details: dict[str, Any] = {}
-    if data is not None:
-        scores, details, more = _accuracy(things, measured, timings, data, limit, skip_bad_rows, progress)
-        found, notes = found + scores, notes + more
+    for scores, more, said in _further(
+        things, measured, timings, feed, data, limit, skip_bad_rows, pace, streams, batches, roofline, seconds, seed, progress
+    ):
+        found, details, notes = found + scores, details | more, notes + said
     report = _report(things, measured, timings, found, {**details, "notes": notes})
     if place:
         _write(report, place)
     return report
+
+
+def compare(old: str | Path, new: str | Path) -> Comparison:
+    """Hold the report ``new`` against ``old``: what got worse beyond the noise. ``missed`` of the result holds the regressions.
+
+    Raises:
+        EdgemmError: One is no report; they come from different machines, or have nothing in common.
+    """
+    return comparison.compare(read(Path(old)), read(Path(new)))
+
+
+def _resolved(candidates: Sequence[str | Path], target: str | None) -> list[Named]:
+    """All candidates; those that do not say what they take get the card of the first one that does."""
+    known = {place: resolve(given, target, prepare=_prepare) for place, given in enumerate(candidates) if not says_nothing(given)}
+    card = next((thing.card for thing in known.values()), None)
+    return [known.get(place) or resolve(given, target, card=card) for place, given in enumerate(candidates)]
+
+
+def _further(
+    things: Sequence[Named], measured: Sequence[Candidate], timings: Mapping[str, Timing], feed: Mapping[str, np.ndarray],
+    data: str | Path | None, limit: int | None, skip_bad_rows: bool, pace: str | None, streams: Sequence[int] | None,
+    batches: Sequence[int] | None, roofline: bool, seconds: float, seed: int, progress: Progress,
+) -> Iterator[Found]:  # fmt: skip
+    """What is measured beyond calls back to back, each where it is asked for."""
+    if data is not None:
+        yield accuracy(things, measured, timings, data, limit, skip_bad_rows, progress)
+    if pace:
+        yield at_pace(pace, things, measured, timings, feed, seconds, seed, progress)
+    if streams or batches:
+        yield throughput(measured, timings, feed, batches or (1,), streams or (1,), seed, progress)
+    if roofline:
+        main = next((row for row in measured if row.subject == "bundle"), measured[0])
+        yield limits(main, next(thing.card for thing in things if thing.given == main.source), feed, progress)
 
 
 def _prepare(given: Path) -> tuple[Path, Card]:
@@ -169,67 +214,6 @@ def _failures(things: Sequence[Named], timings: Mapping[str, Timing]) -> list[st
     return notes
 
 
-def _accuracy(
-    things: Sequence[Named],
-    measured: Sequence[Candidate],
-    timings: Mapping[str, Timing],
-    data: str | Path,
-    limit: int | None,
-    skip_bad_rows: bool,
-    progress: Progress,
-) -> tuple[list[Measurement], dict[str, Any], list[str]]:
-    """Every measured form's metrics on the test split, what it lost against the original, and confusion matrices."""
-    card = things[0].card
-    guarded = [name for name, output in card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
-    if not guarded:
-        return [], {}, ["No output has a metric: accuracy was not measured."]
-    answers: dict[str, Mapping[str, np.ndarray]] = {}
-    truth: Mapping[str, np.ndarray] = {}
-    with progress.stage("accuracy"):
-        for number, row in enumerate(measured):
-            progress.update(text=row.name, fraction=number / len(measured))
-            answers[row.name], truth = predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
-            _require_same_rows(things, truth, limit)
-    before, notes = _before(things, measured, answers, limit)
-    scores = []
-    for row in measured:
-        known = before if row.subject != "original" else {}
-        samples = [Answers({name: card.outputs[name] for name in guarded}, answers[row.name], truth, known)]
-        scores += about(row, timings[row.name].precision_ran, Accuracy().summarise(samples))
-    after = next((row for row in measured if row.subject == "bundle"), None)
-    return scores, {"confusion": metrics.confusions(card.outputs, truth, before, answers[after.name] if after else {})}, notes
-
-
-def _require_same_rows(things: Sequence[Named], truth: Mapping[str, np.ndarray], limit: int | None) -> None:
-    """Raises MeasureError where a bundle's reference has other labels than the data."""
-    for thing in things:
-        if thing.reference is None:
-            continue
-        for name, labels in truth.items():
-            kept = thing.reference.truth.get(name)
-            if kept is not None and np.array_equal(kept[:limit], labels):
-                continue
-            other = ", with other labels" if kept is not None and len(kept[:limit]) == len(labels) else ""
-            raise MeasureError(
-                f"the labels of output '{name}' in the data are not those '{thing.given}' was proved on.",
-                why=f"its reference.npz holds {0 if kept is None else len(kept)} rows, the test split has {len(labels)}{other}.",
-                fix="give the dataset that compress was given.",
-            )
-
-
-def _before(
-    things: Sequence[Named], measured: Sequence[Candidate], answers: Mapping[str, Mapping[str, np.ndarray]], limit: int | None
-) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    """The original's answers: from torch when it was measured, else as a bundle keeps them."""
-    for row in measured:
-        if row.subject == "original":
-            return answers[row.name], []
-    reference = next((thing.reference for thing in things if thing.reference), None)
-    if reference is None:
-        return {}, ["Nothing is known of the original's answers: what was lost against it was not measured."]
-    return {name: array[:limit] for name, array in reference.predictions.items()}, []
-
-
 def _report(
     things: Sequence[Named],
     measured: Sequence[Candidate],
@@ -237,7 +221,8 @@ def _report(
     found: list[Measurement],
     details: dict[str, Any],
 ) -> Report:
-    versions = {key: value for row in measured for key, value in plugins.find(Target, row.target)(**row.target_options).versions().items()}
+    here = [plugins.find(Target, row.target)(**row.target_options) for row in measured if row.target != "command"]
+    versions = {key: value for target in here for key, value in target.versions().items()}
     after = next((row for row in measured if row.subject == "bundle"), measured[0])
     details |= {
         "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
@@ -246,7 +231,7 @@ def _report(
         "disturbances": disturbed.summary(timings),
         "timeline": disturbed.timeline(timings),
         "energy": open_meter()[1],
-        "layers": [vars(layer) for layer in timings[after.name].layers],
+        "layers": details.get("layers") or [vars(layer) for layer in timings[after.name].layers],
     }
     budgets = []
     for thing in things:

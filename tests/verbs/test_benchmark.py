@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
 ROWS = RNG.normal(size=(120, 64)).astype(np.float32)
 LABELS = np.where(RNG.random(120) < 0.9, (ROWS @ WEIGHT).argmax(axis=1), RNG.integers(0, 3, 120))
-QUICK = {"rounds": 5, "calls": 3, "seconds": 1.0, "launches": 1}
+QUICK = {"rounds": 5, "calls": 3, "seconds": 1.0, "launches": 1, "roofline": False}
 
 
 def graph(*, quantized: bool = False, width: int = 64, name: str = "kind") -> bytes:
