@@ -80,19 +80,24 @@ def split_attention(module: nn.Module, names: Sequence[str] | None = None) -> li
     Returns:
         The names of the replaced ones.
     """
-    found = [name for name, part in module.named_modules(remove_duplicate=False) if _can(part)] if names is None else list(names)
+    found = replaceable(module) if names is None else list(names)
     made: dict[int, SplitAttention] = {}
     for name in found:
         given = module.get_submodule(name)
         parent, _, attribute = name.rpartition(".")
-        if isinstance(given, nn.MultiheadAttention) and name:
+        if isinstance(given, nn.MultiheadAttention):
             made.setdefault(id(given), SplitAttention(given))
             setattr(module.get_submodule(parent), attribute, made[id(given)])
     return found
 
 
-def _can(part: nn.Module) -> bool:
-    return type(part) is nn.MultiheadAttention and part.bias_k is None and not part.add_zero_attn
+def replaceable(module: nn.Module) -> list[str]:
+    """Names of the attention layers that ``split_attention`` can replace; subclasses and those with extra key rows stay."""
+
+    def can(part: nn.Module) -> bool:
+        return type(part) is nn.MultiheadAttention and part.bias_k is None and not part.add_zero_attn
+
+    return [name for name, part in module.named_modules(remove_duplicate=False) if name and can(part)]
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

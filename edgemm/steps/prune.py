@@ -17,7 +17,7 @@ from edgemm.models.parts import selected
 from edgemm.plan import Plan as Training
 from edgemm.pruning import record as records
 from edgemm.pruning.analysis import analyse
-from edgemm.pruning.attention import split_attention
+from edgemm.pruning.attention import replaceable, split_attention
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.cutting import cut
 from edgemm.pruning.layers import Structure
@@ -114,23 +114,28 @@ class _Work:
 
     def analyse(self) -> Structure:
         """What may go; attention layers become such that heads can go."""
-        given = cases(self.model, self.real, seed=self.ctx.seed)
-        before = [answers(self.model, case.features) for case in given]
-        attention = split_attention(self.model.module)
-        for case, wanted in zip(given, before, strict=True):
-            error = difference(wanted, answers(self.model, case.features))
-            if attention and not error <= TOLERANCE:
-                raise PruneError(
-                    f"the replaced attention layers answer differently by {error:.1e} on {case.name}.",
-                    why=f"replaced: {', '.join(attention)}.",
-                    fix="please report the model; nothing was pruned.",
-                )
+        attention = replaceable(self.model.module)
+        if attention:
+            self._replace(attention)
         found = analyse(self.model, attention=tuple(attention), seed=self.ctx.seed, progress=self.ctx.progress)
         if not found.layers:
             reasons = "; ".join(sorted({f"{whole.name}: {whole.reason}" for whole in found.whole}))
             raise PruneError("nothing of this model can be pruned.", why=reasons[:500], fix="leave the step prune out of the recipe.")
         self.first = self.first or (found, Costs(found))
         return found
+
+    def _replace(self, attention: list[str]) -> None:
+        given = cases(self.model, self.real, seed=self.ctx.seed)
+        before = [answers(self.model, case.features) for case in given]
+        split_attention(self.model.module, attention)
+        for case, wanted in zip(given, before, strict=True):
+            error = difference(wanted, answers(self.model, case.features))
+            if not error <= TOLERANCE:
+                raise PruneError(
+                    f"the replaced attention layers answer differently by {error:.1e} on {case.name}.",
+                    why=f"replaced: {', '.join(attention)}.",
+                    fix="nothing was pruned; please report the model.",
+                )
 
     def timed(self, found: Structure) -> Callable[[list[int]], float]:
         """Measured latency with some channels gone."""
