@@ -14,6 +14,7 @@ from edgemm import answering, metrics, plugins
 from edgemm._bundle.golden import run as run_golden
 from edgemm._bundle.golden import stack, tolerance
 from edgemm.artifact import Artifact, write_json
+from edgemm.branch_precision import decide
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
 from edgemm.guarding import guard, limits_of, policy_of
@@ -37,6 +38,7 @@ class Compiled:
         rungs: The parity ladder of the graph with these options.
         kept_float: Branches left in float because this target computes them wrongly in INT8.
         guard: What was tried to keep the accuracy budgets.
+        precision: What each branch took in each precision, where the recipe says ``auto``.
     """
 
     target: str
@@ -49,6 +51,7 @@ class Compiled:
     kept_float: Sequence[str] = ()
     notes: Sequence[str] = ()
     guard: Sequence[Mapping[str, Any]] = ()
+    precision: Sequence[Mapping[str, Any]] = ()
 
     def candidate(self, **changes: Any) -> Candidate:
         """This bundle part as something to measure."""
@@ -91,9 +94,10 @@ def compile_for(
     target = plugins.find(Target, name)(**given)
     forbid = forbidden(recipe)
     safe = target.choices(forbid=forbid)[0]
+    decided = decide(job, exported, recipe.graph_steps(), name, given, forbid=forbid, trained=start is not None)
 
     def quantized(graph: Artifact) -> Partial:
-        return Partial(job, graph, quantize(job, graph, recipe.graph_steps(), name), name, given, safe, original or (job, exported))
+        return Partial(job, graph, quantize(job, graph, decided.steps, name), name, given, safe, original or (job, exported))
 
     def retrained() -> Partial:
         assert qat is not None
@@ -112,10 +116,11 @@ def compile_for(
         else:
             table = [{**row, "note": "breaks the parity ladder."} if row["options"] == options else row for row in table]
             options = safe
-    notes = [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
+    notes = [*decided.notes]
+    notes += [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
     notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
     notes += [*guarded.notes, *(f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"])]
-    return Compiled(name, given, partial.quantized, options, safe, table, rungs, [*kept, *more], notes, guarded.table)
+    return Compiled(name, given, partial.quantized, options, safe, table, rungs, [*kept, *more], notes, guarded.table, decided.table)
 
 
 def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[str, Any]], list[str]]:

@@ -63,6 +63,7 @@ def benchmark(
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": metrics.confusions(job.card.outputs, truth, answers.get("original", {}), after),
         "guard": [dict(row) for part in compiled for row in part.guard],
+        "precision": [dict(row) for part in compiled for row in part.precision],
         "parity": _parity(shaped.exported, compiled),
         "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
         "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],
