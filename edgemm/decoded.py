@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from edgemm._data.samples import Function
-from edgemm.card import Card
-from edgemm.data import Batch, Dataset
-from edgemm.errors import TrainError
+from edgemm.card import Card, Output
+from edgemm.data import Batch, Dataset, open_dataset
+from edgemm.errors import DataError, TrainError
 
 MEMORY_BYTES = 1 << 30  # 80,000 pictures of 64 x 64, or 16,000 seconds of sound; leaves room beside torch on an 8 GiB machine
 DECODE_ROWS = 64
@@ -124,6 +125,19 @@ def open_splits(
     if unlabeled is not None:
         train = with_unlabeled(train, open_split(unlabeled, "train", progress=progress, note=note))
     return Splits(train, val, means, deviations)
+
+
+def open_unlabeled(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> Dataset:
+    """Open rows whose targets nobody knows: no column is read for any output.
+
+    Raises:
+        DataError: As ``open_dataset``; or there is no train split.
+    """
+    bare = card.replace(outputs={name: Output(name, "tensor") for name in card.outputs})
+    opened = open_dataset(data, bare, skip_bad_rows=skip_bad_rows)
+    if not opened.count("train"):
+        raise DataError(f"unlabeled: {data} has no rows of split 'train'.", fix="add rows with split = train, or leave unlabeled out.")
+    return opened
 
 
 def open_split(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from edgemm import card as cards
 from edgemm import plugins, stages
 from edgemm.artifact import Artifact, write_json
+from edgemm.checkpoint_identity import identity
+from edgemm.decoded import open_unlabeled
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe, Step
 from edgemm.report import Measurement
@@ -70,6 +72,13 @@ def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped
     return replace(shaped, exported=stages.export(shaped.job, opset=opset)) if shaped.applied else shaped
 
 
+def retrain(shaped: Shaped, job: Job, recipe: Recipe, *, opset: int) -> Artifact:
+    """The graph with Q/DQ of one more step, ``qat`` as it comes: what a recipe's ``on_miss: qat`` falls back on."""
+    graph = _after(shaped, job, recipe, Step("qat", {}, "torch"), len(shaped.applied) + 1, opset).graph
+    assert graph is not None  # what qat is for
+    return graph
+
+
 def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, opset: int) -> Shaped:
     """The run after one more step, found in the cache or made."""
 
@@ -80,6 +89,7 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
         "model": before.job.identity,
         "teacher": job.identity,
         "step": [step.name, dict(step.options)],
+        "named": named(step, job.card),
         "target": [next(iter(recipe.targets)), dict(next(iter(recipe.targets.values())))],
         "graph_steps": [[s.name, dict(s.options)] for s in recipe.graph_steps()],
         "budgets": dict(recipe.budgets),
@@ -95,6 +105,20 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
     graph = Artifact(made.sibling(QDQ), made.provenance) if made.sibling(QDQ).is_file() else None
     row = {"step": step.name, "options": dict(step.options), "facts": told["facts"]}
     return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *told["notes"]], graph)
+
+
+def named(step: Step, card: cards.Card) -> dict[str, Any]:
+    """What a step's options name beside the model and its data: another teacher, rows without labels. For keys.
+
+    Raises:
+        CardError, CheckpointError, DataError: It is not there.
+    """
+    found: dict[str, Any] = {}
+    if step.options.get("teacher"):
+        found["teacher"] = identity(cards.load(step.options["teacher"]))
+    if step.options.get("unlabeled"):
+        found["unlabeled"] = open_unlabeled(step.options["unlabeled"], card).fingerprint()
+    return found
 
 
 def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:

@@ -12,10 +12,10 @@ import torch
 
 from edgemm import card as cards
 from edgemm import metrics
-from edgemm.card import Card, Output
+from edgemm.card import Card
 from edgemm.checkpoint import load_model
-from edgemm.data import Dataset, open_dataset
-from edgemm.decoded import Split, Splits, open_splits
+from edgemm.data import Dataset
+from edgemm.decoded import Split, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
 from edgemm.models.answers import Collected, answers
 from edgemm.models.distillation import Distillation
@@ -48,7 +48,7 @@ def distill(
     unlabeled: str | None = None,
     teacher: str | None = None,
     batch_size: int = 64,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 1e-3,
     schedule: Literal["cosine", "step"] = "cosine",
     weight_decay: float = 0.01,
     patience: int | None = None,
@@ -71,6 +71,9 @@ def distill(
         modality_dropout: Chance of each modality of each sample to be taken from the student in training, while the teacher sees it.
         unlabeled: A dataset whose train split is learned from too, without labels.
         teacher: A card; None = the model before compression.
+        learning_rate: The highest, after a warm-up; a cosine then lowers it to 1%. (Digits with half of all channels zeroed, three epochs,
+            accuracy on val / test: 0.754 / 0.859 at 5e-4, 0.790 / 0.881 at 1e-3, 0.775 / 0.899 at 2e-3; with a fifth zeroed 0.794 / 0.862
+            at 5e-4, 0.808 / 0.887 at 1e-3. The teacher has 0.819 / 0.888.)
         patience: Stop after so many epochs without a better one on val.
         device: auto, cpu or cuda.
 
@@ -87,7 +90,7 @@ def distill(
     asked.check(unlabeled)
     taught_by = _teacher(model, ctx, teacher)
     dataset = _labelled(ctx)
-    beside = _unlabeled(unlabeled, model, dataset) if unlabeled else None
+    beside = open_unlabeled(unlabeled, model.card, skip_bad_rows=dataset.leaves_out) if unlabeled else None
     splits = open_splits(dataset, unlabeled=beside, progress=ctx.progress, note=ctx.note)
     student = copy.deepcopy(model)
     before = {"teacher": _scores(taught_by, model.card, splits.val), "before": _scores(student, model.card, splits.val)}
@@ -172,15 +175,6 @@ def _labelled(ctx: Context) -> Dataset:
             fix="add rows with split = train, or leave the step out of the recipe.",
         )
     return dataset
-
-
-def _unlabeled(data: str, model: FusedModel, dataset: Dataset) -> Dataset:
-    """Rows read with no column for any output."""
-    card = model.card.replace(outputs={name: Output(name, "tensor") for name in model.card.outputs})
-    opened = open_dataset(data, card, skip_bad_rows=dataset.leaves_out)
-    if not opened.count("train"):
-        raise DataError(f"unlabeled: {data} has no rows of split 'train'.", fix="add rows with split = train, or leave unlabeled out.")
-    return opened
 
 
 def _loss(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,7 @@ def compress(
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
         shaped = shaping.shape(job, exported, plan, opset=opset)
-        compiled = [
-            compiling.compile_for(shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported))
-            for name in plan.targets
-        ]
+        compiled = [_compiled(job, exported, shaped, plan, name, opset) for name in plan.targets]
         report = measuring.benchmark(job, exported, reference, compiled, plan, shaped)
         return _pack(shaped, scratch / "bundle", reference, compiled, plan, report, sign) / "manifest.json"
 
@@ -94,11 +92,20 @@ def compress(
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused))
 
 
+def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: str, opset: int) -> Compiled:
+    """What one target gets; accuracy is held against the original, and training with quantization is at hand where the card can train."""
+    qat = None if job.card.model else partial(shaping.retrain, shaped, job, plan, opset=opset)
+    return compiling.compile_for(
+        shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat
+    )
+
+
 def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
     """What the whole way depends on besides edgemm, the packages and the machine."""
     return {
         "model": job.identity,
         "recipe": [plan.name, plan.sha256],
+        "named": [shaping.named(step, job.card) for step in plan.torch_steps()],
         "data": job.fingerprint,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,

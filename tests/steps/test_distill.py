@@ -19,6 +19,7 @@ from edgemm.models.fused import FusedModel
 from edgemm.models.taps import find_ends
 from edgemm.plan import Plan
 from edgemm.recipe import parse
+from edgemm.shaping import named
 from edgemm.steps._protocol import Context
 from edgemm.steps.distill import distill
 from edgemm.training import Diverged, seeded_model, train_model
@@ -335,3 +336,16 @@ def test_a_recipe_can_say_all_of_it():
     assert parse({"steps": [{"distill": given}], "targets": ["onnxruntime"]}, card=CARD).steps[0].options == given
     with pytest.raises(EdgemmError, match="features names 'imag', no part of this model"):
         parse({"steps": [{"distill": {"features": {"imag": 1.0}}}], "targets": ["onnxruntime"]}, card=CARD)
+
+
+def test_another_teacher_or_other_unlabelled_rows_make_another_key(teacher, tmp_path):
+    save_model(teacher, tmp_path / "other")
+    recipe = parse({"steps": [{"distill": {"teacher": str(tmp_path / "other"), "unlabeled": str(tmp_path)}}], "targets": ["onnxruntime"]})
+    found = []
+    for rows in (20, 30):
+        np.savez(tmp_path / "train.npz", **{side: arrays(rows, 0)[side] for side in ("left", "right")})
+        found.append(named(recipe.steps[0], CARD))
+    save_model(seeded_model(CARD, seed=5), tmp_path / "other")
+    found.append(named(recipe.steps[0], CARD))
+    assert found[0]["teacher"] == found[1]["teacher"] != found[2]["teacher"]
+    assert found[0]["unlabeled"] != found[1]["unlabeled"] == found[2]["unlabeled"]
