@@ -14,6 +14,7 @@ from edgemm import answering, metrics, plugins
 from edgemm.artifact import Artifact, write_json
 from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
+from edgemm.ledger import Ledger
 from edgemm.probes._busy import busy
 from edgemm.probes._measurements import about, drawn, ratios, size_bytes
 from edgemm.probes._measurements import measurements as timing_measurements
@@ -27,7 +28,13 @@ from edgemm.targets._protocol import Target
 
 
 def benchmark(
-    job: Job, exported: Artifact, reference: Artifact | None, compiled: Sequence[Compiled], recipe: Recipe, shaped: Shaped
+    job: Job,
+    exported: Artifact,
+    reference: Artifact | None,
+    compiled: Sequence[Compiled],
+    recipe: Recipe,
+    shaped: Shaped,
+    known: Ledger,
 ) -> Report:
     """Time all forms of the model against each other, score their answers, and hold the result against the budgets.
 
@@ -37,6 +44,7 @@ def benchmark(
     Args:
         job, exported: The original's.
         shaped: The run after the torch steps.
+        known: What was found out about missing inputs.
     """
     forms = _forms(job, exported, compiled)
     timed, compared, notes = _timings(job, forms)
@@ -56,12 +64,13 @@ def benchmark(
     details = {
         "title": job.card.path.parent.name if job.card.path else "model",
         "recipe": recipe.name,
-        "notes": [*notes, *shaped.notes, *_notes(job, compiled, recipe)],
+        "notes": [*notes, *shaped.notes, *_notes(job, compiled, recipe), *known.warnings],
         "applied": list(shaped.applied),
         "branches": [row for part in compiled[:1] for row in _branches(shaped.job, part, exported)],
         "ratios": compared,
         "latency_samples_ms": {name: row["samples_ms"] for name, row in timed.items()},
         "confusion": metrics.confusions(job.card.outputs, truth, answers.get("original", {}), after),
+        "ledger": dict(known.details),
         "guard": [dict(row) for part in compiled for row in part.guard],
         "precision": [dict(row) for part in compiled for row in part.precision],
         "parity": _parity(shaped.exported, compiled),
@@ -70,7 +79,7 @@ def benchmark(
     }
     versions = {k: v for part in compiled for k, v in plugins.find(Target, part.target)(**part.given).versions().items()}
     facts = {**environment(versions), "recipe": recipe.name, "recipe_sha256": recipe.sha256}
-    return Report(facts, found, budgets, details)
+    return Report(facts, [*found, *known.measurements], budgets, details)
 
 
 def _forms(job: Job, exported: Artifact, compiled: Sequence[Compiled]) -> list[tuple[Candidate, Artifact]]:

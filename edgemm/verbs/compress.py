@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, compiling, measuring, plugins, shaping, stages
+from edgemm import assembling, bundle, compiling, ledger, measuring, shaping, stages
 from edgemm._bundle import seal
 from edgemm.artifact import Artifact
 from edgemm.compiling import Compiled
@@ -20,7 +19,6 @@ from edgemm.report import Report
 from edgemm.report import read as read_report
 from edgemm.shaping import Shaped
 from edgemm.stages import Job
-from edgemm.targets._protocol import Target, fingerprint
 
 PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *shaping.TRAINERS, "openvino", "numpy")
 """Distributions whose version can change a bundle."""
@@ -84,8 +82,9 @@ def compress(
         reference = stages.reference(job, exported) if data is not None else None
         shaped = shaping.shape(job, exported, plan, opset=opset)
         compiled = [_compiled(job, exported, shaped, plan, name, opset) for name in plan.targets]
-        report = measuring.benchmark(job, exported, reference, compiled, plan, shaped)
-        return _pack(shaped, scratch / "bundle", reference, compiled, plan, report, sign) / "manifest.json"
+        known = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
+        report = measuring.benchmark(job, exported, reference, compiled, plan, shaped, known)
+        return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
     bundle.copy(made.folder, output)
@@ -111,60 +110,3 @@ def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
         "skip_bad_rows": job.skip_bad_rows,
         "signer": signer,
     }
-
-
-def _pack(
-    shaped: Shaped,
-    output: Path,
-    reference: Artifact | None,
-    compiled: Sequence[Compiled],
-    plan: Recipe,
-    report: Report,
-    sign: Path | None,
-) -> Path:
-    job, exported = shaped.job, shaped.exported
-    files = {"model.onnx": exported.main}
-    for part in compiled:
-        files[f"targets/{part.target}/model.onnx"] = part.model.main
-    for artifact, place in ((exported, ""), *((part.model, f"targets/{part.target}/") for part in compiled)):
-        files |= {f"{place}{path.name}": path for path in artifact.folder.glob("*.onnx.data")}
-    options = {}
-    for part in compiled:
-        target = plugins.find(Target, part.target)(**part.given)
-        place = output.with_name(f"{part.target} companions")
-        place.mkdir(parents=True)
-        files |= {f"targets/{part.target}/{path.name}": path for path in target.companions(part.model.main, place)}
-        safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
-        forbid = sorted(compiling.forbidden(plan))
-        options[part.target] = bundle.TargetOptions(part.given, safe, tuned, fingerprint(target), forbid)
-    with job.progress.stage("bundle"):
-        return bundle.pack(
-            output,
-            card=job.card,
-            files=files,
-            report=report,
-            golden=compiling.golden(job, exported, compiled),
-            provenance={
-                "edgemm": __version__,
-                "recipe": {"name": plan.name, "sha256": plan.sha256},
-                "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
-                "data": job.fingerprint,
-                "graph": exported.folder.name,
-                "versions": dict(exported.provenance["versions"])
-                | {k: v for p in compiled for k, v in p.model.provenance["versions"].items()},
-            },
-            accuracy=_accuracy(report),
-            options=options,
-            reference=stages.read_reference(reference) if reference else None,
-            sign=sign,
-        )
-
-
-def _accuracy(report: Report) -> dict[str, Any]:
-    """Per target and output: the metric of the compressed model with its interval."""
-    names = ("accuracy", "f1", "mae", "recall_at_1")
-    found: dict[str, Any] = {}
-    for m in report.measurements:
-        if m.subject == "bundle" and m.name in names and m.output:
-            found.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-    return found

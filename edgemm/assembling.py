@@ -1,0 +1,91 @@
+"""Everything a run made, put into one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemm import __version__, bundle, compiling, plugins, stages
+from edgemm.artifact import Artifact
+from edgemm.compiling import Compiled
+from edgemm.ledger import Ledger
+from edgemm.recipe import Recipe
+from edgemm.report import Report
+from edgemm.shaping import Shaped
+from edgemm.targets._protocol import Target, fingerprint
+
+METRICS = ("accuracy", "f1", "mae", "recall_at_1")
+
+
+def assemble(
+    output: Path,
+    shaped: Shaped,
+    reference: Artifact | None,
+    compiled: Sequence[Compiled],
+    plan: Recipe,
+    report: Report,
+    known: Ledger,
+    sign: Path | None,
+) -> Path:
+    """Write the bundle of a run, and return it.
+
+    Args:
+        output: A folder; others for what belongs to it are made beside it.
+        known: What stands in for missing inputs, and what to expect then.
+        sign: PEM private key (ed25519).
+    """
+    job, exported = shaped.job, shaped.exported
+    files = {"model.onnx": exported.main, **known.files}
+    for part in compiled:
+        files |= _target_files(part, output.with_name(f"{part.target} companions"))
+    files |= {path.name: path for path in exported.folder.glob("*.onnx.data")}
+    with job.progress.stage("bundle"):
+        return bundle.pack(
+            output,
+            card=job.card,
+            files=files,
+            report=report,
+            golden=compiling.golden(job, exported, compiled),
+            provenance=_provenance(shaped, compiled, plan),
+            accuracy=_accuracy(report),
+            options={part.target: _options(part, plan) for part in compiled},
+            reference=stages.read_reference(reference) if reference else None,
+            subsets=known.manifest(),
+            sign=sign,
+        )
+
+
+def _target_files(part: Compiled, place: Path) -> dict[str, Path]:
+    """A target's graph, its external data, and what the target wants beside it."""
+    place.mkdir(parents=True)
+    beside = [*part.model.folder.glob("*.onnx.data"), *plugins.find(Target, part.target)(**part.given).companions(part.model.main, place)]
+    return {f"targets/{part.target}/model.onnx": part.model.main} | {f"targets/{part.target}/{path.name}": path for path in beside}
+
+
+def _options(part: Compiled, plan: Recipe) -> bundle.TargetOptions:
+    """How a target is opened; that it could not run here is no option of the bundle's."""
+    safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
+    machine = fingerprint(plugins.find(Target, part.target)(**part.given))
+    return bundle.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(plan)))
+
+
+def _provenance(shaped: Shaped, compiled: Sequence[Compiled], plan: Recipe) -> dict[str, Any]:
+    versions: Mapping[str, Any] = shaped.exported.provenance["versions"]
+    return {
+        "edgemm": __version__,
+        "recipe": {"name": plan.name, "sha256": plan.sha256},
+        "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
+        "data": shaped.job.fingerprint,
+        "graph": shaped.exported.folder.name,
+        "versions": dict(versions) | {name: found for part in compiled for name, found in part.model.provenance["versions"].items()},
+    }
+
+
+def _accuracy(report: Report) -> dict[str, Any]:
+    """Per output and target: the metric of the compressed model with its interval."""
+    found: dict[str, Any] = {}
+    for m in report.measurements:
+        if m.subject == "bundle" and m.name in METRICS and m.output and not m.modalities:
+            found.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
+    return found
