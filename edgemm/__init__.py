@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["benchmark", "compile", "compress", "demo", "doctor", "export", "init", "inspect", "list", "quantize", "train", "verify"]
+__all__ = ["benchmark", "compile", "compress", "demo", "doctor", "export", "init", "inspect", "list", "quantize", "run", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -268,9 +268,7 @@ def benchmark(
     pace: Annotated[str | None, typer.Option(help="Also at this pace: 5hz, or image=10hz,audio=1hz.", metavar="RATE")] = None,
     streams: Annotated[str | None, typer.Option(help="Also the throughput of so many parallel streams.", metavar="1,2,4")] = None,
     batch: Annotated[str | None, typer.Option(help="Also the throughput of so many samples a call.", metavar="1,8")] = None,
-    roofline: Annotated[
-        bool, typer.Option("--roofline/--no-roofline", help="Hold branches against the box's peaks.")
-    ] = True,
+    roofline: Annotated[bool, typer.Option("--roofline/--no-roofline", help="Hold branches against the box's peaks.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; candidates take turns in each.")] = 16,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls of a candidate in a round.")] = 40,
     seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds of timed calls for one candidate.")] = 20.0,
@@ -336,6 +334,41 @@ def verify(
     from edgemm.verbs.verify import verify as verb
 
     _show(verb(bundle, key=key), json)
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder or .edgemm file.", metavar="BUNDLE")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="run.yaml: sources, rates, decisions, sinks.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            help="image,audio=rtsp://host/live; a file, a folder, /dev/video0, microphone, mqtt://host/topic. May be repeated.",
+            metavar="INPUTS=PLACE",
+        ),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Where it runs; else the first that this box has.")] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Append events to this file.", metavar="FILE")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing while it runs.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Play recordings as fast as this box can.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
+    json: Json = False,
+) -> None:
+    """Serve a bundle here: cameras and microphones to events."""
+    from edgemm.verbs.run import run as verb
+
+    done = verb(
+        bundle,
+        config=config,
+        source=source or (),
+        target=target,
+        jsonl=jsonl,
+        quiet=quiet or json,
+        fast=fast,
+        seconds=seconds,
+    )
+    _show(done, json)
 
 
 @app.command("list")

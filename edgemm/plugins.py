@@ -27,6 +27,7 @@ EXTRAS = {
     "torch": "compress", "torchao": "compress", "onnx": "compress", "onnxscript": "compress", "onnx_ir": "compress",
     "nncf": "compress", "accelerate": "compress", "safetensors": "compress", "transformers": "compress",
     "torchmetrics": "compress",
+    "av": "run", "paho": "run", "starlette": "run", "uvicorn": "run", "prometheus_client": "run",
 }  # fmt: skip
 """Third-party module -> the extra of pyproject.toml that brings it."""
 

@@ -18,7 +18,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 BOX = ("artifact", "bundle", "cache", "card", "data", "metrics", "porch", "recipe", "report", "_report.page", "specs")
-BOX_VERBS = ("benchmark", "compile", "doctor", "list", "verify")
+BOX_VERBS = ("benchmark", "compile", "doctor", "list", "run", "verify")
 
 
 def without(*packages: str) -> str:

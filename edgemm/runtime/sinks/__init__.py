@@ -1,0 +1,1 @@
+"""Where decisions go; one file a kind."""

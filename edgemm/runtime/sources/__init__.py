@@ -1,0 +1,1 @@
+"""Where a model's inputs come from; one file a kind."""

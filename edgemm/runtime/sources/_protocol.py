@@ -1,0 +1,78 @@
+"""What a source is: something that yields pictures, sound, texts or measurements with the time they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgemm.modalities._protocol import Modality
+
+
+class Frame(Protocol):
+    """One picture, not yet scaled: only pictures that are inferred or shown pay for it."""
+
+    def fitted(self, modality: Modality) -> np.ndarray:
+        """What the graph takes: uint8 (height, width, channels), fitted and ordered as the card says."""
+        ...
+
+    def jpeg(self, width: int) -> bytes:
+        """The picture as JPEG, at most ``width`` pixels wide."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a source delivered.
+
+    Attributes:
+        input: The model's input it is for.
+        value: A ``Frame``, float32 sound (samples,) in [-1, 1] at the card's rate, a text, or a measurement: one moment or a whole window.
+        time_s: When its last part was recorded, in seconds; the feeder brings all sources onto one monotonic clock.
+        discontinuity: Something is missing between the item before and this one: no window may reach over it.
+    """
+
+    input: str
+    value: Frame | np.ndarray | str
+    time_s: float
+    discontinuity: bool = False
+
+
+class Source(Protocol):
+    """A source. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets.
+
+    Attributes:
+        inputs: The model's inputs it feeds.
+        live: Items come as they happen. Otherwise it is a recording: it ends, and its times start at 0.
+        notes: What is missing or odd, in words; shown in the status.
+    """
+
+    inputs: list[str]
+    live: bool
+    notes: list[str]
+
+    def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        """Connect, and yield items until the end; called again after a loss.
+
+        Args:
+            wants: Every input of ``inputs`` with what the card says about it.
+
+        Raises:
+            RunError: It cannot be reached or read; without any password in it. The end of a live source is a loss too.
+        """
+        ...
+
+    def close(self) -> None:
+        """Make ``items`` end soon. Called from another thread."""
+        ...
+
+    def describe(self) -> str:
+        """Where it reads from, without any password."""
+        ...
+
+
+def checked_inputs(inputs: Any) -> list[str]:
+    """``inputs`` of an option, which may be one name or a list of them."""
+    return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs]

@@ -1,0 +1,78 @@
+"""A folder of recordings played one after the other: pictures, sounds and clips, in the order of their names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from edgemm.errors import RunError
+from edgemm.modalities._protocol import Modality
+from edgemm.modalities.audio import Audio
+from edgemm.modalities.image import Image
+from edgemm.runtime.sources._av import Reader
+from edgemm.runtime.sources._protocol import Item, Source, checked_inputs
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".ts")
+
+
+class Folder(Source):
+    """Files of the same name belong together: ``001.png`` is shown while ``001.wav`` is heard."""
+
+    def __init__(self, *, path: str, inputs: list[str] | str, seconds: float = 1.0, loop: bool = False) -> None:
+        """
+        Args:
+            path: The folder; sub-folders are read too.
+            inputs: The model's picture and sound inputs it feeds.
+            seconds: How long a picture without sound is shown.
+            loop: Begin again at the end.
+        """
+        self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
+        self._path, self._seconds = Path(path), seconds
+        self._stop = threading.Event()
+
+    def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        self._stop.clear()
+        begin_s = 0.0
+        for files in self._scenes():
+            begun: set[str] = set()
+            end_s = begin_s
+            for item in _merged(files, wants, self.notes):
+                if self._stop.is_set():
+                    return
+                cut = item.discontinuity or (begin_s > 0 and item.input not in begun)
+                item = replace(item, time_s=begin_s + item.time_s, discontinuity=cut)
+                end_s = max(end_s, item.time_s)
+                begun.add(item.input)
+                yield item
+            begin_s = max(end_s, begin_s + (0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds))
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def describe(self) -> str:
+        return f"folder {self._path.name}"
+
+    def _scenes(self) -> list[list[Path]]:
+        if not self._path.is_dir():
+            raise RunError(f"'{self._path}' is no folder.", fix="check the path.")
+        scenes: dict[str, list[Path]] = {}
+        for file in sorted(self._path.rglob("*")):
+            if file.suffix.lower() in (*PICTURES, *SOUNDS, *CLIPS):
+                scenes.setdefault(file.stem, []).append(file)
+        if not scenes:
+            raise RunError(f"'{self._path}' holds no pictures, sounds or clips.", fix=f"known: {' '.join((*PICTURES, *SOUNDS, *CLIPS))}.")
+        return [scenes[name] for name in sorted(scenes)]
+
+
+def _merged(files: list[Path], wants: Mapping[str, Modality], notes: list[str]) -> Iterator[Item]:
+    """The items of files that belong together, pictures first: a still is there from the beginning of its sound."""
+    for file in sorted(files, key=lambda path: path.suffix.lower() not in PICTURES):
+        kind = Image if file.suffix.lower() in PICTURES else Audio if file.suffix.lower() in SOUNDS else (Image, Audio)
+        own = {name: modality for name, modality in wants.items() if isinstance(modality, kind)}
+        if own:
+            for item in Reader(str(file), live=False).items(own):
+                yield replace(item, time_s=0.0) if kind is Image else item
