@@ -9,9 +9,9 @@ from edgemm.graph import halves, placement, symmetric
 from edgemm.graph.pairs import Wiring
 
 
-def normalise(model: onnx.ModelProto) -> None:
-    """Bring a Q/DQ graph from anywhere into the form that TensorRT computes rightly and fuses; in place."""
-    symmetric.make_symmetric(model)
+def normalise(model: onnx.ModelProto, *, cut: bool = False) -> None:
+    """Bring a Q/DQ graph from anywhere into the form that TensorRT computes rightly and fuses; in place. ``cut``: as ``make_symmetric``."""
+    symmetric.make_symmetric(model, cut=cut)
     placement.settle(model)
     cast_bytes_first(model)
 

@@ -39,7 +39,9 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         "set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3", "profiler", "report_to_profiler",
         "enqueue_emits_profile",
     ),
-    "EngineInspector": ("get_engine_information",),
+    "EngineInspector": ("get_engine_information", "execution_context"),
+    "IProfiler": ("report_layer_time",),
+    "ITimingCache": ("serialize",),
 }  # fmt: skip
 """Class -> what of it is called here; all of it is in every generation (tests hold it against tables read from the bindings)."""
 

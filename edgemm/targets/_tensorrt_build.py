@@ -163,11 +163,11 @@ def _add_profile(builder: Any, config: Any, path: Path, settings: Settings) -> N
     specs = [spec for spec in _onnx_file.read(path).inputs if any(isinstance(size, str) for size in spec.shape)]
     if not specs:
         return
-    profile = builder.create_optimization_profile()
+    optimization = builder.create_optimization_profile()
     for spec in specs:
         smallest, usual, largest = shapes(spec, settings.profile)
-        profile.set_shape(spec.name, smallest, usual, largest)
-    config.add_optimization_profile(profile)
+        optimization.set_shape(spec.name, smallest, usual, largest)
+    config.add_optimization_profile(optimization)
 
 
 def shapes(spec: TensorSpec, profile: Mapping[str, Sequence[int]]) -> list[tuple[int, ...]]:

@@ -62,6 +62,18 @@ def key(api: Api, cuda: Cuda | None, path: Path, settings: Settings, form: str) 
     return Key(json.loads(json.dumps(facts)))
 
 
+def of_record(record: Mapping[str, Any], api: Api, cuda: Cuda) -> Key:
+    """The key that a plan's record must have to be opened here: its own model and settings, this machine's everything else.
+
+    A plan built ahead of time names its GPUs instead of a machine: it is right where this GPU is one of them.
+    """
+    facts, local = dict(record["key"]), here(api, cuda)
+    ahead = (facts.get("settings") or {}).get("capabilities") or []
+    if f"SM{local['capability'].replace('.', '')}" in ahead:
+        local = here(api, None)
+    return Key({**facts, **local})
+
+
 def here(api: Api, cuda: Cuda | None) -> dict[str, str]:
     """What of a key is this machine's; blanks where the engine is for another."""
     facts = {"tensorrt": f"{api.distribution} {api.version}", "capability": "", "gpu": "", "board": "", "l4t": ""}

@@ -164,7 +164,7 @@ class TensorRT(Target):
             return found
         _check(graph)
         _say(f"tensorrt builds an engine ({key.facts['form']}): {why}")
-        timings = _tensorrt_cache.timings(api, cuda)
+        timings = None if api.is_rtx else _tensorrt_cache.timings(api, cuda)  # RTX times nothing while building
         built: Plan = build(api, graph, self._settings, tell=_teller(graph), timing_cache=timings, branch_of=_branches(graph))
         for remark in built.remarks:
             _say(remark)
@@ -177,7 +177,7 @@ class TensorRT(Target):
         if self.cannot_run():
             raise self._nowhere(plan)
         api, cuda = _tensorrt_api.require(), _cuda()
-        wanted = _tensorrt_cache.Key({**record["key"], **_tensorrt_cache.here(api, cuda)})
+        wanted = _tensorrt_cache.of_record(record, api, cuda)
         content, why = _tensorrt_cache.read(plan.parent, wanted)
         if content is None:
             raise _tensorrt_cache.foreign(plan, why or "its record is missing.")

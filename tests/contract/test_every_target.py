@@ -21,9 +21,17 @@ def wanted(name: str) -> Target:
 
 
 @pytest.fixture(params=[name for name in plugins.names("targets") if name != "torch"])
-def target(request) -> Target:
+def known(request) -> Target:
     """Every target that reads ONNX (``torch`` opens cards, for the benchmark's child process only)."""
     return wanted(request.param)
+
+
+@pytest.fixture
+def target(known) -> Target:
+    """Those that can run on this machine."""
+    if why := known.cannot_run():
+        pytest.skip(why)
+    return known
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +69,9 @@ def feed(batch: int = 1) -> dict[str, np.ndarray]:
     return {"left": rng.normal(size=(batch, 4)).astype(np.float32), "right": rng.integers(0, 9, (batch, 3), dtype=np.uint8)}
 
 
-def test_it_says_which_numerics_it_wants(target):
-    assert isinstance(target.numerics, Numerics)
-    assert "fp32" in target.numerics.floats
+def test_it_says_which_numerics_it_wants(known):
+    assert isinstance(known.numerics, Numerics)
+    assert "fp32" in known.numerics.floats
 
 
 def test_what_it_compiled_lies_in_the_folder_it_was_given(target, graph, tmp_path):
@@ -130,8 +138,8 @@ def test_every_choice_worth_timing_opens_and_runs(target, graph, tmp_path):
             assert session.run(feed())["both"].shape == (1, 2)
 
 
-def test_what_is_forbidden_is_not_chosen(target):
-    assert not [options for options in target.choices(forbid=frozenset({"bf16", "fp16"})) if options.get("precision") in ("bf16", "fp16")]
+def test_what_is_forbidden_is_not_chosen(known):
+    assert not [options for options in known.choices(forbid=frozenset({"bf16", "fp16"})) if options.get("precision") in ("bf16", "fp16")]
 
 
 def test_a_file_that_is_no_graph_is_an_error_with_a_fix(target, tmp_path):
@@ -143,13 +151,29 @@ def test_a_file_that_is_no_graph_is_an_error_with_a_fix(target, tmp_path):
     assert caught.value.fix
 
 
-def test_a_missing_file_is_an_error_that_names_it(target, tmp_path):
+def test_a_missing_file_is_an_error_that_names_it(known, tmp_path):
     with pytest.raises(EdgemmError, match=r"absent\.onnx"):
-        target.compile(tmp_path / "absent.onnx", tmp_path)
+        known.compile(tmp_path / "absent.onnx", tmp_path)
 
 
-def test_its_fingerprint_names_its_version(target):
-    versions = target.versions()
+def test_its_fingerprint_names_its_version(known):
+    versions = known.versions()
     assert versions
     assert all(version[:1].isdigit() for version in versions.values())
-    assert fingerprint(target).items() >= versions.items()
+    assert fingerprint(known).items() >= versions.items()
+
+
+def test_one_that_cannot_run_here_has_a_stand_in_that_computes_the_graph(known, graph):
+    why = known.cannot_run()
+    if not why:
+        pytest.skip("it runs here")
+    (only,) = known.choices()
+    assert only["stand_in"] == "onnxruntime"
+    with known.open(graph[0], **only) as session:
+        answer = session.run(feed())["both"]
+    given = feed()
+    expected = np.maximum(given["left"] @ graph[1]["a"] + given["right"].astype(np.float32) @ graph[1]["b"], 0)
+    np.testing.assert_allclose(answer, expected, rtol=2e-2, atol=2e-2)
+    with pytest.raises(EdgemmError) as caught:
+        known.open(graph[0])
+    assert caught.value.why == why
