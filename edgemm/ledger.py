@@ -24,7 +24,9 @@ from edgemm.probes._candidate import Candidate
 from edgemm.probes._subsets import answer_subsets
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.report import Measurement
+from edgemm.splits import SplitFiles
 from edgemm.stages import Job
+from edgemm.targets import _onnx_file
 from edgemm.targets._protocol import Target
 
 ROWS = 2000
@@ -125,9 +127,20 @@ class _Form:
 def _form(job: Job, exported: Artifact, part: Compiled, plain: _Form) -> _Form:
     """A target's graph in parts. It shares the float graph's stand-ins, unless its cuts are others (a graph that ``qat`` exported)."""
     parts = standins.in_parts(job, part.model, exported)
-    if splits.read(parts.folder).cuts == splits.read(plain.parts.folder).cuts:
+    if _shares(splits.read(parts.folder), splits.read(plain.parts.folder), standins.load(plain.means)):
         return _Form(part.target, part.model, parts, plain.means, own_means=False)
     return _Form(part.target, part.model, parts, standins.measure(job, part.model, exported))
+
+
+def _shares(files: SplitFiles, plain: SplitFiles, means: Mapping[str, np.ndarray]) -> bool:
+    """Whether the cuts are those of the float graph: the same names, and shapes that the stand-ins fit."""
+    if files.cuts != plain.cuts:
+        return False
+    shapes = {spec.name: spec.shape for spec in _onnx_file.read(files.rest).inputs if spec.name in means}
+    return all(
+        len(shape) == means[name].ndim and all(isinstance(a, str) or a == b for a, b in zip(shape, means[name].shape, strict=True))
+        for name, shape in shapes.items()
+    )
 
 
 def subsets(inputs: Sequence[str]) -> list[Subset]:

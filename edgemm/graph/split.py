@@ -225,11 +225,33 @@ class _Sizes:
 
 
 def _types(model: onnx.ModelProto, like: onnx.ModelProto | None) -> dict[str, onnx.ValueInfoProto]:
-    """Type and shape of every tensor of the main graph, where they are known; ``like`` knows better than what can be inferred."""
+    """Type and shape of every tensor of the main graph, where they are known.
+
+    ``like`` knows better than what can be inferred, but a tensor of its name may be another one (a graph exported anew): then it differs.
+    """
     found: dict[str, onnx.ValueInfoProto] = {}
-    for told in (_inferred(model), model, *([like] if like is not None else [])):
-        found |= {v.name: v for v in [*told.graph.value_info, *told.graph.output, *told.graph.input] if v.type.ByteSize()}
+    for told in (_inferred(model), model):
+        found |= _told(told)
+    for name, value in _told(like).items() if like is not None else ():
+        if name not in found or _agree(found[name], value):
+            found[name] = value
     return found
+
+
+def _told(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    values = [*model.graph.value_info, *model.graph.output, *model.graph.input]
+    return {value.name: value for value in values if value.type.ByteSize()}
+
+
+def _agree(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether both can be the same tensor: element type, rank, and every size that both know."""
+    if one.type.tensor_type.elem_type != other.type.tensor_type.elem_type:
+        return False
+    first, second = _sizes(one), _sizes(other)
+    if first is None or second is None:
+        return True
+    known = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(first) == len(second) and all(a == b for a, b in known)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -229,3 +229,13 @@ def test_a_single_input_is_one_branch_and_its_head():
     parts = checked(split(model))
     assert parts.cuts == {"image": ["r"]}
     agree(model, parts, four(np.random.default_rng(1), "image"))
+
+
+def test_a_float_graph_in_which_a_name_means_another_tensor_tells_no_shape_of_it():
+    nodes = [("Gemm", ["image", "w"], ["a"], {}), ("Add", ["a", "audio"], ["j"], {}), ("Gemm", ["j", "w"], ["event"], {})]
+    model = by_hand(["image", "audio"], ["event"], nodes, w=W)
+    other = by_hand(["image", "audio"], ["event"], nodes, w=W)
+    other.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", 8]))
+    assert shape_of(split(model, like=other).branches["image"].graph.output[0]) == ["batch", 4]
+    other.graph.value_info[0].CopyFrom(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["rows", 4]))
+    assert shape_of(split(model, like=other).branches["image"].graph.output[0]) == ["rows", 4], "the same tensor: its names are better"
