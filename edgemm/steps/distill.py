@@ -54,7 +54,12 @@ def distill(
     patience: int | None = None,
     device: str = "auto",
 ) -> FusedModel:
-    """A copy of ``model`` trained beside its teacher; the weights that are best on val, those given among them.
+    """A copy of ``model`` trained beside its teacher; the weights that are best on val (with all modalities), those given among them.
+
+    A teacher tells most about rows it does not know by heart. That of the digits has a loss of 0.007 on its train rows: pruned to 28% of
+    the multiply-accumulates and trained for five epochs, a student came to 0.761 / 0.815 on val / test with both weights 1, to 0.783 /
+    0.833 by the labels alone, and to 0.776 / 0.830 by the teacher alone at temperature 4; val swings by two points from epoch to epoch.
+    Unlabelled rows and ``modality_dropout`` are where such a teacher has something to say.
 
     Args:
         epochs: Passes over the train split.
