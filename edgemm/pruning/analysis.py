@@ -1,8 +1,6 @@
-"""From a model to what of it may be removed: trace, group, and try every layer alone."""
+"""From a model to what of it may be removed: trace, group, and try the layers."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,7 +9,7 @@ from edgemm.exporting import sample_inputs
 from edgemm.models.fused import FusedModel
 from edgemm.models.parts import evaluating, find_parts
 from edgemm.pruning.layers import Structure, structure, without
-from edgemm.pruning.proof import disturbed, try_alone
+from edgemm.pruning.proof import Said, disturbed, failing, silent
 from edgemm.pruning.tracing import follow
 
 
@@ -20,9 +18,9 @@ def analyse(
     *,
     attention: tuple[str, ...] = (),
     seed: int = 0,
-    progress: Callable[[str, float], None] = lambda text, fraction: None,
+    progress: Said = silent,
 ) -> Structure:
-    """What of ``model`` may be removed, each layer proved alone on a copy whose weights are all different.
+    """What of ``model`` may be removed, every layer proved on a copy whose weights are all different.
 
     Args:
         attention: Attention layers that were replaced in it; noted in the result.
@@ -37,11 +35,5 @@ def analyse(
     module = model.module
     tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
     found = structure(traced, parts, tensors, attention)
-    rng, reasons = np.random.default_rng(seed), dict[str, str]()
-    copied = disturbed(model, seed=seed)
-    for number, layer in enumerate(found.layers):
-        progress(f"trying layer {layer.name}", number / len(found.layers))
-        reason = try_alone(copied, found, layer, given[1:], rng)
-        if reason is not None:
-            reasons[layer.name] = reason
+    reasons = failing(disturbed(model, seed=seed), found, given[1:], np.random.default_rng(seed), progress)
     return without(found, reasons)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -25,6 +25,11 @@ ALL_SUBSETS = 5
 """Up to so many inputs every subset is tried; beyond, each alone and all but each."""
 
 Features = tuple[Tensor, ...]
+Said = Callable[[str, float], None]
+
+
+def silent(text: str, fraction: float) -> None:
+    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +118,56 @@ def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> flo
     return worst
 
 
-def try_alone(model: FusedModel, found: Structure, layer: Layer, given: Sequence[Features], rng: np.random.Generator) -> str | None:
-    """Cut half of one layer and compare.
+def failing(
+    model: FusedModel, found: Structure, given: Sequence[Features], rng: np.random.Generator, said: Said = silent
+) -> dict[str, str]:
+    """The layers that do not prove, with the reason, found by trying groups: all at once, and by halves where that fails.
 
-    Returns:
-        None when it proves; else the reason to leave it whole.
+    A group that proves with another share gone of each layer clears all of them, which makes one trial of a large model out of dozens.
+    Halves that prove alone and fail together are joined layer by layer.
     """
-    removed = rng.choice(layer.roots, max(1, layer.width // 2), replace=False).tolist()
+    gone = {layer.name: rng.choice(layer.roots, _share(layer, rng), replace=False).tolist() for layer in found.layers}
+    tried = 0
+
+    def trial(layers: Sequence[Layer]) -> str | None:
+        nonlocal tried
+        tried += 1
+        said(f"trying {layers[0].name}" if len(layers) == 1 else f"trying {len(layers)} layers at once", 1 - 1 / tried)
+        return _trial(model, found, [root for layer in layers for root in gone[layer.name]], given)
+
+    def sieve(layers: Sequence[Layer]) -> dict[str, str]:
+        reason = trial(layers) if layers else None
+        if reason is None:
+            return {}
+        if len(layers) == 1:
+            return {layers[0].name: reason}
+        middle = len(layers) // 2
+        guilty = sieve(layers[:middle]) | sieve(layers[middle:])
+        if guilty:
+            return guilty
+        together = list(layers[:middle])
+        for layer in layers[middle:]:
+            reason = trial([*together, layer])
+            if reason is None:
+                together.append(layer)
+            else:
+                guilty[layer.name] = f"beside other layers: {reason}"
+        return guilty
+
+    reasons: dict[str, str] = {}
+    while fresh := sieve([layer for layer in found.layers if layer.name not in reasons]):
+        reasons |= fresh
+    return reasons
+
+
+def _share(layer: Layer, rng: np.random.Generator) -> int:
+    """How many channels of a layer to try without: a quarter to three quarters, so that no two layers need be alike."""
+    least = max(1, layer.width // 4)
+    return int(rng.integers(least, max(least, layer.width - least) + 1))
+
+
+def _trial(model: FusedModel, found: Structure, removed: Sequence[int], given: Sequence[Features]) -> str | None:
+    """None when the cut model equals the masked one; else why not, in words."""
     kept = found.kept(removed)
     for features in given:
         with masked_for_now(model.module, kept):
@@ -128,10 +176,10 @@ def try_alone(model: FusedModel, found: Structure, layer: Layer, given: Sequence
             with cut_for_now(model.module, kept):
                 got = answers(model, features)
         except Exception as err:  # whatever the user's code raises on a narrower layer
-            return f"with half of it gone the model fails, so its width is written down somewhere: {_first_line(err)}"
+            return f"with some of it gone the model fails, so its width is written down somewhere: {_first_line(err)}"
         error = difference(wanted, got)
-        if error > TOLERANCE:
-            return f"with half of it gone the outputs change by {error:.1e} of their size, so more than these weights depends on it"
+        if not error <= TOLERANCE:
+            return f"with some of it gone the outputs change by {error:.1e} of their size, so more than these weights depends on it"
     return None
 
 

@@ -353,7 +353,7 @@ WHOLE = {
     "a group norm": (Grouped, {"x": PICTURE}, "three", "a group norm takes its mean over these channels"),
     "a layer norm": (lambda: Attending(Stock()), {"x": SERIES}, "into", "a layer norm takes its mean over these channels"),
     "heads written down": (lambda: Attending(Written()), {"x": SERIES}, "inner.q", "its width is written down somewhere"),
-    "halves of other channels": (Chunked, {"x": VECTOR}, "both", "with half of it gone"),
+    "halves of other channels": (Chunked, {"x": VECTOR}, "both", "with some of it gone"),
     "a cell in a loop": (Cells, {"x": SERIES}, "into", "the analysis has no rule for 'lstm_cell'"),
     "an outer product": (Cells, {"x": SERIES}, "side", "it is spread over the channels of another value"),
     "a bilinear layer": (Cells, {"x": SERIES}, "joint", "the analysis has no rule for 'bilinear'"),

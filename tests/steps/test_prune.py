@@ -22,7 +22,10 @@ from edgemm.training import seeded_model, train_model
 CARD = {
     "factory": "models:digits",
     "kwargs": {
-        "encoders": {"image": {"residual_cnn": {"channels": [16, 24], "width": 32}}, "motion": {"conv_gru": {"channels": [16], "hidden": 24, "width": 32}}},
+        "encoders": {
+            "image": {"residual_cnn": {"channels": [16, 24], "width": 32}},
+            "motion": {"conv_gru": {"channels": [16], "hidden": 24, "width": 32}},
+        },
         "fusion": {"gated": {"gate": "scalar", "width": 32}},
     },
     "inputs": {
@@ -31,7 +34,7 @@ CARD = {
     },
     "outputs": {"kind": {"task": "classification", "labels": ["a", "b", "c"]}, "level": {"task": "regression", "unit": "dB"}},
 }  # fmt: skip
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -55,7 +58,7 @@ class Own(nn.Module):
 
 def build():
     return Own()
-'''
+"""
 
 
 def arrays(rows: int, seed: int) -> dict[str, np.ndarray]:
