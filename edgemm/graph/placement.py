@@ -167,7 +167,10 @@ def _behind_concats(model: onnx.ModelProto) -> None:
 
 def _add_pair(wiring: Wiring, node: onnx.NodeProto, scale: float, readers: Iterable[tuple[onnx.NodeProto, int]]) -> None:
     name = node.output[0]
-    constants = [numpy_helper.from_array(np.float32(scale), f"{name}_scale"), numpy_helper.from_array(np.int8(0), f"{name}_zero")]
+    constants = [
+        numpy_helper.from_array(np.array(scale, np.float32), f"{name}_scale"),
+        numpy_helper.from_array(np.array(0, np.int8), f"{name}_zero"),
+    ]
     wiring.graph.initializer.extend(constants)
     parts = [constants[0].name, constants[1].name]
     pair = [

@@ -165,4 +165,4 @@ def view(pointer: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Host memory at ``pointer`` as an array; valid until it is freed."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = (ctypes.c_byte * max(1, size)).from_address(pointer)
-    return np.frombuffer(memory, dtype, count=int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    return np.frombuffer(memoryview(memory), dtype, count=int(np.prod(shape, dtype=np.int64))).reshape(shape)
