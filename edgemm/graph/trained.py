@@ -75,21 +75,27 @@ def _is_layer(wiring: Wiring, node: onnx.NodeProto) -> bool:
 
 
 def make_unsigned(model: onnx.ModelProto) -> None:
-    """Give every int8 pair of an activation the same integers plus 128, as uint8: ONNX Runtime's x86 kernels want them; in place.
+    """Give every int8 pair of an activation the same steps in uint8: ONNX Runtime's x86 kernels want them; in place.
 
-    The values stay exactly the same.
+    After a Relu the zero point is 0, so that the runtime can leave the Relu out and compute the layer in integers (12% of the time of a
+    residual network and GRU); values above the trained range are then no longer clipped. Elsewhere it is 128: the same values exactly.
     """
     wiring = Wiring(model)
-    name = "zero_point_uint8"
-    pairs = [pair for pair in wiring.activations() if _is_signed(wiring, pair[0])]
-    for node in {id(node): node for pair in pairs for node in pair}.values():
-        node.input[2] = name
-    if pairs:
-        model.graph.initializer.append(numpy_helper.from_array(np.array(MIDDLE, np.uint8), name))
-        del model.graph.value_info[:]
+    used: dict[str, int] = {}
+    for quantize, dequantize in [pair for pair in wiring.activations() if _is_signed(wiring, pair[0])]:
+        zero = 0 if wiring.made_by(quantize.input[0]) == "Relu" else MIDDLE
+        name = f"zero_point_uint8_{zero}"
+        used[name] = zero
+        quantize.input[2] = dequantize.input[2] = name
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(zero, np.uint8), name) for name, zero in used.items())
+    del model.graph.value_info[:]  # their types were those of the old pairs
+    drop_unread(model)
 
 
 def _is_signed(wiring: Wiring, node: onnx.NodeProto) -> bool:
     """int8, zero point 0, one scale."""
     zero = wiring.constants.get(node.input[2]) if len(node.input) > 2 else None
-    return zero is not None and zero.data_type == TensorProto.INT8 and numpy_helper.to_array(zero).size == 1 and not numpy_helper.to_array(zero).any()
+    if zero is None or zero.data_type != TensorProto.INT8:
+        return False
+    content = numpy_helper.to_array(zero)
+    return content.size == 1 and not content.any()

@@ -109,23 +109,19 @@ def _fold(graph: GraphModule, layer: Node, weight: Node | None, var: Node, eps: 
 
 
 def close_norms(graph: GraphModule) -> None:
-    """Put the trained values in: folded weights and biases as constants, other batch norms as torch's in eval mode; in place."""
+    """Put the trained values of folded batch norms in, as constants; in place.
+
+    The others stay what they are, in eval mode: at the sight of one of torch's, torchao traces its patterns for 50 s.
+    """
     values = _Values(graph)
     for node in [node for node in graph.graph.nodes if node.op == "call_module" and node.target.startswith(PREFIX)]:
-        x, weight, bias, mean, var, *rest = node.args
-        norm = graph.get_submodule(node.target)
-        assert isinstance(norm, Norm)
-        with graph.graph.inserting_before(node):
-            if not rest:
-                new = graph.graph.call_function(
-                    aten.batch_norm.default, (x, weight, bias, mean, var, False, norm.momentum, norm.eps, False)
-                )
-                new.meta = dict(node.meta)
-            else:
-                new = _with_bias(graph, x, folded_bias(*(values.of(entry) for entry in (rest[0], rest[1], bias, mean))), node.target)
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
-        graph.delete_submodule(node.target)
+        layer, _, bias, mean, _, *rest = node.args
+        graph.get_submodule(node.target).train(False)
+        if rest:
+            added = folded_bias(*(values.of(entry) for entry in (rest[0], rest[1], bias, mean)))
+            node.replace_all_uses_with(_with_bias(graph, layer, added, node.target))
+            graph.graph.erase_node(node)
+            graph.delete_submodule(node.target)
     for node in [node for node in graph.graph.nodes if node.target is scaled]:
         with graph.graph.inserting_before(node):
             constant = add_constant(graph, f"scaled_weight_{node.name}", values.of(node))

@@ -28,12 +28,26 @@ with quiet():  # it warns of what it was not built with
 AVERAGING = 0.01  # share of the newest batch in a range; torchao's default
 ANNOTATION = "quantization_annotation"  # node.meta key that torchao reads
 
+
+
+class Rounding(FakeQuantize):
+    """torchao's, which lets NaN pass instead of failing on it: the loop then stops at the loss and says where."""
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        try:
+            return super().forward(X)
+        except AssertionError:  # torchao's, of a range that is no range
+            if bool(torch.isfinite(X).all()):
+                raise
+            return X
+
+
 ACTIVATION = QuantizationSpec(
     dtype=torch.int8,
     quant_min=-128,
     quant_max=127,
     qscheme=torch.per_tensor_symmetric,
-    observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=AVERAGING),
+    observer_or_fake_quant_ctr=Rounding.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=AVERAGING),
 )
 """int8 with zero point 0, the only one that every target takes; it covers -128 because QuantizeLinear does."""
 
@@ -46,7 +60,7 @@ def weights(axis: int) -> QuantizationSpec:
         quant_max=127,
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(
+        observer_or_fake_quant_ctr=Rounding.with_args(
             observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=axis
         ),
     )
