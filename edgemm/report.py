@@ -101,13 +101,20 @@ class Report:
         applied: ``[{step, options, facts}]``, the torch steps of the recipe and what each found out.
             ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
         latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them; a label is a variant's ``label`` or any other words.
-        ratios: ``[{candidate, baseline, value, low, high, verdict}]``: how many times as long ``candidate`` takes, with its interval.
+        ratios: ``[{candidate, baseline, value, low, high, verdict, disturbed}]``: how many times as long ``candidate`` takes, with its
+            interval.
+        disturbances: ``{form: {rounds, disturbed, repeated, reasons, flagged, source, target, subject}}``; ``timeline``: every turn, as
+            ``probes._disturbed`` makes them; warnings: ``[str]``, what that means for the reader.
+        energy: str, what the meter covers or why there is none.
+        pace: ``{rates_hz, how}``; throughput: ``[{candidate, batch, streams, per_s, low, high, error}]``.
+        roofline, audit: rows of ``probes._limits``; peaks: ``devices.peaks.Peaks.to_dict()``.
         confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
         curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
         parity: list of ``graph.parity.Rung.to_dict()``.
         layers: ``[{name, kind, precision, kernel, time_us}]`` of the bundle, as ``LayerRan``.
         files: ``{name: bytes}`` of the bundle.
-        accuracy: ``{output: {modalities joined by "+": value}}``, where subsets of modalities were measured.
+        ledger: ``{inputs, rows, of, where, contributions: [{input, output, target, unit, before, after, change, deaf}]}``, see
+            ``ledger``; its measurements have ``modalities`` set.
     """
 
     environment: Mapping[str, Any]
@@ -135,12 +142,13 @@ class Report:
         return [Variant(_label(key, keys), key[1], key[2], key[0], tuple(groups[key])) for key in keys]
 
     def __str__(self) -> str:
-        """The measurements as a table, then the budgets."""
-        rows = [_row(variant, self._metrics()) for variant in self.variants()]
+        """The measurements as a table, what was timed against what, warnings of the timing, then the budgets."""
+        rows = [_row(variant, self._metrics(), flag=" (disturbed)" * self.is_disturbed(variant)) for variant in self.variants()]
         head = [
             "",
             "p50 ms",
             "p95 ms",
+            "paced p50 ms",
             "size MiB",
             "RSS MiB",
             *(f"{name} {output or ''}".strip() for name, output in self._metrics()),
@@ -150,7 +158,19 @@ class Report:
         table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
         widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([*lines, *(["", *map(str, self.budgets)] if self.budgets else [])])
+        blocks = [
+            lines,
+            [_pair(row) for row in self.details.get("ratios") or ()],
+            self.details.get("warnings") or (),
+            map(str, self.budgets),
+        ]
+        return "\n\n".join("\n".join(block) for block in map(list, blocks) if block)
+
+    def is_disturbed(self, variant: Variant) -> bool:
+        """Whether what else the box did spoiled too many rounds of this variant."""
+        told = (self.details.get("disturbances") or {}).values()
+        about = (variant.candidate, variant.target, variant.subject)
+        return any(row.get("flagged") and (row.get("source"), row.get("target"), row.get("subject")) == about for row in told)
 
     def _metrics(self) -> list[tuple[str, str | None]]:
         return list(dict.fromkeys((m.name, m.output) for m in self.measurements if m.output is not None and m.branch is None))
@@ -192,12 +212,21 @@ def _label(key: tuple[str | None, str, str], keys: Sequence[tuple[str | None, st
     return f"{label} ({candidate})" if sum(other[:2] == key[:2] for other in keys) > 1 else label
 
 
-def _row(variant: Variant, metrics: Sequence[tuple[str, str | None]]) -> list[str]:
-    cells = [variant.label]
-    for name, output in [("latency_p50_ms", None), ("latency_p95_ms", None), ("size_mib", None), ("peak_rss_mib", None), *metrics]:
+def _row(variant: Variant, metrics: Sequence[tuple[str, str | None]], *, flag: str) -> list[str]:
+    cells = [variant.label + flag]
+    columns = ("latency_p50_ms", "latency_p95_ms", "paced_p50_ms", "size_mib", "peak_rss_mib")
+    for name, output in [*((column, None) for column in columns), *metrics]:
         m = variant.get(name, output)
         cells.append(f"{m.value:.4g} {show_interval(m.low, m.high)}".strip() if m else "")
     return [*cells, variant.precision]
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    """One comparison in words: how many times as fast, with its interval, and what may be claimed of it."""
+    low, high = row.get("low"), row.get("high")
+    interval = show_interval(1 / high, 1 / low) if low and high else ""
+    doubt = " (disturbed)" if row.get("disturbed") else ""
+    return f"{row['candidate']} against {row['baseline']}: {1 / row['value']:.2f}x {interval} {row['verdict']}{doubt}".replace("  ", " ")
 
 
 def read(path: Path) -> Report:

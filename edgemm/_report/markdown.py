@@ -37,15 +37,8 @@ def _report(report: Report) -> Iterable[str]:
     variants = report.variants()
     scores = dict.fromkeys((m.name, m.output) for m in report.measurements if m.output and m.branch is None and m.modalities is None)
     columns = [(name, None) for name in COLUMNS if any(variant.get(name) for variant in variants)] + list(scores)
-    flags = details.get("disturbances") or {}
-    flagged = {name for name, told in flags.items() if told.get("flagged")}
     rows = [
-        [
-            f"{v.label}{' (disturbed)' if _is_flagged(v.candidate, flagged) else ''}",
-            v.precision,
-            *(_cell(v.get(*column)) for column in columns),
-        ]
-        for v in variants
+        [v.label + " (disturbed)" * report.is_disturbed(v), v.precision, *(_cell(v.get(*column)) for column in columns)] for v in variants
     ]
     yield table(["", "Ran in", *(name_of(*column) for column in columns)], rows)
     pairs = [
@@ -57,10 +50,6 @@ def _report(report: Report) -> Iterable[str]:
     yield "## Roofline\n\n" + _roofline(details["roofline"]) if details.get("roofline") else ""
     yield "## Kernel audit\n\n" + _audit(details["audit"]) if details.get("audit") else ""
     yield "## Budgets\n\n" + _listed(map(str, report.budgets)) if report.budgets else ""
-
-
-def _is_flagged(candidate: str, flagged: set[str]) -> bool:
-    return any(name == candidate or name.startswith(f"{candidate},") for name in flagged)
 
 
 def _throughput(rows: Sequence[dict[str, Any]]) -> str:

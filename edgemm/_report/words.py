@@ -10,6 +10,12 @@ NAMES = {
     "latency_p50_ms": "Latency, median", "latency_p90_ms": "Latency, 90th percentile", "latency_p95_ms": "Latency, 95th percentile",
     "latency_p99_ms": "Latency, 99th percentile", "load_ms": "Load", "first_ms": "First inference", "cold_start_ms": "Cold start",
     "peak_rss_mib": "Peak memory", "size_mib": "Size", "energy_mj": "Energy an inference", "macs": "Multiply-accumulates",
+    "latency_max_ms": "Latency, slowest call", "jitter_ms": "Jitter", "cpu_ms": "Processor time a call", "rss_mib": "Memory while running",
+    "unique_mib": "Memory of its own", "throughput_per_s": "Throughput", "paced_p50_ms": "At the pace, median",
+    "paced_p95_ms": "At the pace, 95th percentile", "paced_p99_ms": "At the pace, 99th percentile",
+    "paced_max_ms": "At the pace, slowest call", "paced_jitter_ms": "At the pace, jitter",
+    "paced_late_p95_ms": "At the pace, begun late by (95th percentile)", "paced_dropped": "At the pace, dropped",
+    "paced_cpu_ms": "At the pace, processor time a step", "energy_j_per_hour": "Energy an hour at the pace",
     "parameters": "Parameters", "accuracy": "Accuracy", "f1": "Macro F1", "mae": "Mean absolute error", "recall_at_1": "Recall@1",
     "sqnr_db": "Signal to error (SQNR)", "accuracy_drop_points": "Loss against the original",
 }  # fmt: skip

@@ -75,11 +75,11 @@ def audit(model: Path, layers: Sequence[LayerRan], asked: str) -> list[dict[str,
     total = sum(layer.time_us or 0.0 for layer in layers)
     rows = []
     for place, layer in enumerate(layers):
-        for finding in _findings(layers, place, quantized, asked):
-            share = (layer.time_us or 0.0) / total if total else None
-            if share is None or share >= TOLD_SHARE:
-                told = {"layer": layer.name, "kind": layer.kind, "kernel": layer.kernel, "precision": layer.precision}
-                rows.append({**told, "finding": finding, "time_us": layer.time_us, "share": share})
+        findings = list(_findings(layers, place, quantized, asked))
+        share = (layer.time_us or 0.0) / total if total else None
+        if findings and (share is None or share >= TOLD_SHARE):
+            told = {"layer": layer.name, "kind": layer.kind, "kernel": layer.kernel, "precision": layer.precision}
+            rows.append({**told, "finding": ", ".join(findings), "time_us": layer.time_us, "share": share})
     return sorted(rows, key=lambda row: -(row["time_us"] or 0.0))
 
 

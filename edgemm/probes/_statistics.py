@@ -60,12 +60,12 @@ def by_launch(rounds: Sequence[Sequence[float]], launches: Sequence[int]) -> lis
 
 
 def spread_of(values: Sequence[float]) -> Interval:
-    """The mean of a few independent values, with the interval of Student's t."""
+    """The mean of a few independent values, none below 0, with the interval of Student's t."""
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Interval(float(array.mean()), None, None)
     half = _t(Z95, len(array) - 1) * float(array.std(ddof=1)) / len(array) ** 0.5
-    return Interval(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half)
+    return Interval(float(array.mean()), max(0.0, float(array.mean()) - half), float(array.mean()) + half)
 
 
 def percentiles(rounds: Sequence[Sequence[float]], shares: Sequence[float], *, seed: int = SEED) -> list[Interval]:

@@ -49,9 +49,10 @@ def at_pace(
             notes.append(f"{row.name} was not measured at its pace: {paced.error.what} {paced.error.why}".strip())
             continue
         measured += about(row, timings[row.name].precision_ran, paced_measurements(paced))
-        if several and paced.how == "whole":
-            fastest = max(rates.values())
-            notes.append(f"{row.name} has no split graphs: at the pace it ran whole, {fastest:g} times a second, on inputs partly old.")
+    whole = [row.name for row in rows if several and found[row.name].error is None and found[row.name].how == "whole"]
+    if whole:
+        fastest = f"{max(rates.values()):g} times a second, on inputs partly old"
+        notes.append(f"No split graphs, so at the pace these ran whole, {fastest}: {', '.join(whole)}.")
     told = {"rates_hz": rates, "how": {row.name: found[row.name].how for row in rows if found[row.name].error is None}}
     return measured, {"pace": told}, notes
 

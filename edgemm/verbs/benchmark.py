@@ -224,11 +224,13 @@ def _report(
     here = [plugins.find(Target, row.target)(**row.target_options) for row in measured if row.target != "command"]
     versions = {key: value for target in here for key, value in target.versions().items()}
     after = next((row for row in measured if row.subject == "bundle"), measured[0])
+    summary = disturbed.summary(timings)
     details |= {
         "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
         "latency_samples_ms": {row.name: drawn(timings[row.name]) for row in measured},
         "ratios": list(ratios(measured, timings)),
-        "disturbances": disturbed.summary(timings),
+        "disturbances": {row.name: {**summary[row.name], **_about(row)} for row in measured},
+        "warnings": disturbed.notes(timings),
         "timeline": disturbed.timeline(timings),
         "energy": open_meter()[1],
         "layers": details.get("layers") or [vars(layer) for layer in timings[after.name].layers],
@@ -239,6 +241,11 @@ def _report(
         of_thing = [m for m in found if m.candidate == thing.given]
         budgets += judge(thing.budgets, of_thing, sorted(targets), thing.guarded())
     return Report(environment(versions), found, budgets, details)
+
+
+def _about(row: Candidate) -> dict[str, str]:
+    """How the report names a form."""
+    return {"source": row.source or row.name, "target": row.target, "subject": row.subject}
 
 
 def _write(report: Report, place: Path) -> None:

@@ -43,7 +43,12 @@ def parts(tmp_path_factory):
     save("seen", [helper.make_node("Mul", ["seen", "two"], ["a"])], {"seen": 8}, {"a": 8}, {"two": 2})
     save("heard", [helper.make_node("Add", ["heard", "one"], ["b"])], {"heard": 4}, {"b": 4}, {"one": 1})
     save("rest", [helper.make_node("Concat", ["a", "b"], ["kind"], axis=1)], {"a": 8, "b": 4}, {"kind": 12}, {})
-    record = {"branches": {"seen": "seen.onnx", "heard": "heard.onnx"}, "rest": "rest.onnx", "cuts": {"seen": ["a"], "heard": ["b"]}}
+    record = {
+        "branches": {"seen": "seen.onnx", "heard": "heard.onnx"},
+        "rest": "rest.onnx",
+        "cuts": {"seen": ["a"], "heard": ["b"]},
+        "macs": 0,
+    }
     (folder / "split.json").write_text(json.dumps(record))
     return folder / "split.json"
 
