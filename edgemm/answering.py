@@ -11,6 +11,7 @@ import numpy as np
 from edgemm import metrics, plugins
 from edgemm.artifact import Artifact
 from edgemm.bundle import write_npz
+from edgemm.card import Output
 from edgemm.data import Dataset
 from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes.accuracy import Accuracy, Answers
@@ -37,7 +38,6 @@ def answers(job: Job, candidate: Candidate, made_of: Any, split: str = "test", *
         write_npz(path, {**found, **{f"label:{name}": array for name, array in truth.items()}})
         return path
 
-    target = plugins.find(Target, candidate.target)(**candidate.target_options)
     inputs = {
         "artifact": made_of,
         "target": [candidate.target, dict(candidate.target_options)],
@@ -48,7 +48,7 @@ def answers(job: Job, candidate: Candidate, made_of: Any, split: str = "test", *
         "limit": limit,
     }
     name = f"accuracy {candidate.name}" if split == "test" else f"{split} {candidate.name}"
-    made = job.stage(name, inputs, make, packages=target.versions(), on_this_machine=True)
+    made = job.stage(name, inputs, make, packages=_packages(candidate), on_this_machine=True)
     with np.load(made.main, allow_pickle=False) as file:
         flat = dict(file)
     labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
@@ -81,8 +81,23 @@ def decision_split(dataset: Dataset) -> tuple[str, str]:
     return "", "There are only test rows, which are for reporting: accuracy was not guarded."
 
 
+def scored(job: Job, found: Arrays, truth: Arrays) -> list[Measurement]:
+    """The metric of every output that has one and a truth."""
+    return Accuracy().summarise([Answers(_with_metric(job, found), found, truth)])
+
+
 def lost(job: Job, before: Arrays, after: Arrays, truth: Arrays) -> dict[str, Measurement]:
     """Output -> ``accuracy_drop_points`` with its paired 95% interval, for every output that has a metric and a truth."""
-    outputs = {key: output for key, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db" and key in after}
-    found = Accuracy().summarise([Answers(outputs, after, truth, before)])
+    found = Accuracy().summarise([Answers(_with_metric(job, after), after, truth, before)])
     return {str(m.output): m for m in found if m.name == "accuracy_drop_points"}
+
+
+def _packages(candidate: Candidate) -> list[str]:
+    """Distributions whose version matters; the torch target is not asked, since that imports torch."""
+    if candidate.target == "torch":
+        return ["torch"]
+    return list(plugins.find(Target, candidate.target)(**candidate.target_options).versions())
+
+
+def _with_metric(job: Job, found: Arrays) -> dict[str, Output]:
+    return {key: output for key, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db" and key in found}

@@ -61,7 +61,7 @@ def decide(
         trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
     """
     plain = tuple(normal(step) for step in steps)
-    asked = next((step.options["precision"] for step in plain if step.name == "quantize"), {})
+    asked: dict[str, str] = next((step.options["precision"] for step in plain if step.name == "quantize"), {})
     if AUTO not in asked.values():
         return Decided(plain)
     all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in asked.items()})

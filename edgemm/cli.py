@@ -166,15 +166,21 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A card, an ONNX file or a bundle.")],
     data: MaybeData = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure shares of latency there.")] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Also what each head loses when one branch is pruned, or runs in INT8; needs data.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what each branch of a model costs."""
+    """Show what each branch of a model costs, and what it bears."""
     from edgemm.progress import on_stderr
     from edgemm.verbs.inspect import inspect as verb
 
     with on_stderr() as progress:
-        found = verb(model, data=data, target=target, progress=progress)
+        found = verb(model, data=data, target=target, sensitivity=sensitivity, output=output, progress=progress)
     _show(found, json)
+    if output:
+        _wrote(output, json)
 
 
 @app.command()

@@ -107,6 +107,8 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
     if not split:
         return Guarded(partial, notes=notes)
     trains = policy.on_miss == "qat" and retrained is not None
+    if policy.on_miss == "qat" and not trains:
+        notes.append(f"{partial.target}: on_miss: qat could only revert: an ONNX file cannot be trained, and a trained graph was already.")
     search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0)
     found = search.run()
     if not found.met and trains and retrained is not None:

@@ -16,9 +16,11 @@ from edgemm._report import charts
 from edgemm._report.applied import applied
 from edgemm._report.charts import Bar
 from edgemm._report.headline import lead, tiles
+from edgemm._report.measured import measured
 from edgemm._report.modalities import modalities
 from edgemm._report.precision import guard, precision
 from edgemm._report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
+from edgemm._report.sensitivity import sensitivity
 from edgemm._report.words import in_unit, name_of, number, shown, unit_of
 from edgemm.report import Measurement, Report, Variant
 
@@ -152,6 +154,6 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    tiles, _notes, _budgets, _before_and_after, _latency, ratios, _confusion, modalities, branches, precision,
-    guard, applied, curves, parity, steps, files, environment,
+    tiles, _notes, _budgets, _before_and_after, _latency, ratios, measured, _confusion, modalities, branches, sensitivity,
+    precision, guard, applied, curves, parity, steps, files, environment,
 )  # fmt: skip

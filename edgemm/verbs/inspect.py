@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgemm import plugins, stages
+from edgemm.artifact import require_writable
 from edgemm.bundle import Bundle, open_bundle
 from edgemm.card import Card, Output
 from edgemm.data import open_dataset, synthetic
-from edgemm.errors import EdgemmError, MissingExtra, nearest
+from edgemm.devices.environment import environment
+from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
 from edgemm.inspection import BranchRow, take_apart
 from edgemm.modalities._protocol import input_specs
 from edgemm.progress import Progress
+from edgemm.report import Report
+from edgemm.sensitivity import Sensitivity
+from edgemm.sensitivity import sensitivity as measure_sensitivity
 from edgemm.specs import TensorSpec
 from edgemm.targets._protocol import Target, fingerprint
 
@@ -35,6 +40,7 @@ class Inspection:
         rows: A row for each branch.
         target: What timed the layers; "" where nothing could.
         notes: What a reader must know.
+        sensitivity: What each branch bears, where that was asked for.
     """
 
     model: str
@@ -43,6 +49,7 @@ class Inspection:
     rows: tuple[BranchRow, ...]
     target: str = ""
     notes: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = None
 
     @property
     def total(self) -> BranchRow:
@@ -61,17 +68,25 @@ class Inspection:
             "total": self.total.to_dict(),
             "target": self.target,
             "notes": list(self.notes),
-        }
+        } | ({"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {})
 
     def __str__(self) -> str:
         lines = [f"input   {spec.name}: {spec}" for spec in self.inputs]
         lines += [f"output  {name}: {words}" for name, words in self.outputs.items()]
         head = ["branch", "modality", "parameters", "MACs", "time", "ran in", "fp32 MiB", "fp16 MiB", "int8 MiB", "stored MiB"]
-        return "\n".join([*lines, "", *_aligned([head, *map(_cells, (*self.rows, self.total))]), *(f"note: {note}" for note in self.notes)])
+        told = ["", str(self.sensitivity)] if self.sensitivity else []
+        table = _aligned([head, *map(_cells, (*self.rows, self.total))])
+        return "\n".join([*lines, "", *table, *told, *(f"note: {note}" for note in self.notes)])
 
 
 def inspect(
-    model: str | Path, *, data: str | Path | None = None, target: str | None = None, progress: Progress | None = None
+    model: str | Path,
+    *,
+    data: str | Path | None = None,
+    target: str | None = None,
+    sensitivity: bool = False,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Take a model apart.
 
@@ -79,16 +94,42 @@ def inspect(
         model: A card, a folder with ``model.yaml``, an ``.onnx`` file, or a bundle (whose compressed graph is looked at).
         data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own).
         target: Where the layers are timed; without it the bundle's own, else OpenVINO or ONNX Runtime, whichever is here.
+        sensitivity: Also measure what each branch bears: pruned alone, and in INT8 alone. Needs a card (or an ONNX file) and data.
+        output: Folder for report.json and report.html.
 
     Raises:
-        EdgemmError: The model cannot be read, or ``target`` is none of the bundle's.
+        EdgemmError: The model cannot be read, ``target`` is none of the bundle's, or a bundle's sensitivity is asked for.
+        DataError: ``sensitivity`` without data.
     """
+    place = Path(output) if output else None
+    if place:
+        require_writable(place / "report.json")
     path = Path(model)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
-        return _bundle(path, target, data)
+        if sensitivity:
+            why = "a bundle holds what compression left, not what could be pruned or quantized."
+            raise EdgemmError("sensitivity is measured on a card.", why=why, fix="give the card that the bundle was made from.")
+        found = _bundle(path, target, data)
+    else:
+        found = _model(model, data, target, sensitivity, progress)
+    if place:
+        _write(found, place)
+    return found
+
+
+def _model(model: str | Path, data: str | Path | None, target: str | None, sensitivity: bool, progress: Progress | None) -> Inspection:
     job = stages.start(model, data, progress=progress)
+    if sensitivity and data is None:
+        raise DataError("sensitivity needs a dataset.", why="it is accuracy that branches are sensitive in.", fix="add -d DATA.")
+    found = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
+    if not sensitivity:
+        return found
+    told = measure_sensitivity(job, target=target)
+    return replace(found, sensitivity=told, notes=(*found.notes, *told.notes))
+
+
+def _looked_at(job: stages.Job, model: str, target: str | None, notes: list[str]) -> Inspection:
     onnx, feed = stages.export(job).main, stages.samples(job, 1)[0]
-    notes = [] if data else ["the layers were timed on a synthetic sample."]
     for name in [target] if target else PREFERRED:
         try:
             looked = _Looked(onnx, job.card, name, plugins.load(Target, name))
@@ -96,8 +137,8 @@ def inspect(
             if target:
                 raise
             continue
-        return looked.inspection(str(model), feed, notes)
-    return _Looked(onnx, job.card).inspection(str(model), {}, ["neither openvino nor onnxruntime is installed: nothing was timed."])
+        return looked.inspection(model, feed, notes)
+    return _Looked(onnx, job.card).inspection(model, {}, ["neither openvino nor onnxruntime is installed: nothing was timed."])
 
 
 def _bundle(path: Path, target: str | None, data: str | Path | None) -> Inspection:
@@ -147,6 +188,30 @@ class _Looked:
                 rows = take_apart(self.onnx, self.card, session, feed)
         outputs = {name: _words(output) for name, output in self.card.outputs.items()}
         return Inspection(given, tuple(input_specs(self.card)), outputs, tuple(rows), self.name, tuple(notes))
+
+
+def _write(found: Inspection, place: Path) -> None:
+    """``report.json`` and ``report.html`` of an inspection."""
+    from edgemm._report import page
+
+    versions = plugins.find(Target, found.target)().versions() if found.target else {}
+    rows = [
+        {
+            "branch": row.branch, "precision": row.precision, "parameters": row.parameters, "macs": row.macs,
+            "latency_share": row.latency_share, "size_mib": {key: size / MIB for key, size in row.size_bytes.items()},
+        }
+        for row in found.rows
+    ]  # fmt: skip
+    told = found.sensitivity
+    details = {"title": Path(found.model).name, "branches": rows, "notes": list(found.notes)}
+    report = Report(
+        environment(versions),
+        told.measurements() if told else [],
+        details=details | ({"sensitivity": told.to_dict()} if told else {}),
+    )
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "report.html").write_text(page.render(report), encoding="utf-8")
+    report.save(place / "report.json")
 
 
 def _words(output: Output) -> str:
