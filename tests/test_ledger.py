@@ -349,3 +349,38 @@ def test_a_combination_of_answers_is_paired_and_a_smaller_error_is_a_gain():
     assert (gained.value, gained.unit) == (2.0, "dB")
     with pytest.raises(MeasureError, match="'x' has no accuracy to compare"):
         metrics.combine(Output("x", "tensor"), [])
+
+
+def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
+    """The easyVQA card made tiny: its fusion multiplies, so a mean picture leaves something to go by, zeros would leave nothing."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("nncf")
+    from edgemm import card as cards
+    from edgemm.checkpoint import save_model
+    from edgemm.models.build import build
+    from edgemm.models.fused import FusedModel
+    from edgemm.recipe import Step
+
+    shipped = cards.load("easyvqa").to_dict()
+    shipped["kwargs"]["encoders"] = {"image": {"cnn": {"channels": [8], "width": 16}}, "text": {"bag": {"embedding": 16, "width": 16}}}
+    shipped["kwargs"]["fusion"]["product"]["width"] = 16
+    shipped["factory"] = "models:easyvqa"
+    card = cards.parse(shipped)
+    torch.manual_seed(0)
+    save_model(FusedModel(card, build(card)).eval(), tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 40, "test": 30}.items():
+        pictures = rng.integers(0, 255, (count, 64, 64, 3)).astype(np.uint8)
+        answers = rng.integers(0, 13, count)
+        np.savez(tmp_path / f"{split}.npz", image=pictures, question=rng.integers(0, 64, (count, 12)), answer=answers)
+    run = stages.start(tmp_path / "model", tmp_path)
+    exported = stages.export(run)
+    steps = [Step("quantize", {"method": "ptq", "calibration_samples": 16}, "graph")]
+    part = Compiled("onnxruntime", {}, stages.quantize(run, exported, steps, "onnxruntime"), {"threads": 1}, {}, [], [])
+    taken = ledger.take(run, exported, run, exported, [part])
+    assert taken.warnings == []
+    assert [m.modalities for m in found(taken, subject="bundle")] == [("image", "text"), ("image",), ("text",)]
+    assert found(taken, subject="bundle")[0].precision_ran.startswith("int8")
+    assert [name for name in taken.files if name.endswith("standins.npz")] == ["standins.npz"], "INT8 is cut where float is"
+    cut = splits.read(standins.in_parts(run, exported).folder).cuts["image"][0]
+    assert np.abs(standins.load(standins.measure(run, exported))[cut]).max() > 0
