@@ -157,6 +157,8 @@ def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[
     """Times a model as the recipe's first target would run it; None where that target cannot run here."""
     name, given = next(iter(recipe.targets.items()))
     target = plugins.find(Target, name)(**given)
+    if target.cannot_run():
+        return None
 
     def measure(model: FusedModel) -> list[Measurement]:
         from edgemm.checkpoint import save_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import cache, plugins
+from edgemm.errors import MissingExtra
+from edgemm.targets._protocol import Target
 
 CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
 INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
@@ -109,14 +110,13 @@ def _extras() -> dict[str, tuple[Package, ...]]:
 
 
 def _problem(target: str) -> str:
-    """Why a target's runtime cannot be imported here; "" when it can."""
+    """Why a target does not run here; "" when it does."""
     try:
-        importlib.import_module(target)
-    except ModuleNotFoundError as err:
-        return str(plugins.missing_extra(err, f"target '{target}'").fix)
+        return plugins.load(Target, target).cannot_run()
+    except MissingExtra as err:
+        return err.fix
     except (ImportError, OSError) as err:  # installed, but a system library is missing
         return f"cannot be imported: {err}"
-    return ""
 
 
 def _cpu_features() -> tuple[str, ...]:
