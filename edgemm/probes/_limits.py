@@ -59,6 +59,7 @@ def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: 
         if not own or not time_us:
             continue
         words = {layer.precision for layer, _ in own if any(part in layer.kind for part in MULTIPLIES)}
+        words = words or {layer.precision for layer, _ in own}  # small products run inside a "Subgraph"
         rows.append(_row(name, time_us, len(own), 2 * costs[name].macs, costs[name].stored_bytes, words, peaks))
     return rows
 
