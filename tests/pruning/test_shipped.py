@@ -41,7 +41,7 @@ ENCODERS = {
     "hf_text": "text",
 }  # fmt: skip
 FUSIONS = {
-    "average": {"width": 24}, "concat": {"width": 24}, "cross_attention": {"width": 32, "heads": 4}, 
+    "average": {"width": 24}, "concat": {"width": 24}, "cross_attention": {"width": 32, "heads": 4},
     "gated": {"width": 24, "gate": "vector"},
     "graph": {"width": 24}, "mlp": {"map_width": 24, "hidden": [32]}, "product": {"width": 24, "beside": True},
     "towers": {"branches": {"kind": "image", "level": "other"}}, "weighted": {"width": 24},
