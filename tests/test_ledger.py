@@ -351,6 +351,30 @@ def test_a_combination_of_answers_is_paired_and_a_smaller_error_is_a_gain():
         metrics.combine(Output("x", "tensor"), [])
 
 
+def test_two_towers_find_each_other_only_with_both_there(tmp_path):
+    nodes = [helper.make_node("MatMul", [name, "w"], [f"{name}_vector"], name=f"{name}_tower") for name in ("image", "audio")]
+    faces = [[helper.make_tensor_value_info(f"{name}{end}", TensorProto.FLOAT, ["batch", 4]) for name in ("image", "audio")]
+             for end in ("", "_vector")]  # fmt: skip
+    weights = [numpy_helper.from_array(RNG.normal(0, 1, (4, 4)).astype(np.float32), "w")]
+    towers = helper.make_model(
+        helper.make_graph(nodes, "towers", *faces, weights), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    onnx.save(towers, tmp_path / "model.onnx")
+    outputs = "image_vector: {task: embedding, pair: audio_vector}\n  audio_vector: {task: embedding}\n"
+    (tmp_path / "model.yaml").write_text((CARD % "").split("outputs:")[0] + "outputs:\n  " + outputs)
+    for split in ("train", "test"):
+        same = np.random.default_rng(5).normal(0, 1, (20, 4)).astype(np.float32)
+        np.savez(tmp_path / f"{split}.npz", image=same, audio=same)
+    run = stages.start(tmp_path / "model.yaml", tmp_path)
+    exported = stages.export(run)
+    taken = ledger.take(run, exported, run, exported, [compiled(exported)])
+    assert taken.warnings == []
+    assert [(m.name, m.modalities, round(m.value, 6)) for m in found(taken, subject="bundle")] == [
+        ("recall_at_1", ("image", "audio"), 1.0), ("recall_at_1", ("image",), 0.05), ("recall_at_1", ("audio",), 0.05),
+    ]  # fmt: skip
+    assert [row["before"]["value"] for row in taken.details["contributions"]] == pytest.approx([95.0, 95.0])
+
+
 def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
     """The easyVQA card made tiny: its fusion multiplies, so a mean picture leaves something to go by, zeros would leave nothing."""
     torch = pytest.importorskip("torch")
