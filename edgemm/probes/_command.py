@@ -39,7 +39,6 @@ class CommandSession(Session):
         self.inputs: list[TensorSpec] = []
         self.outputs: list[TensorSpec] = []
         self._command = command
-        self._folder = tempfile.TemporaryDirectory(prefix="edgemm-")
         self._precision = "unknown"
         self._feed: Mapping[str, np.ndarray] | None = None
         self._answers: dict[str, np.ndarray] = {}
@@ -47,6 +46,7 @@ class CommandSession(Session):
             self._process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except (OSError, ValueError, IndexError) as err:
             raise TargetError(f"the command '{command}' cannot be started.", why=str(err), fix="try it in a shell first.") from err
+        self._folder = tempfile.TemporaryDirectory(prefix="edgemm-")
 
     @property
     def pid(self) -> int:
