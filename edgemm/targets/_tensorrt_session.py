@@ -168,7 +168,14 @@ class TensorRTSession(Session):
                     fix="set targets.tensorrt.profile, such as {batch: [1, 1, 8]}, and compile again.",
                 )
         for name in self._tensors():
-            self._give(name, tuple(self._context.get_tensor_shape(name)))
+            shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise TargetError(
+                    f"tensor '{name}' of '{self._path.name}' has a size that depends on values: {shape}.",
+                    why="its memory must be known before the call.",
+                    fix="give the model's outputs fixed shapes, such as all scores in place of those above a threshold.",
+                )
+            self._give(name, shape)
         self._shapes = dict(shapes)
         self._enqueue()  # a first plain call: TensorRT sets up what a capture may not
         self._cuda.synchronise(self._stream)

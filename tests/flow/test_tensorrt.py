@@ -97,3 +97,20 @@ def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, option
 def test_the_bundle_opens_as_any_other(built):
     opened = bundle.open_bundle(built.bundle)
     assert opened.targets() == ["openvino", "tensorrt"]
+
+
+@without_gpu
+def test_every_form_answers_the_golden_samples_and_a_wrong_one_is_not_taken(built, empty_cache):
+    from dataclasses import replace
+
+    from edgemm.verbs.compile import _holds
+
+    opened = bundle.open_bundle(built.bundle)
+    golden = opened.golden()
+    holds = _holds(opened, "tensorrt", golden)
+    for precision in ("f16", "f32"):
+        for int8 in ("on", "off"):
+            assert holds({"precision": precision, "int8": int8, "stand_in": "onnxruntime"}), (precision, int8)
+    wrong = {"tensorrt": {name: value + 10 * np.abs(value).max() for name, value in golden.outputs["tensorrt"].items()}}
+    assert not _holds(opened, "tensorrt", replace(golden, outputs=wrong))({"stand_in": "onnxruntime"})
+    assert _holds(opened, "tensorrt", replace(golden, outputs={})) is None

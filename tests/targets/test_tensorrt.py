@@ -367,3 +367,11 @@ def test_an_unknown_runtime_option_is_refused(tensorrt, conv):
 def test_its_fingerprint_says_which_tensorrt_is_here(tensorrt):
     pytest.importorskip("tensorrt_rtx")
     assert fingerprint(tensorrt)["tensorrt-rtx" if names.installed().is_rtx else "tensorrt"] == names.installed().version
+
+
+def test_where_it_runs_four_forms_are_timed_the_safe_one_first(monkeypatch):
+    monkeypatch.setattr(TensorRT, "cannot_run", lambda self: "")
+    choices = TensorRT().choices()
+    assert choices[0] == {"precision": "f16", "int8": "on"}
+    assert {(choice["precision"], choice["int8"]) for choice in choices} == {(p, i) for p in ("f16", "f32") for i in ("on", "off")}
+    assert TensorRT(precision="f32", int8="on").choices() == [{"precision": "f32", "int8": "on"}]
