@@ -25,7 +25,7 @@ with quiet():  # it warns of what it was not built with
     from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-AVERAGING = 0.01  # share of the newest batch in a range; torchao's default
+AVERAGING = 0.05  # share of the newest batch in a range: torchao's 0.01 needs hundreds of steps to follow, and small sets have tens
 ANNOTATION = "quantization_annotation"  # node.meta key that torchao reads
 
 

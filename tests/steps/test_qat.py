@@ -184,7 +184,7 @@ def test_the_model_given_is_left_alone_and_the_trained_weights_come_back_by_name
     model = fused("concat")
     before = copy.deepcopy(model.module.state_dict())
     rows = easy(context, model.card)
-    made = qat(model, context(model.card, dataset=rows), epochs=2, batch_size=16, learning_rate=0.01)
+    made = qat(model, context(model.card, dataset=rows), epochs=2, batch_size=16, learning_rate=1e-3)
     assert isinstance(made, QuantizedModel)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
     after = made.float_model.module.state_dict()
