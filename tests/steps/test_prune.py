@@ -11,7 +11,7 @@ import torch
 from edgemm import card as cards
 from edgemm import data as datasets
 from edgemm.checkpoint import load_model, save_model
-from edgemm.errors import CheckpointError, EdgemmError, PruneError
+from edgemm.errors import CheckpointError, EdgemmError, ExportError, PruneError
 from edgemm.exporting import export_onnx, sample_inputs
 from edgemm.models.fused import FusedModel
 from edgemm.report import Measurement
@@ -329,3 +329,23 @@ def test_a_record_of_another_model_is_refused(model):
         restore(other, {"format": 1, "rounds": [{"attention": [], "kept": {"encoders.sound.weight": {"0": [0]}}}]})
     with pytest.raises(CheckpointError, match="has format 9"):
         restore(other, {"format": 9})
+
+
+def test_code_that_torch_export_refuses_is_named_before_anything_is_pruned(context):
+    from torch import nn
+
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kind, self.level = nn.Linear(4, 3), nn.Linear(4, 1)
+
+        def forward(self, image, motion):
+            seen = motion.mean(1)
+            if float(seen.sum()) > 0:
+                seen = seen * 2
+            return {"kind": self.kind(seen), "level": self.level(seen).squeeze(1)}
+
+    model = FusedModel(cards.parse({**CARD, "factory": "own:build", "kwargs": {}}), Stubborn()).eval()
+    with pytest.raises(ExportError, match=r"test_prune\.py:\d+: `if float\(seen\.sum\(\)\) > 0:`"):
+        prune(model, context(model), ratio=0.5)
+    assert model.module.kind.weight.shape == (3, 4)

@@ -1,0 +1,127 @@
+"""How many channels go: rounding, floors, ranking, and counts that come true."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgemm import card as cards
+from edgemm.checkpoint import load_model
+from edgemm.errors import PruneError
+from edgemm.pruning.analysis import analyse
+from edgemm.pruning.costs import Costs
+from edgemm.pruning.cutting import cut
+from edgemm.pruning.layers import Layer
+from edgemm.pruning.planning import Rounding, rank, until
+from edgemm.pruning.scores import magnitude
+from edgemm.pruning.targets import Plan, check, plan_removal
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return load_model(cards.load("image-audio-gated"))
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return analyse(model)
+
+
+@pytest.fixture(scope="module")
+def scores(model, found):
+    return magnitude(model, found)
+
+
+def layer(width: int, numbers: int = 1) -> Layer:
+    return Layer("layer", "image", tuple(range(1, width + 1)), (), numbers)
+
+
+@pytest.mark.parametrize(("width", "numbers", "unit"), [(64, 1, 8), (16, 1, 8), (12, 1, 2), (6, 1, 1), (2, 1, 1), (12, 64, 1), (8, 4, 2)])
+def test_units_follow_the_width(width, numbers, unit):
+    assert Rounding(8).unit(layer(width, numbers)) == unit
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(2, 600), multiple=st.sampled_from([1, 4, 8, 16, 32]), floor=st.floats(0, 1), wanted=st.floats(0, 700))
+def test_what_is_kept_fits_the_unit_and_is_never_nothing(width, multiple, floor, wanted):
+    rounding, given_layer = Rounding(multiple, floor), layer(width)
+    for keep in (rounding.nearest(given_layer, wanted), rounding.least(given_layer)):
+        assert 1 <= keep <= width
+        assert keep == width or keep % rounding.unit(given_layer) == 0
+    assert rounding.least(given_layer) >= min(width, floor * width)
+
+
+def test_counted_parameters_are_those_of_the_cut_model(model, found):
+    rng = np.random.default_rng(0)
+    removed = [root for one in found.layers for root in rng.choice(one.roots, one.width // 3, replace=False).tolist()]
+    for gone in ((), removed):
+        pruned = copy.deepcopy(model.module)
+        cut(pruned, found.kept(gone))
+        read = [tensor for name, tensor in (*pruned.named_parameters(), *pruned.named_buffers()) if name in found.parts.of_parameter]
+        assert sum(Costs(found).parameters(gone).values()) == sum(tensor.numel() for tensor in read)
+
+
+def test_counted_work_is_that_of_the_exported_graph(model, found, tmp_path):
+    import onnx
+
+    from edgemm.exporting import export_onnx
+    from edgemm.graph.branches import find_branches
+    from edgemm.graph.costs import branch_costs
+    from edgemm.models.fused import FusedModel
+
+    removed = [root for one in found.layers for root in one.roots[: one.width // 2]]
+    beside: list[dict[str, float]] = []
+    for gone in ([], removed):
+        smaller = FusedModel(model.card, copy.deepcopy(model.module)).eval()
+        cut(smaller.module, found.kept(gone))
+        proto = onnx.load(export_onnx(smaller, tmp_path / "model.onnx"))
+        counted, costs = Costs(found).macs(gone), branch_costs(proto, find_branches(proto, model.card))
+        assert set(counted) == set(costs)
+        beside.append({branch: cost.macs - counted[branch] for branch, cost in costs.items()})
+    for branch in ("image", "fusion", "head:event", "head:level"):
+        assert beside[0][branch] == beside[1][branch] == pytest.approx(0, abs=1), branch
+    assert beside[0]["audio"] == pytest.approx(beside[1]["audio"]) > 0  # the log-mel front-end, which is never pruned
+
+
+def test_a_longer_prefix_of_the_ranking_costs_less(found, scores):
+    costs = Costs(found)
+    ranking = rank(found, costs, scores, Rounding())
+    macs = [costs.total_macs(ranking.first(count)) for count in range(0, len(ranking.steps) + 1, 3)]
+    assert all(later <= earlier for earlier, later in pairwise(macs))
+    assert len(set(ranking.first(len(ranking.steps)))) == len(ranking.first(len(ranking.steps)))
+
+
+def test_every_branch_gives_and_none_is_wiped_out(found, scores):
+    quiet = {
+        root: score * (1e-6 if one.branch == "audio" else 1.0)
+        for one in found.layers
+        for root, score in scores.items()
+        if root in one.roots
+    }
+    costs = Costs(found)
+    removed = plan_removal(Plan(macs=0.5), found, quiet, Rounding())
+    before, after = costs.macs(), costs.macs(removed)
+    for branch in ("image", "audio"):
+        assert 0.15 < after[branch] / before[branch] < 0.95, branch
+
+
+def test_the_shortest_prefix_that_meets_the_target(found, scores):
+    ranking = rank(found, Costs(found), scores, Rounding())
+    assert until(ranking, lambda roots: -len(roots), -10) == ranking.first(2)  # units of 8
+    assert until(ranking, lambda roots: 1.0, 0.5) is None
+
+
+def test_a_share_is_spread_over_rounds():
+    part = Plan(ratio=0.75, branches={"image": 0.36}).part(2)
+    assert part.ratio == pytest.approx(0.5)
+    assert part.branches["image"] == pytest.approx(0.2)
+
+
+def test_two_targets_are_one_too_many():
+    with pytest.raises(PruneError, match="macs_ratio and latency_ratio are given"):
+        check(Plan(macs=0.5, latency=0.5))
