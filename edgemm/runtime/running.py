@@ -176,6 +176,7 @@ class Runner:
             "decide_hz": round(rate, 2),
             "latency_ms": {"p50": round(p50, 1), "p95": round(p95, 1)},
             "late": self.engine.late,
+            "voted": list(self.engine.voted),
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),
@@ -183,6 +184,7 @@ class Runner:
             "level_dbfs": self.windows.level_dbfs(),
             "sources": [_source_status(feeder, now) for feeder in self.feeders],
             "sinks": [outlet.describe() for outlet in self.outlets],
+            "drift": {"recalibrate": False},
             "rss_mib": rss_mib(),
         }
 

@@ -74,6 +74,7 @@ class Engine:
         allowed: Inputs that may vote; the others count as missing.
         ran: Input -> how often its branch ran.
         late: Decisions on data that had waited for more than two periods: the box cannot keep up.
+        voted: Inputs that the last decision rests on.
         refused: Samples that could not be read, and why the last one.
     """
 
@@ -93,7 +94,7 @@ class Engine:
         self._kept: dict[str, _Kept] = {}
         self._turn_s: dict[str, float] = dict.fromkeys(model.inputs, float("-inf"))
         self._tick_s = float("-inf")
-        self._voted: tuple[str, ...] = ()
+        self.voted: tuple[str, ...] = ()
         self._fix_values()
 
     def _fix_values(self) -> None:
@@ -121,7 +122,7 @@ class Engine:
 
     def is_due(self, now: float) -> bool:
         """Whether ``step`` would do something: it is time, and there is something new, or something has become too old."""
-        return self.enabled and now >= self._tick_s and (bool(self._new(now)) or self._present(now) != self._voted)
+        return self.enabled and now >= self._tick_s and (bool(self._new(now)) or self._present(now) != self.voted)
 
     def step(self, now: float, *, clock: Callable[[], float] | None = None) -> Decision | None:
         """Run what is due; None where that makes no decision.
@@ -136,11 +137,11 @@ class Engine:
             horizon_s = self.windows.horizon_s(self._stale_s, now)
             fresh = [name for name in self._new(now) if self._refresh(name, now, horizon_s)]
             present = self._present(now)
-            if not fresh and present == self._voted:
+            if not fresh and present == self.voted:
                 return None
             missing = self.model.lacking(present)
             if missing:
-                self._voted, self.why_waiting = present, f"nothing from {', '.join(missing)}"
+                self.voted, self.why_waiting = present, f"nothing from {', '.join(missing)}"
                 return None
             outputs = self.model.answer({name: self._kept[name].arrays for name in present})
             done = clock() if clock else now
@@ -150,7 +151,7 @@ class Engine:
         """What each input would say by itself, everything else replaced by stand-ins: input -> output -> class -> score."""
         with self._lock:
             found = {}
-            for name in self._voted:
+            for name in self.voted:
                 if self.model.in_parts and name in self._kept and not self.model.lacking([name]):
                     outputs = self.model.answer({name: self._kept[name].arrays})
                     found[name] = {
@@ -214,7 +215,7 @@ class Engine:
 
     def _decide(self, outputs: dict[str, np.ndarray], present: tuple[str, ...], fresh: list[str], now: float, done: float) -> Decision:
         self.decided += 1
-        self._voted, self.why_waiting = present, ""
+        self.voted, self.why_waiting = present, ""
         kept = {name: self._kept[name].sample for name in present}
         moving = {name: sample for name, sample in kept.items() if sample.time_s != float("inf")}
         at_s = max((sample.time_s for sample in moving.values()), default=now)

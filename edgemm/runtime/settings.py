@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgemm.runtime.secrets import refuse_password
 
 KEYS = ("name", "target", "decide_hz", "inputs", "sources", "sinks", "decisions", "web", "drift")
 SOURCES, SINKS = "runtime/sources", "runtime/sinks"
-DECIDED = ("classification", "multilabel", "regression", "embedding")
+BROKER_ENV = {"user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -375,15 +376,28 @@ def of_words(words: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
     return entries
 
 
+def broker_of(place: str) -> dict[str, Any]:
+    """``mqtt://host:port/...`` as options of the MQTT source or sink.
+
+    Raises:
+        RunError: Another scheme, or a password in it.
+    """
+    refuse_password(place, "--mqtt")
+    scheme, _, rest = place.partition("://")
+    name, _, port = rest.partition("/")[0].partition(":")
+    if scheme not in ("mqtt", "mqtts") or not name or (port and not port.isdigit()):
+        raise RunError(f"'{place}' is no broker.", fix="write it as mqtt://host:1883, or mqtts://host:8883 with TLS.")
+    given: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
+    given |= {key: env for key, env in BROKER_ENV.items() if env in os.environ}
+    return given
+
+
 def _entry(inputs: list[str], place: str) -> dict[str, dict[str, Any]]:
     if place == "microphone" or place.startswith("microphone:"):
         device = place.partition(":")[2]
         return {"microphone": {"inputs": inputs} | ({"device": device} if device else {})}
     if place.startswith(("mqtt://", "mqtts://")):
-        host, _, topic = place.partition("://")[2].partition("/")
-        name, _, port = host.partition(":")
-        given: dict[str, Any] = {"inputs": inputs, "host": name, "topic": topic, "tls": place.startswith("mqtts")}
-        return {"mqtt": given | ({"port": int(port)} if port.isdigit() else {})}
+        return {"mqtt": {"inputs": inputs, "topic": place.partition("://")[2].partition("/")[2], **broker_of(place)}}
     if "://" not in place and Path(place).is_dir():
         return {"folder": {"inputs": inputs, "path": place}}
     return {"stream": {"inputs": inputs, "url": place}}

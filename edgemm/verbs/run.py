@@ -21,6 +21,7 @@ def run(
     source: Sequence[str] = (),
     target: str | None = None,
     jsonl: str | Path | None = None,
+    mqtt: str | None = None,
     quiet: bool = False,
     fast: bool = False,
     seconds: float | None = None,
@@ -35,6 +36,8 @@ def run(
             ``microphone``, ``mqtt://host/topic``.
         target: Where it runs; None = the first of the bundle's targets that this box has.
         jsonl: File to append events to.
+        mqtt: ``mqtt://host:port`` (``mqtts://`` with TLS) to publish to; user and password come from ``EDGEMM_MQTT_USER`` and
+            ``EDGEMM_MQTT_PASSWORD`` where those are set.
         quiet: Nothing is printed while it runs.
         fast: Play recordings as fast as the box can.
         seconds: End after so long.
@@ -47,6 +50,7 @@ def run(
     opened = open_bundle(bundle)
     extra: dict[str, Any] = {"sources": run_settings.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
     extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
+    extra["sinks"] += [{"mqtt": run_settings.broker_of(mqtt)}] if mqtt else []
     extra |= {"target": target} if target else {}
     settings = run_settings.load(config, opened.card, extra=extra)
     runner = Runner(opened, settings, fast=fast)

@@ -163,7 +163,7 @@ def clip(shared) -> Path:
     return shared("run-clip", lambda folder: write_clip(folder / "clip.mp4")) / "clip.mp4"
 
 
-SERVER = '''
+SERVER = """
 import sys, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import Gst, GstRtspServer, GLib
@@ -184,7 +184,7 @@ if user:
     role.set_value("media.factory.access", True); role.set_value("media.factory.construct", True)
     factory.add_role_from_structure(role)
 server.get_mount_points().add_factory("/cam", factory); server.attach(None); print("ready", flush=True); GLib.MainLoop().run()
-'''
+"""
 
 
 def free_port() -> int:

@@ -114,9 +114,9 @@ def test_a_value_in_the_settings_runs_its_branch_once(shared, tmp_path):
     from onnx import TensorProto, helper, numpy_helper
 
     from edgemm import card as cards
-    from edgemm.splits import Parts, SplitFiles
     from edgemm import plugins
     from edgemm.runtime.serving import InParts
+    from edgemm.splits import Parts, SplitFiles
     from edgemm.targets._protocol import Target
 
     def save(name, nodes, inputs, outputs, constants=()):
@@ -169,7 +169,9 @@ def test_the_controls_take_effect_and_refuse_nonsense(play):
     assert one.engine.control("enabled", "OFF")
     assert one.run(1.0) == []
     assert one.engine.control("threshold", "0.9")
-    assert not any(one.engine.control(*words) for words in [("modalities", "smell"), ("threshold", "high"), ("enabled", "maybe"), ("x", "y")])
+    assert not any(
+        one.engine.control(*words) for words in [("modalities", "smell"), ("threshold", "high"), ("enabled", "maybe"), ("x", "y")]
+    )
 
 
 def test_each_input_alone_is_asked_with_the_others_replaced(play):
