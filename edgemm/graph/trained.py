@@ -53,7 +53,12 @@ def finished(model: onnx.ModelProto, branches: Branches, card: Card, precision: 
     Args:
         precision: The recipe's; a branch it calls int8 by name is calibrated although training left it in float.
     """
-    wanted = {branch for selector, asked in precision.items() if selector != DEFAULT and asked == "int8" for branch in branches.select(selector, card)}
+    wanted = {
+        branch
+        for selector, asked in precision.items()
+        if selector != DEFAULT and asked == "int8"
+        for branch in branches.select(selector, card)
+    }
     on_purpose = set(_float_branches(model)) - wanted
     wiring = Wiring(model)
     done = {branches.of_node[node.name] for node in model.graph.node if node.op_type in PAIR}

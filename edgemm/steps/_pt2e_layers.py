@@ -33,7 +33,9 @@ def channel_axis(node: Node) -> int:
 
 def is_constant(node: Node) -> bool:
     """Whether a node's value depends on weights only."""
-    return node.op == "get_attr" or (node.op == "call_function" and bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes)))
+    return node.op == "get_attr" or (
+        node.op == "call_function" and bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes))
+    )
 
 
 def parameters_of(node: Node) -> list[str]:

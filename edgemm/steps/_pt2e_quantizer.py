@@ -29,7 +29,6 @@ AVERAGING = 0.05  # share of the newest batch in a range: torchao's 0.01 needs h
 ANNOTATION = "quantization_annotation"  # node.meta key that torchao reads
 
 
-
 class Rounding(FakeQuantize):
     """torchao's, which lets NaN pass instead of failing on it: the loop then stops at the loss and says where."""
 
@@ -60,9 +59,7 @@ def weights(axis: int) -> QuantizationSpec:
         quant_max=127,
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
-        observer_or_fake_quant_ctr=Rounding.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=axis
-        ),
+        observer_or_fake_quant_ctr=Rounding.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=axis),
     )
 
 

@@ -42,8 +42,8 @@ def qat(
     precision: dict[Branch, str] | None = None,
     freeze_after: int | None = None,
     calibration_samples: int = 300,
-) -> FusedModel:
-    """A ``QuantizedModel`` trained to answer as before with symmetric int8 weights and activations; the last torch step.
+) -> QuantizedModel:
+    """A model trained to answer as before with symmetric int8 weights and activations; the last torch step.
 
     Front-ends, recurrent layers, norms and sums stay float. The quantized start counts as epoch 0: what comes back is never worse on val
     than calibrating alone.
@@ -145,9 +145,7 @@ def _loss(model: FusedModel, ctx: Context, splits: Splits, temperature: float) -
     return Distillation(ctx.card, teacher, temperature=temperature, deviations=splits.deviations)
 
 
-def _train(
-    student: FusedModel, splits: Splits, plan: Plan, loss: LossHook | None, ctx: Context
-) -> tuple[FusedModel, Trained | None]:
+def _train(student: FusedModel, splits: Splits, plan: Plan, loss: LossHook | None, ctx: Context) -> tuple[FusedModel, Trained | None]:
     """The student with its best weights, and what its training tells; None where that broke off."""
     try:
         return student, train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)

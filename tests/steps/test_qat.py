@@ -84,7 +84,9 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def context(dataset, tmp_path_factory):
     """``context(card, **fields)``"""
-    return lambda card, **fields: Context(**{"card": card, "dataset": dataset(card), "scratch": tmp_path_factory.mktemp("scratch")} | fields)
+    return lambda card, **fields: Context(
+        **{"card": card, "dataset": dataset(card), "scratch": tmp_path_factory.mktemp("scratch")} | fields
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +105,7 @@ def trained(context, tmp_path_factory):
 
 def decibels(wanted, found):
     """Signal over error, the worst of the outputs."""
-    return min(
-        10 * np.log10(np.square(wanted[name]).mean() / max(np.square(wanted[name] - found[name]).mean(), 1e-12)) for name in wanted
-    )
+    return min(10 * np.log10(np.square(wanted[name]).mean() / max(np.square(wanted[name] - found[name]).mean(), 1e-12)) for name in wanted)
 
 
 def answers(model, inputs):
