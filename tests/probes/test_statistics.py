@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgemm.probes._statistics import percentiles, ratio
+from edgemm.probes._statistics import _t, by_launch, percentiles, ratio, spread_of
 
 rng = np.random.default_rng(0)
 
@@ -70,3 +70,69 @@ def test_long_runs_stay_within_bounded_memory():
     data = [list(rng.random(1000)) for _ in range(20)]
     (found,) = percentiles(data, [50])
     assert found.value == pytest.approx(0.5, abs=0.02)
+
+
+def launched(seed: int, slower: float = 1.0, launches: int = 8) -> tuple[list[list[float]], list[list[float]], list[int]]:
+    """Rounds of two processes of one engine, two a launch, as a real box shows them.
+
+    Processes differ by 2%; the box's speed drifts for both alike (each round keeps 0.7 of the last one's); rounds and calls have noise of
+    their own, and a call in fifty is interrupted.
+    """
+    random = np.random.default_rng(seed)
+    sides: list[list[list[float]]] = [[], []]
+    drift, of = 0.0, []
+    for launch in range(launches):
+        speeds = random.normal(0, 0.02, 2)
+        for _ in range(2):
+            drift = 0.7 * drift + random.normal(0, 0.05)
+            of.append(launch)
+            for side, factor in enumerate((slower, 1.0)):
+                calls = factor * np.exp(drift + speeds[side] + random.normal(0, 0.02) + random.normal(0, 0.03, 40))
+                sides[side].append(list(np.where(random.random(40) < 0.02, 5 * calls, calls)))
+    return sides[0], sides[1], of
+
+
+def verdicts(slower: float) -> list[str]:
+    found = [launched(seed, slower) for seed in range(400)]
+    return [ratio(ours, theirs, launches=of).verdict for ours, theirs, of in found]
+
+
+def test_an_engine_against_itself_claims_a_difference_in_at_most_5_of_100_runs_whatever_its_processes_differ_by():
+    assert sum(verdict != "no difference shown" for verdict in verdicts(1.0)) <= 0.05 * 400
+
+
+def test_a_slowdown_of_10_per_cent_is_found_in_at_least_95_of_100_runs():
+    assert sum(verdict == "slower" for verdict in verdicts(1.1)) >= 0.95 * 400
+
+
+def test_rounds_alone_would_claim_differences_between_processes_of_one_engine():
+    found = [launched(seed) for seed in range(100)]
+    assert sum(ratio(ours[:2] * 8, theirs[:2] * 8).verdict != "no difference shown" for ours, theirs, _ in found) > 20
+
+
+def test_with_one_launch_the_difference_between_processes_is_assumed():
+    first, second = rounds(1.0), rounds(1.04, seed=1, between=0.001)
+    alone, assumed = ratio(second, first), ratio(second, first, launches=[0] * 12)
+    assert assumed.value == alone.value
+    assert assumed.low < alone.low < alone.high < assumed.high
+    assert ratio([[2.0] * 5] * 5, [[1.0] * 5] * 5, launches=[0] * 5).verdict == "slower"
+
+
+def test_a_percentile_is_resampled_by_launches_where_there_are_enough():
+    data = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]
+    assert by_launch(data, [0, 0, 1, 1, 2, 2]) == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    assert by_launch(data, [0] * 6) == data
+
+
+def test_a_mean_of_few_values_has_the_interval_of_students_t():
+    found = spread_of([1.0, 2.0, 3.0])
+    assert (found.value, found.low) == (2.0, 0.0)
+    assert found.high == pytest.approx(2 + 4.303 / 3**0.5, rel=0.04)
+    assert spread_of([1.0]).low is None
+
+
+@pytest.mark.parametrize(
+    ("normal", "freedom", "exact"), [(1.959964, 2, 4.303), (1.959964, 7, 2.365), (2.326348, 7, 2.998), (2.326348, 4, 3.747)]
+)
+def test_quantiles_of_students_t(normal, freedom, exact):
+    assert _t(normal, freedom) == pytest.approx(exact, rel=0.04)

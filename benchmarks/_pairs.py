@@ -1,0 +1,87 @@
+"""Two candidates held against each other as `edgemm benchmark` does it with its defaults, again and again: what it claims, how often."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgemm.bundle import Bundle, open_bundle
+from edgemm.probes._disturbed import is_disturbed
+from edgemm.probes._schedule import Candidate, time_candidates
+from edgemm.probes._statistics import ratio
+from edgemm.verbs.benchmark import ROUNDS
+
+ENGINE = Path(__file__).with_name("_engine.py")
+SLOWER = 0.10
+
+
+def opened(path: str) -> tuple[Bundle, dict[str, Any]]:
+    """A bundle that holds a graph for OpenVINO, and a golden sample of it."""
+    bundle = open_bundle(Path(path))
+    golden = bundle.golden()
+    assert golden is not None, "the bundle holds no golden sample"
+    return bundle, dict(golden.sample(0))
+
+
+def itself(bundle: Bundle) -> tuple[Candidate, Candidate]:
+    """The same engine twice."""
+    model, options = bundle.target_model("openvino"), {"threads": 1, "precision": "f32"}
+    first, second = (Candidate(name, "bundle", "openvino", model, options) for name in ("one", "other"))
+    return first, second
+
+
+def planted(bundle: Bundle) -> tuple[Candidate, Candidate]:
+    """The engine with every call made slower by ``SLOWER`` of its own time, and the engine."""
+    words = [sys.executable, str(ENGINE.resolve()), str(bundle.target_model("openvino").resolve())]
+    slower, plain = (
+        Candidate(name, "foreign", "command", Path(shlex.join([*words, str(share)])))
+        for name, share in (("slower", SLOWER), ("plain", 0.0))
+    )
+    return slower, plain
+
+
+def once(pair: tuple[Candidate, Candidate], feed: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One benchmark of the pair: the first one's ratio to the second, what is claimed, whether the run was flagged."""
+    began = time.perf_counter()
+    timings = time_candidates(pair, feed, rounds=ROUNDS, seed=seed)
+    first, second = (timings[candidate.name].require() for candidate in pair)
+    found = ratio(first.samples_ms, second.samples_ms, launches=first.launches)
+    flagged = is_disturbed(first) or is_disturbed(second)
+    told = {"value": found.value, "low": found.low, "high": found.high, "verdict": found.verdict, "flagged": flagged}
+    told |= {"repeated": sum(not turn.kept for timing in (first, second) for turn in timing.turns), "seconds": time.perf_counter() - began}
+    print(
+        f"{seed:3d} ", *(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items()), flush=True
+    )
+    return told
+
+
+def many(
+    pair: tuple[Candidate, Candidate], feed: dict[str, Any], runs: int, *, around: Callable[[int], Any] | None = None
+) -> list[dict[str, Any]]:
+    """``runs`` benchmarks of the pair; ``around(number)`` is a context each of them runs in."""
+    found = []
+    for number in range(runs):
+        with around(number) if around else _nothing():
+            found.append(once(pair, feed, number))
+    return found
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def figures(runs: list[dict[str, Any]], claimed: str | None) -> dict[str, Any]:
+    """Counts: how many runs claimed ``claimed`` (None = any difference), how many were flagged, and the rows themselves, short."""
+    hits = [run["verdict"] == claimed if claimed else run["verdict"] != "no difference shown" for run in runs]
+    rows = [f"{run['value']:.3f} [{run['low']:.3f}, {run['high']:.3f}] {run['verdict']}{', flagged' * run['flagged']}" for run in runs]
+    return {
+        "runs": len(runs), "claimed": sum(hits), "flagged": sum(run["flagged"] for run in runs),
+        "claimed_unflagged": sum(hit and not run["flagged"] for hit, run in zip(hits, runs, strict=True)),
+        "unflagged": sum(not run["flagged"] for run in runs), "rows": rows,
+    }  # fmt: skip

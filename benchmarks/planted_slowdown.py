@@ -1,0 +1,31 @@
+"""An engine against the same one made 10% slower: how often does the benchmark find it? At least 95 of 100 times.
+
+Launch: python benchmarks/planted_slowdown.py BUNDLE [RUNS]        (about 20 s a run on a quiet machine: 100 runs take half an hour)
+
+The slower one waits, busily, for a tenth of each call's own time (benchmarks/_engine.py).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from _pairs import SLOWER, figures, many, opened, planted
+from _results import save
+
+LIMIT = 0.95
+
+
+def main(path: str, runs: str = "100") -> None:
+    bundle, feed = opened(path)
+    found = figures(many(planted(bundle), feed, int(runs)), "slower")
+    holds = found["claimed"] >= LIMIT * found["runs"]
+    share = f"{found['claimed']} of {found['runs']} runs"
+    said = f"a slowdown of {SLOWER:.0%} was found in {share} (at least {LIMIT:.0%}), {found['flagged']} were flagged"
+    verdict = f"{'holds' if holds else 'FAILS'}: {said}"
+    save("planted_slowdown", {"verdict": verdict, "limit": LIMIT, **found})
+    print(verdict)
+    sys.exit(not holds)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
