@@ -13,11 +13,12 @@ import numpy as np
 from edgemm import answering, metrics, plugins
 from edgemm._bundle.golden import run as run_golden
 from edgemm._bundle.golden import stack, tolerance
+from edgemm.accuracy_policy import limits_of, policy_of
 from edgemm.artifact import Artifact, write_json
 from edgemm.branch_precision import decide
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
-from edgemm.guarding import guard, limits_of, policy_of
+from edgemm.guarding import guard
 from edgemm.partial import Partial
 from edgemm.probes._schedule import Candidate
 from edgemm.probes._tuning import tune

@@ -17,34 +17,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgemm import answering, metrics
-from edgemm.card import Card
+from edgemm import answering
+from edgemm.accuracy_policy import Policy
 from edgemm.partial import LEAST_LIMIT, Alone, Partial
 from edgemm.probes._measurements import size_bytes
-from edgemm.recipe import Recipe
 from edgemm.report import Measurement, show_interval
 
-BUDGET = "accuracy_drop_points"
-ON_MISS = ("revert", "qat", "report")
 MOST_FLOAT = 0.5
 """Where training with quantization may follow: no more than this share of the INT8 weights goes back to float before it is tried."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a recipe says about accuracy.
-
-    Attributes:
-        limits: Output -> most that may be lost, in points or in the output's unit.
-        on_miss: ``revert`` to float, then stop; revert, then ``qat``; only ``report``.
-        locked: Branches that the recipe itself marks int8: they are not reverted.
-        size_mib: Size that a reverted graph may have; None = any.
-    """
-
-    limits: Mapping[str, float]
-    on_miss: str = "revert"
-    locked: Collection[str] = ()
-    size_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,31 +45,6 @@ class Guarded:
     notes: Sequence[str] = ()
     met: bool = True
     blocker: Mapping[str, str] | None = None
-
-
-def limits_of(card: Card, budgets: Mapping[str, Any]) -> dict[str, float]:
-    """Output -> limit of its accuracy budget; outputs without a metric have none."""
-    given = budgets.get(BUDGET)
-    outputs = [name for name, output in card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
-    if given is None:
-        return {}
-    each = given if isinstance(given, Mapping) else dict.fromkeys(outputs, given)
-    return {name: float(each[name]) for name in outputs if name in each}
-
-
-def policy_of(recipe: Recipe, partial: Partial) -> Policy:
-    """The recipe's wishes about accuracy for one Q/DQ graph."""
-    options = next((step.options for step in recipe.graph_steps() if step.name == "quantize"), {})
-    precision = options.get("precision")
-    named = {key: value for key, value in precision.items() if key != "default"} if isinstance(precision, Mapping) else {}
-    locked: set[str] = set()
-    for selector, wanted in named.items():  # a later selector overrides an earlier one
-        found = partial.branches.select(selector, partial.job.card)
-        locked = locked | set(found) if wanted == "int8" else locked - set(found)
-    size = recipe.budgets.get("size_mib")
-    return Policy(
-        limits_of(partial.job.card, recipe.budgets), options.get("on_miss", "revert"), locked, None if size is None else float(size)
-    )
 
 
 def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] | None = None) -> Guarded:
@@ -250,13 +205,13 @@ class _Search:
 
     def words(self, nodes: Collection[str]) -> str:
         """What is in float, by branch; of a branch in part, its layers."""
-        said = []
+        said, modules = [], self.partial.modules
         for branch, layers in self.partial.layers.items():
             inside = [name for name in layers if name in nodes]
             if len(inside) == len(layers):
                 said.append(f"'{branch}'")
             elif inside:
-                said.append(f"{len(inside)} of {len(layers)} layers of '{branch}' ({', '.join(inside)})")
+                said.append(f"{len(inside)} of {len(layers)} layers of '{branch}' ({', '.join(modules[name] for name in inside)})")
         return " and ".join(said) or "nothing"
 
     def outcome(self, tried: _Tried, *, met: bool, ranked: Sequence[Alone] = (), floor: _Tried | None = None) -> Guarded:
@@ -281,7 +236,7 @@ class _Search:
             pieces = {name: nodes for name, nodes in self.partial.pieces(alone.branch).items() if name not in tried.nodes}
             if pieces:
                 noise = self.partial.noise(self.partial.pieces(alone.branch))
-                return {"branch": alone.branch, "layer": min(pieces, key=lambda name: noise[name])}
+                return {"branch": alone.branch, "layer": self.partial.modules[min(pieces, key=lambda name: noise[name])]}
         return None
 
     def why(self, blocker: Mapping[str, str] | None, floor: _Tried | None) -> str:

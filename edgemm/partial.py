@@ -5,8 +5,10 @@ What guards and ``inspect --sensitivity`` share; whatever is tried is a cached s
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +95,20 @@ class Partial:
             if name in self.branches.of_node:
                 found.setdefault(self.branches.of_node[name], []).append(name)
         return {branch: found[branch] for branch in self.branches.names() if branch in found}
+
+    @cached_property
+    def modules(self) -> dict[str, str]:
+        """INT8 layer -> the module it is in torch, where the exporter told and no other layer is in the same one; else its node."""
+        from edgemm.graph import files
+        from edgemm.graph.tidy import SCOPES
+
+        known = [name for names in self.layers.values() for name in names]
+        told = {
+            node.name: prop.value for node in files.load(self.floats.main).graph.node for prop in node.metadata_props if prop.key == SCOPES
+        }
+        inner = {name: str((ast.literal_eval(told[name]) or [name])[-1]) for name in known if name in told}
+        shared = Counter(inner.values())
+        return {name: inner[name] if shared[inner.get(name, "")] == 1 else name for name in known}
 
     @cached_property
     def weights(self) -> dict[str, int]:

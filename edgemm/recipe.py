@@ -19,7 +19,8 @@ BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_
 PER_OUTPUT = ("accuracy_drop_points",)
 STAGES = ("torch", "graph")
 DEFAULT = "default"
-"""Selector of the branches that a mapping does not name."""
+"""Selector of the branches that quantize's precision does not name."""
+AT_DEFAULT = ("quantize", "precision", DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Recipe:
             for step in self.steps
             for key, option in plugins.options("steps", step.name).items()
             for selector in options.selector_keys(step.options.get(key), option.annotation)
-            if selector not in known and (key, selector) != ("precision", DEFAULT)
+            if selector not in known and (step.name, key, selector) != AT_DEFAULT
         ]
 
 
@@ -171,7 +172,7 @@ def _check_selectors(step: Step, here: str, card: Card | None, found: Collector)
     known = always | set(card.selectors() if card else ())
     for key, option in plugins.options("steps", step.name).items():
         for selector in options.selector_keys(step.options.get(key), option.annotation):
-            if selector not in known and card is not None and (key, selector) != ("precision", DEFAULT):
+            if selector not in known and card is not None and (step.name, key, selector) != AT_DEFAULT:
                 found.add(RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors())))
 
 

@@ -5,11 +5,13 @@ import onnx
 import pytest
 
 from edgemm import branch_precision, plugins, recipe, stages
+from edgemm._report.page import render
 from edgemm.branch_precision import choose, decide, normal
 from edgemm.errors import Mistakes, RecipeError, TargetError
 from edgemm.graph.reverting import int8_layers
 from edgemm.probes._schedule import Timing
 from edgemm.recipe import Step
+from edgemm.report import Report
 from tests.test_compiling import CARD, graph
 
 pytest.importorskip("openvino")
@@ -74,6 +76,9 @@ def test_every_branch_is_timed_on_the_target_and_decided(exported, monkeypatch):
         assert row["ms"]["int8"]["value"] > 0
     chosen = found.steps[0].options["precision"]
     assert {row["branch"]: row["choice"] for row in found.table} == chosen
+    page = render(Report({}, details={"precision": list(found.table)}))
+    assert "Precision by measurement" in page
+    assert all(row["reason"] in page for row in found.table)
     quantized = stages.quantize(job, made, found.steps, "openvino")
     owners = {"first": "wrong", "second": "wrong", "other": "right", "head": "head:event"}
     assert set(int8_layers(onnx.load(quantized.main))) == {layer for layer, branch in owners.items() if chosen[branch] == "int8"}
@@ -115,6 +120,12 @@ def test_two_steps_that_mean_the_same_are_one():
 def test_a_recipe_may_say_auto_and_default(exported, precision):
     plan = recipe.parse({"steps": [{"quantize": {"precision": precision}}], "targets": {"openvino": {}}}, card=exported[0].card)
     assert plan.notes(exported[0].card) == []
+
+
+def test_only_quantize_knows_a_default(exported):
+    steps = [{"qat": {"precision": {"default": "fp32"}}}, {"quantize": {}}]
+    with pytest.raises((RecipeError, Mistakes), match="'default', no part of this model"):
+        recipe.parse({"steps": steps, "targets": {"openvino": {}}}, card=exported[0].card.replace(model=None, factory="a:b"))
 
 
 def test_a_recipe_may_not_say_another_word_or_another_default(exported):

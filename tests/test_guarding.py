@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import card as cards
-from edgemm import compress, guarding, stages
+from edgemm import compress, stages
+from edgemm.accuracy_policy import Policy, limits_of
 from edgemm.graph.reverting import int8_layers
-from edgemm.guarding import Policy, guard
+from edgemm.guarding import guard
 from edgemm.partial import Partial
 from edgemm.recipe import Step
 
@@ -179,9 +180,9 @@ def test_what_float_itself_loses_is_not_blamed_on_int8(partial, place, tmp_path)
 
 def test_limits_are_one_for_all_heads_or_one_for_each(place):
     card = cards.load(place)
-    assert guarding.limits_of(card, {"accuracy_drop_points": {"event": 2}}) == {"event": 2.0}
-    assert guarding.limits_of(card, {"accuracy_drop_points": 1}) == {"event": 1.0}
-    assert guarding.limits_of(card, {}) == {}
+    assert limits_of(card, {"accuracy_drop_points": {"event": 2}}) == {"event": 2.0}
+    assert limits_of(card, {"accuracy_drop_points": 1}) == {"event": 1.0}
+    assert limits_of(card, {}) == {}
 
 
 def test_compress_guards_and_the_bundle_holds_the_budget_on_test(place, tmp_path):
@@ -190,11 +191,15 @@ def test_compress_guards_and_the_bundle_holds_the_budget_on_test(place, tmp_path
     done = compress(place, recipe=recipe, data=place, output=tmp_path / "bundle")
     assert not done.report.missed
     assert done.report.details["guard"][0]["decision"] == "misses"
+    page = (done.bundle / "report.html").read_text()
+    assert "Accuracy guard" in page
+    assert "1 of 2 layers of &#x27;loud&#x27; (loud1) in float" in page
     assert "loud1" not in int8_layers(onnx.load(done.bundle / "targets/openvino/model.onnx"))
     again = compress(place, recipe=recipe, data=place, output=tmp_path / "again")
     assert not again.made
 
 
+@pytest.mark.slow
 def test_compress_misses_where_the_recipe_forbids_to_revert(place, tmp_path):
     recipe = tmp_path / "locked.yaml"
     recipe.write_text(RECIPE.format(more=", precision: {loud: int8}"))

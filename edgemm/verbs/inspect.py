@@ -203,7 +203,12 @@ def _write(found: Inspection, place: Path) -> None:
         for row in found.rows
     ]  # fmt: skip
     told = found.sensitivity
-    details = {"title": Path(found.model).name, "branches": rows, "notes": list(found.notes)}
+    given = Path(found.model)
+    details = {
+        "title": given.resolve().parent.name if given.name == "model.yaml" else given.name,
+        "branches": rows,
+        "notes": list(found.notes),
+    }
     report = Report(
         environment(versions),
         told.measurements() if told else [],
