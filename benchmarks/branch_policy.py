@@ -1,0 +1,63 @@
+"""Uniform pruning against what the branches cost and give, at equal measured latency: which keeps more accuracy?
+
+Launch: python benchmarks/branch_policy.py NAME CHECKPOINT DATA [RATIO] [EPOCHS]
+Uniform: every layer loses RATIO of its channels. Its latency in INT8 then is the target of the other: latency_ratio, channels ranked over all
+branches by what they give for what they cost. Both are distilled alike. Timed side by side by `edgemm benchmark`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _process import EDGEMM, run
+from _results import save
+
+RECIPE = "steps: [{{prune: {{{prune}}}}}, {{distill: {{epochs: {epochs}}}}}, {{quantize: {{}}}}]\ntargets: {{openvino: {{}}}}\n"
+
+
+def main(name: str, checkpoint: str, data: str, ratio: str = "0.4", epochs: str = "12") -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        run([*EDGEMM, "compress", checkpoint, "-r", "openvino-int8", "-d", data, "-o", place / "whole"], allowed=(0, 3))
+        _compress(place, "uniform", f"ratio: {ratio}", checkpoint, data, epochs)
+        share = 1 - _p50(place / "uniform") / _p50(place / "whole")
+        _compress(place, "ranked", f"latency_ratio: {share:.3f}", checkpoint, data, epochs)
+        run([*EDGEMM, "benchmark", place / "uniform", place / "ranked", "-d", data, "-o", place / "compared"], allowed=(0, 3))
+        compared = _report(place / "compared")
+        figures = {
+            "uniform_ratio": float(ratio),
+            "latency_ratio": share,
+            "ratios": compared["details"]["ratios"],
+            "scores": {word: _scores(_report(place / word)) for word in ("whole", "uniform", "ranked")},
+        }
+    save(f"branch_policy_{name}", figures)
+
+
+def _compress(place: Path, word: str, prune: str, checkpoint: str, data: str, epochs: str) -> None:
+    recipe = place / f"{word}.yaml"
+    recipe.write_text(RECIPE.format(prune=prune, epochs=epochs), encoding="utf-8")
+    run([*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", place / word], allowed=(0, 3))
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _p50(folder: Path) -> float:
+    rows = _report(folder)["measurements"]
+    return float(next(row["value"] for row in rows if row["name"] == "latency_p50_ms" and row["subject"] == "bundle"))
+
+
+def _scores(report: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [row for row in report["measurements"] if row["subject"] == "bundle" and not row.get("modalities")]
+    kept = ("accuracy", "accuracy_drop_points", "latency_p50_ms", "size_mib")
+    return [{key: row.get(key) for key in ("name", "output", "value", "low", "high")} for row in rows if row["name"] in kept]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:6])
