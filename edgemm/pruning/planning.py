@@ -96,17 +96,20 @@ class Ranking:
 def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, branches: Sequence[str] | None = None) -> Ranking:
     """Order the units of all layers by score for what they save.
 
-    Scores are first divided by their branch's mean, so that a branch with small gradients (sound beside pictures) is not wiped out.
+    Both are taken relative to what the branch as a whole gives for what it costs, so that one with small gradients (sound beside
+    pictures) is not wiped out.
 
     Args:
         branches: Rank only layers of these.
     """
     layers = [layer for layer in found.layers if branches is None or layer.branch in branches]
-    worth = {layer.name: {root: scores.get(root, 0.0) / costs.per_channel(layer) for root in layer.roots} for layer in layers}
+    price = {layer.name: costs.per_channel(layer) for layer in layers}
+    worth = {layer.name: {root: scores.get(root, 0.0) / price[layer.name] for root in layer.roots} for layer in layers}
     means: dict[str, float] = {}
     for branch in {layer.branch for layer in layers}:
-        values = [value for layer in layers if layer.branch == branch for value in worth[layer.name].values()]
-        means[branch] = float(np.mean(values)) or 1.0
+        own = [layer for layer in layers if layer.branch == branch]
+        given = sum(scores.get(root, 0.0) for layer in own for root in layer.roots)
+        means[branch] = given / sum(price[layer.name] * layer.width for layer in own) or 1.0
     steps: list[tuple[float, tuple[int, ...]]] = []
     for layer in layers:
         order = lowest(layer, scores, layer.width)

@@ -85,7 +85,8 @@ def test_counted_work_is_that_of_the_exported_graph(model, found, tmp_path):
         beside.append({branch: cost.macs - counted[branch] for branch, cost in costs.items()})
     for branch in ("image", "fusion", "head:event", "head:level"):
         assert beside[0][branch] == beside[1][branch] == pytest.approx(0, abs=1), branch
-    assert beside[0]["audio"] == pytest.approx(beside[1]["audio"]) > 0  # the log-mel front-end, which is never pruned
+    assert beside[0]["audio"] > 1e5
+    assert beside[1]["audio"] == pytest.approx(beside[0]["audio"])  # the log-mel front-end, which is never pruned
 
 
 def test_a_longer_prefix_of_the_ranking_costs_less(found, scores):
