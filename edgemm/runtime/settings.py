@@ -21,6 +21,7 @@ from edgemm.runtime.secrets import refuse_password
 
 KEYS = ("name", "target", "decide_hz", "inputs", "sources", "sinks", "decisions", "web", "drift")
 SOURCES, SINKS = "runtime/sources", "runtime/sinks"
+WEB_ENV = "EDGEMM_WEB_TOKEN"
 BROKER_ENV = {"user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -390,6 +391,19 @@ def broker_of(place: str) -> dict[str, Any]:
     given: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
     given |= {key: env for key, env in BROKER_ENV.items() if env in os.environ}
     return given
+
+
+def page_of(place: str) -> dict[str, Any]:
+    """``8099`` or ``0.0.0.0:8099`` as entries of ``web``; a token for other places than this machine stands in ``EDGEMM_WEB_TOKEN``.
+
+    Raises:
+        RunError: No port in it.
+    """
+    bind, _, port = place.rpartition(":")
+    if not port.isdigit():
+        raise RunError(f"--web '{place}' is no port.", fix="write it as 8099, or 0.0.0.0:8099.")
+    given: dict[str, Any] = {"port": int(port)} | ({"bind": bind.strip("[]")} if bind else {})
+    return given | ({"token_env": WEB_ENV} if WEB_ENV in os.environ else {})
 
 
 def _entry(inputs: list[str], place: str) -> dict[str, dict[str, Any]]:

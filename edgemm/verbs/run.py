@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgemm import plugins
 from edgemm.bundle import open_bundle
 from edgemm.runtime import settings as run_settings
 from edgemm.runtime.running import Runner, Summary
@@ -22,6 +23,7 @@ def run(
     target: str | None = None,
     jsonl: str | Path | None = None,
     mqtt: str | None = None,
+    web: str | None = None,
     quiet: bool = False,
     fast: bool = False,
     seconds: float | None = None,
@@ -38,6 +40,7 @@ def run(
         jsonl: File to append events to.
         mqtt: ``mqtt://host:port`` (``mqtts://`` with TLS) to publish to; user and password come from ``EDGEMM_MQTT_USER`` and
             ``EDGEMM_MQTT_PASSWORD`` where those are set.
+        web: Port, or ``HOST:PORT``, to serve the page on.
         quiet: Nothing is printed while it runs.
         fast: Play recordings as fast as the box can.
         seconds: End after so long.
@@ -51,12 +54,27 @@ def run(
     extra: dict[str, Any] = {"sources": run_settings.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
     extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
     extra["sinks"] += [{"mqtt": run_settings.broker_of(mqtt)}] if mqtt else []
+    extra |= {"web": run_settings.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
     settings = run_settings.load(config, opened.card, extra=extra)
     runner = Runner(opened, settings, fast=fast)
+    if settings.web is not None and not fast:
+        _serve_page(runner, settings.web, quiet)
     stop = stop or threading.Event()
     with _signals(stop):
         return runner.run(stop, seconds)
+
+
+def _serve_page(runner: Runner, settings: run_settings.WebSettings, quiet: bool) -> None:
+    try:
+        from edgemm.runtime.web import Page  # a box without the page needs no web server
+    except ModuleNotFoundError as err:
+        raise plugins.missing_extra(err, "the page") from err
+    page = Page(runner, settings)
+    runner.add_sink("web", page)
+    runner.on_tick.append(page.pulse)
+    if not quiet:
+        print(f"page: {page.address}", flush=True)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def events(about: About) -> list[str]:
 
 
 def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
-    """The payload of ``<prefix>/device/<id>/config`` (Home Assistant 2024.11 and later). It drops a device with an unknown key at the root."""
+    """The payload of ``<prefix>/device/<id>/config`` (Home Assistant 2024.11 and later), which takes no key it does not know."""
     return {
         "dev": _device(about),
         "o": {"name": "edgemm", "sw": about.version},
