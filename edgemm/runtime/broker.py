@@ -75,7 +75,7 @@ def address(
             ssl.create_default_context(cafile=ca_file)
         except (OSError, ssl.SSLError) as err:
             raise RunError(f"{what}: ca_file '{ca_file}' cannot be used.", why=f"{err}.", fix="give a PEM certificate.") from err
-    user, password = secret(user_env, None, f"{what}: user"), secret(password_env, password_file, f"{what}: password")
+    user, password = secret(user_env, None, f"{what}: user", hide=False), secret(password_env, password_file, f"{what}: password")
     return Address(host, port, tls or ca_file is not None or insecure, ca_file, insecure, user, password)
 
 

@@ -16,11 +16,12 @@ BLOT = "***"
 _known: set[str] = set()
 
 
-def secret(env: str | None, file: str | None, what: str) -> str | None:
+def secret(env: str | None, file: str | None, what: str, *, hide: bool = True) -> str | None:
     """The secret that an environment variable or a file holds; None where neither is named. From now on ``redact`` blots it out.
 
     Args:
         what: How a message calls it, such as ``sinks.mqtt: password``.
+        hide: Blot it out. A user's name is no secret by itself, and is often a common word.
 
     Raises:
         RunError: The variable is not set, the file cannot be read, or it is empty.
@@ -38,7 +39,8 @@ def secret(env: str | None, file: str | None, what: str) -> str | None:
             raise RunError(f"{what}: '{file}' is empty.", fix="write the secret into it, in one line.")
     else:
         return None
-    remember(value)
+    if hide:
+        remember(value)
     return value
 
 

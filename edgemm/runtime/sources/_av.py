@@ -43,7 +43,7 @@ class AvFrame:
             array = array[top : top + modality.height, left : left + modality.width]
         elif modality.fit == "letterbox":
             canvas = np.empty((modality.height, modality.width, modality.channels), np.uint8)
-            canvas[:] = modality.bar()
+            canvas[:] = modality.swap(modality.bar())  # it is told red first
             top, left = (modality.height - height) // 2, (modality.width - width) // 2
             canvas[top : top + height, left : left + width] = array
             array = canvas

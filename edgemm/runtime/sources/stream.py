@@ -46,7 +46,7 @@ class Stream(Source):
         self.inputs, self.notes, self.loop = checked_inputs(inputs), [], loop
         self.url = url
         self.live = "://" in url.removeprefix("file://") or url.startswith(DEVICE)
-        user = secret(user_env, None, "sources.stream: user")
+        user = secret(user_env, None, "sources.stream: user", hide=False)
         password = secret(password_env, password_file, "sources.stream: password")
         given = {str(key): str(value) for key, value in (options or {}).items()}
         known = RTSP if url.startswith("rtsp") else PROBE if self.live and not url.startswith(DEVICE) else {}
