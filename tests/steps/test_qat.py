@@ -25,6 +25,7 @@ from edgemm.exporting import export_onnx, sample_inputs  # noqa: E402
 from edgemm.graph.branches import find_branches  # noqa: E402
 from edgemm.models.build import build  # noqa: E402
 from edgemm.models.fused import FusedModel  # noqa: E402
+from edgemm.models.parts import find_parts  # noqa: E402
 from edgemm.models.quantized import QuantizedModel  # noqa: E402
 from edgemm.steps import _pt2e  # noqa: E402
 from edgemm.steps.qat import qat  # noqa: E402
@@ -143,7 +144,7 @@ def test_openvino_runs_it_in_int8_and_agrees(trained, fusion, tmp_path):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_graph_is_valid_symmetric_int8_and_has_the_float_graphs_branches(trained, fusion, tmp_path):
+def test_the_graph_is_valid_symmetric_int8_and_has_the_float_models_branches(trained, fusion):
     model, path, facts = trained(fusion)
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
@@ -154,12 +155,11 @@ def test_the_graph_is_valid_symmetric_int8_and_has_the_float_graphs_branches(tra
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert all((constants[node.input[1]] > 0).all() for node in pairs)
     assert not any(node.name.startswith("frontend/") for node in pairs)
-    floats = onnx.load(export_onnx(fused(fusion), tmp_path / "float.onnx"))
-    found, before = find_branches(graph, model.card), find_branches(floats, model.card)
-    assert found.names() == before.names()
-    assert set(facts["int8_layers"]) <= set(before.names())
-    kept = {node.op_type for node in floats.graph.node} & {"GRU", "LSTM"}
-    assert kept <= {node.op_type for node in graph.graph.node}
+    expected = find_parts(fused(fusion)).names()
+    assert find_branches(graph, model.card).names() == expected
+    assert set(facts["int8_layers"]) <= set(expected)
+    recurrent = {type(part).__name__ for part in fused(fusion).modules()} & {"GRU", "LSTM"}
+    assert recurrent <= {node.op_type for node in graph.graph.node}
 
 
 @pytest.mark.slow
