@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from edgemm import card as cards
 from edgemm.checkpoint import load_model
 from edgemm.errors import PruneError
 from edgemm.pruning.analysis import analyse
 from edgemm.pruning.cutting import cut_for_now, masked_for_now
-from edgemm.pruning.proof import answers, cases, disturbed, prove
+from edgemm.pruning.proof import answers, cases, difference, disturbed, prove
+
+from .conftest import VECTOR
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,38 @@ def test_every_subset_of_inputs_is_a_case():
         assert any(name.endswith(f"without {missing}") for name in names), missing
     assert any(name.endswith("with noise for 'image'") for name in names)
     assert sum(name.startswith("1 random") for name in names) >= 1
+
+
+def test_what_float32_cannot_tell_is_told_in_float64(fused, halved):
+    """A sine of large numbers makes the last digit of a sum count; no slot is wrong."""
+
+    class Swamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.head = nn.Linear(10, 64), nn.Linear(64, 3)
+
+        def forward(self, x):
+            return (self.head(self.wide(x).tanh()) * 1e6).sin()
+
+    torch.manual_seed(0)
+    model = fused(Swamped(), x=VECTOR)
+    found, proof = halved(model)
+    assert [layer.name for layer in found.layers] == ["wide"]
+    assert proof.error < 1e-5
+    kept = found.kept(found.layers[0].roots[::2])  # sums run in another order when every other term is gone
+    features = cases(model, None)[0].features
+    with masked_for_now(model.module, kept):
+        wanted = answers(model, features)
+    with cut_for_now(model.module, kept):
+        assert difference(wanted, answers(model, features)) > 1e-4
+
+
+def test_differences_count_shapes_and_missing_numbers():
+    one = {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(2)}
+    assert difference(one, one) == 0
+    assert difference(one, {**one, "a": torch.tensor([1.0, 2.2])}) == pytest.approx(0.1)
+    assert difference(one, {**one, "b": torch.tensor([0.0, 0.5])}) == 0.5  # an output of zeros has no size to be relative to
+    assert difference(one, {**one, "a": torch.tensor([1.0])}) == float("inf")
+    assert difference(one, {**one, "a": torch.tensor([1.0, float("nan")])}) == float("inf")
+    gone = {"a": torch.tensor([1.0, float("nan")])}
+    assert difference(gone, gone) == 0
