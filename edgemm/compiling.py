@@ -23,6 +23,7 @@ from edgemm.partial import Partial
 from edgemm.probes._schedule import Candidate
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
+from edgemm.report import ROUNDING
 from edgemm.stages import Job, quantize, samples
 from edgemm.targets._protocol import Target
 
@@ -221,7 +222,7 @@ def _holds(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str,
         lost = answering.lost(job, before, after, truth)
         if any(score.low is not None and score.low > 0 for score in lost.values()):
             return False
-        return not limits or all(m.value <= limits.get(name, m.value) for name, m in partial.lost(options=options).items())
+        return not limits or all(m.value <= limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())
 
     return holds
 

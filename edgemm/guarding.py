@@ -21,7 +21,7 @@ from edgemm import answering
 from edgemm.accuracy_policy import Policy
 from edgemm.partial import LEAST_LIMIT, Alone, Partial
 from edgemm.probes._measurements import size_bytes
-from edgemm.report import Measurement, show_interval
+from edgemm.report import ROUNDING, Measurement, show_interval
 
 MOST_FLOAT = 0.5
 """Where training with quantization may follow: no more than this share of the INT8 weights goes back to float before it is tried."""
@@ -36,6 +36,7 @@ class Guarded:
         reverted: Nodes in float that the recipe wanted in INT8.
         table: What was tried, as the report shows it.
         met: Whether every budget holds on the deciding rows.
+        excess: By how much limits are passed, in limits, over all outputs.
         blocker: ``{"branch", "layer"}`` that harms most, where a budget could not be reached.
     """
 
@@ -44,6 +45,7 @@ class Guarded:
     table: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     met: bool = True
+    excess: float = 0.0
     blocker: Mapping[str, str] | None = None
 
 
@@ -67,8 +69,12 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
     search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0)
     found = search.run()
     if not found.met and trains and retrained is not None:
-        again = _Search(retrained(), policy, "trained with quantization", table=search.table)
-        found = again.run()
+        again = _Search(retrained(), policy, "trained with quantization", table=search.table).run()
+        if again.met or again.excess <= found.excess:
+            notes.append(f"{partial.target}: reverting to float did not suffice, so the model was trained with quantization.")
+            found = again
+        else:
+            notes.append(f"{partial.target}: training with quantization was tried too, and was worse than reverting to float.")
     return replace(found, notes=[*notes, *found.notes])
 
 
@@ -119,13 +125,12 @@ class _Search:
     def attempt(self, what: str, nodes: Collection[str]) -> _Tried:
         """Run a candidate on the deciding rows and write it down."""
         lost = self.partial.lost(nodes)
-        limits = self.policy.limits
+        limits = {name: limit for name, limit in self.policy.limits.items() if name in lost}
         outputs = {
-            name: {**_plain(m), "limit": limits[name], "missed": m.value > limits[name]} for name, m in lost.items() if name in limits
+            name: {**_plain(lost[name]), "limit": limit, "missed": lost[name].value > limit + ROUNDING} for name, limit in limits.items()
         }
-        model = self.partial.graph(nodes)
         tried = _Tried(frozenset(nodes), lost, self.share(nodes), {"target": self.partial.target, "step": what, "outputs": outputs})
-        tried.row["size_mib"] = size_bytes(model.main) / 2**20
+        tried.row["size_mib"] = size_bytes(self.partial.graph(nodes).main) / 2**20
         tried.row["decision"] = "misses" if tried.missed else "holds"
         self.table.append(tried.row)
         return tried
@@ -228,7 +233,7 @@ class _Search:
             return Guarded(model, sorted(tried.nodes), self.table, notes)
         blocker = self.blocker(ranked, tried)
         notes.append(f"{target}: the accuracy budget was not reached on val: {_said(tried)}.{self.why(blocker, floor)}")
-        return Guarded(model, sorted(tried.nodes), self.table, notes, False, blocker)
+        return Guarded(model, sorted(tried.nodes), self.table, notes, False, tried.excess, blocker)
 
     def blocker(self, ranked: Sequence[Alone], tried: _Tried) -> dict[str, str] | None:
         """The branch still in INT8 that harms most, and its noisiest layer."""

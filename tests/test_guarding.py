@@ -161,6 +161,23 @@ def test_training_with_quantization_is_asked_for_only_when_reverting_half_does_n
     assert asked == [1]
     assert found.met
     assert "trained with quantization" in [row["step"] for row in found.table]
+    assert "so the model was trained with quantization" in found.notes[0]
+
+
+def test_training_that_is_worse_than_reverting_is_not_taken(partial):
+    found = guard(partial, policy(on_miss="qat", locked=["loud"]), retrained=lambda: replace(partial, quantized=partial.graph(["calm1"])))
+    assert not found.met
+    assert found.excess > 0
+    assert "trained" in found.notes[0]
+
+
+def test_a_loss_that_equals_its_limit_keeps_it(partial):
+    lost = partial.lost()["event"].value
+    assert guard(partial, policy(np.nextafter(lost, 0.0))).table[0]["decision"] == "holds; taken"
+
+
+def test_qat_without_a_way_to_train_is_told(partial):
+    assert "could only revert" in guard(partial, policy(on_miss="qat")).notes[0]
 
 
 def test_what_float_itself_loses_is_not_blamed_on_int8(partial, place, tmp_path):
