@@ -7,7 +7,6 @@ INT8 often loses to FP16 on transformers.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 import time
@@ -16,12 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemm.artifact import Artifact, folder_in_one_step
+from edgemm.artifact import Artifact
 from edgemm.errors import EdgemmError, MissingExtra, TargetError
 from edgemm.targets import _onnx_file, _tensorrt_api, _tensorrt_cache, _tensorrt_cuda
 from edgemm.targets._options import check_options
 from edgemm.targets._protocol import Numerics, Session, Target
 from edgemm.targets._tensorrt_build import Plan, Settings, build
+from edgemm.targets._tensorrt_forms import companion, form_of, has_onnx, is_quantized
 from edgemm.targets._tensorrt_session import TensorRTSession
 from edgemm.targets._tensorrt_stand_in import StandIn
 
@@ -29,7 +29,7 @@ OPTIONS = {"precision": "'f32' | 'f16'", "int8": "'on' | 'off'", "cuda_graph": "
            "stand_in": "'onnxruntime'"}  # fmt: skip
 """Runtime options.
 
-``precision``: float type of what is not INT8 (f32 where it is not given). ``int8: off``: the same graph without its quantizers.
+``precision``: float type of what is not INT8 (f32 where it is not given). ``int8: off``: without quantizers (in a bundle its float graph).
 ``cuda_graph``: launch a call as one graph (on). ``profile: on`` times every layer. ``stand_in``: ONNX Runtime computes the graph instead,
 for its accuracy on a machine without a GPU.
 """
@@ -69,7 +69,7 @@ class TensorRT(Target):
         if self.cannot_run():
             raise self._nowhere(onnx)
         api, cuda = _tensorrt_api.require(), _cuda()
-        graph, form = _form(onnx, self._fixed() | options)
+        graph, form = form_of(onnx, self._fixed() | options)
         key = _tensorrt_cache.key(api, cuda, graph, self._settings, form)
         plan = self._plan(api, cuda, graph, key)
         _tensorrt_cache.write_plan(out, key, plan, {"form": form})
@@ -78,18 +78,18 @@ class TensorRT(Target):
     def open(self, artifact: Path, **options: Any) -> Session:
         check_options("tensorrt", options, OPTIONS)
         chosen = self._fixed() | options
-        if artifact.suffix == ".plan":
+        if artifact.suffix in (".plan", ".engine"):
             return self._open_plan(artifact, chosen)
         face = _onnx_file.read(artifact)
         if "stand_in" in chosen:
-            return StandIn(*_form(artifact, chosen))
+            return StandIn(*form_of(artifact, chosen))
         if why := self.cannot_run():
             if self._fallback != "onnxruntime":
                 raise self._nowhere(artifact)
             _say(f"tensorrt cannot run '{artifact.name}': {why} ONNX Runtime runs it instead, slower (targets.tensorrt.fallback).")
-            return StandIn(artifact, "int8+f32" if _is_quantized(artifact) else "f32", optimise=True)
+            return StandIn(artifact, "int8+f32" if is_quantized(artifact) else "f32", optimise=True)
         api, cuda = _tensorrt_api.require(), _cuda()
-        graph, form = _form(artifact, chosen)
+        graph, form = form_of(artifact, chosen)
         plan = self._plan(api, cuda, graph, _tensorrt_cache.key(api, cuda, graph, self._settings, form))
         return _session(api, cuda, plan, artifact, (list(face.inputs), list(face.outputs)), form, chosen)
 
@@ -109,7 +109,7 @@ class TensorRT(Target):
                 fix="set targets.tensorrt.precision to f32, or lift the branch's precision.",
             )
         eights = [self._int8] if self._int8 != "auto" else ["on", "off"]
-        eights = [word for word in eights if word == "on" or _has_onnx()] or ["on"]
+        eights = [word for word in eights if word == "on" or has_onnx()] or ["on"]
         if self.cannot_run():
             return [{"precision": allowed[0], "int8": eights[0], "stand_in": "onnxruntime"}]
         return [{"precision": precision, "int8": eight} for eight in eights for precision in allowed]
@@ -130,10 +130,10 @@ class TensorRT(Target):
 
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """The form with a float16 body, beside the graph in a bundle: a box without the onnx package cannot make it."""
-        if not _is_quantized(onnx):
+        if not is_quantized(onnx):
             return []
-        graph, _ = _form(onnx, {"precision": "f16"})
-        made = out / _companion(onnx, "int8+f16").name
+        graph, _ = form_of(onnx, {"precision": "f16"})
+        made = out / companion(onnx, "int8+f16").name
         shutil.copyfile(graph, made)
         return [made]
 
@@ -145,7 +145,7 @@ class TensorRT(Target):
         """
         check_options("tensorrt", options, OPTIONS)
         api = _tensorrt_api.require()
-        graph, form = _form(onnx, self._fixed() | options)
+        graph, form = form_of(onnx, self._fixed() | options)
         _check(graph)
         settings = Settings(self._settings.profile, self._settings.workspace_mib, self._settings.limit_s, tuple(capabilities))
         key = _tensorrt_cache.key(api, None, graph, settings, form)
@@ -203,55 +203,9 @@ def _cuda() -> _tensorrt_cuda.Cuda:
     return cuda
 
 
-@cache
-def _has_onnx() -> bool:
-    return importlib.util.find_spec("onnx") is not None
-
-
-def _is_quantized(path: Path) -> bool:
-    return "DequantizeLinear" in _onnx_file.read(path).operators
-
-
-def _companion(path: Path, form: str) -> Path:
-    return path.with_name(f"{path.stem}.{form.replace('+', '-')}.onnx")
-
-
-def _form(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
-    """The file to build from, and what it computes in: ``int8+f16``.
-
-    Made with the onnx package, kept in the cache; or found beside the graph where a bundle brought it.
-
-    Raises:
-        MissingExtra: The form must be made, and the onnx package is not installed.
-    """
-    precision = str(options.get("precision", "f32"))
-    quantized = _is_quantized(path)
-    int8 = quantized and options.get("int8", "on") == "on"
-    form = f"int8+{precision}" if int8 else precision
-    if _companion(path, form).is_file():
-        return _companion(path, form), form
-    as_it_is = precision == "f32" and int8 == quantized
-    if not _has_onnx():
-        if as_it_is:
-            return path, form
-        raise MissingExtra(
-            f"tensorrt: '{path.name}' in {form} must be made from the graph, and the package 'onnx' is not installed.",
-            why="a strongly typed network has its types in the graph.",
-            fix=f"pip install onnx, or run it as {'int8+f32' if quantized else 'f32'}: precision f32{', int8 on' if quantized else ''}.",
-        )
-    place = _tensorrt_cache.root(_tensorrt_cache.onnx_sha(path)) / "forms" / form.replace("+", "-")
-    if not (place / "model.onnx").is_file():
-        from edgemm.graph import files
-        from edgemm.graph.tensorrt import form as make
-
-        with folder_in_one_step(place) as scratch:
-            files.save(make(files.load(path), precision=precision, int8=int8), scratch / "model.onnx")
-    return place / "model.onnx", form
-
-
 def _check(path: Path) -> None:
     """Every rule of ``graph.checks``, where the onnx package is; the parser and its warnings are watched everywhere."""
-    if _has_onnx():
+    if has_onnx():
         from edgemm.graph import checks, files
 
         checks.require(files.load(path))
@@ -262,7 +216,7 @@ def _branches(path: Path) -> Callable[[str], str]:
 
     @cache
     def owners() -> Mapping[str, str]:
-        if not _has_onnx():
+        if not has_onnx():
             return {}
         from edgemm.graph import files
         from edgemm.graph.branches import find_branches

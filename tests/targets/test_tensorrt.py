@@ -228,6 +228,9 @@ def test_a_plan_that_says_nothing_about_itself_is_refused(tensorrt, tmp_path):
     with pytest.raises(TargetError, match=r"the engine 'model.plan' is not for this machine") as caught:
         tensorrt.open(tmp_path / "model.plan")
     assert "edgemm compile BUNDLE --target tensorrt" in caught.value.fix
+    (tmp_path / "trtexec.engine").write_bytes(b"\0" * 64)
+    with pytest.raises(TargetError, match=r"the engine 'trtexec.engine' is not for this machine"):
+        tensorrt.open(tmp_path / "trtexec.engine")
     with pytest.raises(TargetError, match="there is no engine"):
         tensorrt.open(tmp_path / "absent.plan")
 
@@ -339,16 +342,38 @@ def test_a_quantized_graph_brings_its_half_form_along_and_a_float_one_nothing(te
 def test_a_box_without_the_onnx_package_takes_the_form_that_was_brought_along(quantized, tmp_path, empty_cache, monkeypatch):
     import shutil
 
-    from edgemm.targets import tensorrt as module
+    from edgemm.targets import _tensorrt_forms as module
 
     shutil.copy(quantized, tmp_path / "model.onnx")
     TensorRT().companions(tmp_path / "model.onnx", tmp_path)
-    monkeypatch.setattr(module, "_has_onnx", lambda: False)
-    found, form = module._form(tmp_path / "model.onnx", {"precision": "f16"})
+    monkeypatch.setattr(module, "has_onnx", lambda: False)
+    found, form = module.form_of(tmp_path / "model.onnx", {"precision": "f16"})
     assert (found.name, form) == ("model.int8-f16.onnx", "int8+f16")
-    assert module._form(tmp_path / "model.onnx", {})[0] == tmp_path / "model.onnx"
+    assert module.form_of(tmp_path / "model.onnx", {})[0] == tmp_path / "model.onnx"
     with pytest.raises(MissingExtra, match="in f16 must be made from the graph, and the package 'onnx' is not installed"):
-        module._form(tmp_path / "model.onnx", {"precision": "f16", "int8": "off"})
+        module.form_of(tmp_path / "model.onnx", {"precision": "f16", "int8": "off"})
+
+
+def test_in_a_bundle_the_form_without_int8_is_made_of_its_float_graph(conv, quantized, tmp_path, empty_cache):
+    import shutil
+
+    from edgemm.targets._tensorrt_forms import form_of
+
+    inside = tmp_path / "targets" / "tensorrt" / "model.onnx"
+    inside.parent.mkdir(parents=True)
+    shutil.copy(quantized, inside)
+    x = np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype(np.float32)
+
+    def answer() -> np.ndarray:
+        graph, form = form_of(inside, {"precision": "f32", "int8": "off"})
+        assert form == "f32"
+        with plugins.load(Target, "onnxruntime").open(graph) as session:
+            return session.run({"x": x})["y"]
+
+    assert answer().shape == (1, 32), "no float graph beside it: its own, without quantizers"
+    shutil.copy(conv, tmp_path / "model.onnx")
+    x = np.random.default_rng(0).normal(size=(1, 16, 12, 12)).astype(np.float32)
+    assert answer().shape == (1, 10)
 
 
 def test_quantizers_from_elsewhere_are_refused_before_anything_is_built(tensorrt, foreign, quantized, tmp_path, empty_cache):
