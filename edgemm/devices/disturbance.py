@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgemm.devices import thermals
+
 WAITED = 0.08  # of the time its threads wanted to run; wake-ups of two threads alone make 0.02
 OTHERS = 0.10  # of all cores we may use
 STOLEN = 0.02
@@ -172,7 +174,7 @@ def _scheduled(pids: Iterable[int]) -> tuple[float | None, float | None]:
 
 def _throttle_count() -> int | None:
     found = [_number(path) for path in CPU.glob("cpu*/thermal_throttle/*_throttle_count")]
-    told = [int(value) for value in found if value is not None]
+    told = [int(value) for value in found if value is not None] + list(thermals.events().values())
     return sum(told) if told else None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__, cache
+from edgemm.devices.jetson import identify
 
 CPU = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
@@ -27,6 +28,7 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
     Args:
         versions: Distribution -> version of the runtimes that were used (``Target.versions``).
     """
+    board = jetson_facts()
     return {
         "device": device_name(),
         "architecture": platform.machine(),
@@ -34,11 +36,18 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
         "memory_gib": memory_gib(),
         "instructions": sorted(instructions()),
         "governor": governor(),
-        "power_mode": power_mode(),
+        "power_mode": board["power_mode"] if board else power_mode(),
         "system": system(),
         "python": platform.python_version(),
         "versions": {"edgemm": __version__, "numpy": cache.version("numpy"), **(versions or {})},
-    }
+    } | ({"jetson": board} if board else {})
+
+
+@functools.cache
+def jetson_facts() -> dict[str, Any] | None:
+    """Module, JetPack, power mode and clocks of a Jetson; None elsewhere."""
+    found = identify()
+    return found.to_dict() if found else None
 
 
 def device_name() -> str:

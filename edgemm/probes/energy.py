@@ -29,8 +29,9 @@ class Energy(Probe):
         self._calls += 1
 
     def stop(self) -> float | None:
-        """Millijoules a call; None where no meter can be read."""
-        return self._meter.stop_mj() / max(1, self._calls) if self._meter else None
+        """Millijoules a call; None where no meter can be read, or it showed nothing."""
+        used = self._meter.stop_mj() if self._meter else None
+        return None if used is None else used / max(1, self._calls)
 
     def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
         known = [sample for sample in samples if sample is not None]

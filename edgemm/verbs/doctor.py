@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import cache, plugins
+from edgemm.devices import advice, memory, thermals
+from edgemm.devices.jetson import Jetson, identify
+from edgemm.devices.power import open_meter
+from edgemm.devices.thermals import Thermals
 from edgemm.errors import MissingExtra
 from edgemm.targets._protocol import Target
 
@@ -38,6 +42,9 @@ class Diagnosis:
     Attributes:
         extras: Extra -> its packages.
         runtimes: Target -> "" when its runtime can be imported, else the reason in words.
+        jetson: Board, JetPack, TensorRT, power mode and clocks, on a Jetson.
+        thermals: Temperatures, throttling, events of too much current.
+        energy: What the energy meter covers, or why there is none.
         memory_mib: What this process may use: the machine's memory, or the container's limit.
         advice: What to do, one sentence each; empty when nothing is to be done.
     """
@@ -53,10 +60,13 @@ class Diagnosis:
     extras: dict[str, tuple[Package, ...]]
     runtimes: dict[str, str]
     browser: str | None
+    jetson: Jetson | None
+    thermals: Thermals
+    energy: str
     advice: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"thermals": self.thermals.to_dict()}
 
     def __str__(self) -> str:
         lines = [
@@ -65,6 +75,9 @@ class Diagnosis:
             f"system     {self.system}",
             f"processor  {self.processor}, {self.cores} cores, {' '.join(self.cpu_features) or 'none of the instructions that matter'}",
             f"memory     {self.memory_mib} MiB",
+            *(_jetson_lines(self.jetson) if self.jetson else ()),
+            *_thermal_lines(self.thermals),
+            f"energy     {self.energy.removeprefix('energy is ').removeprefix('energy of ').rstrip('.')}",
             f"cache      {self.cache}",
             f"browser    {self.browser or 'none'} (only tests of the report's looks need one)",
         ]
@@ -81,6 +94,8 @@ def doctor() -> Diagnosis:
     extras = _extras()
     runtimes = {name: _problem(name) for name in plugins.names("targets")}
     features, memory_mib = _cpu_features(), _memory_mib()
+    board, heat = identify(), thermals.look()
+    more = [*(advice.on_jetson(board) if board else ()), *advice.on_heat(heat), *advice.on_memory(memory.look())]
     return Diagnosis(
         edgemm=cache.version("edgemm"),
         python=platform.python_version(),
@@ -93,8 +108,26 @@ def doctor() -> Diagnosis:
         extras=extras,
         runtimes=runtimes,
         browser=next((path for name in BROWSERS if (path := shutil.which(name))), None),
-        advice=tuple(_advice(extras, runtimes, features, memory_mib)),
+        jetson=board,
+        thermals=heat,
+        energy=open_meter()[1],
+        advice=(*_advice(extras, runtimes, features, memory_mib), *more),
     )
+
+
+def _jetson_lines(board: Jetson) -> list[str]:
+    clocks = {True: "locked", False: "not locked", None: "locked or not only root can tell"}[board.clocks.locked]
+    return [
+        f"board      {board.model} ({board.module or 'unknown module'}, {board.soc})",
+        f"jetpack    {board.jetpack or 'unknown'} (L4T {board.l4t or 'unknown'}), CUDA {board.cuda or 'unknown'}, "
+        f"TensorRT {board.tensorrt or 'missing'}",
+        f"power      mode {board.power_mode or 'unknown'}, clocks {clocks}",
+    ]
+
+
+def _thermal_lines(seen: Thermals) -> list[str]:
+    shown = ", ".join(f"{zone} {value:.0f}" for zone, value in seen.celsius.items())
+    return [f"celsius    {shown}"] if shown else []
 
 
 def _extras() -> dict[str, tuple[Package, ...]]:
@@ -138,16 +171,16 @@ def _memory_mib() -> int:
 
 
 def _advice(extras: dict[str, tuple[Package, ...]], runtimes: dict[str, str], features: tuple[str, ...], memory_mib: int) -> list[str]:
-    advice = []
+    found = []
     for extra, packages in extras.items():
         missing = [package.name for package in packages if package.version is None]
         if missing and extra in ("compress", "data", "always"):
             command = "pip install edgemm" if extra == "always" else f"pip install 'edgemm[{extra}]'"
-            advice.append(f"{command}: {', '.join(missing)} missing.")
+            found.append(f"{command}: {', '.join(missing)} missing.")
     if runtimes and all(runtimes.values()):
-        advice.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
+        found.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
     if "avx2" in features and not set(features) & set(INT8_FEATURES):
-        advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
+        found.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
     if memory_mib < WORKSHOP_MIB:
-        advice.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
-    return advice
+        found.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
+    return found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemm.devices.power import Ina3221, Rapl, open_meter
+from edgemm.devices.power import Board, Rapl, open_meter
 
 
 def put(folder, **files):
@@ -29,9 +29,9 @@ def test_a_jetsons_whole_board_is_counted_where_a_rail_is_labelled_so(tmp_path):
     rails = {"in1_input": 5000, "curr1_input": 2000, "in1_label": "VDD_IN", "in2_input": 5000, "curr2_input": 1000, "in2_label": "VDD_CPU"}
     put(tmp_path / "hwmon0", name="ina3221", **rails)
     meter, covers = open_meter(powercap=tmp_path / "none", hwmon=tmp_path)
-    assert isinstance(meter, Ina3221)
-    assert "INA3221" in covers
-    assert meter._power_mw() == pytest.approx(10_000.0)
+    assert isinstance(meter, Board)
+    assert "VDD_IN" in covers
+    assert meter.power_mw() == pytest.approx(10_000.0)
 
 
 def test_counters_that_only_root_may_read_are_named(tmp_path):
@@ -43,4 +43,7 @@ def test_counters_that_only_root_may_read_are_named(tmp_path):
 
 
 def test_a_box_without_sensors_says_so(tmp_path):
-    assert open_meter(powercap=tmp_path, hwmon=tmp_path) == (None, "energy is unknown: this box shows no power sensor (RAPL or INA3221).")
+    assert open_meter(powercap=tmp_path, hwmon=tmp_path) == (
+        None,
+        "energy is unknown: this box shows no power sensor (RAPL, INA3221, INA238 or tegrastats).",
+    )
