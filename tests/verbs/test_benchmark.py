@@ -1,6 +1,9 @@
 """Candidates side by side: what is measured, against what, and what cannot be compared."""
 
+import dataclasses
 import os
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ import pytest
 
 from edgemm import card as cards
 from edgemm import plugins
+from edgemm._report import page
 from edgemm.bundle import Golden, Reference, TargetOptions, pack
 from edgemm.devices.environment import instructions
+from edgemm.devices.peaks import Peaks
 from edgemm.devices.power import open_meter
 from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import Report, Verdict, read
@@ -258,3 +263,75 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(bundle, tmp_pat
 def test_nothing_to_measure_is_an_error():
     with pytest.raises(MeasureError, match="no candidate was given"):
         benchmark([])
+
+
+def test_rows_that_are_disturbed_are_flagged_in_table_json_and_page(measured):
+    told = measured.details["disturbances"]
+    assert {row["target"] for row in told.values()} == {"openvino"}
+    assert all(row["disturbed"] <= row["rounds"] == 5 for row in told.values())
+    turns = measured.details["timeline"]
+    assert sum(turn["kept"] for turn in turns) == 15
+    assert {"candidate", "round", "launch", "at_s", "p50_ms", "kept", "reasons", "others", "waited", "stolen", "clock"} <= set(turns[0])
+    spoiled = {**measured.details, "disturbances": {name: {**row, "flagged": True} for name, row in told.items()}}
+    flagged = dataclasses.replace(measured, details=spoiled)
+    assert str(flagged).count("(disturbed)") >= 3
+    assert "Disturbances while measuring" in page.render(flagged)
+
+
+def test_the_table_says_who_was_held_against_whom_and_what_may_be_claimed(measured, bundle):
+    (line,) = [line for line in str(measured).splitlines() if line.startswith(f"{bundle}, openvino against {bundle}, openvino float: ")]
+    assert re.search(r"x \[.*\] (faster|slower|no difference shown)", line)
+
+
+def test_a_test_split_too_small_for_the_claim_says_how_many_samples_it_needs(bundle, data):
+    kept = Verdict("accuracy_drop_points", 0.1, 0.0, "met", "openvino", "kind")
+    tight = make(Path(str(data)) / "tight", budgets=[kept])
+    report = benchmark([tight], data=data, **QUICK)
+    assert any(
+        re.search(
+            r"120 samples leave the loss of 'kind' unsure by \d\.\d points; to show one of at most 0\.1 about \d{3,} are needed", note
+        )
+        for note in report.details["notes"]
+    )
+
+
+def test_a_pace_and_the_throughput_are_measured_where_they_are_asked_for(bundle):
+    report = benchmark([bundle], pace="50hz", streams=[1], batches=[1, 2], target="openvino", **{**QUICK, "seconds": 0.4})
+    assert report.details["pace"]["rates_hz"] == {"x": 50.0}
+    assert {m.subject for m in report.find("paced_p50_ms")} == {"float", "default", "bundle"}
+    assert {(row["batch"], row["streams"]) for row in report.details["throughput"]} == {(1, 1), (2, 1)}
+    best = max(row["per_s"] for row in report.details["throughput"] if row["candidate"] == f"{bundle}, openvino")
+    assert report.find("throughput_per_s", subject="bundle")[0].value == best
+    assert "Throughput" in page.render(report)
+
+
+def test_the_first_candidates_branches_are_held_against_the_box(bundle, monkeypatch):
+    box = Peaks(1, {"int8": 1000.0, "bf16": 500.0, "f32": 100.0}, 10.0, 0.2, "openvino", ("other processes used 50 % of the cores",))
+    monkeypatch.setattr("edgemm.verbs._sustained.peaks", lambda threads: box)
+    report = benchmark([bundle], **{**QUICK, "roofline": True})
+    if any(layer["time_us"] for layer in report.details["layers"]):
+        assert {row["reason"] for row in report.details["roofline"]} <= {"compute", "memory", "launch overhead"}
+        assert any("The peaks of this machine were measured while other processes" in note for note in report.details["notes"])
+        assert "Against the limits of this box" in page.render(report)
+    else:  # one product is quicker than the runtime's clock can tell
+        assert any("no roofline: openvino tells no times" in note for note in report.details["notes"])
+
+
+def test_a_command_is_measured_beside_the_bundle_whose_inputs_it_takes(bundle, data, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys, numpy as np, onnxruntime as ort\nsession = ort.InferenceSession(sys.argv[1])\nfor line in sys.stdin:\n"
+        "    ask = json.loads(line)\n    feed = dict(np.load(ask['feed'])) if 'feed' in ask else feed\n"
+        "    (kind,) = session.run(['kind'], feed)\n    if 'out' in ask: np.savez(ask['out'], kind=kind)\n    print('{}', flush=True)\n"
+    )
+    command = f"command:{sys.executable} {program} {bundle / 'model.onnx'}"
+    report = benchmark([command, bundle], data=data, limit=20, **QUICK)
+    (accuracy,) = report.find("accuracy", subject="foreign")
+    assert accuracy.value == report.find("accuracy", subject="float")[0].value
+    assert (accuracy.target, accuracy.precision_ran) == ("command", "unknown")
+    assert any(row["candidate"].startswith("command:") or row["baseline"].startswith("command:") for row in report.details["ratios"])
+
+
+def test_a_command_alone_does_not_say_what_it_takes():
+    with pytest.raises(MeasureError, match="does not say what it takes"):
+        benchmark(["command:./program"])
