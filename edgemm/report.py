@@ -112,6 +112,10 @@ class Report:
         confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
         curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
         parity: list of ``graph.parity.Rung.to_dict()``.
+        precision: ``[{target, branch, ms: {precision: {value, low, high}}, choice, reason}]``, where a recipe says ``precision: auto``.
+        guard: ``[{target, step, outputs: {output: {value, low, high, unit, limit, missed}}, size_mib, decision}]``, what was tried to keep
+            accuracy, in order; all but ``step`` and ``decision`` optional.
+        sensitivity: ``sensitivity.Sensitivity.to_dict()``.
         layers: ``[{name, kind, precision, kernel, time_us}]`` of the bundle, as ``LayerRan``.
         files: ``{name: bytes}`` of the bundle.
         ledger: ``{inputs, rows, of, where, contributions: [{input, output, target, unit, before, after, change, deaf}]}``, see
