@@ -20,6 +20,7 @@ from edgemm.modalities._protocol import Modality, modalities
 from edgemm.runtime import serving
 from edgemm.runtime.decisions import Change, Decider
 from edgemm.runtime.delivering import Inline, Outlet
+from edgemm.runtime.drift import Drift
 from edgemm.runtime.feeding import Feeder, Patience
 from edgemm.runtime.scheduling import Decision, Engine
 from edgemm.runtime.settings import SINKS, SOURCES, DecisionSettings, Part, Settings
@@ -110,6 +111,9 @@ class Runner:
             self.add_sink(part.kind, _made(Sink, SINKS, part))
         self.on_decision: list[Callable[[Decision], None]] = []
         self.on_tick: list[Callable[[], None]] = []
+        self.drift = Drift(bundle, self.model, self.card, settings.drift, now=now) if settings.drift else None
+        if self.drift:
+            self.on_decision.append(self.drift.see)
         self._states: tuple[str, ...] = ()
         self._precision = ""
 
@@ -184,7 +188,7 @@ class Runner:
             "level_dbfs": self.windows.level_dbfs(),
             "sources": [_source_status(feeder, now) for feeder in self.feeders],
             "sinks": [outlet.describe() for outlet in self.outlets],
-            "drift": {"recalibrate": False},
+            "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "rss_mib": rss_mib(),
         }
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -95,9 +96,11 @@ def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, 
             about = {"name": "accuracy", "output": "event", "modalities": given, "value": value, "unit": "ratio", "better": "higher"}
             subsets += [{**about, "target": target, "low": None, "high": None, "n": 100, "precision_ran": "f32"} for target in targets]
     rng = np.random.default_rng(0)
+    shades, noises, louds = np.linspace(80, 180, 8), np.linspace(0, 20, 8), np.geomspace(0.005, 0.5, 8)
+    pictures = [rng.normal(shade, noise, (1, 32, 32, 3)) for shade, noise in zip(shades, rng.permutation(noises), strict=True)]
     inputs = {
-        "image": rng.integers(0, 255, (4, 1, 32, 32, 3)).astype(np.uint8),
-        "audio": rng.normal(0, 0.05, (4, 1, RATE_HZ // 2)).astype(np.float32),
+        "image": np.stack(pictures).clip(0, 255).astype(np.uint8),
+        "audio": np.stack([rng.normal(0, loud, (1, RATE_HZ // 2)) for loud in louds]).astype(np.float32),
     }
     with plugins.load(Target, "onnxruntime").open(folder / "model.onnx") as session:
         outputs = golden.run(session, Golden(inputs))
@@ -298,8 +301,11 @@ class Listener:
         self.client.username_pw_set(broker.user, broker.password)
         self.client.on_connect = lambda client, *_: client.subscribe(topics, 1)
         self.client.on_message = self._keep
+        ready = threading.Event()
+        self.client.on_subscribe = lambda *_: ready.set()
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
+        assert ready.wait(10), "the broker takes no subscription"
 
     def _keep(self, client, userdata, message) -> None:
         self.messages.append((message.topic, message.payload, message.retain))
