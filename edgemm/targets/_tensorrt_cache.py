@@ -6,9 +6,11 @@ An engine holds kernels chosen for one TensorRT build, one GPU and one set of sh
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,16 @@ def key(api: Api, cuda: Cuda | None, path: Path, settings: Settings, form: str) 
     """
     facts = {"onnx": onnx_sha(path), **here(api, cuda), "settings": settings.facts(), "form": form}
     return Key(json.loads(json.dumps(facts)))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One build at a time on this machine: two would time each other's kernels, and a small board has memory for one."""
+    place = cache.root() / "engines" / "build.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, also when the process dies
+        yield
 
 
 def of_record(record: Mapping[str, Any], api: Api, cuda: Cuda) -> Key:

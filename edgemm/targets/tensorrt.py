@@ -133,6 +133,8 @@ class TensorRT(Target):
         if not is_quantized(onnx):
             return []
         graph, _ = form_of(onnx, {"precision": "f16"})
+        if _onnx_file.read(graph).external:  # above 2 GB: a box that runs it makes the form itself
+            return []
         made = out / companion(onnx, "int8+f16").name
         shutil.copyfile(graph, made)
         return [made]
@@ -163,6 +165,11 @@ class TensorRT(Target):
         if found is not None:
             return found
         _check(graph)
+        with _tensorrt_cache.alone():
+            found, why = _tensorrt_cache.find(key)  # another process may have built it meanwhile
+            return found if found is not None else self._built(api, cuda, graph, key, why)
+
+    def _built(self, api: _tensorrt_api.Api, cuda: _tensorrt_cuda.Cuda, graph: Path, key: _tensorrt_cache.Key, why: str) -> bytes:
         _say(f"tensorrt builds an engine ({key.facts['form']}): {why}")
         timings = None if api.is_rtx else _tensorrt_cache.timings(api, cuda)  # RTX times nothing while building
         built: Plan = build(api, graph, self._settings, tell=_teller(graph), timing_cache=timings, branch_of=_branches(graph))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,7 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     _require_here(bundle.load_target(name), name)
     holds = _holds(bundle, name, golden)
     forbid = frozenset(stored.forbid)
+    _build_each(bundle.load_target(name), name, model, forbid, progress)
     with progress.stage(f"tune {name}"):
         found = tune(name, model, feed, forbid=forbid, accuracy_holds=holds, target_options=stored.target, progress=progress.update)
     place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
@@ -93,6 +96,16 @@ def _holds(bundle: Bundle, name: str, golden: Golden) -> Callable[[dict[str, Any
         return all(gap <= allowed for gap, allowed in off.values())
 
     return holds
+
+
+def _build_each(target: Target, name: str, model: Path, forbid: frozenset[str], progress: Progress) -> None:
+    """Engines that take minutes are built one after the other before anything is timed; one that fails is told of by ``tune``."""
+    if not isinstance(target, BuildsAhead):
+        return
+    for options in target.choices(forbid=forbid):
+        words = ", ".join(f"{key} {value}" for key, value in options.items())
+        with progress.stage(f"build {name}, {words}"), tempfile.TemporaryDirectory(prefix="edgemm-") as aside, suppress(EdgemmError):
+            target.compile(model, Path(aside), **options)
 
 
 def _require_here(target: Target, name: str) -> None:

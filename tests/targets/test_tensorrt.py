@@ -199,6 +199,27 @@ def test_a_damaged_engine_is_not_loaded(conv, empty_cache):
     assert engines.find(key) == (None, "the engine kept here has no readable record.")
 
 
+def test_one_build_at_a_time(empty_cache):
+    import threading
+
+    order: list[str] = []
+    entered = threading.Event()
+
+    def second() -> None:
+        entered.set()
+        with engines.alone():
+            order.append("second")
+
+    with engines.alone():
+        thread = threading.Thread(target=second)
+        thread.start()
+        entered.wait()
+        thread.join(timeout=0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
 def test_an_engine_of_another_model_is_another_key(conv, words):
     assert keyed(conv).place.parent != keyed(words).place.parent
 
