@@ -23,11 +23,22 @@ class Rounding:
 
     Attributes:
         multiple: Widths are multiples of it where the layer is at least twice as wide.
-        floor: Least share of a layer that ranking leaves.
+        floor: Least share of a layer that ranking leaves; None = ``floors`` chooses.
     """
 
     multiple: int = 8
-    floor: float = 0.25
+    floor: float | None = None
+
+    def floors(self, removed: float) -> list[Rounding]:
+        """The same with the floors to try, highest first, when a share of the multiply-accumulates is to be removed.
+
+        If all layers kept the same share it would be the root of what is left; ranking may go to 0.7 of that, and lower only where
+        the target is not met otherwise. Ranking alone cut single layers to a quarter, and lost 5 points on val against an equal cut
+        (spoiled digits, 3 epochs of recovery, one seed).
+        """
+        if self.floor is not None:
+            return [self]
+        return [Rounding(self.multiple, part * math.sqrt(1 - removed)) for part in (0.7, 0.5, 0.35, 0.2, 0.1)]
 
     def unit(self, layer: Layer) -> int:
         """Channels are kept in multiples of this; in narrow layers of the largest power of two in a quarter of the width."""
@@ -37,7 +48,7 @@ class Rounding:
     def least(self, layer: Layer) -> int:
         """Fewest channels that ranking may leave."""
         unit = self.unit(layer)
-        return min(layer.width, unit * max(1, math.ceil(self.floor * layer.width / unit)))
+        return min(layer.width, unit * max(1, math.ceil((self.floor or 0.0) * layer.width / unit)))
 
     def nearest(self, layer: Layer, wanted: float) -> int:
         """The allowed count nearest to ``wanted``, at least one unit."""

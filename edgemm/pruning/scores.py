@@ -145,19 +145,28 @@ def _by_channel(model: FusedModel, found: Structure, of: Callable[[Tensor], Tens
 
 def _batches(model: FusedModel, dataset: Dataset | None, samples: int, seed: int, *, labelled: str | None) -> list[Any]:
     """Some training samples, drawn at random by ``seed``, as tensors."""
-    what = f"criterion '{labelled or 'activation'}' needs training data"
-    if dataset is None or not dataset.count("train"):
-        raise PruneError(
-            f"{what}.", why="no dataset was given, or it has no train split.", fix="give data with -d, or set criterion: magnitude."
-        )
+    check_data(labelled or "activation", dataset)
+    assert dataset is not None  # just checked
     batches = [tensors(batch) for batch in dataset.batches("train", BATCH, shuffle=seed, limit=samples)]
     if labelled:
         lacking = [name for name in trained_outputs(model.card) if name not in batches[0].targets and not model.card.outputs[name].pair]
         if lacking:
             raise PruneError(
-                f"{what} with labels.", why=f"the data has no column for output '{lacking[0]}'.", fix="add it, or set criterion: magnitude."
+                f"criterion '{labelled}' needs training data with labels.",
+                why=f"the data has no column for output '{lacking[0]}'.",
+                fix="add it, or set criterion: magnitude.",
             )
     return batches
+
+
+def check_data(criterion: str, dataset: Dataset | None) -> None:
+    """Raises PruneError where a criterion needs training data and there is none."""
+    if criterion != "magnitude" and (dataset is None or not dataset.count("train")):
+        raise PruneError(
+            f"criterion '{criterion}' needs training data.",
+            why="no dataset was given, or it has no train split.",
+            fix="give data with -d, or set criterion: magnitude.",
+        )
 
 
 def score(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgemm.errors import PruneError
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.layers import Structure
-from edgemm.pruning.planning import Rounding, Scores, by_ratio, rank, unreachable, until
+from edgemm.pruning.planning import Ranking, Rounding, Scores, by_ratio, rank, unreachable, until
 
 MEASUREMENTS = 6
 """Latency measurements beside the first: each exports and compiles. Halving the interval six times leaves 1.6% of it."""
@@ -35,7 +35,7 @@ class Plan:
         """The same spread over several rounds, each relative to what the one before left."""
 
         def share(value: float | None) -> float | None:
-            return None if value is None else 1 - (1 - value) ** (1 / rounds)
+            return value if value is None or value >= 1 else 1 - (1 - value) ** (1 / rounds)  # 1 is refused where a layer is emptied
 
         branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
         return Plan(share(self.ratio), share(self.macs), share(self.latency), branches)
@@ -55,19 +55,28 @@ def plan_removal(
     overrides = dict(plan.branches or {})
     if plan.macs is None and plan.latency is None:
         return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0))
-    costs = Costs(found)
+    costs, asked = Costs(found), plan.macs if plan.macs is not None else plan.latency
+    assert asked is not None  # one of both
     fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, scores, rounding)]
     others = [name for name in found.parts.names() if name not in overrides]
-    ranking = rank(found, costs, scores, rounding, others)
+    rankings = [rank(found, costs, scores, one, others) for one in rounding.floors(asked)]
     if plan.macs is not None:
-        total = costs.total_macs()
-        removed = until(ranking, lambda roots: costs.total_macs([*fixed, *roots]) / total, 1 - plan.macs)
-        if removed is None:
-            most = 1 - costs.total_macs([*fixed, *ranking.first(len(ranking.steps))]) / total
-            raise unreachable("macs_ratio", plan.macs, most, found)
-        return [*fixed, *removed]
-    assert timed is not None  # the caller measured the whole model with it
-    return _by_latency(plan, found, lambda count: [*fixed, *ranking.first(count)], len(ranking.steps), timed)
+        before = costs.total_macs()
+        chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - plan.macs)
+        if isinstance(chosen, float):
+            raise unreachable("macs_ratio", plan.macs, 1 - chosen, found)
+        return [*fixed, *chosen]
+    assert timed is not None  # the caller has a target where latency is asked for
+    return _by_latency(plan.latency or 0.0, found, fixed, rankings, timed)
+
+
+def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], float], target: float) -> list[int] | float:
+    """What to remove by the first ranking that reaches the target; else the least that any leaves."""
+    for ranking in rankings:
+        removed = until(ranking, measure, target)
+        if removed is not None:
+            return removed
+    return min(measure(ranking.first(len(ranking.steps))) for ranking in rankings)
 
 
 def _branch_macs(branch: str, share: float, found: Structure, costs: Costs, scores: Scores, rounding: Rounding) -> list[int]:
@@ -75,37 +84,38 @@ def _branch_macs(branch: str, share: float, found: Structure, costs: Costs, scor
     before = costs.macs().get(branch, 0.0)
     if not share or not before:
         return []
-    ranking = rank(found, costs, scores, rounding, [branch])
-    removed = until(ranking, lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
-    if removed is None:
-        most = 1 - costs.macs(ranking.first(len(ranking.steps))).get(branch, 0.0) / before
-        raise unreachable(f"branches.{branch}", share, most, found)
-    return removed
+    rankings = [rank(found, costs, scores, one, [branch]) for one in rounding.floors(share)]
+    chosen = _first_reaching(rankings, lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
+    if isinstance(chosen, float):
+        raise unreachable(f"branches.{branch}", share, 1 - chosen, found)
+    return chosen
 
 
 def _by_latency(
-    plan: Plan, found: Structure, prefix: Callable[[int], list[int]], steps: int, timed: Callable[[list[int]], float]
+    share: float, found: Structure, fixed: list[int], rankings: Sequence[Ranking], timed: Callable[[list[int]], float]
 ) -> list[int]:
-    """Bisect the ranking by measured latency; the shortest prefix seen that meets the target."""
-    assert plan.latency is not None
+    """Bisect a ranking by measured latency; the shortest prefix seen that meets the target. A lower floor only where it has to be."""
     whole = timed([])
-    target = whole * (1 - plan.latency)
-    least = timed(prefix(steps))
-    if least > target:
-        raise unreachable("latency_ratio", plan.latency, max(0.0, 1 - least / whole), found)
-    low, high = 0, steps
+    target, least = whole * (1 - share), whole
+    for ranking in rankings:
+        least = min(least, timed([*fixed, *ranking.first(len(ranking.steps))]))
+        if least <= target:
+            break
+    else:
+        raise unreachable("latency_ratio", share, max(0.0, 1 - least / whole), found)
+    low, high = 0, len(ranking.steps)
     for _ in range(MEASUREMENTS - 1):
         if high - low <= 1:
             break
         middle = (low + high) // 2
-        latency = timed(prefix(middle))
+        latency = timed([*fixed, *ranking.first(middle)])
         if latency <= target:
             high = middle
             if latency >= target * (1 - CLOSE):
                 break
         else:
             low = middle
-    return prefix(high)
+    return [*fixed, *ranking.first(high)]
 
 
 def check(plan: Plan) -> None:

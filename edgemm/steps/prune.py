@@ -23,7 +23,7 @@ from edgemm.pruning.cutting import cut
 from edgemm.pruning.layers import Structure
 from edgemm.pruning.planning import Rounding
 from edgemm.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
-from edgemm.pruning.scores import score
+from edgemm.pruning.scores import check_data, score
 from edgemm.pruning.targets import Plan, check, plan_removal
 from edgemm.specs import Branch
 from edgemm.steps._protocol import Context
@@ -43,7 +43,7 @@ def prune(
     latency_ratio: float | None = None,
     criterion: Literal["taylor", "magnitude", "activation"] = "taylor",
     round_to: int = 8,
-    floor: float = 0.25,
+    floor: float | None = None,
     samples: int = 512,
     rounds: int = 1,
     recovery_epochs: int = 0,
@@ -62,7 +62,8 @@ def prune(
         latency_ratio: Share of the latency removed, measured on the target; channels as with ``macs_ratio``.
         criterion: What a channel gives: the task loss without it (``taylor``), its weights, or what it carries.
         round_to: Widths become multiples of this; layers narrower than twice of it keep powers of two.
-        floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps.
+        floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps; None = 0.7 of what an
+            equal cut would leave, or less where the target asks for it.
         samples: Training samples that ``taylor`` and ``activation`` look at.
         rounds: Prune in so many steps, each on what the one before left.
         recovery_epochs: Training with the tasks' own losses after every round.
@@ -74,6 +75,7 @@ def prune(
     """
     plan = Plan(ratio, macs_ratio, latency_ratio, branches)
     check(plan)
+    check_data(criterion, ctx.dataset)
     _check_options(round_to, floor, rounds, recovery_epochs, ctx)
     work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
     for number in range(rounds):
@@ -82,7 +84,11 @@ def prune(
         asked = Plan(ratio, macs_ratio, latency_ratio, _by_branch(branches or {}, found, model)).part(rounds)
         scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
         removed = plan_removal(
-            asked, found, scores, Rounding(round_to, floor ** (1 / rounds)), work.timed(found) if latency_ratio else None
+            asked,
+            found,
+            scores,
+            Rounding(round_to, None if floor is None else floor ** (1 / rounds)),
+            work.timed(found) if latency_ratio else None,
         )
         work.remove(found, removed)
         if recovery_epochs:
@@ -237,10 +243,10 @@ def _real_samples(ctx: Context) -> dict[str, np.ndarray] | None:
     return None if split is None else next(iter(ctx.dataset.batches(split, PROVED_SAMPLES, limit=PROVED_SAMPLES))).inputs
 
 
-def _check_options(round_to: int, floor: float, rounds: int, recovery_epochs: int, ctx: Context) -> None:
+def _check_options(round_to: int, floor: float | None, rounds: int, recovery_epochs: int, ctx: Context) -> None:
     for name, value, right in (
         ("round_to", round_to, round_to >= 1),
-        ("floor", floor, 0 <= floor <= 1),
+        ("floor", floor, floor is None or 0 <= floor <= 1),
         ("rounds", rounds, rounds >= 1),
         ("recovery_epochs", recovery_epochs, recovery_epochs >= 0),
     ):

@@ -91,7 +91,7 @@ def test_counted_work_is_that_of_the_exported_graph(model, found, tmp_path):
 
 def test_a_longer_prefix_of_the_ranking_costs_less(found, scores):
     costs = Costs(found)
-    ranking = rank(found, costs, scores, Rounding())
+    ranking = rank(found, costs, scores, Rounding(floor=0.25))
     macs = [costs.total_macs(ranking.first(count)) for count in range(0, len(ranking.steps) + 1, 3)]
     assert all(later <= earlier for earlier, later in pairwise(macs))
     assert len(set(ranking.first(len(ranking.steps)))) == len(ranking.first(len(ranking.steps)))
@@ -112,7 +112,7 @@ def test_every_branch_gives_and_none_is_wiped_out(found, scores):
 
 
 def test_the_shortest_prefix_that_meets_the_target(found, scores):
-    ranking = rank(found, Costs(found), scores, Rounding())
+    ranking = rank(found, Costs(found), scores, Rounding(floor=0.25))
     assert until(ranking, lambda roots: -len(roots), -10) == ranking.first(2)  # units of 8
     assert until(ranking, lambda roots: 1.0, 0.5) is None
 
@@ -126,3 +126,13 @@ def test_a_share_is_spread_over_rounds():
 def test_two_targets_are_one_too_many():
     with pytest.raises(PruneError, match="macs_ratio and latency_ratio are given"):
         check(Plan(macs=0.5, latency=0.5))
+
+
+def test_a_floor_nobody_named_is_as_high_as_the_target_allows(found, scores):
+    assert [one.floor for one in Rounding().floors(0.75)] == pytest.approx([0.35, 0.25, 0.175, 0.1, 0.05])
+    assert Rounding(floor=0.3).floors(0.75) == [Rounding(floor=0.3)]
+    for asked in (0.3, 0.5, 0.8):
+        removed = set(plan_removal(Plan(macs=asked), found, scores, Rounding()))
+        assert Costs(found).total_macs(removed) <= (1 - asked) * Costs(found).total_macs()
+        left = min(1 - len(removed & set(one.roots)) / one.width for one in found.layers)
+        assert left >= {0.3: 0.5, 0.5: 0.4, 0.8: 0.1}[asked]
