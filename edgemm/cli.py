@@ -273,7 +273,7 @@ def benchmark(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
     pace: Annotated[str | None, typer.Option(help="Also at this pace: 5hz, or image=10hz,audio=1hz.", metavar="RATE")] = None,
     streams: Annotated[str | None, typer.Option(help="Also the throughput of so many parallel streams.", metavar="1,2,4")] = None,
-    batch: Annotated[str | None, typer.Option(help="Also the throughput of so many samples a call.", metavar="1,8")] = None,
+    batches: Annotated[str | None, typer.Option("--batch", help="Also the throughput of so many samples a call.", metavar="1,8")] = None,
     roofline: Annotated[bool, typer.Option("--roofline/--no-roofline", help="Hold branches against the box's peaks.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; candidates take turns in each.")] = 16,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls of a candidate in a round.")] = 40,
@@ -304,7 +304,7 @@ def benchmark(
             output=output,
             pace=pace,
             streams=_counts(streams, "--streams"),
-            batches=_counts(batch, "--batch"),
+            batches=_counts(batches, "--batch"),
             roofline=roofline,
             rounds=rounds,
             calls=calls,
@@ -361,6 +361,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing while it runs.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Play recordings as fast as this box can.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
+    supervise: Annotated[
+        bool, typer.Option("--supervise", help="Start it again when it crashes or hangs (for boxes without systemd).")
+    ] = False,
+    install_service: Annotated[bool, typer.Option("--install-service", help="Only write a systemd unit for this command.")] = False,
     json: Json = False,
 ) -> None:
     """Serve a bundle here: cameras and microphones to events."""
@@ -377,6 +381,8 @@ def run(
         quiet=quiet or json,
         fast=fast,
         seconds=seconds,
+        supervise=supervise,
+        install_service=install_service,
     )
     _show(done, json)
 

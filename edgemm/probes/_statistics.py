@@ -168,7 +168,7 @@ def _spread(value: float, drawn: np.ndarray, rounds: int) -> tuple[float, float]
 
 
 def _t(normal: float, freedom: int) -> float:
-    """The quantile of Student's t that belongs to the normal quantile ``normal``, to 3% from 3 degrees on, 7% at 2 (3% where the quantile is 97.5%).
+    """The quantile of Student's t that belongs to the normal quantile ``normal``, to 4% from 2 degrees on (7% at 2 for 99%).
 
     Source: Cornish-Fisher expansion, Abramowitz & Stegun 26.7.5.
     """

@@ -214,9 +214,10 @@ def open_session(target: str, target_options: Mapping[str, Any], artifact: str, 
 
 def _probe(name: str, session: Session | None) -> Probe:
     """A probe, told which process to look at where that is not this one."""
-    kind = plugins.find(Probe, name)
+    kind: Any = plugins.find(Probe, name)
     pid = getattr(session, "pid", None)
-    return kind(pid=pid) if pid is not None and "pid" in plugins.options("probes", name) else kind()
+    probe: Probe = kind(pid=pid) if pid is not None and "pid" in plugins.options("probes", name) else kind()
+    return probe
 
 
 def _say(answers: TextIO, value: Mapping[str, Any]) -> None:

@@ -69,11 +69,15 @@ class TorchSession(Session):
         torch.set_num_threads(int(options.get("threads", usable_cores())))
         torch.set_float32_matmul_precision("highest")  # "medium" would compute in bf16 and still say float32
         card = cards.load(path)
-        self._model = load_model(card).float().eval()
+        self._model: torch.nn.Module = load_model(card).float().eval()
         if options.get("compile") == "on":
-            self._model = _compiled(self._model, path)
+            _compile(self._model, path)
         self.inputs: list[TensorSpec] = input_specs(card)
-        self.outputs: list[TensorSpec] = self._find_outputs(card)
+        try:
+            self.outputs: list[TensorSpec] = self._find_outputs(card)
+        except torch._dynamo.exc.TorchDynamoException as err:
+            why = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+            raise TargetError(f"torch.compile refuses '{path.name}'.", why=why, fix="leave the compiled model out.") from err
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feed(self.inputs, feed)
@@ -104,8 +108,8 @@ class TorchSession(Session):
         return [TensorSpec(name, array.dtype.name, (BATCH, *array.shape[1:])) for name, array in answers.items()]
 
 
-def _compiled(model: torch.nn.Module, path: Path) -> torch.nn.Module:
-    """The module behind torch.compile, which compiles at the first call.
+def _compile(model: torch.nn.Module, path: Path) -> None:
+    """Put the module behind torch.compile, which compiles at the first call.
 
     Raises:
         TargetError: There is no C++ compiler, which its CPU backend calls.
@@ -116,5 +120,4 @@ def _compiled(model: torch.nn.Module, path: Path) -> torch.nn.Module:
             why="its CPU backend calls a C++ compiler, and this machine has none.",
             fix="install g++, or leave the compiled model out.",
         )
-    compiled: torch.nn.Module = torch.compile(model, dynamic=False)
-    return compiled
+    model.compile(dynamic=False)

@@ -78,3 +78,17 @@ def test_it_is_no_target_to_compile_for(target, tmp_path):
 def test_it_knows_no_bf16(card, target):
     with pytest.raises(TargetError, match=r"torch: runtime option 'precision' is 'bf16'"):
         target.open(card[0], precision="bf16")
+
+
+def test_without_a_compiler_a_model_is_not_compiled_and_the_reason_is_told(target, card, monkeypatch):
+    monkeypatch.setattr("edgemm.targets.torch.shutil.which", lambda name: None)
+    with pytest.raises(TargetError, match=r"torch cannot compile 'model\.yaml' here(?s:.)*calls a C\+\+ compiler(?s:.)*install g\+\+"):
+        target.open(card[0], compile="on")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_a_compiled_model_answers_as_the_eager_one(target, card):
+    feed = {"imu": np.ones((1, 4, 2), np.float32)}
+    with target.open(card[0], compile="on") as compiled, target.open(card[0]) as eager:
+        np.testing.assert_allclose(compiled.run(feed)["kind"], eager.run(feed)["kind"], rtol=1e-5)
