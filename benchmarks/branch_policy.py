@@ -1,7 +1,7 @@
 """Uniform pruning against what the branches cost and give, at equal measured latency: which keeps more accuracy?
 
 Launch: python benchmarks/branch_policy.py NAME CHECKPOINT DATA [RATIO] [EPOCHS]
-Uniform: every layer loses RATIO of its channels. Its latency in INT8 then is the target of the other: latency_ratio, channels ranked over all
+Uniform: every layer loses RATIO of its channels. Its INT8 latency then is the target of the other: latency_ratio, channels ranked over all
 branches by what they give for what they cost. Both are distilled alike. Timed side by side by `edgemm benchmark`.
 """
 
