@@ -169,6 +169,9 @@ def inspect(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Also what each head loses when one branch is pruned, or runs in INT8; needs data.")
     ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Estimate the latency on a board that is not here, such as orin-nano-8gb-super.", metavar="BOARD")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")] = None,
     json: Json = False,
 ) -> None:
@@ -177,7 +180,7 @@ def inspect(
     from edgemm.verbs.inspect import inspect as verb
 
     with on_stderr() as progress:
-        found = verb(model, data=data, target=target, sensitivity=sensitivity, output=output, progress=progress)
+        found = verb(model, data=data, target=target, sensitivity=sensitivity, device=device, output=output, progress=progress)
     _show(found, json)
     if output:
         _wrote(output, json)
@@ -361,9 +364,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing while it runs.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Play recordings as fast as this box can.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
-    supervise: Annotated[
-        bool, typer.Option("--supervise", help="Start it again when it crashes or hangs (for boxes without systemd).")
-    ] = False,
+    supervise: Annotated[bool, typer.Option("--supervise", help="Start it again when it crashes or hangs.")] = False,
     install_service: Annotated[bool, typer.Option("--install-service", help="Only write a systemd unit for this command.")] = False,
     json: Json = False,
 ) -> None:

@@ -111,6 +111,7 @@ class Runner:
             self.add_sink(part.kind, _made(Sink, SINKS, part))
         self.on_decision: list[Callable[[Decision], None]] = []
         self.on_tick: list[Callable[[], None]] = []
+        self.describe_more: dict[str, Callable[[], Any]] = {}
         self.drift = Drift(bundle, self.model, self.card, settings.drift, now=now) if settings.drift else None
         if self.drift:
             self.on_decision.append(self.drift.see)
@@ -145,6 +146,12 @@ class Runner:
         finally:
             self._end()
         return self.summary()
+
+    def take(self, bundle: Bundle, model: serving.Model) -> None:
+        """Serve another bundle of the same inputs and outputs from now on; the one before is closed."""
+        old = self.engine.swap(model)
+        self.bundle, self.model, self.target = bundle, model, model.target
+        old.close()
 
     def summary(self) -> Summary:
         p50, p95 = self._latency()
@@ -190,6 +197,7 @@ class Runner:
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "rss_mib": rss_mib(),
+            **{name: describe() for name, describe in self.describe_more.items()},
         }
 
     def _wants(self, source: Source) -> dict[str, Modality]:

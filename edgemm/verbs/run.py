@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgemm import plugins
 from edgemm.bundle import open_bundle
+from edgemm.errors import RunError
+from edgemm.runtime import service
 from edgemm.runtime import settings as run_settings
+from edgemm.runtime.pulse import Pulse
 from edgemm.runtime.running import Runner, Summary
+from edgemm.runtime.secrets import Redacting
+from edgemm.runtime.service import Installed
+from edgemm.runtime.supervising import Supervision
+from edgemm.runtime.supervising import supervise as keep_running
+from edgemm.runtime.swapping import Swapper
 
 
 def run(
@@ -27,9 +38,13 @@ def run(
     quiet: bool = False,
     fast: bool = False,
     seconds: float | None = None,
+    supervise: bool = False,
+    install_service: bool = False,
     stop: threading.Event | None = None,
-) -> Summary:
+) -> Summary | Supervision | Installed:
     """Serve ``bundle`` until a signal, until ``stop`` is set, or until every recording has ended.
+
+    On SIGHUP the bundle is read again: what now lies at its path serves from then on, if it proves itself on its golden samples here.
 
     Args:
         bundle: A bundle folder or ``.edgemm`` file.
@@ -40,10 +55,12 @@ def run(
         jsonl: File to append events to.
         mqtt: ``mqtt://host:port`` (``mqtts://`` with TLS) to publish to; user and password come from ``EDGEMM_MQTT_USER`` and
             ``EDGEMM_MQTT_PASSWORD`` where those are set.
-        web: Port, or ``HOST:PORT``, to serve the page on.
+        web: Port, or ``HOST:PORT``, to serve the page on; the token for other hosts than this machine comes from ``EDGEMM_WEB_TOKEN``.
         quiet: Nothing is printed while it runs.
         fast: Play recordings as fast as the box can.
         seconds: End after so long.
+        supervise: Run in a child process that is started again when it crashes or hangs.
+        install_service: Only write a systemd unit that runs this very command.
 
     Raises:
         RunError: The settings do not fit the model, or a source or sink cannot be made. Mistakes: several do not.
@@ -57,12 +74,24 @@ def run(
     extra |= {"web": run_settings.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
     settings = run_settings.load(config, opened.card, extra=extra)
+    again = _arguments(bundle, {"config": config, "target": target, "jsonl": jsonl, "mqtt": mqtt, "web": web}, source, quiet)
+    stop = stop or threading.Event()
+    if install_service:
+        return service.install(again, settings)
+    if supervise:
+        return _supervised([*again, *(["--seconds", str(seconds)] if seconds else []), *(["--fast"] if fast else [])], stop)
     runner = Runner(opened, settings, fast=fast)
+    swapper, pulse = Swapper(runner, Path(bundle)), Pulse()
+    runner.on_tick += [pulse.beat, swapper.look]
+    runner.describe_more["swap"] = swapper.describe
     if settings.web is not None and not fast:
         _serve_page(runner, settings.web, quiet)
-    stop = stop or threading.Event()
-    with _signals(stop):
-        return runner.run(stop, seconds)
+    with _signals(stop, on_hangup=swapper.ask), _logging():
+        try:
+            return runner.run(stop, seconds)
+        finally:
+            pulse.stopping()
+            pulse.close()
 
 
 def _serve_page(runner: Runner, settings: run_settings.WebSettings, quiet: bool) -> None:
@@ -77,15 +106,60 @@ def _serve_page(runner: Runner, settings: run_settings.WebSettings, quiet: bool)
         print(f"page: {page.address}", flush=True)
 
 
+def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[str], quiet: bool) -> list[str]:
+    """The same run as words of a command line, its paths absolute."""
+    words = [str(Path(bundle).absolute())]
+    for word in source:
+        names, _, place = word.partition("=")
+        words += ["--source", f"{names}={Path(place).absolute()}" if Path(place).exists() else word]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", str(Path(value).absolute()) if name in ("config", "jsonl") else str(value)]
+    return words + (["--quiet"] if quiet else [])
+
+
+def _supervised(arguments: Sequence[str], stop: threading.Event) -> Supervision:
+    """Run ``edgemm run`` in a child for as long as it takes.
+
+    Raises:
+        RunError: The child ended with a mistake; it has said which.
+    """
+    told, children = Supervision(), list[subprocess.Popen[bytes]]()
+
+    def hang_up(*_: object) -> None:
+        if children:
+            children[-1].send_signal(signal.SIGHUP)
+
+    with _signals(stop, on_hangup=hang_up):
+        code = keep_running([sys.executable, "-m", "edgemm", "run", *arguments], stop, on_start=children.append, told=told)
+    if code:
+        raise RunError("the supervised run could not be started.", why="it ended with the mistake above.", fix="mend that.")
+    return told
+
+
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
+def _signals(stop: threading.Event, *, on_hangup: Callable[..., None]) -> Iterator[None]:
     """SIGTERM and Ctrl-C end the run in good order; only in the main thread, where signals can be taken."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted: dict[int, Callable[..., None]] = {signal.SIGTERM: lambda *_: stop.set(), signal.SIGINT: lambda *_: stop.set()}
+    before = {number: signal.signal(number, handler) for number, handler in {**wanted, signal.SIGHUP: on_hangup}.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Warnings of a run go to stderr, without any secret in them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Redacting())
+    log = logging.getLogger("edgemm.run")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
