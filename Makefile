@@ -25,12 +25,21 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
 	touch $@
 
+# What tests and examples use of the system: a browser, an MQTT broker, an RTSP server (Debian's own Python speaks to it), ssh, and systemd's
+# checker of units. Missing and not installable: said loudly here, and those tests skip with the same word.
+SYSTEM_PACKAGES := chromium fonts-dejavu-core mosquitto mosquitto-clients ffmpeg openssh-server openssl \
+	python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-tools gstreamer1.0-libav \
+	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+SYSTEM_CHECK := { command -v chromium || command -v google-chrome; } && command -v mosquitto && command -v mosquitto_passwd && command -v ffmpeg \
+	&& command -v openssl && command -v sshd && /usr/bin/python3 -c "import gi; gi.require_version('GstRtspServer', '1.0')"
+
 system:
-	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
+	@PATH="$$PATH:/usr/sbin"; if { $(SYSTEM_CHECK); } >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
 	else \
-		echo "make system: SKIPPED: Chromium is missing and can only be installed by root on Debian; tests of the report's looks will skip." >&2; \
+		echo "make system: SKIPPED: some of $(SYSTEM_PACKAGES) are missing and can only be installed by root on Debian;" \
+			"tests of the page, cameras and brokers will skip." >&2; \
 	fi
 
 demo: setup
