@@ -193,6 +193,10 @@ def compress(
     output: Output,
     data: MaybeData = None,
     sign: Annotated[Path | None, typer.Option(help="ed25519 private key (PEM) to sign the bundle with.", metavar="KEY")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Also write the compressed float model here: model.yaml and weights, to compress again.", metavar="DIR"),
+    ] = None,
     seed: Seed = 0,
     skip_bad_rows: SkipBadRows = False,
     json: Json = False,
@@ -202,8 +206,19 @@ def compress(
     from edgemm.verbs.compress import compress as verb
 
     with on_stderr() as progress:
-        done = verb(card, recipe=recipe, data=data, output=output, sign=sign, seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
-    _wrote(done.bundle, json)
+        done = verb(
+            card,
+            recipe=recipe,
+            data=data,
+            output=output,
+            sign=sign,
+            checkpoint=checkpoint,
+            seed=seed,
+            skip_bad_rows=skip_bad_rows,
+            progress=progress,
+        )
+    for path in filter(None, (done.bundle, done.checkpoint)):
+        _wrote(path, json)
     _conclude(done.report, json, f"edgemm verify {done.bundle}")
 
 

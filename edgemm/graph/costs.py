@@ -63,8 +63,8 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
     for node in model.graph.node:
         count = counts[branches.of_node[node.name]]
         count["nodes"] += 1
-        count["macs"] += _macs(node, shapes)
-    for tensor, user, place in _parameters(model):
+        count["macs"] += macs_of(node, shapes)
+    for tensor, user, place in parameters_of(model):
         if user.name in branches.frontend:
             continue
         count, size = counts[branches.of_node[user.name]], math.prod(tensor.dims)
@@ -103,7 +103,7 @@ def tensor_shapes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str
     return found
 
 
-def _parameters(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, onnx.NodeProto, int]]:
+def parameters_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, onnx.NodeProto, int]]:
     """Every trained constant with the first node that puts it to use, and at which of that node's inputs.
 
     What only prepares constants (a Q/DQ pair, a cast, the exporter's reordering of a GRU's gates) is looked through.
@@ -144,7 +144,7 @@ def _int8_bytes(node: onnx.NodeProto, place: int, size: int, dims: Sequence[int]
     return size + 4 * dims[axis]
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def macs_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Multiply-accumulates of one node; 0 for operators without any, and where a shape is not known."""
     known = [shapes.get(name) for name in node.input]
     out = shapes.get(node.output[0]) if node.output else None

@@ -14,7 +14,9 @@ from edgemm.artifact import require_writable
 from edgemm.bundle import Bundle, open_bundle
 from edgemm.card import Card, Output
 from edgemm.data import open_dataset, synthetic
+from edgemm.devices import boards
 from edgemm.devices.environment import environment
+from edgemm.devices.estimate import Estimate, estimate
 from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
 from edgemm.inspection import BranchRow, take_apart
 from edgemm.modalities._protocol import input_specs
@@ -41,6 +43,7 @@ class Inspection:
         target: What timed the layers; "" where nothing could.
         notes: What a reader must know.
         sensitivity: What each branch bears, where that was asked for.
+        estimate: How long it may take on another board, where that was asked for.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Inspection:
     target: str = ""
     notes: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None
+    estimate: Estimate | None = None
 
     @property
     def total(self) -> BranchRow:
@@ -68,13 +72,13 @@ class Inspection:
             "total": self.total.to_dict(),
             "target": self.target,
             "notes": list(self.notes),
-        } | ({"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {})
+        } | {key: value.to_dict() for key, value in (("sensitivity", self.sensitivity), ("estimate", self.estimate)) if value}
 
     def __str__(self) -> str:
         lines = [f"input   {spec.name}: {spec}" for spec in self.inputs]
         lines += [f"output  {name}: {words}" for name, words in self.outputs.items()]
         head = ["branch", "modality", "parameters", "MACs", "time", "ran in", "fp32 MiB", "fp16 MiB", "int8 MiB", "stored MiB"]
-        told = ["", str(self.sensitivity)] if self.sensitivity else []
+        told = [line for part in (self.sensitivity, self.estimate) if part for line in ("", str(part))]
         table = _aligned([head, *map(_cells, (*self.rows, self.total))])
         return "\n".join([*lines, "", *table, *told, *(f"note: {note}" for note in self.notes)])
 
@@ -85,6 +89,7 @@ def inspect(
     data: str | Path | None = None,
     target: str | None = None,
     sensitivity: bool = False,
+    device: str | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -95,15 +100,17 @@ def inspect(
         data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own).
         target: Where the layers are timed; without it the bundle's own, else OpenVINO or ONNX Runtime, whichever is here.
         sensitivity: Also measure what each branch bears: pruned alone, and in INT8 alone. Needs a card (or an ONNX file) and data.
+        device: A board that is not at hand (``orin-nano-8gb-super``): also estimate how long each branch takes there.
         output: Folder for report.json and report.html.
 
     Raises:
-        EdgemmError: The model cannot be read, ``target`` is none of the bundle's, or a bundle's sensitivity is asked for.
+        EdgemmError: The model cannot be read, ``target`` is none of the bundle's, or a bundle's sensitivity is asked for; an unknown board.
         DataError: ``sensitivity`` without data.
     """
     place = Path(output) if output else None
     if place:
         require_writable(place / "report.json")
+    board = boards.load(device) if device else None
     path = Path(model)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         if sensitivity:
@@ -112,6 +119,8 @@ def inspect(
         found = _bundle(path, target, data)
     else:
         found = _model(model, data, target, sensitivity, progress)
+    if board:
+        found = replace(found, estimate=_estimate(model, board))
     if place:
         _write(found, place)
     return found
@@ -126,6 +135,18 @@ def _model(model: str | Path, data: str | Path | None, target: str | None, sensi
         return found
     told = measure_sensitivity(job, target=target)
     return replace(found, sensitivity=told, notes=(*found.notes, *told.notes))
+
+
+def _estimate(model: str | Path, board: boards.Board) -> Estimate:
+    """On the float graph, whose layers INT8 or fp16 would run; a bundle's is the one that was pruned."""
+    from edgemm.graph.work import layers
+
+    path = Path(model)
+    if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
+        bundle = open_bundle(path)
+        return estimate(layers(bundle.model, bundle.card), board)
+    job = stages.start(model, None)
+    return estimate(layers(stages.export(job).main, job.card), board)
 
 
 def _looked_at(job: stages.Job, model: str, target: str | None, notes: list[str]) -> Inspection:
@@ -212,7 +233,9 @@ def _write(found: Inspection, place: Path) -> None:
     report = Report(
         environment(versions),
         told.measurements() if told else [],
-        details=details | ({"sensitivity": told.to_dict()} if told else {}),
+        details=details
+        | ({"sensitivity": told.to_dict()} if told else {})
+        | ({"estimate": found.estimate.to_dict()} if found.estimate else {}),
     )
     place.mkdir(parents=True, exist_ok=True)
     (place / "report.html").write_text(page.render(report), encoding="utf-8")

@@ -212,3 +212,13 @@ def test_real_models_are_taken_apart(name, parameters):
     assert found.total.parameters == parameters
     assert found.total.latency_share == 1.0
     assert found.rows[0].latency_share > 0.5
+
+
+@pytest.mark.parametrize("form", ["model", "bundle"])
+def test_a_board_that_is_not_at_hand_is_estimated_branch_by_branch(form, request, tmp_path):
+    given = request.getfixturevalue(form)
+    found = edgemm.inspect(given, device="orin-nano-8gb-super", output=tmp_path / "report")
+    assert {row.branch for row in found.estimate.rows} == {*(row.branch for row in found.rows), "total"}
+    assert "estimate for Jetson Orin Nano 8GB Super" in str(found)
+    kept = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert kept["details"]["estimate"]["board"]["name"] == "orin-nano-8gb-super"
