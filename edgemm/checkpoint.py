@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from edgemm import card, factory, plugins
+from edgemm import card, checkpoint_files, factory, plugins
 from edgemm.artifact import folder_in_one_step
 from edgemm.card import Card
+from edgemm.checkpoint_files import WEIGHTS
 from edgemm.errors import CheckpointError
 from edgemm.models.fused import FusedModel
 from edgemm.models.weights import fit, read_state, write_state
-
-CARD, WEIGHTS, CONFIG = "model.yaml", "weights.safetensors", "config.json"
 
 
 def load_model(card: Card, *, weights: bool = True) -> FusedModel:
@@ -70,15 +66,7 @@ def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
             fix="copy the file itself, or give a card with factory and weights.",
         )
     write_state(model.module, scratch / WEIGHTS)
-    inputs = _with_tokenizers(card, scratch)
-    for entry in card.applied:
-        for record in entry.values():
-            shutil.copyfile(card.folder / record, scratch / Path(record).name)
-    applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
-    written = card.replace(
-        inputs=inputs, applied=applied, weights=WEIGHTS, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
-    )
-    (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
+    checkpoint_files.write(card, scratch, final)
 
 
 def build_module(card: Card, *, weights: bool = True) -> nn.Module:
@@ -128,47 +116,3 @@ def _record(path: Path) -> Any:
             why=f"{err}.",
             fix="copy it beside the card, or write the model again with the step that made it.",
         ) from err
-
-
-def _with_tokenizers(card: Card, scratch: Path) -> dict[str, Any]:
-    """Copy each text input's tokenizer: to tokenizer.json where all share one, else to <input>.tokenizer.json."""
-    files = {name: card.folder / str(spec.options["tokenizer"]) for name, spec in card.inputs.items() if spec.options.get("tokenizer")}
-    one = len({file.resolve() for file in files.values()}) == 1
-    inputs = dict(card.inputs)
-    for name, file in files.items():
-        copied = "tokenizer.json" if one else f"{name}.tokenizer.json"
-        shutil.copyfile(file, scratch / copied)
-        inputs[name] = dataclasses.replace(inputs[name], options={**inputs[name].options, "tokenizer": copied})
-    return inputs
-
-
-def _source(card: Card, final: Path) -> str | None:
-    """The folder of the user's factory as seen from the new card; None where the import path has it."""
-    if factory.kind(card) != "own":
-        return None
-    root = factory.locate(card).root
-    return Path(os.path.relpath(root, final.resolve())).as_posix() if root else None
-
-
-def _kwargs(card: Card, scratch: Path, final: Path) -> dict[str, Any]:
-    """The kwargs, with what they name by a path relative to the old card still found from the new one."""
-    kwargs = dict(card.kwargs)
-    match factory.kind(card):
-        case "hf":
-            from edgemm.models.huggingface import config_path
-
-            config = config_path(card)
-            assert config is not None  # the model was built from it
-            shutil.copyfile(config, scratch / CONFIG)
-            return kwargs | {"config": CONFIG}
-        case "shipped":
-            return _moved(kwargs, card.folder, final)
-    return kwargs
-
-
-def _moved(value: Any, old: Path, new: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _moved(entry, old, new) for key, entry in value.items()}
-    if isinstance(value, str) and factory.leads_to_a_file(old, value) and not Path(value).is_absolute():
-        return Path(os.path.relpath(old / value, new.resolve())).as_posix()
-    return value

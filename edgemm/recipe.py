@@ -25,11 +25,16 @@ AT_DEFAULT = ("quantize", "precision", DEFAULT)
 
 @dataclass(frozen=True)
 class Step:
-    """One entry under ``steps``: a plugin of ``steps/`` and its options."""
+    """One entry under ``steps``: a plugin of ``steps/`` and its options.
+
+    Attributes:
+        last: Why no step of its stage can come after it; None = they can.
+    """
 
     name: str
     options: Mapping[str, Any]
     stage: str
+    last: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,16 +142,17 @@ def _steps(plain: Any, where: str, card: Card | None, found: Collector) -> tuple
         if not isinstance(given, dict):
             found.add(RecipeError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
             continue
-        step = Step(name, given, plugins.constant("steps", name, "STAGE"))
+        step = Step(name, given, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
         for error in options.check(given, plugins.options("steps", name), f"{here} ({name})", RecipeError):
             found.add(error)
         _check_selectors(step, here, card, found)
-        _check_stage(step, steps, here, card, found)
+        _check_stage(step, here, card, found)
+        _check_order(step, steps, here, found)
         steps.append(step)
     return tuple(steps)
 
 
-def _check_stage(step: Step, before: list[Step], here: str, card: Card | None, found: Collector) -> None:
+def _check_stage(step: Step, here: str, card: Card | None, found: Collector) -> None:
     if step.stage == "torch" and card is not None and card.model:
         found.add(
             RecipeError(
@@ -156,15 +162,20 @@ def _check_stage(step: Step, before: list[Step], here: str, card: Card | None, f
                 fix="remove the step, or give a card with factory and weights.",
             )
         )
-    if step.stage == "torch" and any(earlier.stage == "graph" for earlier in before):
-        graph = next(earlier.name for earlier in before if earlier.stage == "graph")
-        found.add(
-            RecipeError(
-                f"{here}: '{step.name}' comes after '{graph}'.",
-                why=f"{step.name} works on the torch model, {graph} on the exported graph.",
-                fix=f"move {step.name} before {graph}.",
-            )
-        )
+
+
+def _check_order(step: Step, before: list[Step], here: str, found: Collector) -> None:
+    """Torch steps come before graph steps, and nothing of its stage after a step that is ``last``."""
+    graph = next((earlier.name for earlier in before if earlier.stage == "graph"), None)
+    if step.stage == "torch" and graph is not None:
+        why = f"{step.name} works on the torch model, {graph} on the exported graph."
+        found.add(RecipeError(f"{here}: '{step.name}' comes after '{graph}'.", why=why, fix=f"move {step.name} before {graph}."))
+    last = next((earlier for earlier in before if earlier.last and earlier.stage == step.stage), None)
+    if last is not None:
+        twice = last.name == step.name
+        what = f"{here}: '{step.name}' comes {'twice' if twice else f'after {last.name!r}'}."
+        fix = f"keep one {step.name}." if twice else f"move {step.name} before {last.name}."
+        found.add(RecipeError(what, why=last.last or "", fix=fix))
 
 
 def _check_selectors(step: Step, here: str, card: Card | None, found: Collector) -> None:

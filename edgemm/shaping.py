@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgemm import card as cards
 from edgemm import plugins, stages
 from edgemm.artifact import Artifact, write_json
+from edgemm.checkpoint_files import CARD
 from edgemm.checkpoint_identity import identity
 from edgemm.decoded import open_unlabeled
 from edgemm.progress import Progress
@@ -123,7 +124,7 @@ def named(step: Step, card: cards.Card) -> dict[str, Any]:
 
 def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
     """Run one step and write its checkpoint, what it told, and the Q/DQ graph if it made one."""
-    from edgemm.checkpoint import CARD, load_model, write_model
+    from edgemm.checkpoint import load_model, write_model
     from edgemm.exporting import export_onnx
     from edgemm.steps._protocol import Context
 

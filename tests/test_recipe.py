@@ -153,3 +153,48 @@ def test_a_torch_step_for_an_onnx_model_is_refused_with_the_reason(card):
     onnx_card = card.replace(factory=None, model="face.onnx")
     with pytest.raises(RecipeError, match=r"'thin' needs a PyTorch model, and this card names 'face.onnx'(.|\n)*an ONNX file has none"):
         parse(changed(steps=[{"thin": {}}, {"quantize": {}}]), card=onnx_card)
+
+
+def steps(*names):
+    options = {"prune": {"ratio": 0.5}}
+    return changed(steps=[{name: options.get(name, {})} for name in names])
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("prune", "distill", "qat", "quantize"),
+        ("prune", "distill", "prune", "distill", "quantize"),
+        ("distill", "prune", "qat", "quantize"),
+        ("distill",),
+        ("distill", "qat"),
+        ("qat", "quantize"),
+    ],
+)
+def test_steps_may_come_in_this_order(order, card):
+    assert [step.name for step in parse(steps(*order), card=card).steps] == list(order)
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (("qat", "prune"), r"step 2: 'prune' comes after 'qat'\..*why: its result is a graph with Q/DQ.*fix: move prune before qat\."),
+        (("prune", "qat", "distill"), r"step 3: 'distill' comes after 'qat'\..*neither cut nor trained.*fix: move distill before qat\."),
+        (("qat", "qat", "quantize"), r"step 2: 'qat' comes twice\..*neither cut nor trained.*fix: keep one qat\."),
+        (("quantize", "qat"), r"step 2: 'qat' comes after 'quantize'\..*fix: move qat before quantize\."),
+    ],
+)
+def test_an_order_that_cannot_be_is_refused(order, words, card):
+    with pytest.raises(RecipeError, match=f"(?s){words}"):
+        parse(steps(*order), card=card)
+
+
+def test_every_step_out_of_order_is_named_at_once(card):
+    with pytest.raises(Mistakes) as caught:
+        parse(steps("qat", "prune", "qat", "quantize", "distill"), card=card)
+    assert [error.what.partition(": ")[2] for error in caught.value.errors] == [
+        "step 2: 'prune' comes after 'qat'.",
+        "step 3: 'qat' comes twice.",
+        "step 5: 'distill' comes after 'quantize'.",
+        "step 5: 'distill' comes after 'qat'.",
+    ]

@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 
 from edgemm.card import Card
+from edgemm.checkpoint_files import config_path
 from edgemm.errors import CardError, CheckpointError, nearest
 
 
@@ -41,15 +42,6 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
             f"kwargs.{next(iter(unused))} is no entry of {type(config).__name__}.", fix=nearest(next(iter(unused)), config.to_dict())
         )
     return model
-
-
-def config_path(card: Card) -> Path | None:
-    """The config.json a card leads to, for copying and for cache keys."""
-    named = card.kwargs.get("config") or card.weights
-    if not named:
-        return None
-    path = card.folder / str(named)
-    return path / "config.json" if path.is_dir() else path
 
 
 def _auto_class(card: Card) -> Any:

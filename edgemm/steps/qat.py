@@ -26,6 +26,7 @@ from edgemm.steps._protocol import Context
 from edgemm.training import Diverged, Trained, train_model
 
 STAGE = "torch"
+LAST = "its result is a graph with Q/DQ: it can be exported, but neither cut nor trained."
 INT8 = "int8"
 STILL_SHARE = 3  # ranges and batch norms stand still in the last third: weights settle on a grid that no longer moves
 

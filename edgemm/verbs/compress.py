@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgemm import assembling, bundle, compiling, ledger, measuring, shaping, stages
+from edgemm import assembling, bundle, checkpoint_files, compiling, ledger, measuring, shaping, stages
 from edgemm._bundle import seal
 from edgemm.artifact import Artifact
 from edgemm.compiling import Compiled
-from edgemm.errors import DataError
+from edgemm.errors import DataError, RecipeError
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
@@ -32,12 +32,14 @@ class Compressed:
         bundle: Where the bundle is.
         report: Its report; ``report.missed`` names budgets that were missed.
         made, reused: Stages that ran, and stages found finished in the cache.
+        checkpoint: The compressed float model as a checkpoint, where one was asked for.
     """
 
     bundle: Path
     report: Report
     made: tuple[str, ...]
     reused: tuple[str, ...]
+    checkpoint: Path | None = None
 
 
 def compress(
@@ -47,6 +49,7 @@ def compress(
     output: str | Path,
     data: str | Path | None = None,
     sign: Path | None = None,
+    checkpoint: str | Path | None = None,
     seed: int = 0,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -62,6 +65,8 @@ def compress(
         output: The bundle: a folder, or a file ending in ``.edgemm``.
         data: The dataset; may be left out for an ``.onnx`` file, which is then calibrated on synthetic samples, and the report says so.
         sign: PEM private key (ed25519).
+        checkpoint: Folder for what the recipe's torch steps left, in float: model.yaml, weights and records. It loads as any card does, and
+            can be compressed again.
         seed: Of the calibration choice and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read instead of stopping; the report counts them.
 
@@ -75,9 +80,11 @@ def compress(
     plan = load_recipe(recipe, card=job.card)
     if data is None and not job.card.is_onnx:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
+    if checkpoint is not None:
+        _check_checkpoint(Path(checkpoint), output, job, plan)
+    opset = stages.opset(plan)
 
     def whole_way(scratch: Path) -> Path:
-        opset = stages.opset(plan)
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
         shaped = shaping.shape(job, exported, plan, opset=opset)
@@ -88,7 +95,26 @@ def compress(
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
     bundle.copy(made.folder, output)
-    return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused))
+    place = None if checkpoint is None else _copied(Path(checkpoint), job, plan, opset)
+    return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
+
+
+def _check_checkpoint(place: Path, output: Path, job: Job, plan: Recipe) -> None:
+    """Raises RecipeError where no step leaves a checkpoint, OutputError where ``place`` cannot take one."""
+    if not plan.torch_steps():
+        raise RecipeError(
+            f"recipe '{plan.name}' leaves no checkpoint.",
+            why="none of its steps changes the float model; what it quantizes is in the bundle alone.",
+            fix="leave out --checkpoint, or take a recipe with prune, distill or qat.",
+        )
+    checkpoint_files.check_place(place, original=job.card.folder, apart=output)
+
+
+def _copied(place: Path, job: Job, plan: Recipe, opset: int) -> Path:
+    """The checkpoint that the torch steps left, at ``place``; the steps are found in the cache, and run again if somebody tidied it."""
+    again = replace(job, made=[], reused=[])
+    checkpoint_files.copy(shaping.shape(again, stages.export(again, opset=opset), plan, opset=opset).job.card, place)
+    return place
 
 
 def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: str, opset: int) -> Compiled:

@@ -16,6 +16,12 @@ def test_it_names_its_stage(name):
 
 
 @pytest.mark.parametrize("name", STEPS)
+def test_the_last_of_its_stage_says_why(name):
+    why = plugins.constant("steps", name, "LAST")
+    assert why is None or why.endswith(".")
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_it_is_a_function_of_model_and_context_with_keyword_only_options(name):
     step = plugins.function("steps", name)
     parameters = list(inspect.signature(step).parameters.values())
