@@ -97,7 +97,7 @@ class Runner:
         self.sources: list[Source] = [_made(Source, SOURCES, part) for part in settings.sources]
         if fast and (live := next((source for source in self.sources if source.live), None)):
             raise RunError(f"'{live.describe()}' cannot be played fast.", why="it is live.", fix="leave out --fast.")
-        self.model = serving.open_model(bundle, self.target, settings.inputs)
+        self.model = serving.open_model(bundle, self.target, settings.inputs, whole=settings.whole)
         self.windows = Windows(self.card, list(settings.fed()))
         self.decider = Decider(self.card, settings.decisions)
         self.engine = Engine(self.model, self.windows, self.decider, settings, self.card, wall=self.wall)

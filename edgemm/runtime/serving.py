@@ -163,23 +163,24 @@ def choose_target(bundle: Bundle, wanted: str | None) -> str:
     raise errors[0]
 
 
-def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] | None = None) -> Model:
+def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] | None = None, *, whole: bool = False) -> Model:
     """Open a bundle on ``target``, in parts where it holds them.
 
     Args:
         inputs: Settings of inputs; ``precision`` and ``target`` there choose another graph or runtime for that branch alone.
+        whole: As one graph even where it holds parts.
 
     Raises:
         RunError: A branch asks for what the bundle does not hold.
         TargetError: The runtime refuses a graph.
     """
     chosen = {name: given for name, given in (inputs or {}).items() if given.precision or given.target}
-    standins, files = _parts(bundle, target)
+    standins, files = (None, None) if whole else _parts(bundle, target)
     if files is None or standins is None:
         if chosen:
             raise RunError(
                 f"inputs.{next(iter(chosen))}: this bundle holds no branches that could run on their own.",
-                why="its model was too large to be stored in parts, or cannot be split.",
+                why="it runs as a whole: so the settings say, or its model was too large to be stored in parts, or cannot be split.",
                 fix="remove precision and target of the inputs.",
             )
         return Whole(bundle.card, _opener(bundle, target)(_whole(bundle, target)), target)

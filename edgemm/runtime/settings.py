@@ -19,7 +19,7 @@ from edgemm.options import check
 from edgemm.plugins import Option
 from edgemm.runtime.secrets import refuse_password
 
-KEYS = ("name", "target", "decide_hz", "inputs", "sources", "sinks", "decisions", "web", "drift")
+KEYS = ("name", "target", "decide_hz", "whole", "inputs", "sources", "sinks", "decisions", "web", "drift")
 SOURCES, SINKS = "runtime/sources", "runtime/sinks"
 WEB_ENV = "EDGEMM_WEB_TOKEN"
 BROKER_ENV = {"user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
@@ -114,11 +114,13 @@ class Settings:
     Attributes:
         name: The device's name, in topics and on the page.
         decide_hz: Most decisions a second.
+        whole: Run the model as one graph even where the bundle holds its parts; then every input must be there.
     """
 
     name: str = "edgemm"
     target: str | None = None
     decide_hz: float = 5.0
+    whole: bool = False
     inputs: Mapping[str, InputSettings] = field(default_factory=dict)
     sources: tuple[Part, ...] = ()
     sinks: tuple[Part, ...] = ()
@@ -177,6 +179,7 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
         name=_device_name(plain.get("name", "edgemm"), where, found),
         target=_target(plain.get("target"), f"{where}: target", found),
         decide_hz=_positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", found),
+        whole=_yes_or_no(plain.get("whole", False), f"{where}: whole", found),
         inputs=_inputs(plain.get("inputs"), card, where, found),
         sources=_parts(plain.get("sources"), SOURCES, where, found),
         sinks=_parts(plain.get("sinks"), SINKS, where, found),
@@ -222,6 +225,12 @@ def _positive(value: Any, where: str, found: Collector) -> float:
         found.add(RunError(f"{where}: {value!r} is not a number above 0.", fix="write a number, such as 5."))
         return 1.0
     return float(value)
+
+
+def _yes_or_no(value: Any, where: str, found: Collector) -> bool:
+    if not isinstance(value, bool):
+        found.add(RunError(f"{where}: {value!r} is neither true nor false.", fix="write true or false."))
+    return value is True
 
 
 def _section(kind: type, value: Any, where: str, found: Collector) -> Any:

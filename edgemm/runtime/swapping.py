@@ -75,7 +75,8 @@ class Swapper:
             raise RunError(
                 "the new bundle declares its inputs or outputs otherwise.", fix="stop the run, and start it with the new bundle."
             )
-        model = open_model(bundle, choose_target(bundle, self._runner.settings.target), self._runner.settings.inputs)
+        settings = self._runner.settings
+        model = open_model(bundle, choose_target(bundle, settings.target), settings.inputs, whole=settings.whole)
         try:
             _try_parts(bundle, model)
         except EdgemmError:

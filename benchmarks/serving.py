@@ -1,0 +1,218 @@
+"""`edgemm run` on a real RTSP server and a real broker; and the model branch by branch beside the whole at the camera's rate.
+
+python benchmarks/serving.py BUNDLE [SECONDS]
+
+BUNDLE is one of the porch model (`edgemm demo` makes one). Needs what `make system` installs. The camera: 720p15 H.264 and 16 kHz AAC.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import paho.mqtt.client as mqtt
+import yaml
+from _process import EDGEMM
+from _results import save
+
+from edgemm import porch
+from edgemm.bundle import open_bundle
+from edgemm.runtime.running import Runner
+from edgemm.runtime.scheduling import Decision
+from edgemm.runtime.settings import parse
+
+SIZE, FPS, SCENE_S = (1280, 720), 15, 4
+SCENES = [
+    ("empty", "silence"),
+    ("person", "bell"),
+    ("cat", "bark"),
+    ("parcel", "glass"),
+    ("empty", "steps"),
+    ("person", "glass"),
+    ("parcel", "silence"),
+]
+TICK = os.sysconf("SC_CLK_TCK")
+SETTLED_S = 5.0  # of the live run: connecting and compiling are told apart, as the start
+SERVER = """
+import sys, gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer, GLib
+Gst.init(None)
+server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[2])
+factory = GstRtspServer.RTSPMediaFactory(); factory.set_shared(True)
+factory.set_launch(f'( filesrc location="{sys.argv[1]}" ! qtdemux name=d '
+    'd.video_0 ! queue ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=1 '
+    'd.audio_0 ! queue ! aacparse ! rtpmp4gpay name=pay1 pt=97 )')
+server.get_mount_points().add_factory("/cam", factory); server.attach(None); print("ready", flush=True); GLib.MainLoop().run()
+"""
+
+
+def main() -> None:
+    bundle, seconds = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 40.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clip = write_clip(folder / "porch.mp4", max(seconds + 10, 60))
+        live, recorded = measure_live(bundle, clip, folder, seconds), compare(bundle, clip)
+    save("serving", {"camera": "1280x720 15/s H.264, 16 kHz AAC", "live": live, "recorded": recorded})
+
+
+def write_clip(path: Path, seconds: float) -> Path:
+    """Porch scenes of four seconds each, enlarged to 720p with some noise, and their sounds."""
+    rng = np.random.default_rng(5)
+    with av.open(str(path), "w") as file:
+        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=porch.RATE_HZ, layout="mono")
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        video.options = {"preset": "veryfast", "tune": "zerolatency", "g": str(2 * FPS), "b": "2M"}
+        number = 0
+        while number < seconds * FPS:
+            picture, sound = SCENES[(number // FPS // SCENE_S) % len(SCENES)]
+            still = (
+                av.VideoFrame.from_ndarray(porch.draw(picture, rng), format="rgb24").reformat(*SIZE, interpolation="BICUBIC").to_ndarray()
+            )
+            wave = np.concatenate([porch.synthesise(sound, rng) for _ in range(SCENE_S)])
+            for place in range(SCENE_S * FPS):
+                noisy = np.clip(still.astype(np.int16) + rng.integers(-4, 5, (SIZE[1], SIZE[0], 1), dtype=np.int16), 0, 255)
+                frame = av.VideoFrame.from_ndarray(noisy.astype(np.uint8), format="rgb24")
+                frame.pts = number + place
+                file.mux(video.encode(frame))
+            for start in range(0, len(wave), 1000):
+                piece = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="fltp", layout="mono")
+                piece.sample_rate, piece.pts = porch.RATE_HZ, number // FPS * porch.RATE_HZ + start
+                file.mux(audio.encode(piece))
+            number += SCENE_S * FPS
+        file.mux(video.encode(None))
+        file.mux(audio.encode(None))
+    return path
+
+
+def measure_live(bundle: Path, clip: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """Camera to broker: latency of every decision, processor time, memory, and the start."""
+    camera_port, broker_port = free_port(), free_port()
+    (folder / "rtsp.py").write_text(SERVER)
+    (folder / "m.conf").write_text(f"listener {broker_port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    camera = subprocess.Popen(["/usr/bin/python3", folder / "rtsp.py", clip, str(camera_port)], stdout=subprocess.PIPE)
+    broker = subprocess.Popen(["mosquitto", "-c", folder / "m.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        camera.stdout.readline()
+        time.sleep(0.5)
+        heard: list[tuple[float, dict[str, Any]]] = []
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        client.on_message = lambda _c, _d, message: heard.append((time.time(), json.loads(message.payload)))
+        client.connect("127.0.0.1", broker_port)
+        client.subscribe("edgemm/edgemm/decision")
+        client.loop_start()
+        settings = {"sinks": [{"mqtt": {"host": "127.0.0.1", "port": broker_port, "scores": True}}]}
+        (folder / "live.yaml").write_text(yaml.safe_dump(settings))
+        source = f"image,audio=rtsp://127.0.0.1:{camera_port}/cam"
+        began = time.time()
+        child = subprocess.Popen(
+            [*EDGEMM, "run", bundle, "-c", folder / "live.yaml", "--source", source, "--quiet"], stdout=subprocess.DEVNULL
+        )
+        time.sleep(SETTLED_S)
+        cpu, at = cpu_s(child.pid), time.time()
+        time.sleep(seconds)
+        spent, lasted = cpu_s(child.pid) - cpu, time.time() - at
+        peak_mib = status_mib(child.pid, "VmHWM")
+        child.send_signal(signal.SIGTERM)
+        child.wait(15)
+        client.loop_stop()
+    finally:
+        camera.kill()
+        broker.kill()
+        camera.wait()
+        broker.wait()
+    steady = [(when, decision) for when, decision in heard if when > at]
+    delays = [d["latency_ms"] + (when - stamp_s(d["time"])) * 1000 for when, d in steady]
+    return {
+        "start_to_first_decision_s": round(heard[0][0] - began, 2),
+        "arrival_to_mqtt_p50_ms": round(float(np.percentile(delays, 50)), 1),
+        "arrival_to_mqtt_p95_ms": round(float(np.percentile(delays, 95)), 1),
+        "decisions": len(steady),
+        "cpu_of_one_core": round(spent / lasted, 3),
+        "peak_rss_mib": round(peak_mib, 1),
+    }
+
+
+def compare(bundle: Path, clip: Path) -> dict[str, Any]:
+    """Branch by branch at 5 decisions a second, beside the whole model at the camera's 15, on the same recording, taking turns.
+
+    Processor time is that of scaling, inference and decision; both ways decode the same.
+    """
+    ways = {"branches": {"decide_hz": 5.0}, "whole": {"decide_hz": 15.0, "whole": True}}
+    rounds = [{name: play(bundle, clip, settings) for name, settings in ways.items()} for _ in range(3)]
+    cost = {name: float(np.median([one[name][0] for one in rounds])) for name in ways}
+    decisions = {name: rounds[-1][name][1] for name in ways}
+    return {
+        "cpu_s": {name: round(value, 3) for name, value in cost.items()},
+        "cpu_ratio": round(cost["branches"] / cost["whole"], 3),
+        "cpu_ratio_each_round": [round(one["branches"][0] / one["whole"][0], 3) for one in rounds],
+        "agreement": round(agreement(decisions["branches"], decisions["whole"]), 4),
+        "decisions": {name: len(found) for name, found in decisions.items()},
+    }
+
+
+def play(bundle: Path, clip: Path, settings: dict[str, Any]) -> tuple[float, list[Decision]]:
+    """Processor seconds in the loop's steps, and every decision in which both inputs voted."""
+    opened = open_bundle(bundle)
+    source = {"stream": {"inputs": ["image", "audio"], "url": str(clip)}}
+    runner = Runner(opened, parse({**settings, "sources": [source]}, opened.card), fast=True)
+    spent, step = [0.0], runner.engine.step
+
+    def timed(now: float) -> Decision | None:
+        began = time.process_time()
+        decision = step(now)
+        spent[0] += time.process_time() - began
+        return decision
+
+    runner.engine.step = timed
+    found: list[Decision] = []
+    runner.on_decision.append(lambda decision: found.append(decision) if len(decision.voted) == 2 else None)
+    runner.run(threading.Event())
+    return spent[0], found
+
+
+def agreement(some: list[Decision], all_: list[Decision]) -> float:
+    """Share of ``some`` whose best class is that of the decision of ``all_`` nearest in the recording's time."""
+    times = np.array([decision.at_s for decision in all_])
+    return float(np.mean([best(one) == best(all_[int(np.argmin(np.abs(times - one.at_s)))]) for one in some]))
+
+
+def best(decision: Decision) -> str:
+    scores = next(iter(decision.readings.values())).scores or {}
+    return max(scores, key=lambda label: scores[label])
+
+
+def stamp_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def status_mib(pid: int, key: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()
