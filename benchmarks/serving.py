@@ -29,9 +29,9 @@ from _results import save
 
 from edgemm import porch
 from edgemm.bundle import open_bundle
+from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
 from edgemm.runtime.scheduling import Decision
-from edgemm.runtime.settings import parse
 
 SIZE, FPS, SCENE_S = (1280, 720), 15, 4
 SCENES = [

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import os
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgemm import __version__, plugins
@@ -22,6 +19,7 @@ from edgemm.runtime.decisions import Change, Decider
 from edgemm.runtime.delivering import Inline, Outlet
 from edgemm.runtime.drift import Drift
 from edgemm.runtime.feeding import Feeder, Patience
+from edgemm.runtime.health import Summary, rss_mib, source_status
 from edgemm.runtime.scheduling import Decision, Engine
 from edgemm.runtime.settings import SINKS, SOURCES, DecisionSettings, Part, Settings
 from edgemm.runtime.sinks._protocol import About, Event, Sink
@@ -32,39 +30,6 @@ STATUS_S = 5.0  # between two statuses where nothing happens
 WATCH_S = 1.0  # between two looks at the sources
 RATE_SPAN = 50  # decisions over which their rate is told
 PICTURE_WIDTH = 640  # of pictures that go out with an event
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did.
-
-    Attributes:
-        ran: Input -> how often its branch ran.
-        late: Decisions for which data had to wait for more than two periods.
-    """
-
-    seconds: float
-    decisions: int
-    events: int
-    ran: Mapping[str, int]
-    late: int
-    target: str
-    precision: str
-    in_parts: bool
-    latency_p50_ms: float
-    latency_p95_ms: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        branches = ", ".join(f"{name} {count}" for name, count in self.ran.items())
-        how = "branch by branch" if self.in_parts else "as a whole"
-        return (
-            f"{self.decisions} decisions and {self.events} events in {self.seconds:.1f} s "
-            f"({self.target}, {self.precision}, {how}: {branches}); "
-            f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms"
-        )
 
 
 class Runner:
@@ -193,7 +158,7 @@ class Runner:
             "modalities": sorted(self.engine.allowed),
             "inputs": {name: {**counts, "ran": self.engine.ran.get(name, 0)} for name, counts in self.windows.counts().items()},
             "level_dbfs": self.windows.level_dbfs(),
-            "sources": [_source_status(feeder, now) for feeder in self.feeders],
+            "sources": [source_status(feeder, now) for feeder in self.feeders],
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "rss_mib": rss_mib(),
@@ -297,30 +262,5 @@ class Runner:
         self.engine.model.close()
 
 
-def rss_mib() -> float:
-    """Resident memory of this process."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), 1)
-
-
 def _made(protocol: Any, folder: str, part: Part) -> Any:
     return plugins.find(protocol, part.kind, folder=folder)(**part.options)
-
-
-def _source_status(feeder: Feeder, now: float) -> dict[str, Any]:
-    drift = feeder.timeline.drift_ppm()
-    return {
-        "name": feeder.source.describe(),
-        "inputs": list(feeder.source.inputs),
-        "state": feeder.state,
-        "error": feeder.error,
-        "reconnects": feeder.reconnects,
-        "received": feeder.received,
-        "silent_s": round(now - feeder.last_s, 1),
-        "skew_s": round(feeder.skew_s(), 3),
-        "drift_ppm": None if drift is None else round(drift, 1),
-        "notes": list(feeder.source.notes),
-    }

@@ -15,12 +15,13 @@ from typing import Any
 from edgemm import plugins
 from edgemm.bundle import open_bundle
 from edgemm.errors import RunError
-from edgemm.runtime import service
-from edgemm.runtime import settings as run_settings
+from edgemm.runtime import reading, service, words
+from edgemm.runtime.health import Summary
 from edgemm.runtime.pulse import Pulse
-from edgemm.runtime.running import Runner, Summary
+from edgemm.runtime.running import Runner
 from edgemm.runtime.secrets import Redacting
 from edgemm.runtime.service import Installed
+from edgemm.runtime.settings import WebSettings
 from edgemm.runtime.supervising import Supervision
 from edgemm.runtime.supervising import supervise as keep_running
 from edgemm.runtime.swapping import Swapper
@@ -68,12 +69,12 @@ def run(
         MissingExtra: A package is missing; names the extra.
     """
     opened = open_bundle(bundle)
-    extra: dict[str, Any] = {"sources": run_settings.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
+    extra: dict[str, Any] = {"sources": words.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
     extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
-    extra["sinks"] += [{"mqtt": run_settings.broker_of(mqtt)}] if mqtt else []
-    extra |= {"web": run_settings.page_of(web)} if web is not None else {}
+    extra["sinks"] += [{"mqtt": words.broker_of(mqtt)}] if mqtt else []
+    extra |= {"web": words.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
-    settings = run_settings.load(config, opened.card, extra=extra)
+    settings = reading.load(config, opened.card, extra=extra)
     again = _arguments(bundle, {"config": config, "target": target, "jsonl": jsonl, "mqtt": mqtt, "web": web}, source, quiet)
     stop = stop or threading.Event()
     if install_service:
@@ -94,7 +95,7 @@ def run(
             pulse.close()
 
 
-def _serve_page(runner: Runner, settings: run_settings.WebSettings, quiet: bool) -> None:
+def _serve_page(runner: Runner, settings: WebSettings, quiet: bool) -> None:
     try:
         from edgemm.runtime.web import Page  # a box without the page needs no web server
     except ModuleNotFoundError as err:
@@ -108,14 +109,14 @@ def _serve_page(runner: Runner, settings: run_settings.WebSettings, quiet: bool)
 
 def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[str], quiet: bool) -> list[str]:
     """The same run as words of a command line, its paths absolute."""
-    words = [str(Path(bundle).absolute())]
+    line = [str(Path(bundle).absolute())]
     for word in source:
         names, _, place = word.partition("=")
-        words += ["--source", f"{names}={Path(place).absolute()}" if Path(place).exists() else word]
+        line += ["--source", f"{names}={Path(place).absolute()}" if Path(place).exists() else word]
     for name, value in options.items():
         if value is not None:
-            words += [f"--{name}", str(Path(value).absolute()) if name in ("config", "jsonl") else str(value)]
-    return words + (["--quiet"] if quiet else [])
+            line += [f"--{name}", str(Path(value).absolute()) if name in ("config", "jsonl") else str(value)]
+    return line + (["--quiet"] if quiet else [])
 
 
 def _supervised(arguments: Sequence[str], stop: threading.Event) -> Supervision:

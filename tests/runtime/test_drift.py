@@ -9,8 +9,9 @@ import pytest
 from edgemm.bundle import open_bundle
 from edgemm.errors import RunError
 from edgemm.runtime.drift import Mean, Store, encrypt, read_saved
+from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
-from edgemm.runtime.settings import DriftSettings, parse
+from edgemm.runtime.settings import DriftSettings
 from tests.runtime.conftest import write_clip
 
 KEY = "ab" * 32

@@ -9,8 +9,8 @@ import pytest
 
 from edgemm.bundle import open_bundle
 from edgemm.runtime.outbox import Outbox
+from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
-from edgemm.runtime.settings import parse
 from edgemm.runtime.sinks._protocol import Event
 from edgemm.runtime.sinks.mqtt import Mqtt
 from tests.runtime.conftest import Broker, Listener, wait_for

@@ -5,9 +5,9 @@ import pytest
 
 from edgemm.bundle import open_bundle
 from edgemm.runtime.decisions import Decider
+from edgemm.runtime.reading import parse
 from edgemm.runtime.scheduling import Engine
 from edgemm.runtime.serving import open_model
-from edgemm.runtime.settings import parse
 from edgemm.runtime.sources._protocol import Item
 from edgemm.runtime.windows import Windows
 from tests.runtime.conftest import RATE_HZ
@@ -183,7 +183,7 @@ def test_each_input_alone_is_asked_with_the_others_replaced(play):
 
 
 def test_memory_stays_flat_over_two_hours_of_pictures_and_sound(play):
-    from edgemm.runtime.running import rss_mib
+    from edgemm.runtime.health import rss_mib
 
     one = play(decide_hz=1)
     one.run(300.0, fps=2, chunk_s=0.25, keep=False)

@@ -14,8 +14,8 @@ import pytest
 from edgemm.bundle import open_bundle
 from edgemm.runtime import service
 from edgemm.runtime.pulse import Pulse
+from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
-from edgemm.runtime.settings import parse
 from edgemm.runtime.supervising import Supervision, supervise
 from edgemm.runtime.swapping import Swapper
 from tests.runtime.conftest import make_bundle, wait_for

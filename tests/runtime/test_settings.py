@@ -4,7 +4,7 @@ import pytest
 
 from edgemm import card as cards
 from edgemm.errors import Mistakes, RunError
-from edgemm.runtime import settings
+from edgemm.runtime import reading, words
 from edgemm.runtime.secrets import redact, refuse_password, secret, with_password
 
 CARD = cards.parse(
@@ -18,7 +18,7 @@ GOOD = {"sources": [{"stream": {"inputs": "image", "url": "rtsp://camera/live"}}
 
 
 def test_a_whole_file_is_read():
-    made = settings.parse(
+    made = reading.parse(
         {
             "name": "porch",
             "decide_hz": 4,
@@ -37,7 +37,7 @@ def test_a_whole_file_is_read():
 
 def test_all_mistakes_are_told_at_once_with_the_nearest_right_word():
     with pytest.raises(Mistakes) as caught:
-        settings.parse(
+        reading.parse(
             {
                 "nmae": "x",
                 "target": "openvin",
@@ -54,7 +54,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_right_word():
             },
             CARD,
         )
-    words = str(caught.value)
+    said = str(caught.value)
     for part in (
         "unknown key 'nmae'",
         "did you mean 'name'?",
@@ -66,44 +66,44 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_right_word():
         "unknown key 'ulr'",
         "sources 2 (stream): 'url' is missing",
         "the source 'folder' feeds 'pictures', no input of this model",
-        "sources 3 (folder): 'path' is missing",
+        "sinks 1 (jsonl): 'path' is missing",
         "threshold: 2.0 is outside -1 to 1",
         "'quite' is no class of this output",
         "decisions.evnt is no output of this model",
         "web.port: 'high' is not an int",
     ):
-        assert part in words, part
+        assert part in said, part
 
 
 def test_an_input_is_fed_once():
     with pytest.raises(RunError, match="'image' is fed twice, by stream and by stream"):
-        settings.parse({"sources": GOOD["sources"] * 2}, CARD)
+        reading.parse({"sources": GOOD["sources"] * 2}, CARD)
 
 
 def test_something_must_feed_the_model():
     with pytest.raises(RunError, match="nothing feeds this model") as caught:
-        settings.parse({}, CARD)
+        reading.parse({}, CARD)
     assert "--source image,text=PLACE" in str(caught.value)
 
 
 def test_a_release_above_its_threshold_is_refused():
     with pytest.raises(RunError, match="a class would go off at the score that switches it on"):
-        settings.parse({**GOOD, "decisions": {"event": {"threshold": 0.5, "classes": {"glass": {"release": 0.8}}}}}, CARD)
+        reading.parse({**GOOD, "decisions": {"event": {"threshold": 0.5, "classes": {"glass": {"release": 0.8}}}}}, CARD)
 
 
 def test_a_file_that_is_not_yaml_names_the_place(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("sources: [\n")
     with pytest.raises(RunError, match=r"cannot read .*run.yaml") as caught:
-        settings.load(path, CARD)
+        reading.load(path, CARD)
     assert "line 2" in str(caught.value)
 
 
 def test_the_command_lines_sources_are_added_and_its_values_win(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("name: porch\ntarget: openvino\nsinks: [console]\n")
-    extra = {"sources": settings.of_words(["image=rtsp://camera/live"]), "sinks": [{"jsonl": {"path": "x"}}], "target": "onnxruntime"}
-    made = settings.load(path, CARD, extra=extra)
+    extra = {"sources": words.of_words(["image=rtsp://camera/live"]), "sinks": [{"jsonl": {"path": "x"}}], "target": "onnxruntime"}
+    made = reading.load(path, CARD, extra=extra)
     assert (made.name, made.target, [part.kind for part in made.sinks]) == ("porch", "onnxruntime", ["console", "jsonl"])
 
 
@@ -118,15 +118,15 @@ def test_the_command_lines_sources_are_added_and_its_values_win(tmp_path):
     ],
 )
 def test_a_place_on_the_command_line_says_its_kind(word, kind, given):
-    assert settings.of_words([word]) == [{kind: given}]
+    assert words.of_words([word]) == [{kind: given}]
 
 
 def test_a_source_without_a_place_is_refused():
     with pytest.raises(RunError, match="'rtsp://camera/live' is not INPUTS=PLACE"):
-        settings.of_words(["rtsp://camera/live"])
+        words.of_words(["rtsp://camera/live"])
 
 
-@pytest.mark.parametrize("read", [lambda url: settings.of_words([f"image={url}"]), lambda url: refuse_password(url, "--source")])
+@pytest.mark.parametrize("read", [lambda url: words.of_words([f"image={url}"]), lambda url: refuse_password(url, "--source")])
 def test_an_address_with_a_password_is_refused_and_not_repeated(read):
     with pytest.raises(RunError, match="carries a user or password") as caught:
         read("rtsp://admin:hunter22@camera/live")
@@ -136,7 +136,7 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(read):
 
 def test_an_address_with_a_password_in_the_file_is_refused():
     with pytest.raises(RunError, match=r"sources 1 \(stream\).url: the address 'rtsp://\*\*\*@camera/live' carries"):
-        settings.parse({"sources": [{"stream": {"inputs": "image", "url": "rtsp://a:b@camera/live"}}]}, CARD)
+        reading.parse({"sources": [{"stream": {"inputs": "image", "url": "rtsp://a:b@camera/live"}}]}, CARD)
 
 
 def test_a_secret_comes_from_the_environment_or_a_file_and_is_blotted_out(monkeypatch, tmp_path):

@@ -11,8 +11,9 @@ import pytest
 
 from edgemm.bundle import open_bundle
 from edgemm.errors import RunError
+from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
-from edgemm.runtime.settings import WebSettings, parse
+from edgemm.runtime.settings import WebSettings
 from edgemm.runtime.web import Page, is_loopback
 from tests.runtime.conftest import wait_for
 
