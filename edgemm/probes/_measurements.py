@@ -73,13 +73,15 @@ def size_bytes(artifact: Path) -> int:
 def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
     """Each form against the float and the default form on its target, and against the first candidate's same form.
 
-    Forms that others have no like of (a command, torch compiled) are held against the first candidate's own.
+    Forms that the first candidate has no like of (a command, torch compiled, another runtime's INT8) are held against its own.
     """
     first = [row for row in measured if row.source == measured[0].source]
     main = next((row for row in first if row.subject == "bundle"), first[0] if first else None)
+    runtimes = {row.target for row in first}
     for row in measured:
         for other in measured:
-            lonely = other is main and {row.subject, other.subject} & ALONE and row.source != other.source
+            unlike = {row.subject, other.subject} & ALONE or (row.subject == "bundle" and row.target not in runtimes)
+            lonely = other is main and unlike and row.source != other.source
             plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
             same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
             if row is other or not (plainer or same_form or lonely):

@@ -64,7 +64,7 @@ def _too_few(things: Sequence[Named], scores: Sequence[Measurement]) -> list[str
         limit = limits_of.get(m.candidate, CLAIM_POINTS)
         limit = limit.get(m.output, CLAIM_POINTS) if isinstance(limit, Mapping) else limit
         half = (m.high - m.low) / 2
-        if limit and half > limit:
+        if limit and half > limit and m.low <= limit <= m.high:
             needed = math.ceil(m.n * (half / limit) ** 2)
             notes.append(
                 f"{m.candidate}, {m.target}: {m.n} samples leave the loss of '{m.output}' unsure by {half:.1f} points; "

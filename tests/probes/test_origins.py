@@ -9,9 +9,9 @@ import pytest
 
 from edgemm import card as cards
 from edgemm.errors import MeasureError, TargetError
-from edgemm.probes._candidate import Candidate
+from edgemm.probes._candidate import Candidate, Timing
 from edgemm.probes._command import CommandSession
-from edgemm.probes._measurements import size_bytes
+from edgemm.probes._measurements import ratios, size_bytes
 from edgemm.probes._named import resolve, says_nothing
 from edgemm.probes._schedule import time_candidates
 
@@ -141,3 +141,16 @@ def test_an_ir_that_is_broken_or_lacks_its_weights_is_named(ir, tmp_path):
     ir.with_suffix(".bin").unlink()
     with pytest.raises(TargetError, match=r"'model\.xml' needs the file 'model\.bin' beside it"):
         resolve(ir)
+
+
+def test_what_the_first_candidate_has_no_like_of_is_held_against_its_own_compressed_form(layer):
+    rows = [
+        Candidate("a float", "float", "openvino", layer, source="a"),
+        Candidate("a", "bundle", "openvino", layer, source="a"),
+        Candidate("b", "bundle", "onnxruntime", layer, source="b"),
+        Candidate("c", "bundle", "openvino", layer, source="c"),
+        Candidate("d", "compiled", "torch", layer, source="d"),
+    ]
+    timing = Timing(samples={"latency": ([1.0, 1.1],) * 5}, launches=(0,) * 5)
+    pairs = {(row["candidate"], row["baseline"]) for row in ratios(rows, {row.name: timing for row in rows})}
+    assert pairs == {("a", "a float"), ("b", "a"), ("c", "a"), ("c", "a float"), ("d", "a")}

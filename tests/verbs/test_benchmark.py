@@ -228,6 +228,14 @@ def test_candidates_with_other_inputs_are_not_compared(bundle, tmp_path):
         benchmark([bundle, other], **QUICK)
 
 
+def test_a_graph_made_for_one_sample_is_compared_with_one_that_takes_any_number(bundle, tmp_path):
+    fixed = onnx.load_from_string(graph())
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    (tmp_path / "fixed.onnx").write_bytes(fixed.SerializeToString())
+    report = benchmark([bundle, tmp_path / "fixed.onnx"], target="openvino", **QUICK)
+    assert {m.candidate for m in report.find("latency_p50_ms", subject="float")} == {str(bundle), str(tmp_path / "fixed.onnx")}
+
+
 def test_data_with_other_labels_than_the_bundle_was_proved_on_is_refused(data, tmp_path):
     other = make(tmp_path / "other", truth=(LABELS + 1) % 3)
     with pytest.raises(MeasureError, match=r"the labels of output 'kind' in the data are not those '.*other' was(?s:.)*with other"):
