@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from edgemm.probes._named import Named, resolve, says_nothing
 from edgemm.probes._schedule import LAUNCHES, Candidate, Timing, time_candidates
 from edgemm.progress import Progress
 from edgemm.report import Measurement, Report, judge, read
+from edgemm.specs import BATCH
 from edgemm.targets._protocol import Target
 from edgemm.verbs._scores import accuracy
 from edgemm.verbs._sustained import Found, at_pace, limits, throughput
@@ -168,8 +170,11 @@ def _require_alike(things: Sequence[Named]) -> None:
 
 
 def _may_be_one(ours: str | None, theirs: str | None) -> bool:
-    """Whether two descriptions can be of one thing: the same, or one of them does not know the labels."""
-    return ours == theirs or bool(ours and theirs and (ours.startswith(f"{theirs} of ") or theirs.startswith(f"{ours} of ")))
+    """Whether two descriptions can be of one thing: the same, a free batch and one of 1, or one of them does not know the labels."""
+    if not ours or not theirs:
+        return ours == theirs
+    ours, theirs = (re.sub(r"^\(1\b", f"({BATCH}", words) for words in (ours, theirs))
+    return ours == theirs or ours.startswith(f"{theirs} of ") or theirs.startswith(f"{ours} of ")
 
 
 def _distinct(things: Sequence[Named]) -> list[Candidate]:
