@@ -53,6 +53,7 @@ def distill(
     weight_decay: float = 0.01,
     patience: int | None = None,
     device: str = "auto",
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
 ) -> FusedModel:
     """A copy of ``model`` trained beside its teacher; the weights that are best on val (with all modalities), those given among them.
 
@@ -81,6 +82,7 @@ def distill(
             at 5e-4, 0.808 / 0.887 at 1e-3. The teacher has 0.819 / 0.888.)
         patience: Stop after so many epochs without a better one on val.
         device: auto, cpu or cuda.
+        mixed_precision: As in ``train``: ``bf16`` trains several times faster on processors with AMX and on GPUs.
 
     Raises:
         TrainError: An option out of range; a teacher with other heads; a loss that is no number (``Diverged``).
@@ -88,7 +90,7 @@ def distill(
     """
     plan = Plan(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, weight_decay=weight_decay, patience=patience,
-        loss_weights=loss_weights or {}, seed=ctx.seed, device=device,
+        loss_weights=loss_weights or {}, seed=ctx.seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
     plan.check()
     asked = _Asked(temperature, logits_weight, task_weight, features or {}, feature_loss, relations, modality_dropout)

@@ -123,6 +123,12 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(crippled,
     assert not torch.equal(first, other)
 
 
+def test_a_student_recovers_in_bf16_too_and_keeps_weights_in_float32(crippled, context, data):
+    student = distill(crippled, context(), epochs=3, learning_rate=0.01, mixed_precision="bf16")
+    assert accuracy(student, data) > accuracy(crippled, data)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
 def test_labels_are_not_read_where_the_tasks_weigh_nothing(crippled, context, tmp_path, data):
     wrong = dict(np.load(data / "train.npz"))
     wrong["kind"] = (wrong["kind"] + 1) % 3
