@@ -1,6 +1,6 @@
 """Prune half of the MACs, distil, INT8, beside INT8 alone: what it costs in accuracy and wins in time and size.
 
-Launch: python benchmarks/smaller.py NAME CHECKPOINT DATA   (a checkpoint large enough to matter: float p50 of 8 ms or more)
+Launch: python benchmarks/smaller.py NAME CHECKPOINT DATA [EPOCHS [bf16]]   (a checkpoint large enough to matter: float p50 of 8 ms or more)
 Both bundles are timed in one call of `edgemm benchmark`, each in processes of its own, rounds interleaved.
 """
 
@@ -15,21 +15,30 @@ from typing import Any
 from _process import EDGEMM, run
 from _results import save
 
-RECIPES = {"int8": "openvino-int8", "small": "prune50-distil-int8"}
+RECIPES = {
+    "int8": "steps: [{{quantize: {{}}}}]\ntargets: {{openvino: {{}}}}\nbudgets: {{accuracy_drop_points: 1.0}}\n",
+    "small": "steps: [{{prune: {{macs_ratio: 0.5}}}}, {{distill: {{epochs: {epochs}, mixed_precision: {precision}}}}}, {{quantize: {{}}}}]\n"
+    "targets: {{openvino: {{}}}}\nbudgets: {{accuracy_drop_points: 1.0}}\n",
+}
 KEPT = ("accuracy", "accuracy_drop_points", "f1", "mae", "latency_p50_ms", "latency_p95_ms", "size_mib", "peak_rss_mib")
 
 
-def main(name: str, checkpoint: str, data: str) -> None:
+def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: str = "no") -> None:
     with tempfile.TemporaryDirectory() as scratch:
         seconds = {}
-        for word, recipe in RECIPES.items():
-            command = [*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", f"{scratch}/{word}"]
+        for word, text in RECIPES.items():
+            recipe = Path(scratch) / f"{word}.yaml"
+            recipe.write_text(text.format(epochs=epochs, precision=precision), encoding="utf-8")
+            command: list[str | Path] = [*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", f"{scratch}/{word}"]
             seconds[word] = run(command, allowed=(0, 3)).seconds
         run([*EDGEMM, "benchmark", f"{scratch}/int8", f"{scratch}/small", "-d", data, "-o", f"{scratch}/compared"], allowed=(0, 3))
         compared = _report(f"{scratch}/compared")
         found: dict[str, Any] = {word: _rows(_report(f"{scratch}/{word}")) for word in RECIPES}
     ratios = compared["details"]["ratios"]
-    save(f"smaller_{name}", {"recipes": RECIPES, "compress_s": seconds, "side_by_side": ratios, "reports": found})
+    save(
+        f"smaller_{name}",
+        {"distil": {"epochs": int(epochs), "precision": precision}, "compress_s": seconds, "side_by_side": ratios, "reports": found},
+    )
 
 
 def _report(folder: str) -> dict[str, Any]:
@@ -43,4 +52,4 @@ def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:6])
