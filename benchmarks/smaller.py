@@ -15,10 +15,10 @@ from typing import Any
 from _process import EDGEMM, run
 from _results import save
 
+END = "{quantize: {}}]\ntargets: {openvino: {}}\nbudgets: {accuracy_drop_points: 1.0}\n"
 RECIPES = {
-    "int8": "steps: [{{quantize: {{}}}}]\ntargets: {{openvino: {{}}}}\nbudgets: {{accuracy_drop_points: 1.0}}\n",
-    "small": "steps: [{{prune: {{macs_ratio: 0.5}}}}, {{distill: {{epochs: {epochs}, mixed_precision: {precision}}}}}, {{quantize: {{}}}}]\n"
-    "targets: {{openvino: {{}}}}\nbudgets: {{accuracy_drop_points: 1.0}}\n",
+    "int8": f"steps: [{END}",
+    "small": "steps: [{prune: {macs_ratio: 0.5}}, {distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
 }
 KEPT = ("accuracy", "accuracy_drop_points", "f1", "mae", "latency_p50_ms", "latency_p95_ms", "size_mib", "peak_rss_mib")
 
@@ -28,7 +28,7 @@ def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: s
         seconds = {}
         for word, text in RECIPES.items():
             recipe = Path(scratch) / f"{word}.yaml"
-            recipe.write_text(text.format(epochs=epochs, precision=precision), encoding="utf-8")
+            recipe.write_text(text.replace("EPOCHS", epochs).replace("PRECISION", precision), encoding="utf-8")
             command: list[str | Path] = [*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", f"{scratch}/{word}"]
             seconds[word] = run(command, allowed=(0, 3)).seconds
         run([*EDGEMM, "benchmark", f"{scratch}/int8", f"{scratch}/small", "-d", data, "-o", f"{scratch}/compared"], allowed=(0, 3))
@@ -37,7 +37,7 @@ def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: s
     ratios = compared["details"]["ratios"]
     save(
         f"smaller_{name}",
-        {"distil": {"epochs": int(epochs), "precision": precision}, "compress_s": seconds, "side_by_side": ratios, "reports": found},
+        {"distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found},
     )
 
 
