@@ -111,7 +111,7 @@ def _limits(report: Report) -> str:
 
 def _peaks(box: Mapping[str, Any]) -> str:
     rates = [f"{kind} {rate:.0f}" for kind, rate in (box.get("gops") or {}).items() if rate]
-    said = f"On {box.get('threads')} threads this box shows {', '.join(rates)} GOP/s and copies {box.get('bandwidth_gbs', 0):.1f} GB/s. "
+    said = f"On {box.get('threads')} thread(s) this box shows {', '.join(rates)} GOP/s and copies {box.get('bandwidth_gbs', 0):.1f} GB/s. "
     return said + "Limit: the time the arithmetic or the weights' way from memory alone would take."
 
 
