@@ -35,10 +35,8 @@ def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: s
         compared = _report(f"{scratch}/compared")
         found: dict[str, Any] = {word: _rows(_report(f"{scratch}/{word}")) for word in RECIPES}
     ratios = compared["details"]["ratios"]
-    save(
-        f"smaller_{name}",
-        {"distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found},
-    )
+    distil = {"epochs": int(epochs), "precision": precision}
+    save(f"smaller_{name}", {"distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found})
 
 
 def _report(folder: str) -> dict[str, Any]:
