@@ -24,7 +24,7 @@ class Swapper:
     """Takes the bundle at ``path`` again whenever ``ask`` was called; the old one serves until the new one has proved itself.
 
     Attributes:
-        swaps: How often another bundle was taken.
+        tries, swaps: How often another bundle was tried, and how often one was taken.
         error: Why the last one was not; "" where it was.
     """
 
@@ -32,7 +32,7 @@ class Swapper:
         self._runner, self._path = runner, path
         self._asked = threading.Event()
         self._busy = False
-        self.swaps, self.error = 0, ""
+        self.tries, self.swaps, self.error = 0, 0, ""
 
     def ask(self, *_: object) -> None:
         """Called by a signal handler: only notes it."""
@@ -46,7 +46,7 @@ class Swapper:
             threading.Thread(target=self._try, name="swap", daemon=True).start()
 
     def describe(self) -> dict[str, Any]:
-        return {"swaps": self.swaps, "error": self.error}
+        return {"tries": self.tries, "swaps": self.swaps, "error": self.error}
 
     def _try(self) -> None:
         try:
@@ -59,6 +59,7 @@ class Swapper:
             LOG.error("the bundle at %s was not taken, the old one serves on: %s", self._path, self.error)
         finally:
             self._busy = False
+            self.tries += 1
 
     def _proved(self) -> tuple[Bundle, Model]:
         verify(self._path).raise_if_bad()
