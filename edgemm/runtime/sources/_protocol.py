@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgemm.modalities._protocol import Modality
+from edgemm.modalities.audio import Audio
+from edgemm.modalities.image import Image
+from edgemm.modalities.text import Text
 
 
 class Frame(Protocol):
@@ -71,6 +74,18 @@ class Source(Protocol):
     def describe(self) -> str:
         """Where it reads from, without any password."""
         ...
+
+
+def is_picture(modality: Modality) -> bool:
+    return isinstance(modality, Image)
+
+
+def is_sound(modality: Modality) -> bool:
+    return isinstance(modality, Audio)
+
+
+def is_text(modality: Modality) -> bool:
+    return isinstance(modality, Text)
 
 
 def checked_inputs(inputs: Any) -> list[str]:

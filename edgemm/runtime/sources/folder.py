@@ -9,10 +9,8 @@ from pathlib import Path
 
 from edgemm.errors import RunError
 from edgemm.modalities._protocol import Modality
-from edgemm.modalities.audio import Audio
-from edgemm.modalities.image import Image
 from edgemm.runtime.sources._av import Reader
-from edgemm.runtime.sources._protocol import Item, Source, checked_inputs
+from edgemm.runtime.sources._protocol import Item, Source, checked_inputs, is_picture, is_sound
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
@@ -40,7 +38,7 @@ class Folder(Source):
         for files in self._scenes():
             begun: set[str] = set()
             end_s = begin_s
-            for item in _merged(files, wants, self.notes):
+            for item in _merged(files, wants):
                 if self._stop.is_set():
                     return
                 cut = item.discontinuity or (begin_s > 0 and item.input not in begun)
@@ -68,11 +66,12 @@ class Folder(Source):
         return [scenes[name] for name in sorted(scenes)]
 
 
-def _merged(files: list[Path], wants: Mapping[str, Modality], notes: list[str]) -> Iterator[Item]:
+def _merged(files: list[Path], wants: Mapping[str, Modality]) -> Iterator[Item]:
     """The items of files that belong together, pictures first: a still is there from the beginning of its sound."""
     for file in sorted(files, key=lambda path: path.suffix.lower() not in PICTURES):
-        kind = Image if file.suffix.lower() in PICTURES else Audio if file.suffix.lower() in SOUNDS else (Image, Audio)
-        own = {name: modality for name, modality in wants.items() if isinstance(modality, kind)}
+        suffix = file.suffix.lower()
+        pictures, sounds = suffix not in SOUNDS, suffix not in PICTURES
+        own = {name: modality for name, modality in wants.items() if (pictures and is_picture(modality)) or (sounds and is_sound(modality))}
         if own:
             for item in Reader(str(file), live=False).items(own):
-                yield replace(item, time_s=0.0) if kind is Image else item
+                yield item if sounds else replace(item, time_s=0.0)

@@ -14,9 +14,8 @@ import numpy as np
 
 from edgemm.errors import DataError, RunError
 from edgemm.modalities._protocol import Modality
-from edgemm.modalities.text import Text
 from edgemm.runtime.broker import Broker, address
-from edgemm.runtime.sources._protocol import Item, Source, checked_inputs
+from edgemm.runtime.sources._protocol import Item, Source, checked_inputs, is_text
 
 WAITING = 64  # messages between broker and loop; of more the oldest are left out
 POLL_S = 0.2
@@ -98,7 +97,7 @@ class Mqtt(Source):
             said: Any = payload.decode()
             if self._key is not None:
                 said = json.loads(said)[self._key]
-            if isinstance(modality, Text):
+            if is_text(modality):
                 if not isinstance(said, str):
                     raise ValueError("it is no text")
                 modality.decode(said, Path())
