@@ -14,6 +14,7 @@ from edgemm._data import samples as arrays
 from edgemm._data import targets
 from edgemm._data.decoding import Decoder, Sample, decode_ahead
 from edgemm._data.manifest import SPLITS, Row, Source
+from edgemm._data.ready import is_ready, taken_as_it_is
 from edgemm._data.sources import open_source
 from edgemm.card import Card, Output
 from edgemm.errors import DataError, nearest
@@ -54,6 +55,7 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
         DataError: Nothing there, duplicate or missing columns, unknown splits.
     """
     bad: dict[int, str] = {}
+    card = taken_as_it_is(card) if is_ready(data) else card
     return Dataset(
         open_source(data, card, bad=bad if skip_bad_rows else None, row_bytes=_row_bytes(card)), card, bad=bad if skip_bad_rows else None
     )

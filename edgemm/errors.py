@@ -15,6 +15,7 @@ EdgemmError
 ├── BundleError        a bundle is damaged, foreign or incomplete
 ├── OutputError        the output place cannot be written
 ├── TrainError         the training loop had to stop
+├── RemoteError        another machine could not be reached, or lacks something
 ├── RunError           run.yaml, a source or a sink is wrong, or a source was lost
 ├── MissingExtra       a package that this command needs is not installed
 └── Mistakes           several of the above, found in one go
@@ -113,6 +114,10 @@ class TrainError(EdgemmError):
 
 class RunError(EdgemmError):
     """``run.yaml``, a source or a sink is wrong, or a source was lost."""
+
+
+class RemoteError(EdgemmError):
+    """Another machine could not be reached, or cannot do what it is asked."""
 
 
 class MissingExtra(EdgemmError):

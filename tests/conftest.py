@@ -1,11 +1,13 @@
 """What all tests share: a cache of their own, one thread, the generated porch set, and the packed datasets where they are."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,26 @@ def fresh_python() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``sshd(PATH=...)``: a real ssh server on this machine, with these variables in its sessions; skips where there is none."""
+    spec = importlib.util.spec_from_file_location("sshd", Path(__file__).with_name("sshd.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.program() is None:
+        pytest.skip("there is no sshd here: sudo apt-get install -y openssh-server (`make system`)")
+    running = []
+
+    def start(**variables: str) -> Any:
+        folder = tmp_path / f"sshd{len(running)}"
+        folder.mkdir()
+        running.append(module.Sshd(folder, **variables))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()

@@ -27,6 +27,7 @@ from edgemm.progress import Progress
 from edgemm.report import Measurement, Report, judge, read
 from edgemm.specs import BATCH
 from edgemm.targets._protocol import Target
+from edgemm.verbs._remote import measure_there
 from edgemm.verbs._scores import accuracy
 from edgemm.verbs._sustained import Found, at_pace, limits, throughput
 
@@ -50,6 +51,10 @@ def benchmark(
     limit: int | None = None,
     seed: int = 0,
     skip_bad_rows: bool = False,
+    remote: str | None = None,
+    setup: bool = False,
+    fallback: bool = False,
+    ssh_config: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure candidates against each other, each in a process of its own, in interleaved rounds.
@@ -71,6 +76,10 @@ def benchmark(
         limit: First rows of the test split only.
         seed: Of the order within rounds, and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
+        remote: ``ssh://user@host:port``: measure one bundle there; only numpy and a runtime need to be there.
+        setup: First make a virtual environment there with what is missing.
+        fallback: Where none of the bundle's runtimes is there, measure its graph in ONNX Runtime, and say so.
+        ssh_config: ssh's configuration file instead of the user's own.
 
     Returns:
         The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed.
@@ -82,6 +91,15 @@ def benchmark(
         raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
     progress = progress or Progress()
     place = Path(output) if output else None
+    if remote is not None:
+        options = {
+            "target": target, "pace": pace, "streams": streams, "batches": batches, "roofline": roofline, "rounds": rounds,
+            "calls": calls, "seconds": seconds, "launches": launches, "limit": limit, "seed": seed,
+        }  # fmt: skip
+        return measure_there(
+            candidates, remote, data=data, output=place, options=options, setup=setup, fallback=fallback,
+            config=Path(ssh_config) if ssh_config else None, skip_bad_rows=skip_bad_rows, progress=progress,
+        )  # fmt: skip
     if place:
         require_writable(place / "report.json")
     things = _resolved(candidates, target)

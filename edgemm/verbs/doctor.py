@@ -92,7 +92,7 @@ class Diagnosis:
 def doctor() -> Diagnosis:
     """Look at this machine: versions, processor, memory, which targets run here. Changes nothing."""
     extras = _extras()
-    runtimes = {name: _problem(name) for name in plugins.names("targets")}
+    runtimes = {name: problem(name) for name in plugins.names("targets")}
     features, memory_mib = _cpu_features(), _memory_mib()
     board, heat = identify(), thermals.look()
     more = [*(advice.on_jetson(board) if board else ()), *advice.on_heat(heat), *advice.on_memory(memory.look())]
@@ -142,7 +142,7 @@ def _extras() -> dict[str, tuple[Package, ...]]:
     return {extra: tuple(packages) for extra, packages in found.items() if extra != "dev"}
 
 
-def _problem(target: str) -> str:
+def problem(target: str) -> str:
     """Why a target does not run here; "" when it does."""
     try:
         return plugins.load(Target, target).cannot_run()
