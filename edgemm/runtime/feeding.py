@@ -126,24 +126,23 @@ class Feeder:
         """Read one connection, or one round of a recording, to its end."""
         self.timeline.reset()
         self._newest.clear()
-        started = dict.fromkeys(self._wants, False)
-        begin = self._now()
+        begin, first = self._now(), True
         for item in self.source.items(self._wants):
             if self._stop.is_set():
                 return
             if not self.source.live and self._stop.wait(max(0.0, begin + item.time_s - self._now())):
                 return
-            self._deliver(item, begin, started)
+            self._deliver(item, begin, first)
+            first = False
 
-    def _deliver(self, item: Item, begin: float, started: dict[str, bool]) -> None:
+    def _deliver(self, item: Item, begin: float, first: bool) -> None:
+        """Hand one item on; the first of a connection says that something is missing before it."""
         now = self._now()
         if item.discontinuity:
             self.timeline.reset()
         at_s = self.timeline.place(item.time_s, now) if self.source.live else begin + item.time_s
-        fresh = not started[item.input]  # after a reconnect no window reaches back over the gap
-        started[item.input] = True
         self.state, self.last_s, self.received = "up", now, self.received + 1
-        if fresh:
+        if first:
             self.error = ""
         self._newest[item.input] = at_s
-        self._take(replace(item, time_s=at_s, discontinuity=item.discontinuity or fresh), now)
+        self._take(replace(item, time_s=at_s, discontinuity=item.discontinuity or first), now)

@@ -63,7 +63,7 @@ class Runner:
         if fast and (live := next((source for source in self.sources if source.live), None)):
             raise RunError(f"'{live.describe()}' cannot be played fast.", why="it is live.", fix="leave out --fast.")
         self.model = serving.open_model(bundle, self.target, settings.inputs, whole=settings.whole)
-        self.windows = Windows(self.card, list(settings.fed()))
+        self.windows = Windows(self.card, list(settings.fed()), [source.inputs for source in self.sources])
         self.decider = Decider(self.card, settings.decisions)
         self.engine = Engine(self.model, self.windows, self.decider, settings, self.card, wall=self.wall)
         self.feeders = [

@@ -22,6 +22,7 @@ from edgemm.runtime.windows import Sample, Windows
 
 ALL = "all"
 LATENCIES = 1000  # of the last decisions, for percentiles
+PATIENCE_S = 3.0  # from the first data to a first decision without all inputs
 CALM_S = 0.5  # ticks are looked at at least so often, so that an input's going stale is noticed
 
 
@@ -94,6 +95,7 @@ class Engine:
         self._kept: dict[str, _Kept] = {}
         self._turn_s: dict[str, float] = dict.fromkeys(model.inputs, float("-inf"))
         self._tick_s = float("-inf")
+        self._first_s = float("inf")  # when the first data came
         self.voted: tuple[str, ...] = ()
         self._fix_values()
 
@@ -135,17 +137,24 @@ class Engine:
                 return None
             self._advance(now)
             horizon_s = self.windows.horizon_s(self._stale_s, now)
+            self._first_s = min(self._first_s, now)
             fresh = [name for name in self._new(now) if self._refresh(name, now, horizon_s)]
             present = self._present(now)
             if not fresh and present == self.voted:
                 return None
-            missing = self.model.lacking(present)
+            missing = self.model.lacking(present) or self._awaited(present, now)
             if missing:
                 self.voted, self.why_waiting = present, f"nothing from {', '.join(missing)}"
                 return None
             outputs = self.model.answer({name: self._kept[name].arrays for name in present})
             done = clock() if clock else now
             return self._decide(outputs, present, fresh, now, done)
+
+    def _awaited(self, present: tuple[str, ...], now: float) -> list[str]:
+        """Inputs worth waiting for before the very first decision: a second of sound takes a second to come."""
+        if self.decided or now - self._first_s > PATIENCE_S:
+            return []
+        return [name for name in self.model.inputs if name in self.allowed and name in self.windows.inputs() and name not in present]
 
     def alone(self) -> dict[str, dict[str, dict[str, float]]]:
         """What each input would say by itself, everything else replaced by stand-ins: input -> output -> class -> score."""
@@ -186,11 +195,12 @@ class Engine:
         return found
 
     def _present(self, now: float) -> tuple[str, ...]:
-        return tuple(
-            name
-            for name in self.model.inputs
-            if name in self.allowed and name in self._kept and now - self._kept[name].sample.time_s <= self._stale_s[name]
-        )
+        return tuple(name for name in self.model.inputs if name in self.allowed and name in self._kept and self._counts(name, now))
+
+    def _counts(self, name: str, now: float) -> bool:
+        """Whether what is kept of an input is young enough, and from after its last hole."""
+        time_s = self._kept[name].sample.time_s
+        return now - time_s <= self._stale_s[name] and time_s >= self.windows.begun_s(name)
 
     def _advance(self, now: float) -> None:
         """Set the next tick; a whole period behind, it starts counting anew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,18 +48,23 @@ class Window:
         taken: How many samples were made.
         passed_over: Pictures, texts or measurements that a newer one replaced before a branch wanted them.
         gaps: How often the data had a hole.
+        begun_s: When the data after the last hole began; what was computed of older data is no longer used.
     """
 
     def __init__(self, modality: Modality) -> None:
         self.modality = modality
         self.taken = self.passed_over = self.gaps = 0
         self.newest_s: float | None = None
-        self.arrived_s = 0.0
+        self.arrived_s, self.begun_s = 0.0, float("-inf")
+
+    def cut(self, at_s: float) -> None:
+        """Forget what is held: from ``at_s`` on everything is new."""
+        if self.newest_s is not None:
+            self.gaps += 1
+            self.begun_s = at_s
+        self.clear()
 
     def offer(self, item: Item, arrived_s: float) -> None:
-        if item.discontinuity:
-            self.gaps += self.newest_s is not None
-            self.clear()
         self._keep(item, arrived_s)
         self.newest_s, self.arrived_s = item.time_s, arrived_s
 
@@ -135,8 +140,7 @@ class Sound(Window):
     def _keep(self, item: Item, arrived_s: float) -> None:
         pcm = np.asarray(item.value, np.float32)
         if self.newest_s is not None and self._filled and item.time_s - len(pcm) / self._rate_hz - self.newest_s > GAP_S:
-            self.gaps += 1
-            self.clear()
+            self.cut(item.time_s - len(pcm) / self._rate_hz)
         pcm = pcm[-self._samples :]
         if len(pcm):
             self._ring = np.concatenate([self._ring[len(pcm) :], pcm])
@@ -181,9 +185,12 @@ class Steps(Window):
         super().__init__(inner.modality)
         self._inner, self._last = inner, deque[np.ndarray](maxlen=steps)
 
+    def cut(self, at_s: float) -> None:
+        self._inner.cut(at_s)
+        self._last.clear()
+        self.begun_s = self._inner.begun_s
+
     def offer(self, item: Item, arrived_s: float) -> None:
-        if item.discontinuity:
-            self._last.clear()
         self._inner.offer(item, arrived_s)
         self.newest_s, self.arrived_s = self._inner.newest_s, self._inner.arrived_s
         self.passed_over, self.gaps = self._inner.passed_over, self._inner.gaps
@@ -204,23 +211,39 @@ class Steps(Window):
 
 
 class Windows:
-    """The windows of all inputs that have a source; safe to use from several threads."""
+    """The windows of all inputs that have a source; safe to use from several threads.
 
-    def __init__(self, card: Card, inputs: list[str]) -> None:
+    Args:
+        together: Inputs that come from one source: a hole in one is a hole in all of them.
+    """
+
+    def __init__(self, card: Card, inputs: list[str], together: Iterable[Iterable[str]] = ()) -> None:
         own = modalities(card)
         self._each: dict[str, Window] = {name: _window(own[name], card.inputs[name].steps) for name in inputs}
+        self._together = {name: tuple(group) for group in map(tuple, together) for name in group}
         self._lock = threading.Lock()
         self.arrived = threading.Condition(self._lock)
 
     def offer(self, item: Item, arrived_s: float) -> None:
         """Put an item where it belongs; wakes whoever waits on ``arrived``."""
         with self.arrived:
+            if item.discontinuity:
+                for name in self._together.get(item.input, (item.input,)):
+                    self._each[name].cut(item.time_s)
             self._each[item.input].offer(item, arrived_s)
             self.arrived.notify_all()
 
     def newest_s(self, name: str) -> float | None:
         """When the newest item of an input ends; None while nothing came."""
         return self._each[name].newest_s if name in self._each else None
+
+    def inputs(self) -> list[str]:
+        """Inputs that have a source."""
+        return list(self._each)
+
+    def begun_s(self, name: str) -> float:
+        """When the data of an input after its last hole began."""
+        return self._each[name].begun_s if name in self._each else float("-inf")
 
     def take(self, name: str, until_s: float) -> Sample | None:
         with self._lock:

@@ -191,3 +191,41 @@ def test_memory_stays_flat_over_two_hours_of_pictures_and_sound(play):
     for _ in range(12):
         one.run(600.0, fps=2, chunk_s=0.25, keep=False)
     assert rss_mib() < before * 1.02 + 1
+
+
+def test_the_first_decision_waits_a_little_for_sound_that_is_still_coming(play):
+    one = play()
+    assert one.run(1.0)[0].voted == ("image", "audio")
+
+
+def test_the_first_decision_does_not_wait_for_ever(play):
+    one = play()
+    decisions = one.run(5.0, audio=None)
+    assert decisions[0].stood_in == ("audio",)
+    assert decisions[0].at_s > 3.0
+
+
+def test_nothing_computed_before_a_gap_votes_after_it(play, bundle):
+    one = play()
+    one.windows = one.engine.windows = Windows(open_bundle(bundle).card, ["image", "audio"], [("image", "audio")])
+    one.run(3.0, audio=0.6)
+    one.windows.offer(Item("image", Picture(20), one.now + 0.3, discontinuity=True), one.now + 0.3)
+    decision = one.engine.step(one.now + 0.3)
+    assert (decision.voted, decision.stood_in) == (("image",), ("audio",))
+
+
+def test_branches_at_their_own_rates_agree_with_the_whole_at_the_cameras(play, whole_bundle):
+    scenes = [(20, 0.0), (230, 0.0), (230, 0.6), (20, 0.0)] * 3
+
+    def show(one):
+        return [
+            (round(d.at_s, 1), max(d.readings["event"].scores, key=d.readings["event"].scores.get))
+            for image, audio in scenes
+            for d in one.run(4.0, image=image, audio=audio)
+        ]
+
+    often = dict(show(play(of=whole_bundle, decide_hz=15)))
+    rarely = show(play(decide_hz=5))
+    same = [often[min(often, key=lambda time, at=at: abs(time - at))] == label for at, label in rarely]
+    assert np.mean(same) >= 0.99
+    assert len(rarely) < len(often) / 2

@@ -138,3 +138,12 @@ def test_times_follow_a_camera_whose_clock_runs_slow():
     line = Timeline()
     placed = [line.place(second * (1 - 1e-3), 1000.0 + second) for second in range(600)]
     assert 1000.0 + 599 - placed[-1] < 0.03, "after ten minutes a thousandth is 0.6 s; two buckets of it are 0.02 s"
+
+
+def test_a_hole_in_one_input_of_a_source_is_a_hole_in_all_of_them():
+    windows = Windows(CARD, list(CARD.inputs), [("image", "audio")])
+    sound(windows, np.ones(100), 1.0)
+    windows.offer(Item("image", picture(1), 5.0, discontinuity=True), 5.0)
+    assert windows.take("audio", 9.0) is None
+    assert windows.begun_s("audio") == 5.0
+    assert windows.begun_s("imu") == float("-inf")

@@ -34,7 +34,8 @@ class Item:
         input: The model's input it is for.
         value: A ``Frame``, float32 sound (samples,) in [-1, 1] at the card's rate, a text, or a measurement: one moment or a whole window.
         time_s: When its last part was recorded, in seconds; the feeder brings all sources onto one monotonic clock.
-        discontinuity: Something is missing between the item before and this one: no window may reach over it.
+        discontinuity: Something is missing before this item, in all inputs of its source: no window may reach over it, and what was
+            computed before it is no longer used.
     """
 
     input: str

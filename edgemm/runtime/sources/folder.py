@@ -36,15 +36,12 @@ class Folder(Source):
         self._stop.clear()
         begin_s = 0.0
         for files in self._scenes():
-            begun: set[str] = set()
-            end_s = begin_s
+            first, end_s = True, begin_s
             for item in _merged(files, wants):
                 if self._stop.is_set():
                     return
-                cut = item.discontinuity or (begin_s > 0 and item.input not in begun)
-                item = replace(item, time_s=begin_s + item.time_s, discontinuity=cut)
-                end_s = max(end_s, item.time_s)
-                begun.add(item.input)
+                item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
+                first, end_s = False, max(end_s, item.time_s)
                 yield item
             begin_s = max(end_s, begin_s + (0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds))
 
