@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["benchmark", "compile", "compress", "demo", "doctor", "export", "init", "inspect", "list", "quantize", "run", "train", "verify"]
+__all__ = [
+    "benchmark", "compile", "compress", "demo", "deploy", "doctor", "export", "init", "inspect",
+    "list", "quantize", "run", "train", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

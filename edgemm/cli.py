@@ -301,6 +301,10 @@ def benchmark(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Measure nothing: hold the second report.json against the first.", metavar="OLD NEW")
     ] = None,
+    remote: Annotated[str | None, typer.Option(help="Measure one bundle on another machine, over ssh.", metavar="ssh://USER@HOST")] = None,
+    setup: Annotated[bool, typer.Option("--setup", help="With --remote: first install there what is missing, in a venv.")] = False,
+    fallback: Annotated[bool, typer.Option("--fallback", help="With --remote: ONNX Runtime where no other runtime is there.")] = False,
+    ssh_config: Annotated[Path | None, typer.Option(help="With --remote: ssh's configuration file.", metavar="FILE")] = None,
     seed: Seed = 0,
     skip_bad_rows: SkipBadRows = False,
     json: Json = False,
@@ -331,6 +335,10 @@ def benchmark(
             limit=limit,
             seed=seed,
             skip_bad_rows=skip_bad_rows,
+            remote=remote,
+            setup=setup,
+            fallback=fallback,
+            ssh_config=ssh_config,
             progress=progress,
         )
     if output:
@@ -400,6 +408,32 @@ def run(
         supervise=supervise,
         install_service=install_service,
     )
+    _show(done, json)
+
+
+@app.command()
+def deploy(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder or .edgemm file.", metavar="BUNDLE")],
+    remote: Annotated[str, typer.Option(help="The box.", metavar="ssh://USER@HOST")],
+    to: Annotated[str, typer.Option(help="Path of the bundle there: what `edgemm run` was started with.", metavar="PATH")],
+    command: Annotated[str, typer.Option(help="How edgemm is called there.")] = "edgemm",
+    reload: Annotated[
+        str | None, typer.Option(help="Line for the shell there: systemctl reload edgemm-porch, or kill -HUP.", metavar="LINE")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="The page's status, as seen from there: http://127.0.0.1:8099/status.", metavar="URL")
+    ] = None,
+    ssh_config: Annotated[Path | None, typer.Option(help="ssh's configuration file.", metavar="FILE")] = None,
+    json: Json = False,
+) -> None:
+    """Put a bundle on a box; proved there before it serves."""
+    from edgemm.progress import on_stderr
+    from edgemm.verbs.deploy import deploy as verb
+
+    with on_stderr() as progress:
+        done = verb(
+            bundle, remote=remote, to=to, command=command, reload=reload, status=status, ssh_config=ssh_config, progress=progress
+        )
     _show(done, json)
 
 
