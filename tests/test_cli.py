@@ -219,7 +219,7 @@ def test_doctor_advises_what_is_missing():
     ]
 
 
-@pytest.mark.parametrize("kind", ["recipes", "cards", "steps", "targets", "modalities", "encoders", "fusions", "heads"])
+@pytest.mark.parametrize("kind", ["recipes", "cards", "steps", "targets", "modalities", "encoders", "fusions", "heads", "sources", "sinks"])
 def test_everything_listed_says_what_it_is(kind):
     entries = edgemm.list(kind).to_dict()[kind]
     assert entries

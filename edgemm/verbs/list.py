@@ -18,6 +18,8 @@ FOLDERS = {
     "encoders": "models/encoders",
     "fusions": "models/fusions",
     "heads": "models/heads",
+    "sources": "runtime/sources",
+    "sinks": "runtime/sinks",
 }
 KINDS = ("recipes", "cards", *FOLDERS)
 
