@@ -431,9 +431,7 @@ def deploy(
     from edgemm.verbs.deploy import deploy as verb
 
     with on_stderr() as progress:
-        done = verb(
-            bundle, remote=remote, to=to, command=command, reload=reload, status=status, ssh_config=ssh_config, progress=progress
-        )
+        done = verb(bundle, remote=remote, to=to, command=command, reload=reload, status=status, ssh_config=ssh_config, progress=progress)
     _show(done, json)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from edgemm import card as cards
-from edgemm import stages
 from edgemm._data.checking import check
 from edgemm.data import open_dataset
 from edgemm.errors import DataError, Mistakes
+from edgemm.pipeline import stages
 
 CARD = {
     "factory": "a:b",

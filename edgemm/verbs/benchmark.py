@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import plugins, stages
+from edgemm import plugins
 from edgemm._report import comparison, page
 from edgemm._report.comparison import Comparison
 from edgemm.artifact import require_writable, sha256_file
@@ -18,6 +18,7 @@ from edgemm.data import open_dataset, synthetic
 from edgemm.devices.environment import environment
 from edgemm.devices.power import open_meter
 from edgemm.errors import MeasureError
+from edgemm.pipeline import stages
 from edgemm.probes import _disturbed as disturbed
 from edgemm.probes._busy import busy, load
 from edgemm.probes._measurements import drawn, measurements, ratios

@@ -7,18 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgemm import assembling, bundle, checkpoint_files, compiling, ledger, measuring, shaping, stages
+from edgemm import bundle, checkpoint_files
 from edgemm._bundle import seal
 from edgemm.artifact import Artifact
-from edgemm.compiling import Compiled
 from edgemm.errors import DataError, RecipeError
+from edgemm.pipeline import assembling, compiling, ledger, measuring, shaping, stages
+from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.shaping import Shaped
+from edgemm.pipeline.stages import Job
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe
 from edgemm.recipe import load as load_recipe
 from edgemm.report import Report
 from edgemm.report import read as read_report
-from edgemm.shaping import Shaped
-from edgemm.stages import Job
 
 PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *shaping.TRAINERS, "openvino", "numpy")
 """Distributions whose version can change a bundle."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm import stages
 from edgemm.artifact import Artifact, require_writable
+from edgemm.pipeline import stages
 from edgemm.progress import Progress
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import plugins, stages
+from edgemm import plugins
 from edgemm.artifact import require_writable
 from edgemm.bundle import Bundle, open_bundle
 from edgemm.card import Card, Output
@@ -18,12 +18,13 @@ from edgemm.devices import boards
 from edgemm.devices.environment import environment
 from edgemm.devices.estimate import Estimate, estimate
 from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
-from edgemm.inspection import BranchRow, take_apart
 from edgemm.modalities._protocol import input_specs
+from edgemm.pipeline import stages
+from edgemm.pipeline.inspection import BranchRow, take_apart
+from edgemm.pipeline.sensitivity import Sensitivity
+from edgemm.pipeline.sensitivity import sensitivity as measure_sensitivity
 from edgemm.progress import Progress
 from edgemm.report import Report
-from edgemm.sensitivity import Sensitivity
-from edgemm.sensitivity import sensitivity as measure_sensitivity
 from edgemm.specs import TensorSpec
 from edgemm.targets._protocol import Target, fingerprint
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm import stages
 from edgemm.artifact import require_writable
+from edgemm.pipeline import stages
 from edgemm.progress import Progress
 from edgemm.recipe import load as load_recipe
 

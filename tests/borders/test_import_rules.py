@@ -11,7 +11,17 @@ import edgemm
 PACKAGE = Path(edgemm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = ("errors", "specs", "plugins", "options", "card", "recipe", "artifact", "cache", "report")
-VARIANTS = ("steps", "targets", "probes", "modalities", "models.encoders", "models.fusions", "models.heads", "runtime.sources", "runtime.sinks")
+VARIANTS = (
+    "steps",
+    "targets",
+    "probes",
+    "modalities",
+    "models.encoders",
+    "models.fusions",
+    "models.heads",
+    "runtime.sources",
+    "runtime.sinks",
+)
 WORKSHOP = {"torch", "torchao", "nncf", "transformers", "accelerate", "safetensors", "torchmetrics"}
 ONNX = {"onnx", "onnxscript", "onnx_ir"}
 TORCH_FILES = ("steps/", "models/", "pruning/", "training.py", "checkpoint.py", "exporting.py", "targets/torch.py")

@@ -6,7 +6,18 @@ import pytest
 
 from edgemm import plugins
 
-FOLDERS = ("steps", "targets", "probes", "modalities", "models/encoders", "models/fusions", "models/heads", "runtime/sources", "runtime/sinks", "verbs")
+FOLDERS = (
+    "steps",
+    "targets",
+    "probes",
+    "modalities",
+    "models/encoders",
+    "models/fusions",
+    "models/heads",
+    "runtime/sources",
+    "runtime/sinks",
+    "verbs",
+)
 EVERY = [(folder, name) for folder in FOLDERS for name in plugins.names(folder)]
 
 

@@ -74,7 +74,7 @@ def test_the_plan_for_a_card_elsewhere_is_built_from_the_bundle(built, tmp_path)
 @pytest.mark.parametrize(("name", "pack", "options"), [("digits", "avdigits", ("--spoiled",)), ("easyvqa", "easyvqa", ())])
 def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, options, unpacked, tmp_path, empty_cache):
     """Trained briefly on a part of the data; the model and its Q/DQ graph answer the same rows, so the loss is a paired one."""
-    from edgemm import stages
+    from edgemm.pipeline import stages
     from edgemm.recipe import load as load_recipe
     from edgemm.verbs.train import train
 

@@ -17,9 +17,9 @@ from edgemm.errors import DataError, EdgemmError, TrainError
 from edgemm.models.answers import evaluate
 from edgemm.models.fused import FusedModel
 from edgemm.models.taps import find_ends
+from edgemm.pipeline.shaping import named
 from edgemm.plan import Plan
 from edgemm.recipe import parse
-from edgemm.shaping import named
 from edgemm.steps._protocol import Context
 from edgemm.steps.distill import distill
 from edgemm.training import Diverged, seeded_model, train_model

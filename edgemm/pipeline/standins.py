@@ -13,8 +13,8 @@ from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import write_npz
 from edgemm.data import Batch
 from edgemm.errors import MeasureError
+from edgemm.pipeline.stages import Job
 from edgemm.splits import Parts
-from edgemm.stages import Job
 from edgemm.targets._protocol import Target
 
 ROWS = 2000

@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import card as cards
-from edgemm import compress, stages
-from edgemm.accuracy_policy import Policy, limits_of
+from edgemm import compress
 from edgemm.graph.reverting import int8_layers
-from edgemm.guarding import guard
-from edgemm.partial import Partial
+from edgemm.pipeline import stages
+from edgemm.pipeline.accuracy_policy import Policy, limits_of
+from edgemm.pipeline.guarding import guard
+from edgemm.pipeline.partial import Partial
 from edgemm.recipe import Step
 
 pytest.importorskip("openvino")

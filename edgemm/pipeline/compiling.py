@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import answering, metrics, plugins
+from edgemm import metrics, plugins
 from edgemm._bundle.golden import run as run_golden
 from edgemm._bundle.golden import stack, tolerance
-from edgemm.accuracy_policy import limits_of, policy_of
 from edgemm.artifact import Artifact, write_json
-from edgemm.branch_precision import decide
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
-from edgemm.guarding import guard
-from edgemm.partial import Partial
+from edgemm.pipeline import answering
+from edgemm.pipeline.accuracy_policy import limits_of, policy_of
+from edgemm.pipeline.branch_precision import decide
+from edgemm.pipeline.guarding import guard
+from edgemm.pipeline.partial import Partial
+from edgemm.pipeline.stages import Job, quantize, samples
 from edgemm.probes._schedule import Candidate
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
 from edgemm.report import ROUNDING
-from edgemm.stages import Job, quantize, samples
 from edgemm.targets._protocol import Target
 
 

@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgemm import answering
-from edgemm.answering import DECISION_ROWS
 from edgemm.artifact import Artifact, write_json
+from edgemm.pipeline import answering
+from edgemm.pipeline.answering import DECISION_ROWS
+from edgemm.pipeline.stages import Job, samples
 from edgemm.probes._schedule import Candidate
 from edgemm.report import Measurement
-from edgemm.stages import Job, samples
 
 if TYPE_CHECKING:
     from edgemm.graph.branches import Branches

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemm import card as cards
-from edgemm import plugins, stages
+from edgemm import plugins
 from edgemm.artifact import Artifact, write_json
 from edgemm.checkpoint_files import CARD
 from edgemm.checkpoint_identity import identity
 from edgemm.decoded import open_unlabeled
+from edgemm.pipeline import stages
+from edgemm.pipeline.stages import Job
 from edgemm.progress import Progress
 from edgemm.recipe import Recipe, Step
 from edgemm.report import Measurement
-from edgemm.stages import Job
 from edgemm.targets._protocol import Target
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import ledger, metrics, plugins, splits, stages, standins
+from edgemm import metrics, plugins, splits
 from edgemm.artifact import Artifact
 from edgemm.bundle import open_bundle, pack, verify
 from edgemm.card import Output
-from edgemm.compiling import Compiled
 from edgemm.errors import BundleError, MeasureError
 from edgemm.metrics import Term
+from edgemm.pipeline import ledger, stages, standins
+from edgemm.pipeline.compiling import Compiled
 from edgemm.report import Report
 from edgemm.splits import Parts
 from edgemm.targets._protocol import Target

@@ -3,16 +3,17 @@
 import numpy as np
 import onnx
 import pytest
+from tests.test_compiling import CARD, graph
 
-from edgemm import branch_precision, plugins, recipe, stages
+from edgemm import plugins, recipe
 from edgemm._report.page import render
-from edgemm.branch_precision import choose, decide, normal
 from edgemm.errors import Mistakes, RecipeError, TargetError
 from edgemm.graph.reverting import int8_layers
+from edgemm.pipeline import branch_precision, stages
+from edgemm.pipeline.branch_precision import choose, decide, normal
 from edgemm.probes._schedule import Timing
 from edgemm.recipe import Step
 from edgemm.report import Report
-from tests.test_compiling import CARD, graph
 
 pytest.importorskip("openvino")
 

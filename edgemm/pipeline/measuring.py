@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import answering, metrics, plugins
+from edgemm import metrics, plugins
 from edgemm.artifact import Artifact, write_json
-from edgemm.compiling import Compiled
 from edgemm.devices.environment import environment
-from edgemm.ledger import Ledger
+from edgemm.pipeline import answering
+from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.ledger import Ledger
+from edgemm.pipeline.shaping import Shaped
+from edgemm.pipeline.stages import Job, read_reference, samples
 from edgemm.probes._busy import busy
 from edgemm.probes._measurements import about, drawn, ratios, size_bytes
 from edgemm.probes._measurements import measurements as timing_measurements
@@ -22,8 +25,6 @@ from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
 from edgemm.report import Measurement, Report, judge
-from edgemm.shaping import Shaped
-from edgemm.stages import Job, read_reference, samples
 from edgemm.targets._protocol import Target
 
 
@@ -200,7 +201,7 @@ def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, An
     target = plugins.find(Target, part.target)(**part.given)
 
     def make(scratch: Path) -> Path:
-        from edgemm.inspection import take_apart
+        from edgemm.pipeline.inspection import take_apart
 
         feed = samples(job, 1)[0]
         with target.open(part.model.main, **part.options, **target.profile_options()) as session:

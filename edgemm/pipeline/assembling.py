@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemm import __version__, bundle, compiling, plugins, stages
+from edgemm import __version__, bundle, plugins
 from edgemm.artifact import Artifact
-from edgemm.compiling import Compiled
-from edgemm.ledger import Ledger
+from edgemm.pipeline import compiling, stages
+from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.ledger import Ledger
+from edgemm.pipeline.shaping import Shaped
 from edgemm.recipe import Recipe
 from edgemm.report import Report
-from edgemm.shaping import Shaped
 from edgemm.targets._protocol import Target, fingerprint
 
 METRICS = ("accuracy", "f1", "mae", "recall_at_1")

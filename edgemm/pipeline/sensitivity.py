@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm import answering, metrics, plugins, stages
-from edgemm.answering import DECISION_ROWS
+from edgemm import metrics, plugins
 from edgemm.artifact import Artifact, write_json
-from edgemm.branch_precision import normal
 from edgemm.bundle import write_npz
 from edgemm.errors import DataError, MissingExtra, PruneError
-from edgemm.partial import Partial
+from edgemm.pipeline import answering, stages
+from edgemm.pipeline.answering import DECISION_ROWS
+from edgemm.pipeline.branch_precision import normal
+from edgemm.pipeline.partial import Partial
+from edgemm.pipeline.stages import Job
 from edgemm.recipe import Step
 from edgemm.report import Measurement, show_interval
-from edgemm.stages import Job
 from edgemm.targets._protocol import Target
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import numpy as np
 from edgemm import plugins
 from edgemm.artifact import Artifact, write_json
 from edgemm.errors import EdgemmError
+from edgemm.pipeline.stages import Job, quantize, samples
 from edgemm.probes._schedule import Candidate, Timing, time_candidates
 from edgemm.probes._statistics import percentiles, ratio
 from edgemm.recipe import DEFAULT, Step
-from edgemm.stages import Job, quantize, samples
 from edgemm.targets._protocol import Target
 
 AUTO, INT8 = "auto", "int8"

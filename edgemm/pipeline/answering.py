@@ -13,10 +13,10 @@ from edgemm.artifact import Artifact
 from edgemm.bundle import write_npz
 from edgemm.card import Output
 from edgemm.data import Dataset
+from edgemm.pipeline.stages import Job
 from edgemm.probes._schedule import Candidate, predict
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.report import Measurement
-from edgemm.stages import Job
 from edgemm.targets._protocol import Target
 
 Arrays = Mapping[str, np.ndarray]

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgemm import answering
-from edgemm.accuracy_policy import Policy
-from edgemm.partial import LEAST_LIMIT, Alone, Partial
+from edgemm.pipeline import answering
+from edgemm.pipeline.accuracy_policy import Policy
+from edgemm.pipeline.partial import LEAST_LIMIT, Alone, Partial
 from edgemm.probes._measurements import size_bytes
 from edgemm.report import ROUNDING, Measurement, show_interval
 

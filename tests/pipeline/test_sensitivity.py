@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm import stages
 from edgemm.cli import main
 from edgemm.errors import DataError, EdgemmError
+from edgemm.pipeline import stages
+from edgemm.pipeline.sensitivity import sensitivity
 from edgemm.report import read
-from edgemm.sensitivity import sensitivity
 
 pytest.importorskip("openvino")
 torch = pytest.importorskip("torch")
@@ -181,7 +181,7 @@ def test_a_bundle_is_refused(tmp_path):
 
 def test_a_second_time_needs_no_torch(place, found):
     code = (
-        "import sys\nfrom edgemm import stages\nfrom edgemm.sensitivity import sensitivity\n"
+        "import sys\nfrom edgemm import stages\nfrom edgemm.pipeline.sensitivity import sensitivity\n"
         "job = stages.start(sys.argv[1], sys.argv[1])\nsensitivity(job, target='openvino')\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=False)

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins, splits, standins
+from edgemm import metrics, plugins, splits
 from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import write_npz
-from edgemm.compiling import Compiled
 from edgemm.errors import EdgemmError
 from edgemm.metrics import Score, Term
+from edgemm.pipeline import standins
+from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.stages import Job
 from edgemm.probes._candidate import Candidate
 from edgemm.probes._subsets import answer_subsets
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.report import Measurement
 from edgemm.splits import SplitFiles
-from edgemm.stages import Job
 from edgemm.targets import _onnx_file
 from edgemm.targets._protocol import Target
 

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import compiling, recipe, stages
+from edgemm import recipe
 from edgemm.errors import ParityError
 from edgemm.graph.reverting import int8_layers
+from edgemm.pipeline import compiling, stages
 
 pytest.importorskip("openvino")
 CARD = """

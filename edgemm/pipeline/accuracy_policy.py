@@ -8,7 +8,7 @@ from typing import Any
 
 from edgemm import metrics
 from edgemm.card import Card
-from edgemm.partial import Partial
+from edgemm.pipeline.partial import Partial
 from edgemm.recipe import DEFAULT, Recipe
 
 BUDGET = "accuracy_drop_points"
