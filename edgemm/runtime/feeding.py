@@ -108,8 +108,8 @@ class Feeder:
                 if not self.source.live and not self._stop.is_set() and not getattr(self.source, "loop", False):
                     self.state = "ended"
                     return
-            except EdgemmError as err:
-                self.error = redact(f"{err.what} {err.why}".strip())
+            except Exception as err:  # whatever a library raises: the thread must not die, nor print an address with its password
+                self.error = redact(f"{err.what} {err.why}".strip() if isinstance(err, EdgemmError) else f"{type(err).__name__}: {err}")
                 if not self.source.live:
                     self.state = "ended"
                     return

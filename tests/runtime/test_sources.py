@@ -305,3 +305,20 @@ def test_secrets_are_blotted_out_of_logs_and_tracebacks(caplog, monkeypatch):
         log.exception("lost %s", "rtsp://me:hidden-value-77@camera/live")
     assert "hidden-value-77" not in caplog.text
     assert "rtsp://***@camera/live" in caplog.text
+
+
+def test_whatever_a_library_raises_is_a_loss_like_any_other(capfd):
+    class Odd(Flapping):
+        def items(self, wants):
+            self.opened += 1
+            raise ZeroDivisionError("in rtsp://me:hidden-value-78@camera/live")
+            yield
+
+    source = Odd()
+    feeder = Feeder(source, WANTS, lambda item, at: None, patience=Patience(first_s=0.01, most_s=0.01))
+    feeder.start()
+    wait_for(lambda: source.opened > 2)
+    feeder.stop()
+    feeder.join(5)
+    assert feeder.error == "ZeroDivisionError: in rtsp://***@camera/live"
+    assert "hidden-value-78" not in "".join(capfd.readouterr())
