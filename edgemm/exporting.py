@@ -23,7 +23,7 @@ from edgemm.graph.branches import drop_unread
 from edgemm.graph.frontend import prepend
 from edgemm.graph.quiet import quiet
 from edgemm.graph.tidy import SCOPES, tidy
-from edgemm.graph.trained import mark_floats, own_zero_points
+from edgemm.graph.trained import mark_floats, own_zero_points, pairs_before_maxima
 from edgemm.modalities._protocol import modalities
 from edgemm.models._capture import PREFIX, capture, untranslatable
 from edgemm.models.fused import FusedModel, feature_names
@@ -53,6 +53,7 @@ def export_onnx(model: FusedModel, out: Path, *, opset: int = 18, dynamic_length
     proto = prepend(trace(model, opset=opset, dynamic_length=dynamic_length).model, model.card)
     if isinstance(model, QuantizedModel):
         own_zero_points(proto)
+        pairs_before_maxima(proto)
         mark_floats(proto, model.floats)
     if dynamic_length:
         _open_lengths(proto, model.card)

@@ -33,7 +33,7 @@ from tests.flow.cells import MATRIX, decibels, make, rows  # noqa: E402
 
 STEPS = {
     "prune": {"ratio": 0.5, "round_to": 4, "recovery_epochs": 1},
-    "distill": {"epochs": 1, "batch_size": 16},
+    "distill": {"epochs": 2, "batch_size": 16, "learning_rate": 0.003},
     "qat": {"epochs": 1, "batch_size": 16, "calibration_samples": 48},
     "quantize": {"calibration_samples": 48},
 }
@@ -55,7 +55,7 @@ CELLS = [
     for step in STEPS
 ]
 RUNTIMES = ("openvino", "onnxruntime")
-FEWEST_DB = {"prune": 60.0, "distill": 60.0, "qat": 15.0, "quantize": 15.0}  # float: rounding alone; INT8: a wrong graph leaves none
+FEWEST_DB = {"prune": 60.0, "distill": 60.0, "qat": 25.0, "quantize": 20.0}  # float: rounding alone; INT8: 10 below what was found
 
 
 def test_every_combination_and_every_step_is_in_ci():
@@ -82,7 +82,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(("name", "step"), CELLS)
 def test_a_step_on_a_combination_answers_alike_in_torch_and_in_both_runtimes(name, step, trained, tmp_path, record_property):
     model, dataset = trained(name)
-    made = after(step, model, dataset, tmp_path)
+    made = after(step, name, model, dataset, tmp_path)
     graph = export_onnx(made, tmp_path / "model.onnx")
     onnx.checker.check_model(onnx.load(graph), full_check=True)
     feed = next(iter(dataset.batches("test", 8))).inputs
@@ -98,13 +98,14 @@ def test_a_step_on_a_combination_answers_alike_in_torch_and_in_both_runtimes(nam
         assert (runtime, step) == ("onnxruntime", "qat") or ("int8" in precision) == (step in ("qat", "quantize")), runtime
 
 
-def after(step: str, model: FusedModel, dataset: datasets.Dataset, scratch: Path) -> FusedModel:
+def after(step: str, name: str, model: FusedModel, dataset: datasets.Dataset, scratch: Path) -> FusedModel:
     """The model after a torch step, saved and loaded as a recipe does; as it is before a graph step."""
     if plugins.constant("steps", step, "STAGE") == "graph":
         return model
     context = Context(model.card, dataset, scratch / "scratch", target="openvino", teacher=model)
-    made = plugins.function("steps", step)(model, context, **STEPS[step])
-    changed = size(made) < size(model) if step == "prune" else not same(made, model)
+    before = make(name) if step == "distill" else model  # a student that knows nothing yet
+    made = plugins.function("steps", step)(before, context, **STEPS[step])
+    changed = size(made) < size(before) if step == "prune" else not same(made, before)
     assert changed, f"{step} did nothing"
     return made if isinstance(made, QuantizedModel) else load_model(save_model(made, scratch / "saved"))
 

@@ -148,3 +148,61 @@ def test_zero_points_of_weights_are_no_longer_shared(card):
     zeros = [node.input[2] for node in model.graph.node if node.name.endswith("/w")]
     assert len(set(zeros)) == 4
     onnx.checker.check_model(model, full_check=True)
+
+
+def largest(joined=True, read_twice=False):
+    """Words through convolutions and Relus, the largest of each, joined (or one alone), quantized, a dense layer."""
+    rng, make = np.random.default_rng(0), helper.make_node
+    names = ("a", "b") if joined else ("a",)
+    values = {
+        "step": np.float32(0.02), "scale": np.float32(0.017), "zero": np.int8(0), "axis": np.array([2]),
+        "kernel": rng.integers(-127, 128, (16, 16, 3)).astype(np.int8), "kernel_s": np.full(16, 0.002, np.float32),
+        "dense": rng.integers(-127, 128, (16 * len(names), 8)).astype(np.int8), "dense_s": np.float32(0.003),
+        "zeros": np.zeros(16, np.int8), "dense_z": np.int8(0),
+        "bias_a": rng.normal(0, 0.5, 16).astype(np.float32), "bias_b": np.ones(16, np.float32),
+    }  # fmt: skip
+    values = {name: value for name, value in values.items() if joined or name != "bias_b"}
+    nodes = [make("QuantizeLinear", ["words", "step", "zero"], ["q"]), make("DequantizeLinear", ["q", "step", "zero"], ["d"])]
+    nodes.append(make("DequantizeLinear", ["kernel", "kernel_s", "zeros"], ["kernel_d"], axis=0))
+    for name in names:
+        nodes.append(make("Conv", ["d", "kernel_d", f"bias_{name}"], [f"{name}_c"], name=f"{name}_c", pads=[1, 1]))
+        nodes.append(make("Relu", [f"{name}_c"], [f"{name}_r"], name=f"{name}_r"))
+        nodes.append(make("ReduceMax", [f"{name}_r", "axis"], [f"{name}_m"], name=f"{name}_m", keepdims=0))
+    nodes.append(make("Concat", [f"{name}_m" for name in names], ["hits"], name="join", axis=1))
+    nodes += [
+        make("QuantizeLinear", ["hits", "scale", "zero"], ["hits_q"]),
+        make("DequantizeLinear", ["hits_q", "scale", "zero"], ["hits_d"]),
+    ]
+    nodes.append(make("DequantizeLinear", ["dense", "dense_s", "dense_z"], ["dense_d"]))
+    nodes.append(make("MatMul", ["hits_d", "dense_d"], ["event"], name="dense_layer"))
+    outputs = {"event": ["batch", 8]} | ({"hits": ["batch", 16 * len(names)]} if read_twice else {})
+    graph = helper.make_graph(
+        nodes, "largest", [helper.make_tensor_value_info("words", TensorProto.FLOAT, ["batch", 16, 8])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(np.asarray(value), key) for key, value in values.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_largest_values_are_taken_of_integers_and_stay_the_same_also_in_openvino(joined, tmp_path):
+    from edgemm.targets.openvino import OpenVINO
+
+    model, words = largest(joined), np.random.default_rng(1).normal(size=(20, 16, 8)).astype(np.float32)
+    before = parity.reference_session(model).run(None, {"words": words})[0]
+    trained.pairs_before_maxima(model)
+    onnx.checker.check_model(model, full_check=True)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert {makers[node.input[0]] for node in model.graph.node if node.op_type == "ReduceMax"} == {"DequantizeLinear"}
+    assert np.array_equal(parity.reference_session(model).run(None, {"words": words})[0], before)
+    onnx.save(model, tmp_path / "model.onnx")
+    with OpenVINO().open(tmp_path / "model.onnx", precision="f32", threads=1) as session:
+        found = np.concatenate([session.run({"words": row[None]})["event"] for row in words])
+    np.testing.assert_allclose(found, before, atol=0.01 * np.abs(before).max())
+
+
+def test_largest_values_that_somebody_else_reads_in_float_are_left_alone():
+    model = largest(read_twice=True)
+    before = model.SerializeToString()
+    trained.pairs_before_maxima(model)
+    assert model.SerializeToString() == before
