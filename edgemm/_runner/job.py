@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from edgemm._runner import DATA, FALLBACK, JOB, PID, REPORT, STATUS
+from edgemm._runner import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.artifact import write_bytes, write_json
 from edgemm.bundle import Bundle, open_bundle
 from edgemm.bundle import verify as verify_bundle
@@ -54,7 +54,6 @@ def run(folder: Path) -> int:
     """
     folder = folder.resolve()
     os.chdir(folder)
-    write_bytes(folder / PID, str(os.getpid()).encode())
     told = Told(folder)
     try:
         report = measure(json.loads((folder / JOB).read_bytes()), told)

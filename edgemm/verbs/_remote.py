@@ -102,8 +102,14 @@ class _Job:
         return next(name for name in self._files if name.endswith(".edgemm"))
 
     def is_under_way(self) -> bool:
-        """Whether an earlier command started this very job, and it runs or is done."""
-        return self._state() in ("running", "done")
+        """Whether an earlier command started this very job, and it runs or is done. One that failed is forgotten: it is done anew."""
+        try:
+            found = self._state() in ("running", "done")
+        except EdgemmError:
+            return False
+        if found:
+            self._progress.note(f"an earlier command started this on {self._there.address.host}: its result is taken.")
+        return found
 
     def ship(self) -> None:
         """Copy what is not there yet.
@@ -131,7 +137,7 @@ class _Job:
     def start(self, python: str, fallback: bool) -> None:
         """Start it so that it outlives the connection."""
         job = json.dumps({"bundle": self.bundle_name, "fallback": fallback, "options": self._options})
-        away = f"EDGEMM_CACHE=$PWD/cache nohup {shlex.quote(python)} {self.runner_name} run . > {LOG} 2>&1 < /dev/null &"
+        away = f"EDGEMM_CACHE=$PWD/cache nohup {shlex.quote(python)} {self.runner_name} run . > {LOG} 2>&1 < /dev/null & echo $! > {PID};"
         line = f"cd {shlex.quote(self.folder)} && rm -f {STATUS} {PID} && printf %s {shlex.quote(job)} > {JOB} && {{ {away} }}"
         self._there.check(line, "the runner could not be started there.")
 
@@ -165,7 +171,8 @@ class _Job:
             EdgemmError: It failed there; its folder is removed.
         """
         folder = shlex.quote(self.folder)
-        alive = f"if kill -0 $(cat {folder}/{PID}) 2>/dev/null; then echo alive; else echo gone; fi"
+        ours = f"grep -aqs runner /proc/$(cat {folder}/{PID} 2>/dev/null)/cmdline"  # after a restart the number may be another program's
+        alive = f"if {ours}; then echo alive; else echo gone; fi"
         said = self._there.run(f"{alive}; cat {folder}/{STATUS}").out
         first, _, words = said.partition("\n")
         try:

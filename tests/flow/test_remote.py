@@ -186,14 +186,29 @@ def test_a_command_that_was_stopped_finds_its_job_again(shipped, box):
     wanted = {"remote": server.url, "ssh_config": server.config, **QUICK}
     with pytest.raises(KeyboardInterrupt):
         edgemm.benchmark([shipped / "onnxruntime"], progress=Stopping(), **wanted)
-    (job,) = server.jobs.iterdir()
-    began = (job / "pid").read_text()
+    assert len(list(server.jobs.iterdir())) == 1
     finished = Progress()
     report = edgemm.benchmark([shipped / "onnxruntime"], progress=finished, **wanted)
     assert [stage.name for stage in finished.finished] == ["connect", "pack", "measure there"]
-    assert began
     assert report.measurements
     assert list(server.jobs.iterdir()) == []
+
+
+def test_a_box_that_is_slow_to_start_is_waited_for_and_a_dead_job_is_told_with_its_last_words(shipped, box, monkeypatch, tmp_path):
+    from edgemm.verbs import _remote
+
+    monkeypatch.setattr(_remote, "POLL_S", 0.05)
+    server = box()
+    program = tmp_path / "box" / "python3"
+    slow = f'#!/bin/sh\ncase "$*" in *" run "*) sleep 1.5;; esac\nexec {sys.executable} "$@"\n'
+    program.write_text(slow)
+    wanted = {"remote": server.url, "ssh_config": server.config, **QUICK}
+    assert edgemm.benchmark([shipped / "onnxruntime"], **wanted).measurements
+    program.write_text(slow.replace("sleep 1.5", "echo Bus error; exit 7"))
+    with pytest.raises(RemoteError, match=r"the benchmark ended there without a result\.\n  why: Bus error"):
+        edgemm.benchmark([shipped / "onnxruntime"], **wanted)
+    program.write_text(slow)
+    assert edgemm.benchmark([shipped / "onnxruntime"], **wanted).measurements
 
 
 def test_setup_makes_an_environment_that_sees_the_systems_packages_and_stays(shipped, box):
