@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgemm import card as cards
+from edgemm import checkpoint_files
 from edgemm.checkpoint import load_model, save_model
 from edgemm.checkpoint_identity import identity
 from edgemm.errors import CardError, CheckpointError, OutputError
+from edgemm.models.fused import FusedModel
 
 MODEL = """
 import torch
@@ -499,3 +501,28 @@ def test_features_equal_what_the_front_end_makes(place):
     left, right = model.features(FEED)
     assert np.allclose(left.numpy(), FEED["left"].numpy())
     assert np.allclose(right.numpy(), FEED["right"].numpy())
+
+
+def test_a_checkpoint_is_copied_elsewhere_without_torch_and_answers_the_same(place, trained, tmp_path, fresh_python):
+    save_model(FusedModel(made(place), trained.module), tmp_path / "runs" / "first")
+    printed = fresh_python(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from edgemm import card as cards, checkpoint_files\n"
+        f"checkpoint_files.copy(cards.load({str(tmp_path / 'runs' / 'first')!r}), Path({str(tmp_path / 'elsewhere')!r}))\n"
+        "print(sorted({'torch', 'safetensors'} & set(sys.modules)))\n"
+    )
+    assert printed.strip() == "[]"
+    copied = cards.load(tmp_path / "elsewhere")
+    assert copied.source == "../own"
+    assert torch.equal(answer(load_model(copied)), answer(trained))
+
+
+def test_a_checkpoint_takes_the_place_of_an_earlier_one_only(place, trained, tmp_path):
+    card = save_model(FusedModel(made(place), trained.module), tmp_path / "first")
+    checkpoint_files.check_place(tmp_path / "new", original=place, apart=tmp_path / "bundle")
+    checkpoint_files.copy(card, tmp_path / "new")
+    checkpoint_files.check_place(tmp_path / "new", original=place, apart=tmp_path / "bundle")
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot write a checkpoint to .*new(.|\n)*it holds 'notes.txt'(.|\n)*--checkpoint"):
+        checkpoint_files.check_place(tmp_path / "new", original=place, apart=tmp_path / "bundle")
