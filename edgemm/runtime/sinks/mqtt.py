@@ -70,7 +70,7 @@ class Mqtt(Sink):
         self._broker: Broker | None = None
         self._base = ""
         self._about: About | None = None
-        self._on_their_way: set[str] = set()
+        self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
 
     def start(self, about: About) -> None:
         self._about = about
@@ -153,20 +153,22 @@ class Mqtt(Sink):
                 self._broker.publish(topic, value, retain=True)
 
     def _flush(self) -> None:
+        """Hand over what waits, each letter once a connection. The loop's thread and paho's both come here."""
         if self._broker is None or not self._broker.connected:
             return
-        for letter in self._outbox.waiting():
-            if letter.id not in self._on_their_way and self._broker.publish(letter.place, letter.content, key=letter.id):
-                self._on_their_way.add(letter.id)
+        with self._lock:
+            for letter in self._outbox.waiting():
+                connection = self._broker.connects
+                if self._sent_on.get(letter.id) != connection and self._broker.publish(letter.place, letter.content, key=letter.id):
+                    self._sent_on[letter.id] = connection
 
     def _confirmed(self, id: str) -> None:
         self._outbox.done(id)
-        self._on_their_way.discard(id)
+        self._sent_on.pop(id, None)
 
     def _up(self) -> None:
         """After every connect, and when Home Assistant comes up: who we are, that we are there, every state; then what waited."""
         assert self._broker is not None
-        self._on_their_way.clear()
         self._broker.subscribe(f"{self._discovery_prefix}/status")
         for name in CONTROLS:
             self._broker.subscribe(f"{self._base}/{name}/set")
