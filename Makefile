@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # One thread a process: two test processes share two cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup system demo test test-full check clean
+.PHONY: aarch64 help setup system demo test test-full check clean
 
 help:
 	@echo "make setup      .venv with everything in it"
@@ -16,6 +16,7 @@ help:
 	@echo "make test       the tests of every CI run"
 	@echo "make test-full  all tests, the slow ones too"
 	@echo "make system     system packages that tests use (Debian, as root)"
+	@echo "make aarch64    an emulated aarch64 machine for one of the slow tests (Debian, as root; five minutes)"
 	@echo "make clean      remove what builds and tests left here (keeps .venv)"
 
 setup: $(STAMP)
@@ -52,6 +53,9 @@ check: setup
 
 test: setup system
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+aarch64:
+	tests/aarch64_box.sh
 
 test-full: setup system
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -87,7 +87,8 @@ def measure(job: dict[str, Any], progress: Progress) -> Report:
         "thermals": {"before": before.to_dict(), "after": after.to_dict(), "events": thermals.since(before, after)},
         "verified": [vars(check) for check in checked.checks if "golden" in check.text],  # the files were all right, or we were not here
     }
-    return replace(report, details={**report.details, "box": box})
+    notes = [*report.details.get("notes", []), *thermals.told(before, after)]
+    return replace(report, details={**report.details, "box": box, "notes": notes})
 
 
 def _data() -> str | None:

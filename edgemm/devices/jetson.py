@@ -89,7 +89,10 @@ class Jetson:
     clocks: Clocks
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What is known, flat: the clocks' facts stand beside the others."""
+        clocks = {"clocks_locked" if name == "locked" else name: value for name, value in asdict(self.clocks).items()}
+        plain = {name: value for name, value in asdict(self).items() if name != "clocks"} | clocks
+        return {name: value for name, value in plain.items() if value is not None}
 
 
 def ask(command: Sequence[str]) -> str:

@@ -78,6 +78,13 @@ def since(before: Thermals, after: Thermals) -> dict[str, int]:
     return {why: count - before.events.get(why, 0) for why, count in after.events.items() if count > before.events.get(why, 0)}
 
 
+def told(before: Thermals, after: Thermals) -> list[str]:
+    """What a reader of the figures that were taken in between must know, one sentence each."""
+    found = [f"While this was measured the board's current limit acted ({count} of {why})." for why, count in since(before, after).items()]
+    slowed = dict.fromkeys([*before.throttling, *after.throttling])
+    return found + ([f"The board was throttled while this was measured ({', '.join(slowed)})."] if slowed else [])
+
+
 def _celsius(path: Path) -> float | None:
     """Degrees of a file in thousandths of them; None for what is off or cannot be read."""
     value = number(path)

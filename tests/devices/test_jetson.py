@@ -24,6 +24,12 @@ def test_an_orin_nano_is_named_with_its_jetpack_tensorrt_mode_and_clocks(orin_na
     assert board.clocks == Clocks(locked=False, gpu_mhz=306.0, gpu_highest_mhz=1020.0, memory_mhz=2133.0, tpcs=4)
 
 
+def test_what_is_known_is_told_flat_for_a_report(orin_nano, commands):
+    plain = identify(orin_nano, commands(clocks=CLOCKS)).to_dict()
+    assert (plain["jetpack"], plain["clocks_locked"], plain["tpcs"]) == ("6.2.1", False, 4)
+    assert not [value for value in plain.values() if value is None or isinstance(value, dict)]
+
+
 def test_locked_clocks_are_one_speed_and_a_held_memory_clock(orin_nano, commands):
     assert identify(orin_nano, commands(clocks=LOCKED)).clocks.locked is True
     assert identify(orin_nano, commands(clocks=LOCKED.replace("FreqOverride=1", "FreqOverride=0"))).clocks.locked is False
@@ -105,3 +111,21 @@ def test_advice_on_a_missing_binding_an_old_jetpack_and_a_broken_allocator(orin_
     for revision, words in ((("R36", "4.7"), "NvMapMemAllocInternalTagged"), (("R35", "4.1"), "JetPack 5.1.2 is too old for edgemm")):
         (orin_nano / "etc/nv_tegra_release").write_text(f"# {revision[0]} (release), REVISION: {revision[1]}, GCID: 1")
         assert words in "\n".join(advice.on_jetson(identify(orin_nano, commands(clocks=LOCKED))))
+
+
+def test_doctor_on_a_jetson_prints_board_jetpack_power_and_heat_with_advice(orin_nano, commands, monkeypatch):
+    from edgemm.devices import thermals
+    from edgemm.verbs import doctor
+
+    board, heat = identify(orin_nano, commands(clocks=CLOCKS, packages="")), thermals.look(orin_nano)
+    monkeypatch.setattr(doctor, "identify", lambda: board)
+    monkeypatch.setattr(doctor.thermals, "look", lambda: heat)
+    monkeypatch.setattr(doctor, "problem", lambda target: "")  # importing every runtime is another test's
+    printed = str(doctor.doctor())
+    assert "board      NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (orin-nano-8gb-super, Orin)" in printed
+    assert "jetpack    6.2.1 (L4T 36.4.4), CUDA 12.6, TensorRT missing" in printed
+    assert "power      mode MAXN_SUPER, clocks not locked" in printed
+    assert "celsius    cpu-thermal 48, gpu-thermal 50" in printed
+    assert "advice: TensorRT is not installed: sudo apt-get install -y tensorrt python3-libnvinfer" in printed
+    assert "advice: the clocks are not locked" in printed
+    assert doctor.doctor().to_dict()["jetson"]["clocks"]["tpcs"] == 4

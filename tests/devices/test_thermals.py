@@ -31,6 +31,11 @@ def test_throttling_and_events_of_current_are_told_as_differences(orin_nano):
     after = thermals.look(orin_nano)
     assert after.throttling == ("cpu-throttle-alert",)
     assert thermals.since(before, after) == {"peak over-current": 7}
+    assert thermals.told(before, after) == [
+        "While this was measured the board's current limit acted (7 of peak over-current).",
+        "The board was throttled while this was measured (cpu-throttle-alert).",
+    ]
+    assert thermals.told(before, before) == []
     said = "\n".join(advice.on_heat(after))
     assert "the box is throttled right now (cpu-throttle-alert)" in said
     assert "since its start the board's current limit acted: 9 of peak over-current" in said
