@@ -159,12 +159,14 @@ class OpenVINOSession(Session):
             check_feed(self.inputs, feed)
             plan = self._plan = self._plan_for(tuple(feed[spec.name].shape for spec in self.inputs))
         request = plan.request
+        shared = []  # OpenVINO does not hold on to memory it was lent: it must live until the call is over
         for index, name, bound, _, _ in plan.feeds:
             array = feed[name]
             if array.nbytes < SHARE_BYTES:
                 np.copyto(bound, array)
             else:
-                request.set_input_tensor(index, _shared(array))
+                shared.append(_in_place(array))
+                request.set_input_tensor(index, ov.Tensor(shared[-1], shared_memory=True))
         try:
             request.infer()
         except Exception as err:
@@ -263,10 +265,9 @@ def _fits(plan: _Plan, feed: Mapping[str, np.ndarray]) -> bool:
     return True
 
 
-def _shared(array: np.ndarray) -> ov.Tensor:
-    """The array's own memory as a tensor, where OpenVINO may read it in place; else a copy."""
-    usable = array.flags.c_contiguous and array.flags.writeable
-    return ov.Tensor(array if usable else np.array(array, order="C"), shared_memory=True)
+def _in_place(array: np.ndarray) -> np.ndarray:
+    """The array itself, where OpenVINO may read it in place; else a copy."""
+    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
 
 
 def _layer(operation: Any) -> LayerRan:
