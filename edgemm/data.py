@@ -12,6 +12,7 @@ import numpy as np
 
 from edgemm._data import samples as arrays
 from edgemm._data import targets
+from edgemm._data.columns import as_named_in
 from edgemm._data.decoding import Decoder, Sample, decode_ahead
 from edgemm._data.manifest import SPLITS, Row, Source
 from edgemm._data.ready import is_ready, taken_as_it_is
@@ -84,10 +85,11 @@ def find_labels(data: str | Path | Dataset, card: Card) -> Card:
         return card
     source = data.source if isinstance(data, Dataset) else open_dataset(data, card).source
     found: dict[str, set[str]] = {spec.name: set() for spec in missing}
+    reading = as_named_in(card, source.columns)
     for row in source.rows("train"):
         for spec in missing if not row.trouble else ():
             if len(found[spec.name]) <= targets.MOST_LABELS:
-                found[spec.name].update(targets.labels_in(row.cells.get(card.column(spec.name)), spec))
+                found[spec.name].update(targets.labels_in(row.cells.get(reading.column(spec.name)), spec))
     filled = {
         name: Output(name, spec.task, targets.sorted_labels(found[name], spec, source.name), spec.unit, spec.pair, spec.per_step)
         if name in found
@@ -125,6 +127,7 @@ class Dataset:
             bad: Row number -> what is wrong, filled as bad rows are left out; None = a bad row is an error.
             labelled: Whether batches have targets.
         """
+        card = as_named_in(card, source.columns)
         self.source, self.card, self._bad = source, card, bad
         self._parts = modalities(card)
         self._outputs = {name: spec for name, spec in card.outputs.items() if labelled and spec.task not in targets.UNLABELLED}
@@ -158,7 +161,7 @@ class Dataset:
 
     def cells(self, split: str, name: str) -> Iterator[Any]:
         """What stands in the column of an input or output, undecoded and without empty cells: the texts for a vocabulary."""
-        self._check_split(split)
+        self.require_rows(split)
         column = self.card.column(name)
         return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not targets.is_empty(row.cells.get(column)))
 
@@ -173,6 +176,15 @@ class Dataset:
     def count(self, split: str) -> int:
         """Rows in a split; 0 where there is no such split."""
         return self.source.count(split)
+
+    def require_rows(self, split: str) -> None:
+        """Raises DataError where there is no such split, or no row in it."""
+        if split not in SPLITS:
+            raise DataError(f"there is no split '{split}'.", fix=nearest(split, SPLITS))
+        if not self.source.has(split):
+            there = ", ".join(f"{name} {self.count(name)}" for name in self.splits()) or "none"
+            why = self.source.absent.get(split) or f"rows: {there}."
+            raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that change when the data does: hash of the manifest, and of names, sizes and times of the files it names."""
@@ -203,7 +215,7 @@ class Dataset:
         Raises:
             DataError: The split has no rows; a row cannot be read (file, row and column are named).
         """
-        self._check_split(split)
+        self.require_rows(split)
         rng = None if shuffle is None else np.random.default_rng(shuffle)
         return self._batched(self.source.rows(split, rng=rng), batch_size, split, limit=limit, drop_last=drop_last)
 
@@ -220,7 +232,7 @@ class Dataset:
         if samples < 2:
             fix = "set calibration_samples to 2 or more; 300 is usual."
             raise DataError(f"calibration is to use {samples} sample{'s' * (samples != 1)}, and needs at least 2.", why=why, fix=fix)
-        self._check_split(split)
+        self.require_rows(split)
         if self.count(split) < 2:
             fix = f"add rows to '{split}'; 300 are usual."
             raise DataError(f"{self.source.name}: split '{split}' has 1 row, calibration needs at least 2.", why=why, fix=fix)
@@ -295,14 +307,6 @@ class Dataset:
                     why=f"the card's {'input' if name in self.card.inputs else 'output'} '{name}' is read from it.",
                     fix=f"add it, or map another with columns: {{<column>: {name}}}; {nearest(column, self.source.columns)}",
                 )
-
-    def _check_split(self, split: str) -> None:
-        if split not in SPLITS:
-            raise DataError(f"there is no split '{split}'.", fix=nearest(split, SPLITS))
-        if not self.source.has(split):
-            there = ", ".join(f"{name} {self.count(name)}" for name in self.splits()) or "none"
-            why = self.source.absent.get(split) or f"rows: {there}."
-            raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
 
 
 def _row_bytes(card: Card) -> int:

@@ -489,6 +489,57 @@ def test_columns_map_dataset_columns_to_card_names(tmp_path):
     assert batch.targets["level"].tolist() == [4]
 
 
+MAPPED = make_card({"imu": INPUTS["imu"]}, {"level": OUTPUTS["level"]}, columns={"accelerometer": "imu", "loudness": "level"})
+OWN_NAMES = [{"split": split, "imu": [1.0, 2.0, 3.0], "level": 4.0} for split in ("train", "val")]
+
+
+def _in_own_names(folder, kind, monkeypatch):
+    """The rows keyed by the card's names, in one form of dataset."""
+    if kind == "csv":
+        return write_csv(folder, [row | {"imu": "1 2 3"} for row in OWN_NAMES])
+    if kind == "jsonl":
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OWN_NAMES))
+        return folder
+    if kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(OWN_NAMES), folder / "manifest.parquet")
+        return folder
+    if kind == "npz":
+        for split in ("train", "val"):
+            np.savez(folder / f"{split}.npz", imu=np.array([[1.0, 2, 3]], np.float32), level=np.array([4.0], np.float32))
+        return folder
+    (folder / "rows_by_own_names.py").write_text(f"def rows(split):\n    return [row for row in {OWN_NAMES} if row['split'] == split]\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "rows_by_own_names", raising=False)
+    return "rows_by_own_names:rows"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "npz", "callable"])
+def test_data_keyed_by_the_cards_own_names_are_read_though_the_card_maps_columns(tmp_path, monkeypatch, kind):
+    dataset = open_dataset(_in_own_names(tmp_path, kind, monkeypatch), MAPPED)
+    batch = next(dataset.batches("train", 1))
+    assert batch.inputs["imu"].tolist() == [[1, 2, 3]]
+    assert batch.targets["level"].tolist() == [4]
+
+
+def test_the_mapped_column_comes_before_one_of_the_cards_own_name(tmp_path):
+    write_csv(tmp_path, [{"split": split, "imu": "9 9 9", "accelerometer": "1 2 3", "level": 4} for split in ("train", "val")])
+    assert next(open_dataset(tmp_path, MAPPED).batches("train", 1)).inputs["imu"].tolist() == [[1, 2, 3]]
+
+
+def test_a_column_that_the_card_maps_elsewhere_is_not_taken_for_anothers(tmp_path):
+    inputs = {"left": INPUTS["imu"], "right": INPUTS["imu"]}
+    card = make_card(inputs, {"level": OUTPUTS["level"]}, columns={"left": "right", "right": "left"})
+    write_csv(tmp_path, [{"split": split, "left": "1 2 3", "level": 4} for split in ("train", "val")])
+    with pytest.raises(DataError, match="there is no column 'right'"):
+        open_dataset(tmp_path, card)
+
+
+def test_labels_are_found_in_a_column_of_the_outputs_own_name(tmp_path):
+    write_csv(tmp_path, [{"split": split, "imu": "1 2 3", "event": event} for split in ("train", "val") for event in ("quiet", "glass")])
+    card = make_card({"imu": INPUTS["imu"]}, {"event": {"task": "classification"}}, columns={"what": "event"})
+    assert find_labels(tmp_path, card).outputs["event"].labels == ("glass", "quiet")
+
+
 @pytest.mark.parametrize("cell", ["0.png|1.png", ["0.png", "1.png"], "pictures.npy"])
 def test_an_input_with_steps_takes_several_values_a_row(tmp_path, cell):
     for number in range(2):

@@ -91,9 +91,18 @@ class Job:
 
 
 def start(
-    card: str | Path, data: str | Path | None, *, seed: int = 0, skip_bad_rows: bool = False, progress: Progress | None = None
+    card: str | Path,
+    data: str | Path | None,
+    *,
+    needed: Sequence[str] = (),
+    seed: int = 0,
+    skip_bad_rows: bool = False,
+    progress: Progress | None = None,
 ) -> Job:
     """Read the card (drafting one for a bare ``.onnx``) and open the data; without data, seeded synthetic samples.
+
+    Args:
+        needed: Splits of ``data`` that the command cannot do without.
 
     Raises:
         CardError, DataError: Either is wrong.
@@ -103,7 +112,7 @@ def start(
     if data is not None:
         made = find_labels(data, made)
         dataset = open_dataset(data, made, skip_bad_rows=skip_bad_rows)
-        check(dataset)
+        check(dataset, needed=needed)
     else:
         dataset = synthetic(made, seed=seed)
     return Job(made, None if data is None else str(data), dataset, progress or Progress(), seed, skip_bad_rows)

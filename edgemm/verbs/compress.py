@@ -77,7 +77,7 @@ def compress(
     output = Path(output)
     bundle.check_place(output)
     signer = seal.public_hex(sign) if sign else None
-    job = stages.start(card, data, seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
+    job = stages.start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     plan = load_recipe(recipe, card=job.card)
     if data is None and not job.card.is_onnx:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")

@@ -175,7 +175,7 @@ def completed(card: Card, dataset: Dataset, scratch: Path, progress: Progress) -
     for name, spec in card.inputs.items():
         if spec.modality == "text" and not spec.options.get("tokenizer"):
             file = scratch / f"{name}.json"
-            file.write_text(build_vocabulary(_texts(dataset, card.column(name)), int(spec.options["vocab"])), encoding="utf-8")
+            file.write_text(build_vocabulary(_texts(dataset, dataset.card.column(name)), int(spec.options["vocab"])), encoding="utf-8")
             inputs[name] = dataclasses.replace(spec, options={**spec.options, "tokenizer": str(file)})
             progress.note(f"{name}: a vocabulary of at most {spec.options['vocab']} words was built from the train split")
         elif spec.modality == "sensor" and spec.options.get("mean") is None and not card.weights:
