@@ -436,11 +436,15 @@ def deploy(
 
 
 @app.command("list")
-def list_(kind: Annotated[str | None, typer.Argument(help="One kind only, such as targets.")] = None, json: Json = False) -> None:
-    """List what a card or recipe may name."""
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="One kind only, such as targets; or one variant, such as audio.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A variant of that kind: what options it takes.")] = None,
+    json: Json = False,
+) -> None:
+    """List what a card or recipe may name, and its options."""
     from edgemm.verbs.list import list as verb
 
-    _show(verb(kind), json)
+    _show(verb(kind, name), json)
 
 
 @app.command()

@@ -133,6 +133,11 @@ def options(folder: str, name: str) -> dict[str, Option]:
     return {}
 
 
+def fields_of(tree: ast.Module, name: str) -> dict[str, Option]:
+    """The annotated fields of class ``name`` in a parsed source, as ``options`` reads them."""
+    return next((_fields(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), {})
+
+
 @cache
 def constant(folder: str, name: str, variable: str) -> Any:
     """A literal assigned at the top of a plugin's source (``STAGE``), or None; nothing is imported."""

@@ -31,7 +31,7 @@ class Mel:
         center: Mirror half a window at both ends, so that frame t is centred at t * hop.
         floor, offset: Natural logarithm of ``max(x + offset, floor)``.
         normalize: ``clip`` gives each clip's features zero mean and unit deviation; ``peak`` divides its samples by the largest one.
-        coefs: MFCC only: how many coefficients are kept, the first being the loudness.
+        coefs: MFCC only: how many coefficients are kept (13 where it is not given), the first being the loudness.
         dct: MFCC only: ``ortho`` (orthonormal) or ``htk`` (the same, but the first coefficient times sqrt(2)).
     """
 

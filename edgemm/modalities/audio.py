@@ -21,7 +21,7 @@ class Audio(Modality):
     """A clip of ``seconds`` of mono sound at ``rate_hz``.
 
     Attributes:
-        features: ``none`` (forward gets the samples), ``{log_mel: {...}}`` or ``{mfcc: {...}}``; keys and defaults in ``_mel.Mel``.
+        features: ``none`` (forward gets the samples), ``{log_mel: {...}}`` or ``{mfcc: {...}}``; their keys are in docs/card.md.
         resample: Whether files of another rate are converted; if not, they are an error.
     """
 

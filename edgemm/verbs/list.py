@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm import plugins, recipe
 from edgemm.card import SHIPPED
 from edgemm.errors import EdgemmError, nearest
+from edgemm.verbs._described import Described, Variant, describe, quote
 
 FOLDERS = {
     "steps": "steps",
@@ -21,7 +23,8 @@ FOLDERS = {
     "sources": "runtime/sources",
     "sinks": "runtime/sinks",
 }
-KINDS = ("recipes", "cards", *FOLDERS)
+FILES = ("recipes", "cards")
+KINDS = (*FILES, *FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,54 @@ class Listing:
         return "\n\n".join("\n".join([kind, *(lines or ["  (none)"])]) for kind, lines in rows.items())
 
 
-def list(kind: str | None = None) -> Listing:
-    """Everything that can be named in a card or a recipe.
+def list(kind: str | None = None, name: str | None = None) -> Listing | Described:
+    """Everything that can be named in a card or a recipe; or one of these with its options.
 
     Args:
-        kind: One of ``KINDS``; None lists all of them.
+        kind: One of ``KINDS``; None lists all of them. A variant's name is looked for in all kinds.
+        name: A variant of that kind: its options with types, defaults and meanings. A recipe's or a card's file.
 
     Raises:
-        EdgemmError: There is no such kind.
+        EdgemmError: There is no such kind, or no such variant.
     """
     if kind is not None and kind not in KINDS:
-        raise EdgemmError(f"nothing is listed under '{kind}'.", fix=nearest(kind, KINDS))
-    return Listing({name: _entries(name) for name in KINDS if kind in (None, name)})
+        found = [other for other in KINDS if kind in _names(other)] if name is None else []
+        if not found:
+            raise EdgemmError(f"nothing is listed under '{kind}'.", fix=_nearest(kind))
+        return Described(tuple(_described(other, kind) for other in found))
+    if kind is not None and name is not None:
+        if name not in _names(kind):
+            raise EdgemmError(f"there is nothing called '{name}' among the {kind}.", fix=nearest(name, _names(kind)))
+        return Described((_described(kind, name),))
+    return Listing({each: _entries(each) for each in KINDS if kind in (None, each)})
+
+
+def _described(kind: str, name: str) -> Variant:
+    about = _entries(kind)[name]
+    if kind in FILES:
+        return quote(kind, _folder(kind) / f"{name}.yaml", about)
+    return describe(kind, FOLDERS[kind], name, about)
+
+
+def _nearest(word: str) -> str:
+    """The kinds; where none is like ``word``, also the variant that is."""
+    close = (
+        [] if difflib.get_close_matches(word, KINDS) else difflib.get_close_matches(word, [name for kind in KINDS for name in _names(kind)])
+    )
+    return f"did you mean '{close[0]}'? {nearest(word, KINDS)}" if close else nearest(word, KINDS)
+
+
+def _names(kind: str) -> builtins.list[str]:
+    return [path.stem for path in _files(_folder(kind), "*.yaml")] if kind in FILES else plugins.names(FOLDERS[kind])
+
+
+def _folder(kind: str) -> Path:
+    return recipe.folder() if kind == "recipes" else SHIPPED
 
 
 def _entries(kind: str) -> dict[str, str]:
-    if kind == "recipes":
-        return {path.stem: _first_comment(path) for path in _files(recipe.folder(), "*.yaml")}
-    if kind == "cards":
-        return {path.stem: _first_comment(path) for path in _files(SHIPPED, "*.yaml")}
+    if kind in FILES:
+        return {path.stem: _first_comment(path) for path in _files(_folder(kind), "*.yaml")}
     folder = FOLDERS[kind]
     return {name: _first_docstring_line(plugins.source(folder, name)) for name in plugins.names(folder)}
 
