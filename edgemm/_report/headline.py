@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from edgemm._report.words import name_of, number, shown
 from edgemm.report import Measurement, Report, Variant, Verdict
 
 ABOUT_EQUAL = 0.03  # a ratio this near to 1 is called "the same": below what repeated runs reproduce
+
+UNDECIDED = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -70,26 +73,36 @@ def _speed(report: Report, compressed: Variant) -> Fact | None:
     if baseline is None:
         return None
     fact = _ratio(compressed, baseline, "latency_p50_ms", ("faster", "slower"), "ms")
-    sub, mood = fact.sub, fact.mood
-    interval = _interval(report, compressed, baseline)
-    if interval:
-        low, high = interval
+    big, word, sub, mood = fact.big, fact.word, fact.sub, fact.mood
+    pair = _pair(report, compressed, baseline)
+    if pair.get("low") and pair.get("high"):
+        low, high = 1 / pair["high"], 1 / pair["low"]
         sub += f"; 95 %: {low:.2f}× … {high:.2f}×"
         mood = "doubt" if low <= 1 <= high else mood
+    if pair.get("verdict") == UNDECIDED:
+        big, word, mood = "no difference", "in speed shown", "doubt"
+    if pair.get("disturbed") or report.is_disturbed(compressed) or report.is_disturbed(baseline):
+        word, mood = f"{word} (disturbed)", "doubt"
     default = _other(report, compressed, "default", "latency_p50_ms")
     if default and default is not baseline:
         times = _value(default, "latency_p50_ms") / _value(compressed, "latency_p50_ms")
-        sub += f"; {' '.join(_times(times, ('faster than', 'slower than'), 'as fast as'))} its default"
-    return Fact(fact.name, fact.big, fact.word, sub, mood)
+        said = " ".join(_times(times, ("faster than", "slower than"), "as fast as"))
+        sub += f"; {f'{UNDECIDED} to' if _pair(report, compressed, default).get('verdict') == UNDECIDED else said} its default"
+    return Fact(fact.name, big, word, sub, mood)
 
 
-def _interval(report: Report, compressed: Variant, baseline: Variant) -> tuple[float, float] | None:
-    """95% interval of how many times as fast, where the two were timed side by side."""
-    for ratio in report.details.get("ratios") or ():
-        same = (ratio.get("candidate"), ratio.get("baseline")) == (compressed.candidate, baseline.candidate)
-        if same and ratio.get("low") and ratio.get("high"):
-            return 1 / ratio["high"], 1 / ratio["low"]
-    return None
+def _pair(report: Report, compressed: Variant, baseline: Variant) -> Mapping[str, Any]:
+    """The row of ``ratios`` in which the two were timed side by side, empty where they were not."""
+    ours, theirs = _names(report, compressed), _names(report, baseline)
+    rows = report.details.get("ratios") or ()
+    return next((row for row in rows if row.get("candidate") in ours and row.get("baseline") in theirs), {})
+
+
+def _names(report: Report, variant: Variant) -> set[str]:
+    """What a variant is called in ``ratios``: a benchmark tells forms of one source apart by names of their own."""
+    about = (variant.candidate, variant.target, variant.subject)
+    told = (report.details.get("disturbances") or {}).items()
+    return {variant.candidate} | {form for form, row in told if (row.get("source"), row.get("target"), row.get("subject")) == about}
 
 
 def _baseline(report: Report, compressed: Variant, name: str) -> Variant | None:
@@ -131,14 +144,14 @@ def _losses(compressed: Variant) -> list[Measurement]:
 
 
 def _in_points(loss: Measurement) -> bool:
-    return loss.unit in ("", "points")
+    return loss.unit == "points" or (not loss.unit and loss.per_point in (None, 1.0))
 
 
 def _loss_words(loss: Measurement) -> tuple[str, str]:
     """What happened to the quality: ``("−0.32", "points")``; for a regression how much its error grew: ``("+0.25", "dB of error")``."""
     change = -loss.value if _in_points(loss) else loss.value
     sign = "+" if change > 0 else "−" if change < 0 else "±"
-    return f"{sign}{abs(change):.2f}", "points" if _in_points(loss) else f"{loss.unit} of error"
+    return f"{sign}{abs(change):.2f}", "points" if _in_points(loss) else f"{loss.unit} of error".strip()
 
 
 def _loss(report: Report, compressed: Variant, loss: Measurement) -> Fact:
