@@ -33,6 +33,8 @@ class Score:
         low, high: 95% interval; None where a single row allows none.
         n: Rows behind it. The steps of a ``per_step`` output are averaged within their row: they are not independent.
         better: ``higher`` or ``lower``.
+        per_point: What a budget's bare number counts in ``unit``: one, and for a regression's loss a hundredth of its labels' spread
+            (their standard deviation), since its own unit says nothing about how much is much. None where no budget is held against it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Score:
     n: int
     better: str
     unit: str
+    per_point: float | None = None
 
 
 def guarded(output: Output) -> str:
@@ -108,7 +111,8 @@ def drop(output: Output, before: np.ndarray, after: np.ndarray, truth: np.ndarra
     low, high = _paired(lost, rows, pseudo, bound)
     unit = "points" if scale == 100.0 else output.unit or ""
     scaled = [None if edge is None else scale * edge for edge in (low, high)]
-    return Score("accuracy_drop_points", scale * lost, scaled[0], scaled[1], len(rows), "lower", unit)
+    per_point = float(np.std(truth.astype(np.float64))) / 100 if name == "mae" else 1.0
+    return Score("accuracy_drop_points", scale * lost, scaled[0], scaled[1], len(rows), "lower", unit, per_point)
 
 
 @dataclass(frozen=True)

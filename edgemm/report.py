@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Measurement:
         candidate: What was measured, as the user knows it (a path or name).
         low, high: 95% interval, where one is known.
         n: Number of samples behind ``value``.
+        per_point: What a budget's bare number counts in ``unit``, as ``metrics.Score`` has it; None = one.
     """
 
     name: str
@@ -45,11 +46,24 @@ class Measurement:
     n: int | None = None
     precision_asked: str | None = None
     precision_ran: str | None = None
+    per_point: float | None = None
+
+    def limit_of(self, given: Any) -> float:
+        """A budget for this in its own unit: a mapping's entry for the output as it is, a bare number times ``per_point``."""
+        if isinstance(given, Mapping):
+            return float(given[self.output])
+        return float(given) if self.per_point in (None, 1.0) else float(f"{given * self.per_point:.3g}")  # as it is printed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A budget and whether it holds. ``uncertain``: the interval reaches to both sides of the limit."""
+    """A budget and whether it holds.
+
+    Attributes:
+        limit: In ``unit``, in which ``value`` is.
+        unit: The output's; "points" also where a bare number could not be converted since nobody measured; None where the name says it.
+        uncertain: The interval reaches to both sides of the limit.
+    """
 
     name: str
     limit: float
@@ -60,12 +74,14 @@ class Verdict:
     low: float | None = None
     high: float | None = None
     uncertain: bool = False
+    unit: str | None = None
 
     def __str__(self) -> str:
         where = " ".join(word for word in (self.output, f"on {self.target}" if self.target else "") if word)
         value = "nobody measured it" if self.value is None else f"{self.value:.3g} {show_interval(self.low, self.high)}".strip()
         doubt = ", but the interval reaches across the limit" if self.uncertain else ""
-        return f"budget {self.name} {where}: {self.verdict}: {value}, limit {self.limit:g}{doubt}".replace("  ", " ")
+        unit = f" {self.unit}" if self.unit and self.unit != "points" and self.value is not None else ""
+        return f"budget {self.name} {where}: {self.verdict}: {value}{unit}, limit {self.limit:g}{unit}{doubt}".replace("  ", " ")
 
 
 @dataclass(frozen=True)
@@ -269,7 +285,8 @@ def _measurement(plain: Mapping[str, Any]) -> Measurement:
 def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targets: Iterable[str], outputs: Iterable[str]) -> list[Verdict]:
     """Hold the bundle's measurements against the budgets, one verdict for every budget, target and (where it applies) output.
 
-    A budget nobody measured is ``unknown``.
+    A budget nobody measured is ``unknown``. Of ``accuracy_drop_points`` a bare number means points for every output; for a regression a
+    point is a hundredth of the spread of its labels (see ``Measurement.limit_of``), and a number for one output is in its own unit.
     """
     measured = [m for m in measurements if m.subject == "bundle"]
     outputs = list(outputs)
@@ -280,7 +297,9 @@ def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targe
             limits = limit if isinstance(limit, Mapping) else dict.fromkeys(outputs if per_output else [None], limit)
             for output, bound in limits.items():
                 found = [m for m in measured if m.name == name and m.target == target and m.output == output]
-                verdicts.append(_verdict(name, float(bound), found[0] if found else None, target, output))
+                unit = (found[0].unit if found else "" if isinstance(limit, Mapping) else "points") if per_output else None
+                held = found[0].limit_of(limit) if found else float(bound)
+                verdicts.append(replace(_verdict(name, held, found[0] if found else None, target, output), unit=unit))
     return verdicts
 
 

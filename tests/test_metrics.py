@@ -160,6 +160,7 @@ def test_a_drop_in_regression_is_in_its_unit_and_positive_when_worse(rng):
     lost = metrics.drop(LEVEL, truth + 0.5, truth + 0.7, truth)
     assert lost.value == pytest.approx(0.2)
     assert lost.unit == "dB"
+    assert lost.per_point == pytest.approx(truth.std() / 100)
 
 
 def test_a_drop_in_recall_takes_both_towers_as_they_are_after(rng):

@@ -122,6 +122,21 @@ def test_a_limit_for_each_output_is_held_against_that_output():
     assert [(v.output, v.limit, v.verdict) for v in verdicts] == [("level", 2.0, "met")]
 
 
+def test_a_bare_number_means_hundredths_of_a_regressions_spread():
+    found = [
+        Measurement("accuracy_drop_points", 0.35, "lx", target="openvino", output="level", low=0.3, high=0.4, per_point=0.014567),
+        Measurement("accuracy_drop_points", 0.35, "points", target="openvino", output="event", per_point=1.0),
+    ]
+    level, event = judge({"accuracy_drop_points": 2.0}, found, ["openvino"], ["level", "event"])
+    assert (level.verdict, level.limit, level.unit) == ("missed", 0.0291, "lx")
+    assert str(level) == "budget accuracy_drop_points level on openvino: missed: 0.35 [0.3, 0.4] lx, limit 0.0291 lx"
+    assert (event.verdict, event.limit) == ("met", 2.0)
+    (own,) = judge({"accuracy_drop_points": {"level": 2.0}}, found, ["openvino"], ["level"])
+    assert (own.verdict, own.limit, own.unit) == ("met", 2.0, "lx")
+    (unknown,) = judge({"accuracy_drop_points": 2.0}, [], ["openvino"], ["level"])
+    assert (unknown.verdict, unknown.limit, unknown.unit) == ("unknown", 2.0, "points")
+
+
 def test_only_the_bundles_own_numbers_are_judged():
     found = [measured(1.0, subject="float")]
     assert judge({"latency_p50_ms": 2.0}, found, ["openvino"], [])[0].verdict == "unknown"

@@ -293,6 +293,42 @@ def test_a_slower_or_equal_result_is_called_so(full):
     assert "1.05× faster" in speed(1.9)
 
 
+def test_the_headline_claims_no_more_speed_than_the_paired_verdict():
+    def speed(verdict, **row):
+        about = {"unit": "ms", "target": "t"}
+        rows = [
+            Measurement("latency_p50_ms", 2.6, subject="float", candidate="t float", **about),
+            Measurement("latency_p50_ms", 1.5, subject="default", candidate="t default", **about),
+            Measurement("latency_p50_ms", 1.0, candidate="t int8", **about),
+        ]
+        pairs = [{"candidate": "t int8", "baseline": f"t {name}", "value": 0.4, "low": 0.3, "high": 1.1} for name in ("float", "default")]
+        return text_of(render(Report({}, rows, details={"ratios": [{**pair, "verdict": verdict, **row} for pair in pairs]})))
+
+    unsure = speed("no difference shown")
+    assert "t, compressed: no difference in speed shown." in unsure
+    assert "no difference shown to its default" in unsure
+    assert "2.6× faster" not in unsure
+    assert "2.6× faster (disturbed)" in speed("faster", disturbed=True)
+    assert "t, compressed: 2.6× faster." in speed("faster", disturbed=False)
+
+
+def test_a_benchmarks_forms_are_found_by_their_own_names():
+    about = {"unit": "ms", "target": "t", "candidate": "out/bundle"}
+    rows = [Measurement("latency_p50_ms", 2.6, subject="float", **about), Measurement("latency_p50_ms", 1.0, **about)]
+    forms = {f"out/bundle {form}": {"source": "out/bundle", "target": "t", "subject": form} for form in ("float", "bundle")}
+    pair = {"candidate": "out/bundle bundle", "baseline": "out/bundle float", "value": 0.4, "verdict": "no difference shown"}
+    words = text_of(render(Report({}, rows, details={"ratios": [pair], "disturbances": forms})))
+    assert "t, compressed: no difference in speed shown." in words
+
+
+def test_a_regressions_limit_stands_in_its_unit():
+    verdict = Verdict("accuracy_drop_points", 0.0146, 0.35, "missed", "t", "level", unit="lx")
+    lost = Measurement("accuracy_drop_points", 0.35, "", target="t", output="plain", per_point=0.01)
+    words = text_of(render(Report({}, [lost], [verdict])))
+    assert "0.350 lx 0.0146 lx ✕ missed" in words
+    assert "plain +0.35 of error" in words
+
+
 def test_a_number_that_is_none_is_drawn_as_a_dash():
     rows = [
         Measurement("latency_p50_ms", math.nan, "ms", target="t"),

@@ -66,12 +66,12 @@ def _budgets(report: Report) -> str:
     for v in report.budgets:
         mood, word = moods.get(v.verdict, ("doubt", v.verdict))
         mood, word = ("doubt" if v.verdict == "met" else mood, f"{word}, unsure") if v.uncertain else (mood, word)
-        unit = unit_of(v.name)
-        value = "not measured" if v.value is None else f"{number(v.value)} {unit}"
+        unit = escape(unit_of(v.name) if v.unit is None else v.unit)
+        value = "not measured" if v.value is None else f"{number(v.value)} {unit}".rstrip()
         interval = "" if v.low is None or v.high is None else f"<small>{number(v.low)} … {number(v.high)}</small>"
         name = name_of(v.name, v.output)
         badge = f'<span class="badge {mood}">{escape(word)}</span>'
-        rows.append([escape(name), escape(v.target or ""), f"{escape(value)}{interval}", f"{number(v.limit)} {unit}", badge])
+        rows.append([escape(name), escape(v.target or ""), f"{value}{interval}", f"{number(v.limit)} {unit}".rstrip(), badge])
     head = ["Budget", "Target", "#Measured", "#Limit", "#Verdict"]
     return section("Budgets", "A verdict is unsure where the interval reaches across the limit.", table(head, rows))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from edgemm import metrics
 from edgemm.card import Card
 from edgemm.pipeline.partial import Partial
 from edgemm.recipe import DEFAULT, Recipe
+from edgemm.report import Measurement
 
 BUDGET = "accuracy_drop_points"
 
@@ -31,14 +33,22 @@ class Policy:
     size_mib: float | None = None
 
 
-def limits_of(card: Card, budgets: Mapping[str, Any]) -> dict[str, float]:
-    """Output -> limit of its accuracy budget; outputs without a metric have none."""
+def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measurement] = MappingProxyType({})) -> dict[str, float]:
+    """Output -> limit of its accuracy budget; outputs without a metric have none.
+
+    A bare number means points. For a regression, whose own unit says nothing about how much is much, a point is a hundredth of the spread
+    (standard deviation) of its labels on the rows judged; a number given for one output is in that output's unit.
+
+    Args:
+        lost: Output -> its loss on the rows judged, which knows their spread.
+    """
     given = budgets.get(BUDGET)
     outputs = [name for name, output in card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
     if given is None:
         return {}
-    each = given if isinstance(given, Mapping) else dict.fromkeys(outputs, given)
-    return {name: float(each[name]) for name in outputs if name in each}
+    if isinstance(given, Mapping):
+        return {name: float(given[name]) for name in outputs if name in given}
+    return {name: lost[name].limit_of(given) if name in lost else float(given) for name in outputs}
 
 
 def policy_of(recipe: Recipe, partial: Partial) -> Policy:
@@ -51,6 +61,10 @@ def policy_of(recipe: Recipe, partial: Partial) -> Policy:
         found = partial.branches.select(selector, partial.job.card)
         locked = locked | set(found) if wanted == "int8" else locked - set(found)
     size = recipe.budgets.get("size_mib")
+    lost = partial.lost() if BUDGET in recipe.budgets and partial.split else {}
     return Policy(
-        limits_of(partial.job.card, recipe.budgets), options.get("on_miss", "revert"), locked, None if size is None else float(size)
+        limits_of(partial.job.card, recipe.budgets, lost),
+        options.get("on_miss", "revert"),
+        locked,
+        None if size is None else float(size),
     )

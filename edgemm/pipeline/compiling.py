@@ -17,7 +17,7 @@ from edgemm.artifact import Artifact, write_json
 from edgemm.bundle import Golden, write_npz
 from edgemm.errors import ParityError
 from edgemm.pipeline import answering
-from edgemm.pipeline.accuracy_policy import limits_of, policy_of
+from edgemm.pipeline.accuracy_policy import policy_of
 from edgemm.pipeline.branch_precision import decide
 from edgemm.pipeline.guarding import guard
 from edgemm.pipeline.partial import Partial
@@ -107,9 +107,10 @@ def compile_for(
         return _proved(quantized(qat()), exported)[0]
 
     partial, _, kept = _proved(quantized(start or exported), exported)
-    guarded = guard(partial, policy_of(recipe, partial), retrained=retrained if qat else None)
+    policy = policy_of(recipe, partial)
+    guarded = guard(partial, policy, retrained=retrained if qat else None)
     partial, rungs, more = _proved(guarded.partial, exported)
-    limits = limits_of(job.card, recipe.budgets) if guarded.met else {}
+    limits = policy.limits if guarded.met else {}
     why = target.cannot_run()
     options, table = (safe, []) if why else _tuned(partial, limits, forbid)
     if options != safe:

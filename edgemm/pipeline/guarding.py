@@ -94,8 +94,9 @@ class _Tried:
     @property
     def excess(self) -> float:
         """By how much the limits are passed, in limits, over all outputs."""
-        entries = self.row["outputs"].values()
-        return sum(max(0.0, entry["value"] - entry["limit"]) / max(entry["limit"], LEAST_LIMIT) for entry in entries)
+        least = {name: LEAST_LIMIT * (m.per_point or 1.0) for name, m in self.lost.items()}
+        entries = self.row["outputs"].items()
+        return sum(max(0.0, entry["value"] - entry["limit"]) / max(entry["limit"], least[name]) for name, entry in entries)
 
 
 class _Search:
@@ -257,7 +258,10 @@ def _plain(m: Measurement) -> dict[str, Any]:
 
 def _said(tried: _Tried) -> str:
     """``1.2 points [0.4, 2] of 'digit' (limit 1)``."""
-    return ", ".join(
-        f"{entry['value']:.3g} {entry['unit']} {show_interval(entry['low'], entry['high'])} of '{name}' (limit {entry['limit']:g})"
-        for name, entry in tried.row["outputs"].items()
-    )
+    return ", ".join(_loss(name, entry) for name, entry in tried.row["outputs"].items())
+
+
+def _loss(name: str, entry: Mapping[str, Any]) -> str:
+    unit = "" if entry["unit"] in ("", "points") else f" {entry['unit']}"
+    said = f"{entry['value']:.3g} {entry['unit']} {show_interval(entry['low'], entry['high'])} of '{name}' (limit {entry['limit']:g}{unit})"
+    return said.replace("  ", " ")

@@ -24,7 +24,7 @@ from edgemm.probes._measurements import measurements as timing_measurements
 from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.recipe import Recipe
-from edgemm.report import Measurement, Report, judge
+from edgemm.report import Measurement, Report, Verdict, judge
 from edgemm.targets._protocol import Target
 
 
@@ -62,10 +62,11 @@ def benchmark(
             found += _scores(job, candidate, answers.get(candidate.name, original), truth, original, timed[candidate.name]["precision"])
     after = answers.get(compiled[0].candidate().name, {}) if compiled else {}
     budgets = judge(recipe.budgets, found, recipe.targets, _guarded(job))
+    slow = [note for part in compiled for note in _not_faster(part, compared, recipe)]
     details = {
-        "title": job.card.path.parent.name if job.card.path else "model",
+        "title": title(job.card.path),
         "recipe": recipe.name,
-        "notes": [*notes, *shaped.notes, *_notes(job, compiled, recipe), *known.warnings],
+        "notes": [*notes, *shaped.notes, *_notes(job, compiled, recipe), *_limits(budgets, found, recipe), *slow, *known.warnings],
         "applied": list(shaped.applied),
         "branches": [row for part in compiled[:1] for row in _branches(shaped.job, part, exported)],
         "ratios": compared,
@@ -194,6 +195,43 @@ def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
         rows = job.dataset.bad_rows
         notes.append(f"{len(rows)} rows could not be read and were left out, the first: {rows[0]}")
     return notes
+
+
+def title(path: Path | None) -> str:
+    """What a report calls a model: its card's folder, or the card itself where it has a name of its own."""
+    if path is None:
+        return "model"
+    return path.resolve().parent.name if path.stem == "model" else path.stem
+
+
+def _limits(budgets: Sequence[Verdict], found: Sequence[Measurement], recipe: Recipe) -> list[str]:
+    """For each regression under a bare accuracy budget: what its points are in its own unit."""
+    given = recipe.budgets.get("accuracy_drop_points")
+    if given is None or isinstance(given, Mapping):
+        return []
+    scaled = {m.output for m in found if m.name == "accuracy_drop_points" and m.per_point not in (None, 1.0)}
+    rows = {v.output: v for v in budgets if v.name == "accuracy_drop_points" and v.output in scaled and v.value is not None}
+    return [
+        f"Of '{name}', a regression, one point is a hundredth of its labels' standard deviation: its limit of {given:g} points is "
+        f"{row.limit:g}{f' {row.unit}' if row.unit else ''} of mean absolute error on the test rows."
+        for name, row in rows.items()
+    ]
+
+
+def _not_faster(part: Compiled, compared: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[str]:
+    """Advice where compressing gained no speed over what the runtime does by itself; none where the timing was disturbed."""
+    default = "float" if part.target == "onnxruntime" else "default"  # f32 is its default
+    pair = (part.candidate().name, f"{part.target} {default}")
+    row = next((row for row in compared if (row["candidate"], row["baseline"]) == pair and not row["disturbed"]), None)
+    if row is None or row["verdict"] == "faster":
+        return []
+    word = "slower" if row["verdict"] == "slower" else "not shown to be faster"
+    auto = any(step.options.get("precision") == "auto" for step in recipe.graph_steps())
+    advice = "" if auto else "write `precision: auto` under quantize (as recipe latency-first does), or "
+    times = f"{1 / row['value']:.2f}x its speed"
+    return [
+        f"{part.target}: the compressed model is {word} than what {part.target} runs by itself ({times}): {advice}keep it for its size."
+    ]
 
 
 def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, Any]]:

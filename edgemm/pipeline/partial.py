@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgemm.graph.branches import Branches
 
 MOST_LAYERS = 16  # pieces of one branch that are told apart; neighbours beyond that are joined
-LEAST_LIMIT = 0.1  # a limit of 0 counts as so much where losses of several outputs are set against each other
+LEAST_LIMIT = 0.1  # a limit of 0 counts as so many points where losses of several outputs are set against each other
 NOISE_SAMPLES = 8  # samples on which a piece's noise at the outputs is measured
 SILENT_DB = 200.0  # noise of a piece that changes nothing; its opposite: of one that makes outputs infinite
 
@@ -47,7 +47,9 @@ class Alone:
     def proved(self, limits: Mapping[str, float]) -> float:
         """The most that any output's interval proves to be lost, 0 where none does."""
         edges = {name: m.value if m.low is None else m.low for name, m in self.lost.items()}
-        return max((max(0.0, edge) / max(limits.get(name, 1.0), LEAST_LIMIT) for name, edge in edges.items()), default=0.0)
+        points = {name: m.per_point or 1.0 for name, m in self.lost.items()}
+        shares = (max(0.0, edge) / max(limits.get(name, points[name]), LEAST_LIMIT * points[name]) for name, edge in edges.items())
+        return max(shares, default=0.0)
 
 
 @dataclass(frozen=True)

@@ -268,4 +268,5 @@ def _budgets(bundle: Bundle) -> dict[str, Any]:
             found[verdict.name] = verdict.limit
         else:
             found.setdefault(verdict.name, {})[verdict.output] = verdict.limit
-    return found
+    bare = {verdict.name: verdict.limit for verdict in verdicts if verdict.verdict == "unknown" and verdict.unit == "points"}
+    return found | bare

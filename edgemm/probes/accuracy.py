@@ -128,4 +128,5 @@ def _lost(answers: Answers, name: str, output: Output) -> metrics.Score:
 
 
 def _measurement(score: metrics.Score, output: str) -> Measurement:
-    return Measurement(score.name, score.value, score.unit, score.better, output=output, low=score.low, high=score.high, n=score.n)
+    edges = {"low": score.low, "high": score.high, "n": score.n, "per_point": score.per_point}
+    return Measurement(score.name, score.value, score.unit, score.better, output=output, **edges)

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import card as cards
 from edgemm import compress
+from edgemm import recipe as recipes
 from edgemm.graph.reverting import int8_layers
 from edgemm.pipeline import stages
-from edgemm.pipeline.accuracy_policy import Policy, limits_of
+from edgemm.pipeline.accuracy_policy import Policy, limits_of, policy_of
 from edgemm.pipeline.guarding import guard
 from edgemm.pipeline.partial import Partial
 from edgemm.recipe import Step
@@ -201,6 +202,43 @@ def test_limits_are_one_for_all_heads_or_one_for_each(place):
     assert limits_of(card, {"accuracy_drop_points": {"event": 2}}) == {"event": 2.0}
     assert limits_of(card, {"accuracy_drop_points": 1}) == {"event": 1.0}
     assert limits_of(card, {}) == {}
+
+
+@pytest.fixture(scope="module")
+def regression(place, tmp_path_factory) -> Partial:
+    """The same model with what it answers as labels of a regression."""
+    from edgemm.graph import parity
+
+    folder = tmp_path_factory.mktemp("level")
+    onnx.save(graph(), folder / "model.onnx")
+    (folder / "model.yaml").write_text(CARD.replace("{task: classification, labels: [left, right]}", "{task: regression, unit: lx}"))
+    for split in ROWS:
+        with np.load(place / f"{split}.npz") as rows:
+            feed = {name: rows[name] for name in ("loud", "calm")}
+        np.savez(folder / f"{split}.npz", **feed, event=parity.run_reference(graph(), [feed])[0]["event"].reshape(-1, 2))
+    job = stages.start(folder, folder)
+    exported = stages.export(job)
+    quantized = stages.quantize(job, exported, [Step("quantize", {"calibration_samples": 40}, "graph")], "openvino")
+    return Partial(job, exported, quantized, "openvino", {}, OPTIONS, (job, exported))
+
+
+def test_a_bare_number_is_points_of_a_regressions_spread_and_what_misses_it_goes_back(regression):
+    recipe = recipes.parse({"steps": ["quantize"], "targets": ["openvino"], "budgets": {"accuracy_drop_points": 10}})
+    with np.load(regression.job.card.folder / "val.npz") as rows:
+        spread = float(rows["event"].std())
+    wanted = policy_of(recipe, regression)
+    assert wanted.limits["event"] == pytest.approx(0.1 * spread, rel=0.01)
+    assert wanted.limits["event"] < regression.lost()["event"].value < 10, "in the output's own unit 10 would let everything pass"
+    found = guard(regression, wanted)
+    assert found.met
+    assert "loud1" in layers(regression.quantized) - layers(found.partial.quantized)
+    assert "lx [0" in found.notes[0]
+    assert f"(limit {wanted.limits['event']:g} lx)" in found.notes[0]
+
+
+def test_a_number_for_one_regression_is_in_its_own_unit(regression):
+    recipe = recipes.parse({"steps": ["quantize"], "targets": ["openvino"], "budgets": {"accuracy_drop_points": {"event": 3}}})
+    assert policy_of(recipe, regression).limits == {"event": 3.0}
 
 
 def test_compress_guards_and_the_bundle_holds_the_budget_on_test(place, tmp_path):
