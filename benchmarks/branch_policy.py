@@ -25,7 +25,7 @@ def main(name: str, checkpoint: str, data: str, ratio: str = "0.4", epochs: str 
         run([*EDGEMM, "compress", checkpoint, "-r", "openvino-int8", "-d", data, "-o", place / "whole"], allowed=(0, 3))
         _compress(place, "uniform", f"ratio: {ratio}", checkpoint, data, epochs)
         share = 1 - _p50(place / "uniform") / _p50(place / "whole")
-        _compress(place, "ranked", f"latency_ratio: {share:.3f}", checkpoint, data, epochs)
+        _compress(place, "ranked", f"latency_ratio: {share:.3f}, spread: ranked", checkpoint, data, epochs)
         run([*EDGEMM, "benchmark", place / "uniform", place / "ranked", "-d", data, "-o", place / "compared"], allowed=(0, 3))
         compared = _report(place / "compared")
         figures = {

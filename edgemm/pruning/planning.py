@@ -104,6 +104,28 @@ class Ranking:
         return [root for step in self.steps[:count] for root in step]
 
 
+def even(found: Structure, scores: Scores, rounding: Rounding, branches: Sequence[str] | None = None) -> Ranking:
+    """Order the units of all layers so that every prefix takes nearly the same share of each, the lowest scores first.
+
+    Args:
+        branches: Only layers of these.
+    """
+    steps = [
+        (end / layer.width, layer.name, tuple(order[start:end]))
+        for layer in found.layers
+        if branches is None or layer.branch in branches
+        for order in [lowest(layer, scores, layer.width)]
+        for start, end in pairwise(_cuts(layer, rounding))
+    ]
+    return Ranking(tuple(step for _, _, step in sorted(steps, key=lambda entry: entry[:2])))
+
+
+def _cuts(layer: Layer, rounding: Rounding) -> list[int]:
+    """Counts of removed channels that leave allowed widths, 0 first."""
+    unit = rounding.unit(layer)
+    return [0, *range(layer.width % unit or unit, layer.width - rounding.least(layer) + 1, unit)]
+
+
 def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, branches: Sequence[str] | None = None) -> Ranking:
     """Order the units of all layers by score for what they save.
 
@@ -124,9 +146,8 @@ def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, bra
     steps: list[tuple[float, tuple[int, ...]]] = []
     for layer in layers:
         order = lowest(layer, scores, layer.width)
-        unit, high, first = rounding.unit(layer), 0.0, layer.width % rounding.unit(layer)
-        cuts = [0, *range(first or unit, layer.width - rounding.least(layer) + 1, unit)]
-        for start, end in pairwise(cuts):
+        high = 0.0
+        for start, end in pairwise(_cuts(layer, rounding)):
             value = float(np.mean([worth[layer.name][root] for root in order[start:end]])) / means[layer.branch]
             high = max(high, value)  # a layer's units go in their own order
             steps.append((high, tuple(order[start:end])))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgemm.errors import PruneError
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.layers import Structure
-from edgemm.pruning.planning import Ranking, Rounding, Scores, by_ratio, rank, unreachable, until
+from edgemm.pruning.planning import Ranking, Rounding, Scores, by_ratio, even, rank, unreachable, until
 
 MEASUREMENTS = 6
 """Latency measurements beside the first: each exports and compiles. Halving the interval six times leaves 1.6% of it."""
@@ -24,12 +24,14 @@ class Plan:
         ratio, macs, latency: Share to remove; one of them, or none where ``branches`` says all.
         branches: Branch -> share to remove there: of channels where ``ratio`` or nothing else is given, else of its
             multiply-accumulates.
+        ranked: Whether layers lose by score for cost; else each the same share. Only for ``macs`` and ``latency``.
     """
 
     ratio: float | None = None
     macs: float | None = None
     latency: float | None = None
     branches: Mapping[str, float] | None = None
+    ranked: bool = False
 
     def part(self, rounds: int) -> Plan:
         """The same spread over several rounds, each relative to what the one before left."""
@@ -38,7 +40,7 @@ class Plan:
             return value if value is None or value >= 1 else 1 - (1 - value) ** (1 / rounds)  # 1 is refused where a layer is emptied
 
         branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
-        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches)
+        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches, self.ranked)
 
 
 def plan_removal(
@@ -57,9 +59,14 @@ def plan_removal(
         return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0))
     costs, asked = Costs(found), plan.macs if plan.macs is not None else plan.latency
     assert asked is not None  # one of both
-    fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, scores, rounding)]
-    others = [name for name in found.parts.names() if name not in overrides]
-    rankings = [rank(found, costs, scores, one, others) for one in rounding.floors(asked)]
+
+    def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
+        if plan.ranked:
+            return [rank(found, costs, scores, one, branches) for one in rounding.floors(removed)]
+        return [even(found, scores, replace(rounding, floor=rounding.floor or 0.0), branches)]
+
+    fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, rankings_of)]
+    rankings = rankings_of([name for name in found.parts.names() if name not in overrides], asked)
     if plan.macs is not None:
         before = costs.total_macs()
         chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - plan.macs)
@@ -79,13 +86,14 @@ def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], 
     return min(measure(ranking.first(len(ranking.steps))) for ranking in rankings)
 
 
-def _branch_macs(branch: str, share: float, found: Structure, costs: Costs, scores: Scores, rounding: Rounding) -> list[int]:
+def _branch_macs(
+    branch: str, share: float, found: Structure, costs: Costs, rankings_of: Callable[[Sequence[str], float], list[Ranking]]
+) -> list[int]:
     """Remove a share of one branch's multiply-accumulates."""
     before = costs.macs().get(branch, 0.0)
     if not share or not before:
         return []
-    rankings = [rank(found, costs, scores, one, [branch]) for one in rounding.floors(share)]
-    chosen = _first_reaching(rankings, lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
+    chosen = _first_reaching(rankings_of([branch], share), lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
     if isinstance(chosen, float):
         raise unreachable(f"branches.{branch}", share, 1 - chosen, found)
     return chosen

@@ -41,6 +41,7 @@ def prune(
     branches: dict[Branch, float] | None = None,
     macs_ratio: float | None = None,
     latency_ratio: float | None = None,
+    spread: Literal["even", "ranked"] = "even",
     criterion: Literal["taylor", "magnitude", "activation"] = "taylor",
     round_to: int = 8,
     floor: float | None = None,
@@ -58,8 +59,11 @@ def prune(
         ratio: Share of the channels removed in every layer that may be pruned, each layer alike.
         branches: Branch selector -> share for that branch: of the channels of its layers; with ``macs_ratio`` or ``latency_ratio``, of
             its multiply-accumulates. Alone it prunes only the branches it names.
-        macs_ratio: Share of the model's multiply-accumulates removed; layers lose the channels that cost most for what they give.
-        latency_ratio: Share of the latency removed, measured on the target; channels as with ``macs_ratio``.
+        macs_ratio: Share of the model's multiply-accumulates removed.
+        latency_ratio: Share of the latency removed, measured on the target.
+        spread: How the layers share the last two: all ``even``, or ``ranked`` over all branches by what channels give for what they cost,
+            each branch by its own average. On spoiled digits (3 epochs of recovery, one seed, half of the MACs) an equal cut kept 86%
+            on test, ranking 81 to 86%.
         criterion: What a channel gives: the task loss without it (``taylor``), its weights, or what it carries.
         round_to: Widths become multiples of this; layers narrower than twice of it keep powers of two.
         floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps; None = 0.7 of what an
@@ -73,7 +77,7 @@ def prune(
         PruneError: Contradicting options, an unreachable target, an empty layer, missing data, nothing to prune, or a failed proof.
         ExportError: torch.export refuses the model; names the line. Nothing was pruned then.
     """
-    plan = Plan(ratio, macs_ratio, latency_ratio, branches)
+    plan = Plan(ratio, macs_ratio, latency_ratio, branches, spread == "ranked")
     check(plan)
     check_data(criterion, ctx.dataset)
     _check_options(round_to, floor, rounds, recovery_epochs, ctx)
@@ -81,7 +85,7 @@ def prune(
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
         found = work.analyse()
-        asked = Plan(ratio, macs_ratio, latency_ratio, _by_branch(branches or {}, found, model)).part(rounds)
+        asked = Plan(ratio, macs_ratio, latency_ratio, _by_branch(branches or {}, found, model), plan.ranked).part(rounds)
         scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
         removed = plan_removal(
             asked,
