@@ -13,6 +13,13 @@ SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "dict": (dict,), "list": (list,), "None": (type(None),),
 }  # fmt: skip
 
+WORDS = {
+    "int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts"),
+    "bool": ("true or false", "true or false"), "dict": ("a mapping", "mappings"), "list": ("a list", "lists"), "None": ("null", "null"),
+    "Branch": ("a branch", "branches"), "Any": ("anything", "anything"),
+}  # fmt: skip
+"""An annotation's name, in words: one, and several."""
+
 
 def check(
     given: Mapping[str, Any], declared: Mapping[str, Option], where: str, error: type[EdgemmError], *, skip: tuple[str, ...] = ()
@@ -33,12 +40,10 @@ def check(
         if key not in declared:
             found.add(error(f"{where}: unknown key '{key}'.", fix=nearest(key, [*declared, *skip])))
         elif not fits(value, declared[key].annotation):
-            wants = ast.unparse(declared[key].annotation)
-            found.add(error(f"{where}.{key}: {value!r} is not {_article(wants)}.", fix=f"write a value of type {wants}."))
+            found.add(_misfit(f"{where}.{key}", value, declared[key].annotation, error))
     for key, option in declared.items():
         if option.required and key not in given:
-            wants = ast.unparse(option.annotation)
-            found.add(error(f"{where}: '{key}' is missing.", fix=f"add {key}: <{wants}>."))
+            found.add(error(f"{where}: '{key}' is missing.", fix=f"add {key}: <{in_words(option.annotation)}>."))
     return found.errors
 
 
@@ -77,5 +82,66 @@ def selector_keys(value: Any, annotation: ast.expr) -> list[str]:
     return []
 
 
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[:1] in "aeiou" else f"a {kind}"
+def in_words(annotation: ast.expr) -> str:
+    """An annotation as a user reads it: "a whole number", "a list of numbers", "one of ptq, qat"; that null may stand there is left out."""
+    match annotation:
+        case ast.BinOp(op=ast.BitOr()):
+            kinds = [kind for kind in _alternatives(annotation) if ast.unparse(kind) != "None"]
+            return " or ".join(dict.fromkeys(map(in_words, kinds))) or WORDS["None"][0]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)) if not _is_rest(items[-1]):
+            return f"a list of {len(items)}: {', '.join(map(in_words, items))}"
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence" | "tuple")):
+            return f"a {_plural(annotation).replace('lists', 'list', 1)}"
+        case ast.Subscript(value=ast.Name(id="dict" | "Mapping")):
+            return f"a {_plural(annotation).replace('mappings', 'mapping', 1)}"
+        case ast.Subscript(value=ast.Name(id="Literal")):
+            return f"{'one of ' if len(choices(annotation)) > 1 else ''}{', '.join(map(_shown, choices(annotation)))}"
+    return WORDS.get(ast.unparse(annotation), (ast.unparse(annotation), ""))[0]
+
+
+def choices(annotation: ast.expr) -> list[Any]:
+    """The values of every ``Literal`` in a union."""
+    found: list[Any] = []
+    for kind in _alternatives(annotation):
+        match kind:
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
+                found += [ast.literal_eval(entry) for entry in (choice.elts if isinstance(choice, ast.Tuple) else [choice])]
+    return found
+
+
+def _misfit(place: str, value: Any, annotation: ast.expr, error: type[EdgemmError]) -> EdgemmError:
+    known = [choice for choice in choices(annotation) if isinstance(choice, str)]
+    if isinstance(value, str) and known:
+        others = [kind for kind in _alternatives(annotation) if not choices(kind) and ast.unparse(kind) != "None"]
+        more = f", or write {' or '.join(map(in_words, others))}" if others else ""
+        return error(f"{place}: unknown value '{value}'.", fix=f"{nearest(value, known)}{more}.")
+    words = in_words(annotation)
+    return error(f"{place}: {_shown(value) if not isinstance(value, str) else repr(value)} is not {words}.", fix=f"write {words}.")
+
+
+def _alternatives(annotation: ast.expr) -> list[ast.expr]:
+    match annotation:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return [*_alternatives(left), *_alternatives(right)]
+    return [annotation]
+
+
+def _plural(annotation: ast.expr) -> str:
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=item):
+            return f"lists of {_plural(item)}"
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, *_])):
+            return f"lists of {_plural(item)}"
+        case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[key, item])):
+            return f"mappings of {_plural(key)} to {_plural(item)}"
+    name = ast.unparse(annotation)
+    return WORDS[name][1] if name in WORDS else in_words(annotation)
+
+
+def _is_rest(item: ast.expr) -> bool:
+    return isinstance(item, ast.Constant) and item.value is ...
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)

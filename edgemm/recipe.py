@@ -43,7 +43,9 @@ class Recipe:
 
     Attributes:
         targets: Target name -> options for it.
-        budgets: Budget name -> limit, or for ``accuracy_drop_points`` also output -> limit.
+        budgets: Budget name -> limit, or for ``accuracy_drop_points`` also output -> limit. A bare ``accuracy_drop_points`` is in points
+            for every output, where a regression's point is a hundredth of its labels' standard deviation; a limit for one output is in
+            its own unit.
     """
 
     name: str
@@ -99,24 +101,28 @@ def load(name_or_path: str | Path, *, card: Card | None = None) -> Recipe:
         plain = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise RecipeError(f"cannot read the recipe {path}.", why=" ".join(str(err).split()), fix="mend the place it names.") from err
-    return parse(plain, name=path.stem, card=card)
+    return parse(plain, name=path.stem, card=card, where=path.name)
 
 
-def parse(plain: Any, *, name: str = "recipe", card: Card | None = None) -> Recipe:
+def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: str = "") -> Recipe:
     """Make a Recipe of plain values, reporting every mistake at once.
+
+    Args:
+        where: The file it comes from, as errors name it; the name where there is none.
 
     Raises:
         RecipeError, Mistakes: As ``load``.
     """
+    where = where or name
     if not isinstance(plain, dict):
-        raise RecipeError(f"{name}: a recipe is a mapping.", fix="it has the keys steps, targets and budgets.")
+        raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets and budgets.")
     found = Collector()
     for key in plain:
         if key not in KEYS:
-            found.add(RecipeError(f"{name}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
-    steps = _steps(plain.get("steps") or [], name, card, found)
-    targets = _targets(plain.get("targets"), name, found)
-    budgets = _budgets(plain.get("budgets") or {}, name, card, found)
+            found.add(RecipeError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
+    steps = _steps(plain.get("steps") or [], where, card, found)
+    targets = _targets(plain.get("targets"), where, found)
+    budgets = _budgets(plain.get("budgets") or {}, where, card, found)
     found.raise_if_any()
     digest = hashlib.sha256(repr([(s.name, sorted(s.options.items())) for s in steps] + [targets, budgets]).encode()).hexdigest()
     return Recipe(name, steps, targets, budgets, digest)

@@ -107,7 +107,7 @@ def test_a_mistake_in_the_whole_card_is_named(plain, words):
         ("image", "inputs.x: 'modality' is missing"),
         ({"modality": "imag"}, "inputs.x: unknown modality 'imag'.*did you mean 'image'"),
         ({"modality": "image", "height": 64, "width": 64, "widht": 6}, "inputs.x: unknown key 'widht'.*did you mean 'width'"),
-        ({"modality": "image", "height": "tall", "width": 64}, "inputs.x.height: 'tall' is not an int"),
+        ({"modality": "image", "height": "tall", "width": 64}, "inputs.x.height: 'tall' is not a whole number"),
         ({"modality": "image", "width": 64}, "inputs.x: 'height' is missing"),
         ({"modality": "image", "height": 64, "width": 64, "steps": 0}, "inputs.x.steps: 0 is not a number of steps"),
         ({"modality": "image", "height": 64, "width": 64, "steps": True}, "inputs.x.steps: True is not a number of steps"),

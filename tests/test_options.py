@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemm.errors import CardError
-from edgemm.options import check, fits, selector_keys
+from edgemm.options import check, fits, in_words, selector_keys
 from edgemm.plugins import Option
 
 
@@ -72,7 +72,7 @@ def test_check_finds_every_mistake_and_names_the_place():
     errors = check({"ratoi": 0.5, "rounds": "many", "mine": 1}, options, "step 1 (thin)", CardError, skip=("mine",))
     assert [error.what for error in errors] == [
         "step 1 (thin): unknown key 'ratoi'.",
-        "step 1 (thin).rounds: 'many' is not an int.",
+        "step 1 (thin).rounds: 'many' is not a whole number.",
         "step 1 (thin): 'size' is missing.",
     ]
     assert "did you mean 'ratio'?" in errors[0].fix
@@ -97,3 +97,39 @@ def test_selectors_are_found_by_their_annotation(value, text, found):
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name)), st.integers()))
 def test_integers_pass_wherever_int_is_declared(values):
     assert check(values, declared(**dict.fromkeys(values, "int")), "x", CardError) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("int", "a whole number"),
+        ("float | None", "a number"),
+        ("bool", "true or false"),
+        ("None", "null"),
+        ("str | list[str] | None", "text or a list of texts"),
+        ("tuple[int, ...]", "a list of whole numbers"),
+        ("tuple[int, str]", "a list of 2: a whole number, text"),
+        ("Sequence[list[float]]", "a list of lists of numbers"),
+        ("dict[Branch, float]", "a mapping of branches to numbers"),
+        ("Literal['ptq']", "ptq"),
+        ("Literal[8, 16] | None", "one of 8, 16"),
+    ],
+)
+def test_an_annotation_is_told_without_python(text, words):
+    assert in_words(annotation(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "what", "fix"),
+    [
+        ("ptqq", "Literal['ptq']", "x.key: unknown value 'ptqq'.", "did you mean 'ptq'? known: ptq."),
+        ("atuo", "dict[Branch, str] | Literal['auto'] | None", "x.key: unknown value 'atuo'.", "or write a mapping of branches to texts."),
+        ("lots", "float | None", "x.key: 'lots' is not a number.", "write a number."),
+        (True, "int", "x.key: true is not a whole number.", "write a whole number."),
+        (None, "list[str]", "x.key: null is not a list of texts.", "write a list of texts."),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words(value, text, what, fix):
+    (error,) = check({"key": value}, declared(key=text), "x", CardError)
+    assert error.what == what
+    assert error.fix.endswith(fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +128,5 @@ def _lost(answers: Answers, name: str, output: Output) -> metrics.Score:
 
 
 def _measurement(score: metrics.Score, output: str) -> Measurement:
-    edges = {"low": score.low, "high": score.high, "n": score.n, "per_point": score.per_point}
-    return Measurement(score.name, score.value, score.unit, score.better, output=output, **edges)
+    found = Measurement(score.name, score.value, score.unit, score.better, output=output, n=score.n, per_point=score.per_point)
+    return replace(found, low=score.low, high=score.high)

@@ -108,7 +108,7 @@ def test_all_mistakes_of_a_recipe_are_told_before_any_work(own_model, porch, tmp
     with pytest.raises(Mistakes) as raised:
         compress(own_model, recipe=wrong, data=porch, output=tmp_path / "b")
     text = str(raised.value)
-    for words in ("did you mean 'quantize'?", "'many' is not an int", "did you mean 'openvino'?", "unknown budget 'speed'"):
+    for words in ("did you mean 'quantize'?", "'many' is not a whole number", "did you mean 'openvino'?", "unknown budget 'speed'"):
         assert words in text
     assert not (tmp_path / "b").exists()
     assert not empty_cache.exists()

@@ -92,7 +92,7 @@ def test_the_vocabulary_is_the_cards_or_the_tokenizers(tmp_path):
         ({"encoder": {}}, "kwargs: unknown key 'encoder'.", "did you mean 'encoders'?"),
         ({"encoders": {"image": {"cnnn": {}}}}, "kwargs.encoders.image: there is no encoder 'cnnn'.", "did you mean 'cnn'?"),
         ({"encoders": {"image": {"cnn": {"widht": 3}}}}, "kwargs.encoders.image.cnn: unknown key 'widht'.", "did you mean 'width'?"),
-        ({"encoders": {"image": {"cnn": {"width": "big"}}}}, "kwargs.encoders.image.cnn.width: 'big' is not an int.", "write a value"),
+        ({"encoders": {"image": {"cnn": {"width": "big"}}}}, "kwargs.encoders.image.cnn.width: 'big' is not a whole number.", "write a"),
         ({"encoders": {"imagee": {"cnn": {}}}}, "kwargs.encoders: 'imagee' is no input or modality of this card.", "did you mean 'image'?"),
         ({"encoders": {"image": {"cnn": {}, "vit": {}}}}, "is not one plugin with its options.", "write {bag: {}}."),
         (
@@ -102,7 +102,7 @@ def test_the_vocabulary_is_the_cards_or_the_tokenizers(tmp_path):
         ),
         ({"encoders": ["cnn"]}, "kwargs.encoders: ['cnn'] is not a mapping.", "write encoders: {"),
         ({"fusion": {"concatt": {}}}, "kwargs.fusion: there is no fusion 'concatt'.", "did you mean 'concat'?"),
-        ({"fusion": {"gated": {"gate": "soft"}}}, "kwargs.fusion.gated.gate: 'soft' is not", "scalar"),
+        ({"fusion": {"gated": {"gate": "soft"}}}, "kwargs.fusion.gated.gate: unknown value 'soft'.", "scalar"),
         ({"heads": {"label": "classifier"}}, "kwargs.heads.label: there is no head 'classifier'.", "did you mean 'classification'?"),
         ({"heads": {"labels": "change"}}, "kwargs.heads: 'labels' is no output or task of this card.", "did you mean 'label'?"),
     ],

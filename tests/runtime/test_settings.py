@@ -70,7 +70,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_right_word():
         "threshold: 2.0 is outside -1 to 1",
         "'quite' is no class of this output",
         "decisions.evnt is no output of this model",
-        "web.port: 'high' is not an int",
+        "web.port: 'high' is not a whole number",
     ):
         assert part in said, part
 
