@@ -68,21 +68,30 @@ def by_ratio(found: Structure, scores: Scores, rounding: Rounding, ratio_of: Cal
     removed: list[int] = []
     for layer in found.layers:
         ratio = ratio_of(layer.branch)
-        if ratio and layer.width * (1 - ratio) < 0.5:
+        if _empties(layer, ratio):
             raise PruneError(
                 f"ratio {ratio:g} would empty layer '{layer.name}' of branch '{layer.branch}', which has {layer.width} channels.",
                 why="a layer keeps at least one channel.",
-                fix=f"the largest possible ratio is {_most(found, ratio_of):g}.",
+                fix=_largest(layer, found, rounding, ratio_of),
             )
         keep = rounding.nearest(layer, layer.width * (1 - ratio)) if ratio else layer.width
         removed += lowest(layer, scores, layer.width - keep)
     return removed
 
 
-def _most(found: Structure, ratio_of: Callable[[str], float]) -> float:
-    """The ratio at which the narrowest of the pruned layers still keeps a channel, rounded down to hundredths."""
-    narrow = min(layer.width for layer in found.layers if ratio_of(layer.branch))
-    return math.floor(100 * (1 - 0.5 / narrow)) / 100
+def _empties(layer: Layer, ratio: float) -> bool:
+    """Whether less than half a channel would be left."""
+    return ratio > 0 and layer.width * (1 - ratio) < 0.5
+
+
+def _largest(layer: Layer, found: Structure, rounding: Rounding, ratio_of: Callable[[str], float]) -> str:
+    """The largest ratio, in hundredths, that empties none of the pruned layers, and what it leaves of ``layer``."""
+    pruned = [one for one in found.layers if ratio_of(one.branch)]
+    most = next(number / 100 for number in range(99, -1, -1) if not any(_empties(one, number / 100) for one in pruned))
+    kept = rounding.nearest(layer, layer.width * (1 - most))
+    return (
+        f"the largest possible ratio is {most:g}, which leaves {kept} of its channels: widths are kept in groups of {rounding.unit(layer)}."
+    )
 
 
 def lowest(layer: Layer, scores: Scores, count: int) -> list[int]:

@@ -1,7 +1,9 @@
 """How many channels go: rounding, floors, ranking, and counts that come true."""
 
 import copy
+import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from edgemm.pruning.analysis import analyse
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.cutting import cut
 from edgemm.pruning.layers import Layer
-from edgemm.pruning.planning import Rounding, rank, until
+from edgemm.pruning.planning import Rounding, by_ratio, rank, until
 from edgemm.pruning.scores import magnitude
 from edgemm.pruning.targets import Plan, check, plan_removal
 
@@ -146,3 +148,15 @@ def test_an_even_spread_meets_the_target_and_takes_the_same_share_of_every_layer
         gone = len(removed & set(one.roots)) / one.width
         unit = Rounding(4).unit(one) / one.width
         assert 0.3 - unit <= gone <= 0.5 + unit, one.name
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 10, 12, 16, 25, 64, 300])
+def test_the_largest_ratio_an_error_names_works_when_typed(width):
+    found, rounding = SimpleNamespace(layers=[layer(width), layer(400)]), Rounding(8)
+    with pytest.raises(PruneError, match="would empty layer 'layer'") as caught:
+        by_ratio(found, {}, rounding, lambda _: 0.9999)
+    told = re.search(r"largest possible ratio is ([\d.]+), which leaves (\d+) of its channels", caught.value.fix)
+    assert told is not None
+    removed = by_ratio(SimpleNamespace(layers=[layer(width)]), {}, rounding, lambda _: float(told[1]))
+    assert width - len(removed) == int(told[2]) == rounding.unit(layer(width))
+    by_ratio(found, {}, rounding, lambda _: float(told[1]))
