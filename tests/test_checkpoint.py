@@ -19,6 +19,7 @@ from edgemm.checkpoint import load_model, save_model
 from edgemm.checkpoint_identity import identity
 from edgemm.errors import CardError, CheckpointError, OutputError
 from edgemm.models.fused import FusedModel
+from edgemm.models.weights import _first_line
 
 MODEL = """
 import torch
@@ -156,6 +157,17 @@ def test_a_truncated_file_is_an_error(place, trained, name, kept):
     (place / name).write_bytes((place / name).read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=rf"{name}' is truncated or damaged"):
         load_model(made(place, weights=name))
+
+
+def test_a_long_reason_ends_with_a_sentence_or_a_word():
+    sentences = _first_line(
+        ValueError("The file broke in the middle of it all. It was cut at the end of a block, says the reader. " + "why " * 60)
+    )
+    assert sentences.endswith("says the reader.")
+    words = _first_line(ValueError("somewhere " * 60))
+    assert words.endswith("somewhere ...")
+    assert len(_first_line(ValueError("x" * 500))) < 250
+    assert _first_line(ValueError("short")) == "short"
 
 
 def test_a_file_without_a_state_dict_is_an_error(place):

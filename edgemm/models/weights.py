@@ -19,6 +19,7 @@ from edgemm.errors import CheckpointError
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 NESTED = ("state_dict", "model_state_dict", "model", "module", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.compile, Lightning
+LONGEST = 240  # characters of another package's message that are passed on
 SHOWN = 5  # names listed of each kind of misfit
 
 
@@ -167,4 +168,13 @@ def _damaged(path: Path, err: BaseException) -> CheckpointError:
 def _first_line(err: BaseException) -> str:
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     unsupported = [line for line in lines if "nsupported" in line]
-    return (unsupported or lines or [type(err).__name__])[0][:240]
+    return _shortened((unsupported or lines or [type(err).__name__])[0])
+
+
+def _shortened(line: str) -> str:
+    """At most ``LONGEST`` characters: whole sentences where there are any, else whole words and an ellipsis."""
+    if len(line) <= LONGEST:
+        return line
+    head = line[:LONGEST]
+    end = max(head.rfind(mark) for mark in (". ", "! ", "? "))
+    return head[: end + 1] if end > LONGEST // 4 else f"{head.rpartition(' ')[0] or head} ..."
