@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import plugins
+from edgemm.options import in_words
 from edgemm.plugins import Option
 
 WIDTH = 100  # columns: what a terminal beside an editor shows
@@ -25,9 +26,10 @@ INPUTS = "Any input also takes optional (an empty cell = it is missing) and step
 
 @dataclass(frozen=True)
 class Choice:
-    """An option: its type as the source says it, its default (absent where ``required``) and its meaning."""
+    """An option: its type as the source says it and in words, its default (absent where ``required``) and its meaning."""
 
     type: str
+    wants: str
     default: Any
     required: bool
     meaning: str
@@ -38,8 +40,8 @@ class Choice:
 
     def lines(self, name: str) -> list[str]:
         """As people read it: the option, and its meaning below, indented."""
-        last = ", required" if self.required else f" = {_as_yaml(self.default)}"
-        return [f"  {name}: {self.type}{last}", *textwrap.wrap(self.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+        last = "required" if self.required else f"default {_as_yaml(self.default)}"
+        return [f"  {name}: {self.wants}; {last}", *textwrap.wrap(self.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Variant:
     def __str__(self) -> str:
         if self.text:
             return f"{self.kind}: {self.name}\n\n{self.text.rstrip()}"
-        lines = [f"{self.kind}: {self.name}", f"  {self.about}", ""]
+        lines = [f"{self.kind}: {self.name}", f"  {_as_a_card_says(self.about)}", ""]
         lines += _all_lines(self.options) or ["  It has no options."]
         lines += ["", f"  {self.nested}", *("  " + line for line in _all_lines(self.inner))] if self.nested else []
         return "\n".join([*lines, *(["", f"  {self.note}"] if self.note else [])])
@@ -117,7 +119,13 @@ def quote(kind: str, path: Path, about: str) -> Variant:
 
 def _choices(declared: Mapping[str, Option], meanings: Mapping[str, str]) -> dict[str, Choice]:
     return {
-        name: Choice(ast.unparse(option.annotation), None if option.required else option.default, option.required, meanings.get(name, ""))
+        name: Choice(
+            ast.unparse(option.annotation),
+            in_words(option.annotation),
+            None if option.required else option.default,
+            option.required,
+            meanings.get(name, ""),
+        )
         for name, option in declared.items()
     }
 
@@ -154,7 +162,12 @@ def _entries(docstring: str) -> dict[str, str]:
             found.update(dict.fromkeys(names, entry["text"]))
         else:
             found.update({name: f"{found[name]} {line.strip()}" for name in names})
-    return {name: text.replace("``", "") for name, text in found.items()}
+    return {name: _as_a_card_says(text) for name, text in found.items()}
+
+
+def _as_a_card_says(text: str) -> str:
+    """Without Python's marks and words."""
+    return re.sub(r"\bNone\b", "null", text.replace("``", ""))
 
 
 def _all_lines(choices: Mapping[str, Choice]) -> list[str]:

@@ -36,8 +36,8 @@ def test_every_variant_tells_its_options_as_the_checks_read_them(kind, name):
 def test_a_modality_is_told_with_types_defaults_and_meanings(capsys, words):
     out = shown(capsys, *words)
     assert out.startswith("modalities: audio\n  Sound: ")
-    assert "\n  rate_hz: int, required\n" in out
-    assert "\n  resample: bool = true\n      Whether files of another rate are converted" in out
+    assert "\n  rate_hz: a whole number; required\n" in out
+    assert "\n  resample: true or false; default true\n      Whether files of another rate are converted" in out
     assert "optional (an empty cell = it is missing)" in out
 
 
