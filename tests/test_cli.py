@@ -173,7 +173,11 @@ def test_what_was_written_is_told_with_its_size(tmp_path, capsys):
 
 def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgemm", "demo", "-o", tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "edgemm", "demo", "-o", tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background inherit that it is ignored
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("scenes")

@@ -83,9 +83,9 @@ def compress(
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
     if checkpoint is not None:
         _check_checkpoint(Path(checkpoint), output, job, plan)
-    opset = stages.opset(plan)
 
     def whole_way(scratch: Path) -> Path:
+        opset = stages.opset(plan)  # asks the targets, which import their runtimes: not where all is found in the cache
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
         shaped = shaping.shape(job, exported, plan, opset=opset)
@@ -96,7 +96,7 @@ def compress(
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
     bundle.copy(made.folder, output)
-    place = None if checkpoint is None else _copied(Path(checkpoint), job, plan, opset)
+    place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
 
 
@@ -111,9 +111,9 @@ def _check_checkpoint(place: Path, output: Path, job: Job, plan: Recipe) -> None
     checkpoint_files.check_place(place, original=job.card.folder, apart=output)
 
 
-def _copied(place: Path, job: Job, plan: Recipe, opset: int) -> Path:
+def _copied(place: Path, job: Job, plan: Recipe) -> Path:
     """The checkpoint that the torch steps left, at ``place``; the steps are found in the cache, and run again if somebody tidied it."""
-    again = replace(job, made=[], reused=[])
+    again, opset = replace(job, made=[], reused=[]), stages.opset(plan)
     checkpoint_files.copy(shaping.shape(again, stages.export(again, opset=opset), plan, opset=opset).job.card, place)
     return place
 

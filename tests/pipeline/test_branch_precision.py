@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-from tests.test_compiling import CARD, graph
 
 from edgemm import plugins, recipe
 from edgemm._report.page import render
@@ -14,6 +13,7 @@ from edgemm.pipeline.branch_precision import choose, decide, normal
 from edgemm.probes._schedule import Timing
 from edgemm.recipe import Step
 from edgemm.report import Report
+from tests.pipeline.test_compiling import CARD, graph
 
 pytest.importorskip("openvino")
 

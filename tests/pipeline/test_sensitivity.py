@@ -181,7 +181,7 @@ def test_a_bundle_is_refused(tmp_path):
 
 def test_a_second_time_needs_no_torch(place, found):
     code = (
-        "import sys\nfrom edgemm import stages\nfrom edgemm.pipeline.sensitivity import sensitivity\n"
+        "import sys\nfrom edgemm.pipeline import stages\nfrom edgemm.pipeline.sensitivity import sensitivity\n"
         "job = stages.start(sys.argv[1], sys.argv[1])\nsensitivity(job, target='openvino')\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=False)

@@ -1,9 +1,6 @@
 """Real builds by TensorRT-RTX for cards that are not here: parser, types, shapes and API; nothing about speed or INT8 kernels."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,21 +16,13 @@ from edgemm.targets.tensorrt import TensorRT  # noqa: E402
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 CARDS = ["SM86", "SM120"]
 
-
-def matrix():
-    """The compatibility matrix of the flow tests: rows of encoders, fusions and heads, and what makes a model of one."""
-    place = Path(__file__).parents[1] / "flow" / "test_matrix.py"
-    if "edgemm_matrix" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("edgemm_matrix", place)
-        sys.modules["edgemm_matrix"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["edgemm_matrix"])
-    return sys.modules["edgemm_matrix"]
-
-
 torch = pytest.importorskip("torch")
 pytest.importorskip("nncf")
 pytest.importorskip("openvino")
-ROWS = list(matrix().MATRIX)
+
+from tests.flow.cells import MATRIX, make  # noqa: E402  (torch may be absent)
+
+ROWS = list(MATRIX)
 FAST = ("camera and microphone, scalar gate", "changes over four steps")  # a GRU and Conv1d; bytes that are turned before they are cast
 
 
@@ -44,7 +33,8 @@ def test_a_combination_quantized_for_tensorrt_builds_in_every_form(name, tmp_pat
     from edgemm.steps._protocol import Context
     from edgemm.steps.quantize import quantize
 
-    card, model = matrix()._model(name)
+    model = make(name)
+    card = model.card
     exported = onnx.load(export_onnx(model, tmp_path / "float.onnx"))
     context = Context(card=card, dataset=None, scratch=tmp_path, target="tensorrt", numerics=TensorRT.numerics)
     made = quantize(exported, context, calibration_samples=16)
