@@ -17,7 +17,7 @@ from edgemm.checkpoint import load_model
 from edgemm.data import open_dataset
 from edgemm.errors import CardError, CheckpointError, DataError, OutputError, TrainError
 from edgemm.progress import Progress
-from edgemm.verbs.train import train
+from edgemm.verbs.train import completed, train
 
 MODEL = """
 import torch
@@ -138,7 +138,7 @@ def test_a_regression_far_from_zero_is_learnt_by_a_reference_model(own):
 
 KILLED = """
 import sys
-from edgemm.verbs.train import train
+from edgemm.verbs.train import completed, train
 train({card!r}, {data!r}, {output!r}, epochs=40)
 """
 
@@ -251,7 +251,7 @@ def test_a_bad_option_is_an_error_before_anything_happens(own):
 
 
 LAUNCHED = """
-from edgemm.verbs.train import train
+from edgemm.verbs.train import completed, train
 train({card!r}, {data!r}, {output!r}, epochs=6, learning_rate=0.01)
 """
 
@@ -273,3 +273,20 @@ def test_the_reference_cards_train_on_the_real_sets(unpacked, tmp_path):
     easyvqa = train("easyvqa", unpacked("easyvqa", limit=150), tmp_path / "easyvqa", epochs=1)
     assert easyvqa.metrics["test"]["answer"]["n"] == 150
     assert cards.load(easyvqa.folder).inputs["text"].options["tokenizer"] == "tokenizer.json"
+
+
+def test_a_vocabulary_is_built_from_a_column_of_the_inputs_own_name(tmp_path):
+    rows = "".join(f"{split},the glass broke,a\n" for split in ("train", "train", "val"))
+    (tmp_path / "manifest.csv").write_text(f"split,said,event\n{rows}")
+    card = cards.parse(
+        {
+            "factory": "a:b",
+            "inputs": {"said": {"modality": "text", "vocab": 9, "length": 3}},
+            "outputs": {"event": {"task": "classification", "labels": ["a", "b"]}},
+            "columns": {"transcript": "said"},
+        }
+    )
+    made = completed(card, open_dataset(tmp_path, card), tmp_path, Progress())
+    words = json.loads(Path(made.inputs["said"].options["tokenizer"]).read_text())["model"]["vocab"]
+    assert {"the", "glass", "broke"} < set(words)
+    assert made.columns == {"transcript": "said"}
