@@ -138,7 +138,7 @@ def test_a_regression_far_from_zero_is_learnt_by_a_reference_model(own):
 
 KILLED = """
 import sys
-from edgemm.verbs.train import completed, train
+from edgemm.verbs.train import train
 train({card!r}, {data!r}, {output!r}, epochs=40)
 """
 
@@ -251,7 +251,7 @@ def test_a_bad_option_is_an_error_before_anything_happens(own):
 
 
 LAUNCHED = """
-from edgemm.verbs.train import completed, train
+from edgemm.verbs.train import train
 train({card!r}, {data!r}, {output!r}, epochs=6, learning_rate=0.01)
 """
 
