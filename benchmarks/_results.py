@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edgemm.devices.environment import environment
 from edgemm.targets.openvino import OpenVINO
@@ -25,3 +26,11 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: figures}, indent=1))
     return path
+
+
+def conclude(name: str, holds: bool, said: str, figures: dict[str, Any]) -> NoReturn:
+    """Save a self-proof with its verdict, print that, and exit: 1 where it fails."""
+    verdict = f"{'holds' if holds else 'FAILS'}: {said}"
+    save(name, {"verdict": verdict, **figures})
+    print(verdict)
+    sys.exit(not holds)

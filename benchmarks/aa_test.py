@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from _pairs import figures, itself, many, opened
-from _results import save
+from _results import conclude
 
 LIMIT = 0.05
 
@@ -20,10 +20,7 @@ def main(path: str, runs: str = "100") -> None:
     found = figures(many(itself(bundle), feed, int(runs)), None)
     holds = found["claimed"] <= LIMIT * found["runs"]
     said = f"{found['claimed']} of {found['runs']} A/A runs claimed a difference (at most {LIMIT:.0%} may), {found['flagged']} were flagged"
-    verdict = f"{'holds' if holds else 'FAILS'}: {said}"
-    save("aa_test", {"verdict": verdict, "limit": LIMIT, **found})
-    print(verdict)
-    sys.exit(not holds)
+    conclude("aa_test", holds, said, {"limit": LIMIT, **found})
 
 
 if __name__ == "__main__":

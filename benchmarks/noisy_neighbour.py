@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from _pairs import figures, itself, many, opened, planted
-from _results import save
+from _results import conclude
 
 from edgemm.devices.disturbance import allowed_cores
 
@@ -54,10 +54,7 @@ def main(path: str, runs: str = "40") -> None:
     holds = wrong <= LIMIT * total
     flagged = same["flagged"] + slower["flagged"]
     said = f"{wrong} of {total} runs beside a neighbour were wrong and not flagged (at most {LIMIT:.0%} may); {flagged} were flagged"
-    verdict = f"{'holds' if holds else 'FAILS'}: {said}"
-    save("noisy_neighbour", {"verdict": verdict, "limit": LIMIT, "neighbours": list(KINDS), "itself": same, "slower": slower})
-    print(verdict)
-    sys.exit(not holds)
+    conclude("noisy_neighbour", holds, said, {"limit": LIMIT, "neighbours": list(KINDS), "itself": same, "slower": slower})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from _pairs import SLOWER, figures, many, opened, planted
-from _results import save
+from _results import conclude
 
 LIMIT = 0.95
 
@@ -21,10 +21,7 @@ def main(path: str, runs: str = "100") -> None:
     holds = found["claimed"] >= LIMIT * found["runs"]
     share = f"{found['claimed']} of {found['runs']} runs"
     said = f"a slowdown of {SLOWER:.0%} was found in {share} (at least {LIMIT:.0%}), {found['flagged']} were flagged"
-    verdict = f"{'holds' if holds else 'FAILS'}: {said}"
-    save("planted_slowdown", {"verdict": verdict, "limit": LIMIT, **found})
-    print(verdict)
-    sys.exit(not holds)
+    conclude("planted_slowdown", holds, said, {"limit": LIMIT, **found})
 
 
 if __name__ == "__main__":

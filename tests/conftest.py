@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.places import PACKS
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
-PACKS = Path(os.environ.get("EDGEMM_DATA") or ROOT.parent / "shared" / "data")
 UNPACK = PACKS.parent / "tools" / "unpack_dataset.py"
 
 

@@ -70,6 +70,7 @@ def test_every_file_of_it_is_python_3_10(packed):
     import ast
 
     archive = zipfile.ZipFile(packed)
-    for name in archive.namelist():
-        if name.endswith(".py"):
-            ast.parse(archive.read(name), name, feature_version=(3, 10))
+    sources = [name for name in archive.namelist() if name.endswith(".py")]
+    assert "edgemm/bundle.py" in sources
+    for name in sources:
+        ast.parse(archive.read(name), name, feature_version=(3, 10))

@@ -1,8 +1,5 @@
 """Front-ends in a graph: equal to numpy, torch and OpenVINO on real pictures and sounds, and put in without harm to the rest."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,6 +14,7 @@ from edgemm.graph.frontend import prepend
 from edgemm.modalities import _ops
 from edgemm.modalities._protocol import input_specs, modalities
 from edgemm.models.frontend import Frontend
+from tests.places import PACKS
 
 PICTURES = ("av_dog.jpg", "photo_coffee.png", "photo_cat_chelsea.png")
 SOUNDS = ("word_yes_1s.wav", "av_car.wav", "word_no_1s.wav")
@@ -47,7 +45,7 @@ def make_card(inputs):
 
 @pytest.fixture(scope="module")
 def media():
-    folder = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data") / "media_samples"
+    folder = PACKS / "media_samples"
     if not folder.is_dir():
         pytest.skip(f"no real pictures and sounds in {folder} (set EDGEMM_DATA)")
     return folder

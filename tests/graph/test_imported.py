@@ -1,6 +1,5 @@
 """A user's ONNX file: a card drafted for it, then made fit for the graph steps; with real trained networks."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ from edgemm.graph.branches import find_branches
 from edgemm.steps._protocol import Context
 from edgemm.steps.quantize import quantize
 from edgemm.targets._protocol import Numerics
+from tests.places import PACKS
 
-MODELS = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data") / "real_models"
+MODELS = PACKS / "real_models"
 REAL = ("silero_vad_16k_op15", "face_rfb_320", "face_yunet_n_320")
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

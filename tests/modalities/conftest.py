@@ -1,15 +1,16 @@
 """Real pictures and sounds."""
 
-import os
 from pathlib import Path
 
 import pytest
+
+from tests.places import PACKS
 
 
 @pytest.fixture(scope="session")
 def media() -> Path:
     """The folder of real pictures and sounds; skips where it is absent."""
-    folder = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data") / "media_samples"
+    folder = PACKS / "media_samples"
     if not folder.is_dir():
         pytest.skip(f"no real pictures and sounds in {folder} (set EDGEMM_DATA)")
     return folder

@@ -1,7 +1,6 @@
 """Candidates side by side: what is measured, against what, and what cannot be compared."""
 
 import dataclasses
-import os
 import re
 import sys
 from pathlib import Path
@@ -20,13 +19,13 @@ from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import Report, Verdict, read
 from edgemm.targets._protocol import Target, fingerprint
 from edgemm.verbs.benchmark import benchmark
+from tests.places import PACKS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
 
-PACKS = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data")
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
 ROWS = RNG.normal(size=(120, 64)).astype(np.float32)

@@ -1,9 +1,7 @@
 """`edgemm inspect` on an ONNX file, a card and a bundle."""
 
 import json
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +12,12 @@ from edgemm.bundle import Golden, TargetOptions, pack
 from edgemm.cli import main
 from edgemm.errors import EdgemmError, MissingExtra
 from edgemm.report import Report
+from tests.places import PACKS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
-PACKS = Path(os.environ.get("EDGEMM_DATA") or Path(__file__).parents[3] / "shared" / "data")
 CARD = """
 model: model.onnx
 inputs:
