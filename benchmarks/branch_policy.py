@@ -1,8 +1,8 @@
 """Uniform pruning against what the branches cost and give, at equal measured latency: which keeps more accuracy?
 
-Launch: python benchmarks/branch_policy.py NAME CHECKPOINT DATA [RATIO] [EPOCHS]
-Uniform: every layer loses RATIO of its channels. Its INT8 latency then is the target of the other: latency_ratio, channels ranked over all
-branches by what they give for what they cost. Both are distilled alike. Timed side by side by `edgemm benchmark`.
+Launch: python benchmarks/branch_policy.py NAME CHECKPOINT DATA [RATIO [EPOCHS [PRECISION]]]
+Uniform: every layer loses RATIO of its channels. Its INT8 latency then is the target of the other: latency_ratio with spread: branches, each
+branch its own share by what that harms for what it saves. Both are distilled alike. Timed side by side by `edgemm benchmark`.
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ from typing import Any
 from _process import EDGEMM, run
 from _results import save
 
-RECIPE = "steps: [{{prune: {{{prune}}}}}, {{distill: {{epochs: {epochs}}}}}, {{quantize: {{}}}}]\ntargets: {{openvino: {{}}}}\n"
+RECIPE = "steps: [{{prune: {{{prune}}}}}, {{distill: {{{distill}}}}}, {{quantize: {{}}}}]\ntargets: {{openvino: {{}}}}\n"
 
 
-def main(name: str, checkpoint: str, data: str, ratio: str = "0.4", epochs: str = "12") -> None:
+def main(name: str, checkpoint: str, data: str, ratio: str = "0.4", epochs: str = "12", precision: str = "no") -> None:
+    distill = f"epochs: {epochs}, mixed_precision: {precision}"
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         run([*EDGEMM, "compress", checkpoint, "-r", "openvino-int8", "-d", data, "-o", place / "whole"], allowed=(0, 3))
-        _compress(place, "uniform", f"ratio: {ratio}", checkpoint, data, epochs)
+        _compress(place, "uniform", f"ratio: {ratio}", checkpoint, data, distill)
         share = 1 - _p50(place / "uniform") / _p50(place / "whole")
-        _compress(place, "ranked", f"latency_ratio: {share:.3f}, spread: ranked", checkpoint, data, epochs)
-        run([*EDGEMM, "benchmark", place / "uniform", place / "ranked", "-d", data, "-o", place / "compared"], allowed=(0, 3))
+        _compress(place, "branches", f"latency_ratio: {share:.3f}, spread: branches", checkpoint, data, distill)
+        run([*EDGEMM, "benchmark", place / "uniform", place / "branches", "-d", data, "-o", place / "compared"], allowed=(0, 3))
         compared = _report(place / "compared")
         figures = {
             "uniform_ratio": float(ratio),
+            "distill": distill,
             "latency_ratio": share,
             "ratios": compared["details"]["ratios"],
-            "scores": {word: _scores(_report(place / word)) for word in ("whole", "uniform", "ranked")},
+            "scores": {word: _scores(_report(place / word)) for word in ("whole", "uniform", "branches")},
         }
     save(f"branch_policy_{name}", figures)
 
 
-def _compress(place: Path, word: str, prune: str, checkpoint: str, data: str, epochs: str) -> None:
+def _compress(place: Path, word: str, prune: str, checkpoint: str, data: str, distill: str) -> None:
     recipe = place / f"{word}.yaml"
-    recipe.write_text(RECIPE.format(prune=prune, epochs=epochs), encoding="utf-8")
+    recipe.write_text(RECIPE.format(prune=prune, distill=distill), encoding="utf-8")
     run([*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", place / word], allowed=(0, 3))
 
 
@@ -60,4 +62,4 @@ def _scores(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    main(*sys.argv[1:7])

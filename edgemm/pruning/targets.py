@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgemm.errors import PruneError
+from edgemm.pruning.branchwise import TIMED_PARTS, branchwise
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.layers import Structure
 from edgemm.pruning.planning import Ranking, Rounding, Scores, by_ratio, even, rank, unreachable, until
@@ -24,14 +25,15 @@ class Plan:
         ratio, macs, latency: Share to remove; one of them, or none where ``branches`` says all.
         branches: Branch -> share to remove there: of channels where ``ratio`` or nothing else is given, else of its
             multiply-accumulates.
-        ranked: Whether layers lose by score for cost; else each the same share. Only for ``macs`` and ``latency``.
+        spread: How layers share ``macs`` and ``latency``: ``even``, ``ranked`` by score for cost, or even inside of ``branches`` of which
+            each has its own share.
     """
 
     ratio: float | None = None
     macs: float | None = None
     latency: float | None = None
     branches: Mapping[str, float] | None = None
-    ranked: bool = False
+    spread: str = "even"
 
     def part(self, rounds: int) -> Plan:
         """The same spread over several rounds, each relative to what the one before left."""
@@ -40,16 +42,22 @@ class Plan:
             return value if value is None or value >= 1 else 1 - (1 - value) ** (1 / rounds)  # 1 is refused where a layer is emptied
 
         branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
-        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches, self.ranked)
+        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches, self.spread)
 
 
 def plan_removal(
-    plan: Plan, found: Structure, scores: Scores, rounding: Rounding, timed: Callable[[list[int]], float] | None = None
+    plan: Plan,
+    found: Structure,
+    scores: Scores,
+    rounding: Rounding,
+    timed: Callable[[list[int]], float] | None = None,
+    harm: Callable[[list[int]], float] | None = None,
 ) -> list[int]:
     """The channels to remove.
 
     Args:
         timed: Removed channels -> measured latency; only for a latency target.
+        harm: Removed channels -> what the model loses; only for the spread ``branches``.
 
     Raises:
         PruneError: The target cannot be reached, or a layer would be empty.
@@ -61,9 +69,16 @@ def plan_removal(
     assert asked is not None  # one of both
 
     def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
-        if plan.ranked:
+        if plan.spread == "ranked":
             return [rank(found, costs, scores, one, branches) for one in rounding.floors(removed)]
-        return [even(found, scores, replace(rounding, floor=rounding.floor or 0.0), branches)]
+        lowest = replace(rounding, floor=rounding.floor or 0.0)
+        if plan.spread == "branches" and len(branches) > 1:
+            assert harm is not None  # the caller has data where each branch has its own share
+            each = {name: even(found, scores, lowest, [name]) for name in branches}
+            if timed is not None:
+                return [branchwise(each, harm, timed, parts=TIMED_PARTS)]
+            return [branchwise(each, harm, costs.total_macs)]
+        return [even(found, scores, lowest, branches)]
 
     fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, rankings_of)]
     rankings = rankings_of([name for name in found.parts.names() if name not in overrides], asked)

@@ -107,7 +107,7 @@ def test_every_branch_gives_and_none_is_wiped_out(found, scores):
         if root in one.roots
     }
     costs = Costs(found)
-    removed = plan_removal(Plan(macs=0.5, ranked=True), found, quiet, Rounding())
+    removed = plan_removal(Plan(macs=0.5, spread="ranked"), found, quiet, Rounding())
     before, after = costs.macs(), costs.macs(removed)
     for branch in ("image", "audio"):
         assert 0.15 < after[branch] / before[branch] < 0.95, branch
@@ -134,7 +134,7 @@ def test_a_floor_nobody_named_is_as_high_as_the_target_allows(found, scores):
     assert [one.floor for one in Rounding().floors(0.75)] == pytest.approx([0.35, 0.25, 0.175, 0.1, 0.05])
     assert Rounding(floor=0.3).floors(0.75) == [Rounding(floor=0.3)]
     for asked in (0.3, 0.5, 0.8):
-        removed = set(plan_removal(Plan(macs=asked, ranked=True), found, scores, Rounding()))
+        removed = set(plan_removal(Plan(macs=asked, spread="ranked"), found, scores, Rounding()))
         assert Costs(found).total_macs(removed) <= (1 - asked) * Costs(found).total_macs()
         left = min(1 - len(removed & set(one.roots)) / one.width for one in found.layers)
         assert left >= {0.3: 0.5, 0.5: 0.4, 0.8: 0.1}[asked]

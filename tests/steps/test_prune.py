@@ -14,6 +14,8 @@ from edgemm.checkpoint import load_model, save_model
 from edgemm.errors import CheckpointError, EdgemmError, ExportError, PruneError
 from edgemm.exporting import export_onnx, sample_inputs
 from edgemm.models.fused import FusedModel
+from edgemm.pruning.analysis import analyse
+from edgemm.pruning.harm import Harm
 from edgemm.report import Measurement
 from edgemm.steps._protocol import Context
 from edgemm.steps.prune import prune, restore
@@ -189,6 +191,24 @@ def test_taylor_keeps_what_the_task_needs(model, context):
     pruned = prune(crippled, ctx, branches={"image": 0.5})
     kept = json.loads(Path(pruned.card.applied[-1]["prune"]).read_text())["rounds"][0]["kept"]
     assert kept["encoders.image.pooled.project.weight"]["0"] == list(range(1, 32, 2))
+
+
+def test_each_branch_gets_the_share_that_its_harm_allows(model, context):
+    ctx = context(model)
+    pruned = prune(model, ctx, macs_ratio=0.4, spread="branches")
+    costs = [entry["macs"] for entry in ctx.facts["branches"].values()]
+    assert 0.4 < sum(after for _, after in costs) / sum(before for before, _ in costs) <= 0.6
+    assert set(answer(pruned)) == {"kind", "level"}
+
+
+def test_nothing_removed_harms_next_to_nothing_and_more_harms_more(model, context):
+    found = analyse(model)
+    harm = Harm(model, found, context(model).dataset, samples=192, seed=0)
+    few, many = ([root for layer in found.layers for root in layer.roots[: layer.width * part // 4]] for part in (1, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert harm([]) == pytest.approx(0, abs=1e-6)
+    assert 0 < harm(few) < harm(many)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_latency_is_bisected_on_what_was_measured(model, context):
