@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from edgemm.bundle import write_npz
 from edgemm.card import Output
 from edgemm.data import Dataset
 from edgemm.pipeline.stages import Job
-from edgemm.probes._schedule import Candidate, predict
+from edgemm.probes._candidate import Candidate
+from edgemm.probes._predict import Predictor
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.report import Measurement
 from edgemm.targets._protocol import Target
@@ -24,16 +26,20 @@ DECISION_ROWS = 2000
 """Rows of val that decide: an accuracy of 0.9 that lost one point in pairs is then known to about 0.6 points."""
 
 
-def answers(job: Job, candidate: Candidate, made_of: Any, split: str = "test", *, limit: int | None = None) -> tuple[Arrays, Arrays]:
+def answers(
+    job: Job, candidate: Candidate, made_of: Any, split: str = "test", *, limit: int | None = None, predictor: Predictor | None = None
+) -> tuple[Arrays, Arrays]:
     """A candidate's answers on a split, and the truth.
 
     Args:
         made_of: What the candidate's artifact is made of, for the cache's key: the artifact's folder name, or a model's identity.
         limit: First rows only.
+        predictor: What candidates that follow each other share; None = this one is alone.
     """
 
     def make(scratch: Path) -> Path:
-        found, truth = predict(candidate, str(job.data), job.card, split, limit=limit, skip_bad_rows=job.skip_bad_rows)
+        with nullcontext(predictor) if predictor else Predictor() as shared:
+            found, truth = shared.predict(candidate, str(job.data), job.card, split, limit=limit, skip_bad_rows=job.skip_bad_rows)
         path = scratch / "predictions.npz"
         write_npz(path, {**found, **{f"label:{name}": array for name, array in truth.items()}})
         return path

@@ -22,7 +22,8 @@ from edgemm.pipeline.branch_precision import decide
 from edgemm.pipeline.guarding import guard
 from edgemm.pipeline.partial import Partial
 from edgemm.pipeline.stages import Job, quantize, samples
-from edgemm.probes._schedule import Candidate
+from edgemm.probes._candidate import Candidate
+from edgemm.probes._predict import Predictor
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
 from edgemm.report import ROUNDING
@@ -98,21 +99,22 @@ def compile_for(
     forbid = forbidden(recipe)
     safe = target.choices(forbid=forbid)[0]
     decided = decide(job, exported, recipe.graph_steps(), name, given, forbid=forbid, trained=start is not None)
+    with Predictor() as predictor:
 
-    def quantized(graph: Artifact) -> Partial:
-        return Partial(job, graph, quantize(job, graph, decided.steps, name), name, given, safe, original or (job, exported))
+        def quantized(graph: Artifact) -> Partial:
+            return Partial(job, graph, quantize(job, graph, decided.steps, name), name, given, safe, original or (job, exported), predictor)
 
-    def retrained() -> Partial:
-        assert qat is not None
-        return _proved(quantized(qat()), exported)[0]
+        def retrained() -> Partial:
+            assert qat is not None
+            return _proved(quantized(qat()), exported)[0]
 
-    partial, _, kept = _proved(quantized(start or exported), exported)
-    policy = policy_of(recipe, partial)
-    guarded = guard(partial, policy, retrained=retrained if qat else None)
-    partial, rungs, more = _proved(guarded.partial, exported)
-    limits = policy.limits if guarded.met else {}
-    why = target.cannot_run()
-    options, table = (safe, []) if why else _tuned(partial, limits, forbid)
+        partial, _, kept = _proved(quantized(start or exported), exported)
+        policy = policy_of(recipe, partial)
+        guarded = guard(partial, policy, retrained=retrained if qat else None)
+        partial, rungs, more = _proved(guarded.partial, exported)
+        limits = policy.limits if guarded.met else {}
+        why = target.cannot_run()
+        options, table = (safe, []) if why else _tuned(partial, limits, forbid)
     if options != safe:
         tuned_rungs = ladder(job, exported, partial.quantized, name, given, options)
         if all(rung["ok"] for rung in tuned_rungs):

@@ -19,7 +19,8 @@ from edgemm.artifact import Artifact, write_json
 from edgemm.pipeline import answering
 from edgemm.pipeline.answering import DECISION_ROWS
 from edgemm.pipeline.stages import Job, samples
-from edgemm.probes._schedule import Candidate
+from edgemm.probes._candidate import Candidate
+from edgemm.probes._predict import Predictor
 from edgemm.report import Measurement
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Partial:
         quantized: That graph with Q/DQ.
         target, given, options: The target, its own options, the runtime options.
         original: The run on the model that accuracy is held against, and its float graph.
+        predictor: What the candidates share; None = each has a process of its own.
     """
 
     job: Job
@@ -71,6 +73,7 @@ class Partial:
     given: Mapping[str, Any]
     options: Mapping[str, Any]
     original: tuple[Job, Artifact]
+    predictor: Predictor | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
@@ -158,7 +161,7 @@ class Partial:
         model = self.graph(nodes)
         chosen = self.options if options is None else options
         candidate = Candidate(f"{self.target} int8", "bundle", self.target, model.main, chosen, target_options=self.given)
-        return answering.answers(self.job, candidate, model.folder.name, self.split, limit=DECISION_ROWS)
+        return answering.answers(self.job, candidate, model.folder.name, self.split, limit=DECISION_ROWS, predictor=self.predictor)
 
     def lost(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> dict[str, Measurement]:
         """Output -> accuracy lost against the original on the deciding rows; arguments as in ``answers``."""

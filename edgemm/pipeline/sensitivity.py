@@ -24,6 +24,7 @@ from edgemm.pipeline.answering import DECISION_ROWS
 from edgemm.pipeline.branch_precision import normal
 from edgemm.pipeline.partial import Partial
 from edgemm.pipeline.stages import Job
+from edgemm.probes._predict import Predictor
 from edgemm.recipe import Step
 from edgemm.report import Measurement, show_interval
 from edgemm.targets._protocol import Target
@@ -273,8 +274,9 @@ def _quantized(job: Job, exported: Artifact, names: Sequence[str], target: str |
     plugin = plugins.load(Target, name)
     if plugin.cannot_run():
         notes.append(f"{name}: {plugin.cannot_run()} INT8 was computed by ONNX Runtime on its graph.")
-    partial = Partial(job, exported, quantized, name, {}, plugin.choices(forbid=frozenset())[0], (job, exported))
-    found = {alone.branch: alone for alone in partial.alone()}
+    with Predictor() as predictor:
+        partial = Partial(job, exported, quantized, name, {}, plugin.choices(forbid=frozenset())[0], (job, exported), predictor)
+        found = {alone.branch: alone for alone in partial.alone()}
     cells = []
     for branch in partial.layers:
         for output in names:

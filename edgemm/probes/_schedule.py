@@ -21,11 +21,10 @@ import numpy as np
 from edgemm.devices.disturbance import Seen, Watch
 from edgemm.errors import EdgemmError, MeasureError
 from edgemm.probes._candidate import Candidate, Timing, Turn, is_less, lied
-from edgemm.probes._predict import predict
 from edgemm.probes._process import WorkerProcess
 from edgemm.targets._protocol import LayerRan
 
-__all__ = ["Candidate", "Progress", "Timing", "Turn", "predict", "time_candidates"]
+__all__ = ["Candidate", "Progress", "Timing", "Turn", "time_candidates"]
 
 Progress = Callable[[str, float], None]
 """Called with a text and the share done, 0 to 1."""

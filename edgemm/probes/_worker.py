@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from edgemm import card as cards
 from edgemm import plugins, splits
 from edgemm.errors import EdgemmError
 from edgemm.probes._command import CommandSession
@@ -33,6 +32,9 @@ from edgemm.probes.latency import Latency
 from edgemm.probes.processor import Processor
 from edgemm.splits import Parts
 from edgemm.targets._protocol import Session, Target
+
+if TYPE_CHECKING:
+    from edgemm.probes._rows import Rows
 
 CHUNK = 5  # calls between two looks at the clock while warming up
 STABLE = 0.05  # three chunk medians this near to each other count as warm
@@ -69,12 +71,15 @@ class _Worker:
         self._feed: dict[str, np.ndarray] = {}
         self._probes: dict[str, Probe] = {}
         self._step: Callable[[Sequence[str]], Any] | None = None
+        self._rows: Rows | None = None
 
     def open(
         self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]
     ) -> dict[str, Any]:
         """Load the candidate and, with ``feed`` (an npz file), run it once."""
         _pin(cpus)
+        if self._session is not None:
+            self._session.__exit__(None, None, None)
         started = time.perf_counter()
         self._session = open_session(target, target_options, artifact, options)
         load_ms = (time.perf_counter() - started) * 1e3
@@ -156,21 +161,20 @@ class _Worker:
         out: str,
     ) -> dict[str, Any]:  # fmt: skip
         """Answers and truths for a whole split, streamed to one .npy file per output in folder ``out``."""
-        from edgemm.data import open_dataset  # this command alone needs it
+        from edgemm.probes._rows import Rows  # this command alone needs it
 
         assert self._session is not None
-        parsed = cards.parse(card, path=Path(card_path) if card_path else None)
-        dataset = open_dataset(data, parsed, skip_bad_rows=skip_bad_rows)
+        self._rows = self._rows or Rows()
         probe = Accuracy(folder=Path(out))
         probe.start()
         rows, told = 0, time.monotonic()
-        for batch in dataset.batches(split, batch_size, limit=limit):
+        for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
             probe.observe(self._session.run(batch.inputs), batch.targets)
             rows += len(batch.rows)
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()
                 self._progress({"progress": rows})
-        return {"rows": rows, "files": probe.stop(), "bad_rows": list(dataset.bad_rows)}
+        return {"rows": rows, "files": probe.stop(), "bad_rows": self._rows.bad}
 
     def subsets(self, cpus: list[int], **given: Any) -> dict[str, Any]:
         """Answers with some inputs missing; see ``_subsets.run_subsets``."""

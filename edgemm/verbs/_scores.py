@@ -14,7 +14,7 @@ from edgemm.errors import MeasureError
 from edgemm.probes._candidate import Candidate, Timing
 from edgemm.probes._measurements import about
 from edgemm.probes._named import Named
-from edgemm.probes._predict import predict
+from edgemm.probes._predict import Predictor
 from edgemm.probes.accuracy import Accuracy, Answers
 from edgemm.progress import Progress
 from edgemm.report import Measurement
@@ -38,10 +38,10 @@ def accuracy(
         return [], {}, ["No output has a metric: accuracy was not measured."]
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     truth: Mapping[str, np.ndarray] = {}
-    with progress.stage("accuracy"):
+    with progress.stage("accuracy"), Predictor() as predictor:
         for number, row in enumerate(measured):
             progress.update(text=row.name, fraction=number / len(measured))
-            answers[row.name], truth = predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
+            answers[row.name], truth = predictor.predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
             _require_same_rows(things, truth, limit)
     before, notes = _before(things, measured, answers, limit)
     scores = []

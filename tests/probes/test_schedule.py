@@ -13,8 +13,9 @@ from edgemm.devices.environment import instructions
 from edgemm.devices.power import open_meter
 from edgemm.errors import DataError, MeasureError, TargetError
 from edgemm.probes._measurements import measurements, size_bytes
+from edgemm.probes._predict import Predictor
 from edgemm.probes._process import WorkerProcess
-from edgemm.probes._schedule import Candidate, predict, time_candidates
+from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.targets import _onnx_file
 
 pytest.importorskip("onnxruntime")
@@ -199,7 +200,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_predictions_of_a_split_are_those_of_the_session_with_the_truth_beside(layer, npz, card):
-    predictions, truth = predict(reference("one", layer), npz, cards.load(card))
+    with Predictor() as predictor:
+        predictions, truth = predictor.predict(reference("one", layer), npz, cards.load(card))
     with np.load(npz / "test.npz") as rows:
         from edgemm.targets.onnxruntime import OnnxRuntime  # the runtime is optional
 
@@ -210,14 +212,31 @@ def test_predictions_of_a_split_are_those_of_the_session_with_the_truth_beside(l
 
 
 def test_predictions_can_be_limited_to_the_first_rows(layer, npz, card):
-    predictions, truth = predict(reference("one", layer), npz, cards.load(card), limit=7)
+    with Predictor() as predictor:
+        predictions, truth = predictor.predict(reference("one", layer), npz, cards.load(card), limit=7)
     assert (len(predictions["kind"]), len(truth["kind"])) == (7, 7)
 
 
 def test_an_error_of_the_data_arrives_as_itself(layer, npz, card):
     (npz / "test.npz").unlink()
-    with pytest.raises(DataError, match="'one': "):
-        predict(reference("one", layer), npz, cards.load(card))
+    with Predictor() as predictor, pytest.raises(DataError, match="'one': "):
+        predictor.predict(reference("one", layer), npz, cards.load(card))
+
+
+def test_candidates_of_one_target_share_a_process_and_what_it_decoded(layer, npz, card):
+    parsed = cards.load(card)
+    with Predictor() as predictor:
+        first, truth = predictor.predict(reference("one", layer), npz, parsed)
+        worker = predictor._workers["onnxruntime"].pid
+        (npz / "test.npz").unlink()  # what was decoded is still there
+        again, same = predictor.predict(reference("two", layer), npz, parsed)
+        assert predictor._workers["onnxruntime"].pid == worker
+        np.testing.assert_array_equal(again["kind"], first["kind"])
+        np.testing.assert_array_equal(same["kind"], truth["kind"])
+        with pytest.raises(DataError, match="'three': "):
+            predictor.predict(reference("three", layer), npz, parsed, limit=3)
+        assert not predictor._workers  # after an error the next one gets a fresh process
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_the_size_of_an_onnx_file_counts_its_side_files(layer, tmp_path):
