@@ -1,8 +1,8 @@
 """Uniform pruning against what the branches cost and give, at equal measured latency: which keeps more accuracy?
 
 Launch: python benchmarks/branch_policy.py NAME CHECKPOINT DATA [RATIO [EPOCHS [PRECISION]]]
-Uniform: every layer loses RATIO of its channels. Its INT8 latency then is the target of the other: latency_ratio with spread: branches, each
-branch its own share by what that harms for what it saves. Both are distilled alike. Timed side by side by `edgemm benchmark`.
+Uniform: every layer loses RATIO of its channels. Its INT8 latency then is the target of the other: latency_ratio with spread: branches,
+each branch its own share by what that harms for what it saves. Both are distilled alike. Timed side by side by `edgemm benchmark`.
 """
 
 from __future__ import annotations
