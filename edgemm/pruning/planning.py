@@ -56,38 +56,41 @@ class Rounding:
         return min(layer.width, max(unit, unit * round(wanted / unit)))
 
 
-def by_ratio(found: Structure, scores: Scores, rounding: Rounding, ratio_of: Callable[[str], float]) -> list[int]:
+def by_ratio(
+    found: Structure, scores: Scores, rounding: Rounding, ratio_of: Callable[[str], float], widths: Mapping[str, int] | None = None
+) -> list[int]:
     """Remove the same share of every layer of a branch: the channels with the lowest scores.
 
     Args:
         ratio_of: Branch -> share of the channels to remove.
+        widths: Layer -> channels that the share is of, where some are gone already; those it has now for layers not named.
 
     Raises:
         PruneError: A layer would have none left; names it and the largest ratio that is possible.
     """
     removed: list[int] = []
     for layer in found.layers:
-        ratio = ratio_of(layer.branch)
-        if _empties(layer, ratio):
+        ratio, width = ratio_of(layer.branch), (widths or {}).get(layer.name, layer.width)
+        if _empties(width, ratio):
             raise PruneError(
-                f"ratio {ratio:g} would empty layer '{layer.name}' of branch '{layer.branch}', which has {layer.width} channels.",
+                f"ratio {ratio:g} would empty layer '{layer.name}' of branch '{layer.branch}', which has {width} channels.",
                 why="a layer keeps at least one channel.",
                 fix=_largest(layer, found, rounding, ratio_of),
             )
-        keep = rounding.nearest(layer, layer.width * (1 - ratio)) if ratio else layer.width
+        keep = rounding.nearest(layer, width * (1 - ratio)) if ratio else layer.width
         removed += lowest(layer, scores, layer.width - keep)
     return removed
 
 
-def _empties(layer: Layer, ratio: float) -> bool:
+def _empties(width: int, ratio: float) -> bool:
     """Whether less than half a channel would be left."""
-    return ratio > 0 and layer.width * (1 - ratio) < 0.5
+    return ratio > 0 and width * (1 - ratio) < 0.5
 
 
 def _largest(layer: Layer, found: Structure, rounding: Rounding, ratio_of: Callable[[str], float]) -> str:
     """The largest ratio, in hundredths, that empties none of the pruned layers, and what it leaves of ``layer``."""
     pruned = [one for one in found.layers if ratio_of(one.branch)]
-    most = next(number / 100 for number in range(99, -1, -1) if not any(_empties(one, number / 100) for one in pruned))
+    most = next(number / 100 for number in range(99, -1, -1) if not any(_empties(one.width, number / 100) for one in pruned))
     kept = rounding.nearest(layer, layer.width * (1 - most))
     return (
         f"the largest possible ratio is {most:g}, which leaves {kept} of its channels: widths are kept in groups of {rounding.unit(layer)}."

@@ -35,14 +35,34 @@ class Plan:
     branches: Mapping[str, float] | None = None
     spread: str = "even"
 
-    def part(self, rounds: int) -> Plan:
-        """The same spread over several rounds, each relative to what the one before left."""
+    def after(self, rounds: int, of: int) -> Plan:
+        """What is to be gone after so many rounds of all, each relative to the model as it was before the first."""
 
         def share(value: float | None) -> float | None:
-            return value if value is None or value >= 1 else 1 - (1 - value) ** (1 / rounds)  # 1 is refused where a layer is emptied
+            return value if value is None or value >= 1 else 1 - (1 - value) ** (rounds / of)  # 1 is refused where a layer is emptied
 
         branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
         return Plan(share(self.ratio), share(self.macs), share(self.latency), branches, self.spread)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The model before the first of several rounds: what the shares of a plan are of.
+
+    Attributes:
+        widths: Layer -> channels.
+        macs: Branch -> multiply-accumulates.
+        latency: As it was measured; None where nothing is.
+    """
+
+    widths: Mapping[str, int]
+    macs: Mapping[str, float]
+    latency: float | None = None
+
+    @classmethod
+    def of(cls, found: Structure, latency: float | None = None) -> Whole:
+        """A model as it stands."""
+        return cls({layer.name: layer.width for layer in found.layers}, Costs(found).macs(), latency)
 
 
 def plan_removal(
@@ -52,21 +72,24 @@ def plan_removal(
     rounding: Rounding,
     timed: Callable[[list[int]], float] | None = None,
     harm: Callable[[list[int]], float] | None = None,
+    whole: Whole | None = None,
 ) -> list[int]:
     """The channels to remove.
 
     Args:
         timed: Removed channels -> measured latency; only for a latency target.
         harm: Removed channels -> what the model loses; only for the spread ``branches``.
+        whole: The model that the plan's shares are of, where earlier rounds took some already; None = the one that was found.
 
     Raises:
         PruneError: The target cannot be reached, or a layer would be empty.
     """
     overrides = dict(plan.branches or {})
     if plan.macs is None and plan.latency is None:
-        return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0))
+        return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0), whole.widths if whole else {})
     costs, asked = Costs(found), plan.macs if plan.macs is not None else plan.latency
     assert asked is not None  # one of both
+    first = whole or Whole.of(found)
 
     def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
         if plan.spread == "ranked":
@@ -80,16 +103,16 @@ def plan_removal(
             return [branchwise(each, harm, costs.total_macs)]
         return [even(found, scores, lowest, branches)]
 
-    fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, rankings_of)]
+    fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, first, rankings_of)]
     rankings = rankings_of([name for name in found.parts.names() if name not in overrides], asked)
     if plan.macs is not None:
-        before = costs.total_macs()
+        before = sum(first.macs.values())
         chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - plan.macs)
         if isinstance(chosen, float):
             raise unreachable("macs_ratio", plan.macs, 1 - chosen, found)
         return [*fixed, *chosen]
     assert timed is not None  # the caller has a target where latency is asked for
-    return _by_latency(plan.latency or 0.0, found, fixed, rankings, timed)
+    return _by_latency(plan.latency or 0.0, found, fixed, rankings, timed, first.latency)
 
 
 def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], float], target: float) -> list[int] | float:
@@ -102,10 +125,10 @@ def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], 
 
 
 def _branch_macs(
-    branch: str, share: float, found: Structure, costs: Costs, rankings_of: Callable[[Sequence[str], float], list[Ranking]]
+    branch: str, share: float, found: Structure, costs: Costs, first: Whole, rankings_of: Callable[[Sequence[str], float], list[Ranking]]
 ) -> list[int]:
     """Remove a share of one branch's multiply-accumulates."""
-    before = costs.macs().get(branch, 0.0)
+    before = first.macs.get(branch, 0.0)
     if not share or not before:
         return []
     chosen = _first_reaching(rankings_of([branch], share), lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
@@ -115,11 +138,19 @@ def _branch_macs(
 
 
 def _by_latency(
-    share: float, found: Structure, fixed: list[int], rankings: Sequence[Ranking], timed: Callable[[list[int]], float]
+    share: float,
+    found: Structure,
+    fixed: list[int],
+    rankings: Sequence[Ranking],
+    timed: Callable[[list[int]], float],
+    first: float | None,
 ) -> list[int]:
     """Bisect a ranking by measured latency; the shortest prefix seen that meets the target. A lower floor only where it has to be."""
-    whole = timed([])
-    target, least = whole * (1 - share), whole
+    now = timed([])
+    whole = now if first is None else first
+    target, least = whole * (1 - share), now
+    if least <= target:
+        return fixed
     for ranking in rankings:
         least = min(least, timed([*fixed, *ranking.first(len(ranking.steps))]))
         if least <= target:
@@ -139,6 +170,12 @@ def _by_latency(
         else:
             low = middle
     return [*fixed, *ranking.first(high)]
+
+
+def check_layers(plan: Plan, found: Structure, rounding: Rounding) -> None:
+    """Raises PruneError where shares of channels would empty a layer, be it in the last of several rounds."""
+    if plan.macs is None and plan.latency is None:
+        plan_removal(plan, found, {}, rounding)
 
 
 def check(plan: Plan) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from edgemm.artifact import write_json
 from edgemm.errors import PruneError
@@ -25,13 +27,15 @@ from edgemm.pruning.layers import Structure
 from edgemm.pruning.planning import Rounding
 from edgemm.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
 from edgemm.pruning.scores import check_data, score
-from edgemm.pruning.targets import Plan, check, plan_removal
+from edgemm.pruning.targets import Plan, Whole, check, check_layers, plan_removal
 from edgemm.specs import Branch
 from edgemm.steps._protocol import Context
 
 STAGE = "torch"
 PROVED_SAMPLES = 8
 """Real samples that the proof compares on, beside random ones."""
+HARM_SAMPLES = 256
+"""Samples on which a branch's cuts are compared: eight cuts of each branch answer all of them."""
 
 
 def prune(
@@ -71,7 +75,7 @@ def prune(
         floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps; None = 0.7 of what an
             equal cut would leave, or less where the target asks for it.
         samples: Training samples that ``taylor`` and ``activation`` look at.
-        rounds: Prune in so many steps, each on what the one before left.
+        rounds: Prune in so many steps, each on what the one before left; after the last the shares above are reached, not passed.
         recovery_epochs: Training with the tasks' own losses after every round.
         recovery_learning_rate: Highest learning rate of that training.
 
@@ -87,15 +91,18 @@ def prune(
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
         found = work.analyse()
-        asked = Plan(ratio, macs_ratio, latency_ratio, _by_branch(branches or {}, found, model), spread).part(rounds)
+        asked = replace(plan, branches=_by_branch(branches or {}, found, model))
+        if not number:
+            check_layers(asked, found, Rounding(round_to))
         scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
         removed = plan_removal(
-            asked,
+            asked.after(number + 1, rounds),
             found,
             scores,
             Rounding(round_to, None if floor is None else floor ** (1 / rounds)),
             work.timed(found) if latency_ratio else None,
             work.harm(found, samples) if spread == "branches" else None,
+            work.whole(),
         )
         work.remove(found, removed)
         if recovery_epochs:
@@ -162,8 +169,10 @@ class _Work:
         costs = Costs(found)
 
         def time(removed: list[int]) -> float:
-            candidate = FusedModel(self.model.card, copy.deepcopy(self.model.module)).eval()
-            cut(candidate.module, found.kept(removed))
+            kept = found.kept(removed)
+            module = copy.deepcopy(self.model.module)
+            cut(module, kept)
+            candidate = self._recorded(module, [*self.rounds, records.entry(found.attention, kept)])
             latency = next(m.value for m in measure(candidate) if m.name == "latency_p50_ms")
             assert latency is not None  # the scheduler raises where it could not measure
             self.latencies.append([round(1 - costs.total_macs(removed) / costs.total_macs(), 4), float(latency)])
@@ -171,9 +180,14 @@ class _Work:
 
         return time
 
+    def whole(self) -> Whole:
+        """The model before the first round; its latency is what was measured first."""
+        assert self.first is not None  # analyse ran
+        return Whole.of(self.first[0], self.latencies[0][1] if self.latencies else None)
+
     def harm(self, found: Structure, samples: int) -> Callable[[list[int]], float]:
         """What is lost with some channels gone; every answer is shown as progress."""
-        measured = Harm(self.model, found, self.ctx.dataset, samples=samples, seed=self.ctx.seed)
+        measured = Harm(self.model, found, self.ctx.dataset, samples=min(samples, HARM_SAMPLES), seed=self.ctx.seed)
 
         def lost(removed: list[int]) -> float:
             self.ctx.progress("trying each branch alone", 0.5)
@@ -201,13 +215,17 @@ class _Work:
     def finish(self) -> FusedModel:
         """Write the record, tell what was done, and return the model with a card that names the record."""
         self._tell()
+        return self._recorded(self.model.module, self.rounds)
+
+    def _recorded(self, module: nn.Module, rounds: list[dict[str, Any]]) -> FusedModel:
+        """A cut module with a card that names the record of its cuts, so that it can be saved and built again."""
         taken = {Path(name).name for entry in self.model.card.applied for name in entry.values()}
         name = next(name for name in ("prune.json", *(f"prune{number}.json" for number in range(2, 1000))) if name not in taken)
         path = self.ctx.scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, records.record(json.loads(json.dumps(self.rounds))))
+        write_json(path, records.record(json.loads(json.dumps(rounds))))
         card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
-        return FusedModel(card, self.model.module).eval()
+        return FusedModel(card, module).eval()
 
     def _tell(self) -> None:
         assert self.first is not None  # at least one round ran

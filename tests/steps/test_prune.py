@@ -226,6 +226,37 @@ def test_latency_is_bisected_on_what_was_measured(model, context):
     assert len(ctx.facts["latencies"]) == len(heard)
 
 
+def test_what_is_timed_can_be_saved_and_built_again(model, context, tmp_path):
+    """The target runs an exported graph, and the export loads a checkpoint."""
+    heard = []
+
+    def clock(candidate):
+        loaded = load_model(save_model(candidate, tmp_path / f"candidate{len(heard)}"))
+        assert all(torch.equal(value, answer(loaded)[name]) for name, value in answer(candidate).items())
+        heard.append(count(loaded))
+        return [Measurement("latency_p50_ms", float(heard[-1]), "ms", "lower", subject="bundle", target="here")]
+
+    pruned = prune(model, context(model, measure=clock), latency_ratio=0.4, rounds=2)
+    assert heard[0] == count(model)
+    assert count(pruned) <= 0.6 * heard[0]
+
+
+def test_several_rounds_reach_the_share_and_do_not_pass_it(model, context):
+    once, often = context(model), context(model)
+    prune(model, once, macs_ratio=0.4, criterion="magnitude", round_to=4)
+    prune(model, often, macs_ratio=0.4, criterion="magnitude", round_to=4, rounds=4)
+    left = [sum(found["macs"][1] for found in ctx.facts["branches"].values()) for ctx in (once, often)]
+    assert left[1] == pytest.approx(left[0], rel=0.1)
+
+
+def test_a_layer_that_a_later_round_would_empty_is_named_before_any_training(model, context):
+    said = []
+    ctx = context(model, progress=lambda text, _: said.append(text))
+    with pytest.raises(PruneError, match=r"(?s)ratio 0\.99 would empty layer '.*largest possible ratio is 0\.9"):
+        prune(model, ctx, ratio=0.99, rounds=3, recovery_epochs=1)
+    assert not any("epoch" in text for text in said)
+
+
 def test_rounds_with_recovery_train_between_the_cuts(model, context):
     ctx = context(model)
     pruned = prune(model, ctx, macs_ratio=0.5, rounds=2, recovery_epochs=1, round_to=4, floor=0.2)
