@@ -2,15 +2,21 @@
 
 paho keeps what was published while disconnected and sends it after the reconnect, after what ``on_connect`` published: a stale state
 would win over a fresh one. So every connection is a new client without a past; what is to survive is kept by the caller.
+
+paho calls back while it holds locks of its own that ``publish`` wants too. So what it says is only put into a queue there, and worked on
+in a thread of ours: a callback that took a lock of ours once stood against a publisher for ever.
 """
 
 from __future__ import annotations
 
+import queue
 import random
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +29,11 @@ from edgemm.runtime.secrets import redact, secret
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 15.0
 KEEPALIVE_S = 15
 CONNACK_S = 10.0
+CONFIRM_S = 30.0  # without a confirmation for so long the connection counts as lost
+LOOK_S = 0.2  # between two looks at what the broker has confirmed
+WAITING = 1000  # messages from the broker that nobody has looked at; of more the oldest are left out
+CLOSE_S = 5.0  # for paho's thread to end; then it is left to itself, and a new connection is made
+UP, DOWN, MESSAGE = "up", "down", "message"
 UNSUPPORTED = 132  # reason code of a broker that does not speak version 5
 
 
@@ -80,13 +91,14 @@ def address(
 
 
 class Broker:
-    """Keeps one connection alive in a thread of its own.
+    """Keeps one connection alive in a thread of its own. Every wait in here has an end.
 
     Args:
+        name: Stands in the client's id, beside a random part: two boxes of one name must not throw each other out for ever.
         will: Topic and payload that the broker publishes, retained, when this process vanishes.
-        on_up: Called in paho's thread after every connect; may publish and subscribe.
-        on_message: Topic and payload of what arrives.
-        on_sent: The ``key`` of a confirmed publish.
+        on_up: Called after every connect; may publish and subscribe.
+        on_message: Called with topic and payload of what arrives.
+        on_sent: Called with the ``key`` of a publish that the broker has confirmed. All three in this class's own thread.
 
     Attributes:
         error: Why it is not connected, in words without secrets.
@@ -97,21 +109,20 @@ class Broker:
         self,
         where: Address,
         *,
-        client_id: str = "",
+        name: str = "source",
         will: tuple[str, str] | None = None,
         on_up: Callable[[], None] = lambda: None,
         on_message: Callable[[str, bytes], None] = lambda topic, payload: None,
         on_sent: Callable[[str], None] = lambda key: None,
     ) -> None:
-        self.where, self._id, self._will = where, client_id, will
+        self.where, self._id, self._will = where, f"edgemm-{name[:9]}-{uuid.uuid4().hex[:6]}", will  # 23 letters: what every broker takes
         self._on_up, self._on_message, self._on_sent = on_up, on_message, on_sent
         self.error, self.connects = "not connected yet", 0
         self._version = mqtt.MQTTv5
         self._client: mqtt.Client | None = None
-        self._keys: dict[int, str] = {}  # of what the broker has to confirm
-        self._early: set[int] = set()  # confirmed before publish() came back
+        self._handed: dict[str, tuple[mqtt.MQTTMessageInfo, float]] = {}  # key -> what this connection has to confirm, and since when
         self._lock = threading.RLock()
-        self._stop, self._down = threading.Event(), threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     @property
@@ -133,11 +144,9 @@ class Broker:
             info = self._client.publish(topic, payload, qos=1 if key is not None else 0, retain=retain)
             if info.rc != mqtt.MQTT_ERR_SUCCESS:
                 return False
-        if key is not None:
-            self._keys[info.mid] = key
-            if info.mid in self._early:
-                self._sent(info.mid)
-        return True
+            if key is not None:
+                self._handed[key] = info, time.monotonic()
+            return True
 
     def subscribe(self, topic: str) -> None:
         with self._lock:
@@ -145,13 +154,15 @@ class Broker:
                 self._client.subscribe(topic, 1)
 
     def stop(self, *, last: tuple[str, str] | None = None) -> None:
-        """Say ``last`` (topic and payload, retained), and end the connection in good order."""
+        """Say ``last`` (topic and payload, retained), and end the connection in good order; takes ten seconds at most."""
         with self._lock:
-            if last and self._client is not None:
-                self._client.publish(last[0], last[1], qos=1, retain=True).wait_for_publish(1.0)
+            info = self._client.publish(last[0], last[1], qos=1, retain=True) if last and self._client is not None else None
+        end = time.monotonic() + 1.0
+        while info is not None and self.connected and not _is_confirmed(info) and time.monotonic() < end:
+            time.sleep(0.02)
         self._stop.set()
-        self._down.set()
-        self._thread.join(3.0)
+        if self._thread.is_alive():
+            self._thread.join(LOOK_S + CLOSE_S)
 
     def _run(self) -> None:
         wait_s = FIRST_WAIT_S
@@ -163,27 +174,27 @@ class Broker:
 
     def _one_connection(self) -> None:
         """Connect, stay until the connection is lost or the end, and forget the client."""
-        self._down.clear()
-        greeted = threading.Event()
-        client = self._made(greeted)
+        heard: queue.Queue[tuple[str, Any]] = queue.Queue(WAITING)
+        client = self._made(heard)
         try:
             client.connect(self.where.host, self.where.own_port, KEEPALIVE_S)
         except (OSError, ValueError) as err:  # ssl.SSLError is an OSError
             self.error = redact(f"{self.where}: {err}")
             return
         client.loop_start()
-        while not self._down.wait(0.2):
-            if not greeted.is_set() and time.monotonic() - self._connecting_s > CONNACK_S:
-                self.error = f"{self.where} does not greet; is it an MQTT broker, and is tls set right?"
-                break
+        try:
+            self._stay(client, heard)
+        except Exception as err:  # whatever a caller's function raises: without this thread the connection would look alive for ever
+            self.error = redact(f"{self.where}: {type(err).__name__}: {err}")
         with self._lock:
             self._client = None
-            self._keys.clear()
-            self._early.clear()
+            self._handed.clear()
         client.disconnect()
-        client.loop_stop()
+        ending = threading.Thread(target=client.loop_stop, name="mqtt ends", daemon=True)  # it would wait without limit
+        ending.start()
+        ending.join(CLOSE_S)
 
-    def _made(self, greeted: threading.Event) -> mqtt.Client:
+    def _made(self, heard: queue.Queue[tuple[str, Any]]) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, self._id, protocol=self._version, reconnect_on_failure=False)
         if self.where.user is not None:
             client.username_pw_set(self.where.user, self.where.password)
@@ -194,40 +205,78 @@ class Broker:
             client.tls_set_context(context)
         if self._will:
             client.will_set(self._will[0], self._will[1], qos=1, retain=True)
-        self._connecting_s = time.monotonic()
-        client.on_connect = lambda _client, _data, _flags, code, _properties: self._greeted(client, code, greeted)
-        client.on_disconnect = lambda _client, _data, _flags, code, _properties: self._lost(code, greeted)
-        client.on_message = lambda _client, _data, message: self._on_message(message.topic, bytes(message.payload))
-        client.on_publish = lambda _client, _data, mid, _code, _properties: self._sent(mid)
+        client.on_connect = lambda _client, _data, _flags, code, _properties: _put(heard, (UP, code))
+        client.on_disconnect = lambda _client, _data, _flags, code, _properties: _put(heard, (DOWN, code))
+        client.on_message = lambda _client, _data, message: _put(heard, (MESSAGE, (message.topic, bytes(message.payload))))
         return client
 
-    def _greeted(self, client: mqtt.Client, code: Any, greeted: threading.Event) -> None:
-        greeted.set()
+    def _stay(self, client: mqtt.Client, heard: queue.Queue[tuple[str, Any]]) -> None:
+        """Work on what the broker says until the connection is lost, or the end."""
+        began, greeted = time.monotonic(), False
+        while not self._stop.is_set():
+            what, said = _next(heard)
+            if what == UP:
+                greeted = self._greeted(client, said)
+                if not greeted:
+                    return
+            elif what == MESSAGE:
+                self._on_message(*said)
+            elif what == DOWN:
+                hung_up = f"{self.where} hangs up before it greets; is tls set right for this port?"
+                self.error = f"{self.where}: connection lost ({said})" if greeted else hung_up
+                return
+            if not greeted and time.monotonic() - began > CONNACK_S:
+                self.error = f"{self.where} does not greet; is it an MQTT broker, and is tls set right?"
+                return
+            if self._confirm() > CONFIRM_S:
+                self.error = f"{self.where} confirms nothing for {CONFIRM_S:.0f} s"
+                return
+
+    def _greeted(self, client: mqtt.Client, code: Any) -> bool:
+        """Whether the broker takes us."""
         if code.is_failure:
             if code.value == UNSUPPORTED:
                 self._version = mqtt.MQTTv311
             self.error = f"{self.where} refuses us: {code}; check user_env and password_env."
-            self._down.set()
-            return
+            return False
         with self._lock:
             self._client, self.error = client, ""
             self.connects += 1
         self._on_up()
+        return True
 
-    def _lost(self, code: Any, greeted: threading.Event) -> None:
-        if not self.error:
-            self.error = f"{self.where}: connection lost ({code})"
-        if not greeted.is_set():
-            self.error = f"{self.where} hangs up before it greets; is tls set right for this port?"
+    def _confirm(self) -> float:
+        """Tell what the broker has confirmed meanwhile; how long the oldest of the rest has waited, in seconds."""
         with self._lock:
-            self._client = None
-        self._down.set()
-
-    def _sent(self, mid: int) -> None:
-        """Takes no lock: paho calls it holding one of its own, which publish() wants."""
-        key = self._keys.pop(mid, None)
-        if key is None:
-            self._early.add(mid)
-        else:
-            self._early.discard(mid)
+            done = [key for key, (info, _) in self._handed.items() if _is_confirmed(info)]
+            for key in done:
+                del self._handed[key]
+            oldest_s = min((since for _, since in self._handed.values()), default=None)
+        for key in done:
             self._on_sent(key)
+        return 0.0 if oldest_s is None else time.monotonic() - oldest_s
+
+
+def _put(heard: queue.Queue[tuple[str, Any]], word: tuple[str, Any]) -> None:
+    """Called by paho, which may hold locks: never waits."""
+    while True:
+        try:
+            heard.put_nowait(word)
+            return
+        except queue.Full:
+            with suppress(queue.Empty):
+                heard.get_nowait()
+
+
+def _next(heard: queue.Queue[tuple[str, Any]]) -> tuple[str, Any]:
+    try:
+        return heard.get(timeout=LOOK_S)
+    except queue.Empty:
+        return "", None
+
+
+def _is_confirmed(info: mqtt.MQTTMessageInfo) -> bool:
+    try:
+        return info.is_published()
+    except (RuntimeError, ValueError):  # it never went out
+        return False

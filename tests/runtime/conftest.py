@@ -223,7 +223,7 @@ class Camera:
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.communicate(timeout=10)
             self.process = None
 
 
@@ -252,7 +252,7 @@ class Broker:
         self.port, self.user, self.password = free_port(), user, password
         passwords = folder / "passwords"
         passwords.touch(mode=0o600)
-        subprocess.run(["mosquitto_passwd", "-b", passwords, user, password], check=True, capture_output=True)
+        subprocess.run(["mosquitto_passwd", "-b", passwords, user, password], check=True, capture_output=True, timeout=30)
         lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous false", f"password_file {passwords}", "persistence false"]
         lines += ["user root"] if os.getuid() == 0 else []
         self._log = folder / "mosquitto.log"
@@ -281,7 +281,7 @@ class Broker:
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(10)
             self.process = None
 
 
@@ -338,4 +338,4 @@ def wait_for(true, seconds=15.0, what="it"):
 
 def cli(*words: object, **more) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "edgemm", *map(str, words)], capture_output=True, text=True, check=False, **more)
+    return subprocess.run([sys.executable, "-m", "edgemm", *map(str, words)], capture_output=True, text=True, check=False, **{"timeout": 300, **more})

@@ -16,6 +16,8 @@ from edgemm.runtime.sinks._protocol import Event
 from edgemm.runtime.sinks.mqtt import Mqtt
 from tests.runtime.conftest import Broker, Listener, wait_for
 
+pytestmark = pytest.mark.timeout(120)
+
 
 @pytest.fixture
 def secrets(monkeypatch):
@@ -41,7 +43,7 @@ def running(bundle, clip, secrets):
             opened.card,
         )
         runner, stop = Runner(opened, settings), threading.Event()
-        thread = threading.Thread(target=runner.run, args=(stop,))
+        thread = threading.Thread(target=runner.run, args=(stop,), daemon=True)
         thread.start()
         stops.append((stop, thread))
         return runner
@@ -121,6 +123,66 @@ def test_everything_is_told_again_when_home_assistant_comes_up(running, broker):
     listener.stop()
 
 
+def test_two_boxes_of_one_name_do_not_throw_each_other_out(running, broker, secrets):
+    about = running(broker.port).about()
+    sinks = [Mqtt(host="127.0.0.1", port=broker.port, **secrets) for _ in range(2)]
+    for sink in sinks:
+        sink.start(about)
+    wait_for(lambda: all(sink.describe()["connected"] for sink in sinks))
+    time.sleep(1.0)
+    assert [sink._broker.connects for sink in sinks] == [1, 1]
+    for sink in sinks:
+        sink.stop()
+
+
+def test_the_will_of_a_connection_that_died_long_ago_does_not_stand(running, broker):
+    runner = running(broker.port)
+    listener = Listener(broker)
+    topic = "edgemm/porch/availability"
+    wait_for(lambda: b"online" in listener.payloads(topic))
+    listener.client.publish(topic, "offline", 1, retain=True)
+    wait_for(lambda: listener.payloads(topic)[-2:] == [b"offline", b"online"], what="the correction")
+    listener.stop()
+    late = Listener(broker, topic)
+    wait_for(lambda: late.payloads(topic) == [b"online"])
+    late.stop()
+    assert runner.status()["sinks"][-1]["connected"]
+
+
+def test_paho_never_waits_for_a_lock_of_ours(running, broker, secrets):
+    """It calls back while it holds locks that publishing wants: then both would wait for ever, as they once did."""
+    sink = Mqtt(host="127.0.0.1", port=broker.port, prefix="other", **secrets)
+    sink.start(running(broker.port).about())
+    wait_for(lambda: sink.describe()["connected"])
+    name = f"paho-mqtt-client-{sink._broker._id}"
+    assert name in {thread.name for thread in threading.enumerate()}
+    with sink._lock, sink._broker._lock:
+        broker.stop()
+        wait_for(lambda: name not in {thread.name for thread in threading.enumerate()}, 20, "the end of paho's thread")
+    broker.start()
+    wait_for(lambda: sink.describe()["connected"], 30)
+    sink.stop()
+
+
+def test_what_a_callback_raises_is_told_and_the_connection_comes_back(broker, secrets):
+    from edgemm.runtime.broker import Address
+    from edgemm.runtime.broker import Broker as Connection
+
+    said = []
+
+    def once():
+        said.append(connection.error)
+        if len(said) == 1:
+            raise ZeroDivisionError("in a callback")
+
+    connection = Connection(Address("127.0.0.1", broker.port, user=broker.user, password=broker.password), on_up=once)
+    connection.start()
+    wait_for(lambda: "ZeroDivisionError: in a callback" in connection.error)
+    wait_for(lambda: len(said) == 2 and connection.connected)
+    connection.stop()
+    assert not connection.connected
+
+
 def event(number):
     return Event(f"run-{number}", "event", "visitor", 0.9, 0.0, ("image",), (), 1.0)
 
@@ -193,7 +255,7 @@ def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
     return folder / "cert.pem", folder / "key.pem"
 
 
@@ -236,7 +298,7 @@ def test_texts_and_measurements_come_from_topics(broker, secrets):
     source = Topic(inputs="imu", topic="garden/+", host="127.0.0.1", port=broker.port, key="value", **secrets)
     found = []
     wants = {"imu": of(Input("imu", "sensor", {"shape": [2]}))}
-    thread = threading.Thread(target=lambda: found.extend(source.items(wants)))
+    thread = threading.Thread(daemon=True, target=lambda: found.extend(source.items(wants)))
     thread.start()
     listener = Listener(broker)
     time.sleep(1.0)

@@ -15,6 +15,7 @@ from edgemm.runtime.sinks import _homeassistant as ha
 from edgemm.runtime.sinks._protocol import About, Event, Sink, decision_dict
 
 CONTROLS = ("enabled", "modalities", "threshold")
+BIRTH = "homeassistant/status"
 LOG = logging.getLogger("edgemm.run")
 
 
@@ -71,6 +72,7 @@ class Mqtt(Sink):
         self._base = ""
         self._about: About | None = None
         self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
+        self._ending = False
 
     def start(self, about: About) -> None:
         self._about = about
@@ -82,7 +84,7 @@ class Mqtt(Sink):
                 self._states.setdefault(topic, "OFF")
         self._broker = Broker(
             self._where,
-            client_id=f"edgemm-{ha.slug(about.name)}",
+            name=ha.slug(about.name),
             will=(f"{self._base}/availability", "offline"),
             on_up=self._up,
             on_message=self._message,
@@ -129,6 +131,7 @@ class Mqtt(Sink):
         self._flush()
 
     def stop(self) -> None:
+        self._ending = True
         if self._broker:
             self._broker.stop(last=(f"{self._base}/availability", "offline"))
 
@@ -163,17 +166,23 @@ class Mqtt(Sink):
                     self._sent_on[letter.id] = connection
 
     def _confirmed(self, id: str) -> None:
-        self._outbox.done(id)
-        self._sent_on.pop(id, None)
+        with self._lock:
+            self._outbox.done(id)
+            self._sent_on.pop(id, None)
 
     def _up(self) -> None:
         """After every connect, and when Home Assistant comes up: who we are, that we are there, every state; then what waited."""
         assert self._broker is not None
-        self._broker.subscribe(f"{self._discovery_prefix}/status")
+        for topic in {*self._births(), f"{self._base}/availability"}:
+            self._broker.subscribe(topic)
         for name in CONTROLS:
             self._broker.subscribe(f"{self._base}/{name}/set")
         self._introduce()
         self._flush()
+
+    def _births(self) -> tuple[str, str]:
+        """Where Home Assistant says that it is there; its own topic stays even where its discovery has another prefix."""
+        return BIRTH, f"{self._discovery_prefix}/status"
 
     def _introduce(self) -> None:
         assert self._broker is not None
@@ -192,9 +201,13 @@ class Mqtt(Sink):
         self._broker.publish(f"{self._base}/availability", "online", retain=True)
 
     def _message(self, topic: str, payload: bytes) -> None:
-        if topic == f"{self._discovery_prefix}/status":
+        if topic in self._births():
             if payload == b"online":
                 self._introduce()
+            return
+        if topic == f"{self._base}/availability":
+            if payload != b"online" and not self._ending and self._broker:  # the will of a connection that died long ago
+                self._broker.publish(topic, "online", retain=True)
             return
         what = topic.removeprefix(f"{self._base}/").removesuffix("/set")
         value = payload.decode(errors="replace")
