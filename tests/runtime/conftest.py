@@ -338,4 +338,5 @@ def wait_for(true, seconds=15.0, what="it"):
 
 def cli(*words: object, **more) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "edgemm", *map(str, words)], capture_output=True, text=True, check=False, **{"timeout": 300, **more})
+    more = {"timeout": 300, **more}
+    return subprocess.run([sys.executable, "-m", "edgemm", *map(str, words)], capture_output=True, text=True, check=False, **more)
