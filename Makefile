@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # One thread a process: two test processes share two cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: aarch64 help setup system demo test test-full check clean
+.PHONY: aarch64 home-assistant help setup system demo test test-full check clean
 
 help:
 	@echo "make setup      .venv with everything in it"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-full  all tests, the slow ones too"
 	@echo "make system     system packages that tests use (Debian, as root)"
 	@echo "make aarch64    an emulated aarch64 machine for one of the slow tests (Debian, as root; five minutes)"
+	@echo "make home-assistant  a real Home Assistant for one of the slow tests (four minutes)"
 	@echo "make clean      remove what builds and tests left here (keeps .venv)"
 
 setup: $(STAMP)
@@ -56,6 +57,9 @@ test: setup system
 
 aarch64:
 	tests/aarch64_box.sh
+
+home-assistant:
+	tests/home_assistant.sh
 
 test-full: setup system
 	$(BIN)/pytest $(PYTEST_ARGS)
