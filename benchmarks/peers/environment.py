@@ -24,7 +24,7 @@ PACKAGES = {
         "onnxruntime==1.24.4",  # its extra `onnx` asks for onnxruntime-gpu and cupy of the same version: no use without a GPU
     ],
     "nncf_openvino": ["nncf==3.4.0", "openvino==2026.4.1", "numpy"],
-    "olive": ["olive-ai==0.13.0", TORCH, "onnxruntime==1.31.1", "nncf==3.4.0", "openvino==2026.4.1"],
+    "olive_passes": ["olive-ai==0.13.0", TORCH, "onnxruntime==1.31.1", "nncf==3.4.0", "openvino==2026.4.1"],
     "optimum_intel": ["optimum-intel[openvino]==2.2.0", *OURS],
     "ort_static": ["onnxruntime==1.31.1", "onnx", "sympy", "numpy"],
     "torch_pruning_nncf": ["torch-pruning==1.6.1", "nncf==3.4.0", "openvino==2026.4.1", *OURS],

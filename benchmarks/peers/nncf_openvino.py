@@ -1,31 +1,29 @@
 """Bare NNCF on OpenVINO's own model, as its documentation shows it.
 
-Launch: python nncf_openvino.py MODEL.onnx CALIBRATION.npz OUT_FOLDER default|best
+``best``: mixed preset, the accurate bias correction, and the front-end left in float.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _given import Given
+
+FORMS = ("default", "best")
 
 
-def compress(model_path: str, samples: list, out: Path, best: bool) -> Path:
+def compress(given: Given, out: Path, form: str) -> Path:
     import nncf
     import openvino as ov
 
-    model = ov.Core().read_model(model_path)
-    model.reshape({name: array.shape for name, array in samples[0].items()})
-    settings = {}
-    if best:
+    model = ov.Core().read_model(given.model)
+    model.reshape({name: array.shape for name, array in given.samples[0].items()})
+    settings: dict[str, Any] = {}
+    if form == "best":
         scope = nncf.IgnoredScope(patterns=["frontend/.*"], validate=False)
         settings = {"preset": nncf.QuantizationPreset.MIXED, "fast_bias_correction": False, "ignored_scope": scope}
-    dataset = nncf.Dataset(samples)
-    quantized = nncf.quantize(model, dataset, subset_size=len(samples), **settings)
+    quantized = nncf.quantize(model, nncf.Dataset(given.samples), subset_size=len(given.samples), **settings)
     ov.save_model(quantized, out / "model.xml", compress_to_fp16=False)
     return out / "model.xml"
-
-
-if __name__ == "__main__":
-    from _samples import samples
-
-    print(compress(sys.argv[1], samples(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "best"))
