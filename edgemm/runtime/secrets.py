@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import traceback
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -86,3 +87,10 @@ class Redacting(logging.Filter):
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
             record.exc_info = None
         return True
+
+
+class Crash(Exception):
+    """The traceback of another exception, without any secret in it: to be raised from in its place."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(redact("".join(traceback.format_exception(error))))

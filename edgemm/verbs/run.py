@@ -14,12 +14,12 @@ from typing import Any
 
 from edgemm import plugins
 from edgemm.bundle import open_bundle
-from edgemm.errors import RunError
+from edgemm.errors import EdgemmError, RunError
 from edgemm.runtime import reading, service, words
 from edgemm.runtime.health import Summary
 from edgemm.runtime.pulse import Pulse
 from edgemm.runtime.running import Runner
-from edgemm.runtime.secrets import Redacting
+from edgemm.runtime.secrets import Crash, Redacting, redact
 from edgemm.runtime.service import Installed
 from edgemm.runtime.settings import WebSettings
 from edgemm.runtime.supervising import Supervision
@@ -90,6 +90,14 @@ def run(
     with _signals(stop, on_hangup=swapper.ask), _logging():
         try:
             return runner.run(stop, seconds)
+        except EdgemmError:
+            raise
+        except Exception as err:  # a library's own words may hold an address with its password
+            raise RunError(
+                redact(f"{type(err).__name__}: {err}"),
+                why="edgemm did not expect this.",
+                fix="run it with --debug to see where it happens.",
+            ) from Crash(err)
         finally:
             pulse.stopping()
             pulse.close()
@@ -155,12 +163,14 @@ def _signals(stop: threading.Event, *, on_hangup: Callable[..., None]) -> Iterat
 
 @contextmanager
 def _logging() -> Iterator[None]:
-    """Warnings of a run go to stderr, without any secret in them."""
+    """Warnings of a run, and what ends one of its threads, go to stderr, without any secret in them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Redacting())
-    log = logging.getLogger("edgemm.run")
+    log, before = logging.getLogger("edgemm.run"), threading.excepthook
     log.addHandler(handler)
+    threading.excepthook = lambda given: log.error("a thread ended: %s", Crash(given.exc_value) if given.exc_value else given.exc_type)
     try:
         yield
     finally:
+        threading.excepthook = before
         log.removeHandler(handler)

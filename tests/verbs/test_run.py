@@ -149,6 +149,37 @@ def edgemm_unit():
     return SYSTEM / "edgemm-edgemm.service"
 
 
+def test_a_crash_tells_no_secret_either(bundle, clip, tmp_path, monkeypatch):
+    """What a library raises deep down may hold the whole address; so may its traceback, and that of a thread."""
+    script = tmp_path / "crash.py"
+    script.write_text(f"""
+import sys, threading
+from edgemm import cli
+from edgemm.runtime import running
+from edgemm.runtime.secrets import secret
+
+def torn(*_):
+    threading.Thread(target=lambda: 1 / len(""), name="x").start()
+    def fails():
+        raise KeyError("thread: " + secret("CAM_PASSWORD", None, "camera"))
+    one = threading.Thread(target=fails)
+    one.start()
+    one.join()
+    raise ValueError("cannot read rtsp://cam:" + secret("CAM_PASSWORD", None, "camera") + "@camera/live")
+
+running.Runner._play = torn
+cli.main(["run", {str(bundle)!r}, "--source", {f"image,audio={clip}"!r}, "--fast", *sys.argv[1:]])
+""")
+    monkeypatch.setenv("CAM_PASSWORD", "camera-secret-1")
+    for words in ([], ["--debug"]):
+        done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 1
+        assert "ValueError: cannot read rtsp://***@camera/live" in done.stderr
+        assert ("in torn" in done.stderr.rpartition("KeyError")[2]) is bool(words), "the traceback is there, and only where asked for"
+        assert "KeyError: 'thread: ***'" in done.stderr
+        assert "camera-secret-1" not in done.stdout + done.stderr
+
+
 def test_nothing_that_leaves_the_process_holds_a_secret(bundle, clip, camera, broker, tmp_path, monkeypatch):
     """Camera, broker and page with passwords; logs, status, MQTT, files and output are searched for them."""
     secrets = {"CAM_PASSWORD": "camera-secret-1", "BROKER_PASSWORD": broker.password, "EDGEMM_WEB_TOKEN": "page-secret-3"}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from edgemm.errors import RunError
 from edgemm.runtime.scheduling import Decision
@@ -30,7 +30,7 @@ class Jsonl(Sink):
             RunError: The place cannot be written.
         """
         self._path, self._decisions, self._most = Path(path), decisions, most_mib * MIB
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -58,18 +58,22 @@ class Jsonl(Sink):
         if self._file is None:  # the last line did not fit on the disk
             self._open()
         assert self._file is not None
-        if self._file.tell() > self._most:
+        begin = self._file.tell()
+        if begin > self._most:
             self._file.close()
             os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
             self._open()
+            begin = 0
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
         except OSError:  # a full disk; what stays in the buffer would be tried again for ever
             broken, self._file = self._file, None
             with suppress(OSError):
                 broken.close()
+            with suppress(OSError):
+                os.truncate(self._path, begin)  # the half line that did fit would spoil the next one
             raise
 
     def _open(self) -> None:
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab")
