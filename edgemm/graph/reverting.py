@@ -1,7 +1,7 @@
 """Parts of a Q/DQ graph back in float, without calibrating anew: what is left is quantized as before.
 
-Ranges and corrected biases are found layer by layer, each from the float model's values; so a graph in which some layers were reverted
-is what quantizing with those layers left alone would have made, at a hundredth of the time.
+Ranges are found layer by layer, each from the float model's values; so a graph in which some layers were reverted is what quantizing
+with those layers left alone would have made, at a hundredth of the time.
 """
 
 from __future__ import annotations

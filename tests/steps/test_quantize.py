@@ -34,6 +34,12 @@ def activations(model):
     return [(found[n.input[1]], found[n.input[2]]) for n in model.graph.node if n.op_type == "QuantizeLinear"]
 
 
+def biases(model):
+    """Node -> its bias."""
+    found = constants(model)
+    return {n.name: found[n.input[2]] for n in model.graph.node if n.op_type in ("Conv", "Gemm") and len(n.input) > 2}
+
+
 def readers_of_floats(model):
     """Names of nodes that read nothing from a DequantizeLinear."""
     made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
@@ -66,6 +72,14 @@ def test_tensors_on_the_way_keep_their_names_and_meaning(model, quantized, sampl
     reference, _ = parity.run_reference(parity.with_outputs(model, tensors), samples)
     found, _ = parity.run_reference(parity.with_outputs(quantized[name], tensors), samples)
     assert all(entry.sqnr_db > 20 for output, entry in parity.compare(reference, found).items() if output in tensors)
+
+
+@pytest.mark.parametrize("name", ["mixed", "int8"])
+def test_biases_stay_as_they_were_trained(model, quantized, name):
+    """NNCF's fast correction moves them by a rounding error that real samples do not have: digits lost 2.0 points with it, 0.2 without."""
+    before, after = biases(model), biases(quantized[name])
+    assert set(before) == {"conv1", "conv2", "mix"}
+    assert {node: np.abs(before[node] - after[node]).max() for node in before if not np.array_equal(before[node], after[node])} == {}
 
 
 @pytest.mark.parametrize("name", NUMERICS)
@@ -171,7 +185,7 @@ def test_progress_is_told_and_nothing_is_printed(model, context, capfd):
     told = []
     quantize(model, context(progress=lambda text, done: told.append((text, done))), calibration_samples=4)
     assert capfd.readouterr() == ("", "")
-    assert {"reading calibration samples", "taking ranges", "correcting biases"} <= {text for text, _ in told}
+    assert {"reading calibration samples", "taking ranges"} <= {text for text, _ in told}
     assert all(0 <= done <= 1 for _, done in told)
 
 
