@@ -54,6 +54,12 @@ def answer(model: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], 
         ) from err
 
 
+def in_precision(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
+    """The context in which a model computes in ``bf16`` or ``fp16``; with ``no`` nothing changes."""
+    short = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device, short) if short else nullcontext()
+
+
 def answers(
     model: FusedModel,
     split: Split,

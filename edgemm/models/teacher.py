@@ -13,7 +13,7 @@ from torch import Tensor
 from edgemm.card import Card
 from edgemm.errors import Collector, TrainError
 from edgemm.modalities._protocol import input_specs
-from edgemm.models.answers import answer
+from edgemm.models.answers import answer, in_precision
 from edgemm.models.fused import FusedModel
 from edgemm.models.losses import Tensors
 from edgemm.models.taps import Taps
@@ -39,6 +39,7 @@ class Teacher:
             Only for rows that always decode to the same sample.
         memory_bytes: What may be kept, in all.
         note: Told when that is too little.
+        precision: ``bf16`` or ``fp16``: what the model computes in, as in training; ``no`` = float32. What it says is float32.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Teacher:
         rows: Mapping[str, int] | None = None,
         memory_bytes: int = MEMORY_BYTES,
         note: Callable[[str], None] = lambda text: None,
+        precision: str = "no",
     ) -> None:
-        self.model, self._taps, self._note = model, taps, note
+        self.model, self._taps, self._note, self._precision = model, taps, note, precision
         self._rows, self._memory = dict(rows or {}), memory_bytes
         self._kept: dict[str, _Kept] = {}
 
@@ -72,8 +74,10 @@ class Teacher:
         if where != device:
             self.model = copy.deepcopy(self.model).to(device)  # its hooks come along and write to the same taps
         self.model.eval()
-        outputs = answer(self.model, batch)
-        return Known(outputs, self._taps.features(len(batch.rows)) if self._taps else {})
+        with in_precision(self._precision, device.type):
+            outputs = answer(self.model, batch)
+        features = self._taps.features(len(batch.rows)) if self._taps else {}
+        return Known(_float(outputs), _float(features))
 
     def _fits(self, known: Known) -> bool:
         """Whether all rows' answers fit the memory; says so once when they do not."""
@@ -84,6 +88,10 @@ class Teacher:
             self._note(f"the teacher's answers would take {needed / 2**30:.1f} GiB; it is asked anew in every epoch.")
             self._rows = {}
         return bool(self._rows)
+
+
+def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 class _Kept:
