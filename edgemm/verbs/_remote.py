@@ -34,6 +34,7 @@ BASE = '${EDGEMM_REMOTE:-"$HOME/.cache/edgemm-remote"}'
 """Where jobs lie there; a line of shell."""
 SPARE = 64 << 20  # bytes of room beyond what is shipped: reports, engines, logs
 TIMES = 3  # what is shipped is unpacked there, and TensorRT's engines are as large again
+FULL = 1 << 20  # bytes of room below which a disk counts as full
 POLL_S = 1.0
 SILENT = 3  # looks at a job that neither runs nor has ended before it counts as dead
 OLDEST_PYTHON = (3, 10)
@@ -154,8 +155,16 @@ class _Job:
                 return
             silent = 0 if state == "running" else silent + 1
             if silent > SILENT:
-                raise failed("the benchmark ended there without a result.", self._there.run(["tail", "-n", "5", f"{self.folder}/{LOG}"]))
+                raise self._dead()
             time.sleep(POLL_S)
+
+    def _dead(self) -> RemoteError:
+        """Its last words; on a full disk not even those can be written, and what was copied is removed."""
+        said, free = self._there.run(["tail", "-n", "5", f"{self.folder}/{LOG}"]), self._there.free_bytes(self.folder)
+        if free is not None and free < FULL:
+            said = replace(said, err=f"No space left on device: {show_size(free)} are free.")
+            self.remove()
+        return failed("the benchmark ended there without a result.", said)
 
     def fetch(self, scratch: Path) -> Report:
         self._there.get(f"{self.folder}/{REPORT}", scratch / REPORT)

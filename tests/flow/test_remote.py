@@ -5,6 +5,8 @@ that a box does not have.
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -258,6 +260,49 @@ def test_a_disk_without_room_is_told_before_anything_is_sent(shipped, box, monke
     server = box()
     with pytest.raises(RemoteError, match=r"of room, and .* are needed\.\n.*\n  fix: make room there, or set EDGEMM_REMOTE there"):
         edgemm.benchmark([shipped / "onnxruntime"], remote=server.url, ssh_config=server.config, **QUICK)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 16 MiB; skips where nothing can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(place, left):
+    """Leave ``left`` bytes of room."""
+    room = os.statvfs(place)
+    with (place / "filler").open("wb") as file:
+        file.write(b"x" * (room.f_bavail * room.f_frsize - left))
+
+
+def test_a_disk_that_is_nearly_full_is_told_before_anything_is_sent(shipped, box, small_disk):
+    server = box(EDGEMM_REMOTE=str(small_disk))
+    fill(small_disk, 1 << 20)
+    with pytest.raises(RemoteError, match=r"has 1\.0 MiB of room, and .* MiB are needed"):
+        edgemm.benchmark([shipped / "onnxruntime"], remote=server.url, ssh_config=server.config, **QUICK)
+    assert not list(small_disk.glob("job-*/*.pyz"))
+
+
+def test_a_disk_that_runs_full_meanwhile_is_told_and_what_was_copied_is_removed(shipped, box, small_disk, monkeypatch):
+    from edgemm.verbs import _remote
+
+    monkeypatch.setattr(_remote, "SPARE", 1 << 20)
+    server = box(EDGEMM_REMOTE=str(small_disk))
+
+    class Filling(Progress):
+        def _begin(self, name):
+            if name == "measure there":
+                fill(small_disk, 96 << 10)
+
+    with pytest.raises(edgemm.errors.EdgemmError, match="No space left on device") as caught:
+        edgemm.benchmark([shipped / "onnxruntime"], progress=Filling(), remote=server.url, ssh_config=server.config, **QUICK)
+    assert "make room" in caught.value.fix or "free some" in caught.value.fix
+    assert not list(small_disk.glob("job-*"))
 
 
 def test_an_error_there_is_the_same_error_here_and_the_job_is_removed(shipped, box):
