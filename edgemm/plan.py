@@ -39,8 +39,8 @@ class Plan:
     device: str = "auto"
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
 
-    def check(self) -> None:
-        """Raises TrainError naming the first option that cannot be."""
+    def check(self, called: str = "") -> None:
+        """Raises TrainError naming the first option that cannot be, with ``called`` in front of its name."""
         wrong = {
             "epochs": self.epochs is not None and self.epochs < 1,
             "batch_size": self.batch_size < 2,
@@ -52,7 +52,7 @@ class Plan:
             "mixed_precision": self.mixed_precision not in ("no", "bf16", "fp16"),
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise TrainError(f"{name} is {getattr(self, name)!r}.", fix=RANGES[name])
+            raise TrainError(f"{called}{name} is {getattr(self, name)!r}.", fix=RANGES[name])
 
 
 RANGES = {

@@ -163,7 +163,7 @@ class Report:
         return [Variant(_label(key, keys), key[1], key[2], key[0], tuple(groups[key])) for key in keys]
 
     def __str__(self) -> str:
-        """The measurements as a table, what was timed against what, warnings of the timing, then the budgets."""
+        """The measurements as a table, what was timed against what, warnings of the timing, what a reader must know, the budgets."""
         rows = [_row(variant, self._metrics(), flag=" (disturbed)" * self.is_disturbed(variant)) for variant in self.variants()]
         head = [
             "",
@@ -179,10 +179,12 @@ class Report:
         table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
         widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        warnings = self.details.get("warnings") or ()
         blocks = [
             lines,
             [_pair(row) for row in self.details.get("ratios") or ()],
-            self.details.get("warnings") or (),
+            warnings,
+            [f"note: {note}" for note in self.details.get("notes") or () if note not in warnings],
             map(str, self.budgets),
         ]
         return "\n\n".join("\n".join(block) for block in map(list, blocks) if block)

@@ -90,6 +90,12 @@ def test_the_table_has_a_row_for_each_variant_and_only_columns_with_numbers():
     assert lines[3] == "budget latency_p95_ms on openvino: unknown: nobody measured it, limit 20"
 
 
+def test_what_a_reader_must_know_is_printed_once():
+    told = {"warnings": ["the box was busy."], "notes": ["the box was busy.", "compression made the model stop listening to 'audio'."]}
+    lines = str(Report({}, [measured()], details=told)).splitlines()
+    assert lines[3:] == ["the box was busy.", "", "note: compression made the model stop listening to 'audio'."]
+
+
 def test_an_empty_report_is_an_empty_table():
     assert str(Report({})) == ""
 

@@ -34,6 +34,13 @@ LossHook = Callable[[Mapping[str, Tensor], Tensors], Mapping[str, Tensor]]
 """Outputs by name and the batch -> parts of the loss by name; the loop minimises their sum."""
 
 
+def check_weights(card: Card, weights: Mapping[str, float]) -> None:
+    """Raises CardError where a weight is for no output of the card."""
+    for name in weights:
+        if name not in card.outputs:
+            raise CardError(f"a loss weight names '{name}', no output of this model.", fix=nearest(name, card.outputs))
+
+
 class TaskLosses:
     """The weighted sum of the heads' losses.
 
@@ -50,9 +57,7 @@ class TaskLosses:
 
     def __init__(self, card: Card, *, weights: Mapping[str, float] | None = None, deviations: Mapping[str, float] | None = None) -> None:
         self._card, self._weights, self._deviations = card, dict(weights or {}), dict(deviations or {})
-        for name in self._weights:
-            if name not in card.outputs:
-                raise CardError(f"a loss weight names '{name}', no output of this model.", fix=nearest(name, card.outputs))
+        check_weights(card, self._weights)
         if not trained_outputs(card):
             raise CardError(
                 "no output of this card can be trained.",

@@ -184,8 +184,9 @@ def unreachable(what: str, asked: float, most: float, found: Structure) -> Prune
     """The error of a target that even the narrowest allowed layers miss."""
     largest = sorted(found.whole, key=lambda whole: -whole.width)[:3]
     left = "; ".join(f"'{whole.name}' ({whole.width}): {whole.reason}" for whole in largest)
+    possible = math.floor(100 * most) / 100
     return PruneError(
         f"{what} {asked:g} cannot be reached.",
-        why=f"with every layer at its floor {most:.2f} is removed. Left whole: {left or 'nothing'}.",
-        fix=f"ask for at most {math.floor(100 * most) / 100:g}, or lower the floor.",
+        why=f"with every layer as narrow as floor and round_to allow, {most:.2f} is removed. Left whole: {left or 'nothing'}.",
+        fix=f"ask for at most {possible:g}, or lower floor or round_to." if possible else "leave it out: channels are not what this costs.",
     )

@@ -24,8 +24,7 @@ def samples(model: onnx.ModelProto, ctx: Context, count: int) -> list[dict[str, 
         QuantizeError: Fewer than two are asked for, or left after bad rows were skipped.
         DataError: Fewer than two are there, or one cannot be read.
     """
-    if count < FEWEST:
-        raise _too_few(count, "ranges are taken over samples; one says nothing about their spread.", "set calibration_samples to 300.")
+    check(count)
     dataset = ctx.dataset if ctx.dataset is not None else data.synthetic(ctx.card, samples=count, seed=ctx.seed)
     ctx.progress("reading calibration samples", 0.0)
     found = [dict(batch.inputs) for batch in dataset.calibration(count, seed=ctx.seed)]
@@ -36,6 +35,12 @@ def samples(model: onnx.ModelProto, ctx: Context, count: int) -> list[dict[str, 
     single = [{name: sample[name] for name in wanted} for sample in found]
     states = {name: str(spec.options["state"]) for name, spec in ctx.card.inputs.items() if spec.options.get("state")}
     return list(_carried(model, single, states)) if states else single
+
+
+def check(count: int) -> None:
+    """Raises QuantizeError where fewer samples are asked for than say anything."""
+    if count < FEWEST:
+        raise _too_few(count, "ranges are taken over samples; one says nothing about their spread.", "set calibration_samples to 300.")
 
 
 def _too_few(count: int, why: str, fix: str) -> QuantizeError:

@@ -9,7 +9,7 @@ from edgemm.errors import EdgemmError
 from edgemm.training import Diverged
 
 
-def reported(err: Diverged, step: str) -> Diverged:
+def reported(err: Diverged, step: str, *, option: str = "learning_rate") -> Diverged:
     """The error with the step's name in front, after the weights of its best epoch were written beside the cache.
 
     Weights from before the first epoch are not written: they are those that the step was given.
@@ -21,6 +21,6 @@ def reported(err: Diverged, step: str) -> Diverged:
         with contextlib.suppress(EdgemmError):  # a model that cannot be saved is still in the error's ``kept``
             checkpoint.save_model(err.kept, folder)
             why = f"the training diverged; the best weights so far (epoch {err.best_epoch}) are in {folder}."
-    told = Diverged(f"{step}: {err.what}", why=why, fix=f"lower {step}.learning_rate, or look for inputs of extreme size in the data.")
+    told = Diverged(f"{step}: {err.what}", why=why, fix=f"lower {step}.{option}, or look for inputs of extreme size in the data.")
     told.best_epoch, told.kept = err.best_epoch, err.kept
     return told

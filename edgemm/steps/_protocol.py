@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,8 @@ class Context:
         target: Name of the target this graph is made for; for a torch step the recipe's first.
         numerics: What Q/DQ that target wants.
         teacher: The model before any compression, in eval mode; torch steps only.
-        budgets: The recipe's.
-        measure: Exports, compiles and times a model on ``target`` in a process of its own; has ``latency_p50_ms``. Torch steps only.
+        measure: Exports, compiles and times a model on ``target`` in a process of its own; has ``latency_p50_ms``. What later
+            models take is told as of the machine at the first: that one runs beside them. Torch steps only.
         note: Takes a sentence that the user and the report are shown.
         scratch: A folder that may be written to and is removed afterwards.
         progress: Called with what is going on and how much of it is done, 0 to 1.
@@ -53,6 +53,5 @@ class Context:
     progress: Callable[[str, float], None] = silent
     note: Callable[[str], None] = unheard
     teacher: FusedModel | None = None
-    budgets: Mapping[str, Any] = field(default_factory=dict)
     measure: Callable[[FusedModel], list[Measurement]] | None = None
     facts: dict[str, Any] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from edgemm.errors import DataError, TrainError
 from edgemm.models.answers import Collected, answers
 from edgemm.models.distillation import Distillation
 from edgemm.models.fused import FusedModel
+from edgemm.models.losses import check_weights
 from edgemm.models.pairs import pair
 from edgemm.models.taps import Deprivation, find_ends
 from edgemm.models.teacher import Teacher, require_same_heads
@@ -92,9 +93,8 @@ def distill(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, weight_decay=weight_decay, patience=patience,
         loss_weights=loss_weights or {}, seed=ctx.seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
-    plan.check()
     asked = _Asked(temperature, logits_weight, task_weight, features or {}, feature_loss, relations, modality_dropout)
-    asked.check(unlabeled)
+    _check(ctx, plan, asked, unlabeled, teacher)
     taught_by = _teacher(model, ctx, teacher)
     dataset = _labelled(ctx)
     beside = open_unlabeled(unlabeled, model.card, skip_bad_rows=dataset.leaves_out) if unlabeled else None
@@ -110,6 +110,23 @@ def distill(
     scores = {**before, "after": _scores(student, model.card, splits.val)}
     ctx.facts.update(curves=done.curves, val=scores, best_epoch=done.best_epoch, epochs=done.epochs)
     return student
+
+
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises TrainError, DataError, CardError, Mistakes."""
+    trained = {field.name for field in fields(Plan)} - {"loss_weights"}
+    plan = Plan(**{name: value for name, value in given.items() if name in trained}, loss_weights=given["loss_weights"] or {})
+    asked = {field.name: given[field.name] for field in fields(_Asked)}
+    _check(ctx, plan, _Asked(**{**asked, "features": asked["features"] or {}}), given["unlabeled"], given["teacher"])
+
+
+def _check(ctx: Context, plan: Plan, asked: _Asked, unlabeled: str | None, teacher: str | None) -> None:
+    plan.check()
+    check_weights(ctx.card, plan.loss_weights)
+    asked.check(unlabeled)
+    _labelled(ctx)
+    if teacher:
+        require_same_heads(cards.load(teacher), ctx.card)
 
 
 @dataclass(frozen=True)

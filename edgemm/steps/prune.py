@@ -17,6 +17,7 @@ from edgemm.errors import PruneError
 from edgemm.models.fused import FusedModel
 from edgemm.models.parts import selected
 from edgemm.plan import Plan as Training
+from edgemm.pruning import options
 from edgemm.pruning import record as records
 from edgemm.pruning.analysis import analyse
 from edgemm.pruning.attention import replaceable, split_attention
@@ -26,8 +27,9 @@ from edgemm.pruning.harm import Harm
 from edgemm.pruning.layers import Structure
 from edgemm.pruning.planning import Rounding
 from edgemm.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
-from edgemm.pruning.scores import check_data, score
-from edgemm.pruning.targets import Plan, Whole, check, check_layers, plan_removal
+from edgemm.pruning.scores import score
+from edgemm.pruning.targets import Plan, Whole, check_layers, plan_removal
+from edgemm.pruning.untouched import untouched
 from edgemm.specs import Branch
 from edgemm.steps._protocol import Context
 
@@ -84,9 +86,11 @@ def prune(
         ExportError: torch.export refuses the model; names the line. Nothing was pruned then.
     """
     plan = Plan(ratio, macs_ratio, latency_ratio, branches, spread)
-    check(plan)
-    check_data(criterion, ctx.dataset)
-    _check_options(round_to, floor, rounds, recovery_epochs, ctx)
+    check(
+        ctx, ratio=ratio, branches=branches, macs_ratio=macs_ratio, latency_ratio=latency_ratio, spread=spread, criterion=criterion,
+        round_to=round_to, floor=floor, samples=samples, rounds=rounds, recovery_epochs=recovery_epochs,
+        recovery_learning_rate=recovery_learning_rate,
+    )  # fmt: skip
     work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
@@ -107,7 +111,12 @@ def prune(
         work.remove(found, removed)
         if recovery_epochs:
             work.recover(recovery_epochs, recovery_learning_rate)
-    return work.finish()
+    return work.finish(asked)
+
+
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises PruneError, TrainError."""
+    options.check(ctx, **given)
 
 
 def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
@@ -206,15 +215,21 @@ class _Work:
 
     def recover(self, epochs: int, learning_rate: float) -> None:
         """Train with the tasks' own losses."""
-        from edgemm.training import train_model  # accelerate takes a second to import
+        from edgemm.steps import _diverged  # accelerate takes a second to import
+        from edgemm.training import Diverged, train_model
 
         assert self.ctx.dataset is not None  # checked at the start
         plan = Training(epochs=epochs, learning_rate=learning_rate, seed=self.ctx.seed)
-        train_model(self.model, self.ctx.dataset, plan=plan, progress=self.ctx.progress, note=self.ctx.note)
+        try:
+            train_model(self.model, self.ctx.dataset, plan=plan, judge_start=True, progress=self.ctx.progress, note=self.ctx.note)
+        except Diverged as err:
+            if err.kept is not None:
+                err.kept = self._recorded(err.kept.module, self.rounds)
+            raise _diverged.reported(err, "prune", option="recovery_learning_rate") from err
 
-    def finish(self) -> FusedModel:
+    def finish(self, asked: Plan) -> FusedModel:
         """Write the record, tell what was done, and return the model with a card that names the record."""
-        self._tell()
+        self._tell(asked)
         return self._recorded(self.model.module, self.rounds)
 
     def _recorded(self, module: nn.Module, rounds: list[dict[str, Any]]) -> FusedModel:
@@ -227,7 +242,7 @@ class _Work:
         card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
         return FusedModel(card, module).eval()
 
-    def _tell(self) -> None:
+    def _tell(self, asked: Plan) -> None:
         assert self.first is not None  # at least one round ran
         assert self.last is not None
         (before, costs), (found, after, removed) = self.first, self.last
@@ -257,6 +272,8 @@ class _Work:
         if self.latencies:
             self.ctx.facts["latencies"] = self.latencies
         work, size = sum(new.values()) / sum(old.values()), sum(smaller.values()) / sum(sizes.values())
+        for reason in untouched(asked, before, widths):
+            self.ctx.note(f"prune: {reason}")
         self.ctx.note(
             f"prune: {work:.0%} of the multiply-accumulates and {size:.0%} of the parameters are left; "
             f"proved on {worst.cases} cases, largest difference {worst.error:.0e}."
@@ -276,23 +293,3 @@ def _real_samples(ctx: Context) -> dict[str, np.ndarray] | None:
         return None
     split = next((name for name in ("val", "train", "test") if name in ctx.dataset.splits() and ctx.dataset.count(name)), None)
     return None if split is None else next(iter(ctx.dataset.batches(split, PROVED_SAMPLES, limit=PROVED_SAMPLES))).inputs
-
-
-def _check_options(round_to: int, floor: float | None, rounds: int, recovery_epochs: int, ctx: Context) -> None:
-    for name, value, right in (
-        ("round_to", round_to, round_to >= 1),
-        ("floor", floor, floor is None or 0 <= floor <= 1),
-        ("rounds", rounds, rounds >= 1),
-        ("recovery_epochs", recovery_epochs, recovery_epochs >= 0),
-    ):
-        if not right:
-            wants = (
-                "a number from 0 to 1" if name == "floor" else "a whole number of at least 0" if name == "recovery_epochs" else "at least 1"
-            )
-            raise PruneError(f"{name} is {value}.", fix=f"write {wants}.")
-    if recovery_epochs and (ctx.dataset is None or not ctx.dataset.count("train")):
-        raise PruneError(
-            "recovery_epochs needs training data.",
-            why="no dataset was given, or it has no train split.",
-            fix="give data with -d, or set it to 0.",
-        )

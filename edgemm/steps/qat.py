@@ -64,23 +64,48 @@ def qat(
         ExportError: torch.export refuses the model; names module and line.
         Diverged: The loss turned NaN before there were good weights; names step and learning rate.
     """
-    _require_data(ctx)
+    plan = Plan(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=ctx.seed)
+    _check(ctx, plan, precision or {}, freeze_after, calibration_samples, temperature)
     parts = find_parts(model)
     floats = _floats(parts, precision or {}, ctx)
     student = _pt2e.prepare(model, parts.of_parameter, floats)
     trainee = _pt2e.trainee_of(student)
     if not trainee.layers:
         raise _nothing(floats)
-    trainee.freeze_after = _freeze_after(freeze_after, epochs)
+    trainee.freeze_after = epochs - epochs // STILL_SHARE if freeze_after is None else freeze_after
     assert ctx.dataset is not None  # _require_data looked
     splits = open_splits(ctx.dataset, progress=ctx.progress, note=ctx.note)
     _calibrate(student, splits.train, calibration_samples, batch_size)
     before = {"float": _on_val(model, splits.val), "rounded": _on_val(student, splits.val)}
-    plan = Plan(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=ctx.seed)
     student, trained = _train(student, splits, plan, _loss(model, ctx, splits, temperature) if distill else None, ctx)
     found = before | {"trained": _on_val(student, splits.val)}
     ctx.facts.update(_facts(ctx.card, _pt2e.trainee_of(student).layers, floats, found, trained))
     return _pt2e.convert(student, model, floats)
+
+
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises TrainError, QuantizeError."""
+    plan = Plan(epochs=given["epochs"], batch_size=given["batch_size"], learning_rate=given["learning_rate"])
+    _check(ctx, plan, given["precision"] or {}, given["freeze_after"], given["calibration_samples"], given["temperature"])
+
+
+def _check(
+    ctx: Context, plan: Plan, precision: Mapping[str, str], freeze_after: int | None, calibration_samples: int, temperature: float
+) -> None:
+    _require_data(ctx)
+    plan.check()
+    known = (INT8, *ctx.numerics.floats)
+    for selector, wanted in precision.items():
+        if wanted not in known:
+            raise QuantizeError(
+                f"precision.{selector}: '{wanted}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(known)}."
+            )
+    if freeze_after is not None and freeze_after < 1:
+        raise TrainError(f"freeze_after is {freeze_after}.", fix="write at least 1 epoch, or leave it out.")
+    if calibration_samples < 1:
+        raise TrainError(f"calibration_samples is {calibration_samples}.", fix="write at least 1; 300 is usual.")
+    if not 0 < temperature < math.inf:
+        raise TrainError(f"temperature is {temperature}.", fix="write a number above 0; 2 is usual.")
 
 
 def _require_data(ctx: Context) -> None:
@@ -97,11 +122,6 @@ def _floats(parts: Parts, precision: Mapping[str, str], ctx: Context) -> frozens
     """Branches to leave in float; a later selector overrides an earlier one."""
     chosen: dict[str, bool] = {}
     for selector, wanted in precision.items():
-        known = (INT8, *ctx.numerics.floats)
-        if wanted not in known:
-            raise QuantizeError(
-                f"precision.{selector}: '{wanted}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(known)}."
-            )
         chosen.update(dict.fromkeys(selected(parts, selector, ctx.card), wanted != INT8))
     return frozenset(branch for branch, is_float in chosen.items() if is_float)
 
@@ -113,16 +133,8 @@ def _nothing(floats: frozenset[str]) -> QuantizeError:
     return QuantizeError("qat finds nothing to quantize in this model.", why=why, fix="take qat out of the recipe, or change precision.")
 
 
-def _freeze_after(asked: int | None, epochs: int) -> int:
-    if asked is not None and asked < 1:
-        raise TrainError(f"freeze_after is {asked}.", fix="write at least 1 epoch, or leave it out.")
-    return epochs - epochs // STILL_SHARE if asked is None else asked
-
-
 def _calibrate(student: FusedModel, train: Split, samples: int, batch_size: int) -> None:
     """Take the first ranges, from the float model's values in eval mode."""
-    if samples < 1:
-        raise TrainError(f"calibration_samples is {samples}.", fix="write at least 1; 300 is usual.")
     trainee = _pt2e.trainee_of(student.eval())
     trainee.round(False)
     trainee.observe(True)
@@ -137,8 +149,6 @@ def _calibrate(student: FusedModel, train: Split, samples: int, batch_size: int)
 
 def _loss(model: FusedModel, ctx: Context, splits: Splits, temperature: float) -> LossHook:
     """The labels' loss and the teacher's answers."""
-    if not temperature > 0:
-        raise TrainError(f"temperature is {temperature}.", fix="write a number above 0; 2 is usual.")
     float_teacher = copy.deepcopy(ctx.teacher or model).eval()
     require_same_heads(float_teacher.card, ctx.card)
     known = {split.name: split.rows for split in (splits.train, splits.val) if split.arrays is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 
@@ -71,6 +71,14 @@ def quantize(
     return _finished(quantized, ctx)
 
 
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises QuantizeError."""
+    _calibration.check(given["calibration_samples"])
+    precision = given["precision"]
+    for selector, asked in ({DEFAULT: precision} if isinstance(precision, str) else precision or {}).items():
+        _known(selector, asked, ctx)
+
+
 def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
     """``model`` in the form its target takes; changed in place."""
     if ctx.numerics.placement == "fusing":
@@ -102,16 +110,22 @@ def left_alone(branches: Branches, ctx: Context, precision: dict[str, str]) -> l
         QuantizeError: An unknown precision, or one the target lacks.
     """
     floats: dict[str, bool] = {}
-    known = ("int8", *ctx.numerics.floats)
     for selector, asked in sorted(precision.items(), key=lambda entry: entry[0] != DEFAULT):
-        wanted = "int8" if asked == AUTO else asked
-        if wanted not in PRECISIONS:
-            raise QuantizeError(f"precision.{selector}: '{wanted}' is no precision.", fix=f"one of: {', '.join((*known, AUTO))}.")
-        if wanted not in known:
-            raise QuantizeError(f"precision.{selector}: target '{ctx.target}' has no {wanted}.", fix=f"one of: {', '.join(known)}.")
+        wanted = _known(selector, asked, ctx)
         meant = branches.names() if selector == DEFAULT else branches.select(selector, ctx.card)
         floats.update(dict.fromkeys(meant, wanted != "int8"))
     return [name for name, branch in branches.of_node.items() if name in branches.frontend or floats.get(branch, False)]
+
+
+def _known(selector: str, asked: str, ctx: Context) -> str:
+    """The precision that is meant; ``auto`` is int8 until somebody measured."""
+    known = ("int8", *ctx.numerics.floats)
+    wanted = "int8" if asked == AUTO else asked
+    if wanted not in PRECISIONS:
+        raise QuantizeError(f"precision.{selector}: '{wanted}' is no precision.", fix=f"one of: {', '.join((*known, AUTO))}.")
+    if wanted not in known:
+        raise QuantizeError(f"precision.{selector}: target '{ctx.target}' has no {wanted}.", fix=f"one of: {', '.join(known)}.")
+    return wanted
 
 
 def _failed(err: Exception, branches: Branches) -> QuantizeError:

@@ -85,6 +85,7 @@ def compress(
         _check_checkpoint(Path(checkpoint), output, job, plan)
 
     def whole_way(scratch: Path) -> Path:
+        shaping.check(job, plan)
         opset = stages.opset(plan)  # asks the targets, which import their runtimes: not where all is found in the cache
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None

@@ -19,7 +19,7 @@ from edgemm.pruning.harm import Harm
 from edgemm.report import Measurement
 from edgemm.steps._protocol import Context
 from edgemm.steps.prune import prune, restore
-from edgemm.training import seeded_model, train_model
+from edgemm.training import Diverged, seeded_model, train_model
 
 CARD = {
     "factory": "models:digits",
@@ -257,6 +257,23 @@ def test_a_layer_that_a_later_round_would_empty_is_named_before_any_training(mod
     assert not any("epoch" in text for text in said)
 
 
+def test_a_recovery_that_diverges_names_its_option_and_keeps_the_pruned_weights(model, context, empty_cache):
+    with pytest.raises(Diverged, match=r"prune: .* of epoch 1, learning rate \d") as caught:
+        prune(model, context(model), ratio=0.5, recovery_epochs=2, recovery_learning_rate=1e30)
+    assert "the weights it started from are kept" in caught.value.why
+    assert "lower prune.recovery_learning_rate" in caught.value.fix
+    kept = load_model(save_model(caught.value.kept, empty_cache / "kept"))
+    assert count(kept) < count(model)
+    assert all(torch.isfinite(value).all() for value in answer(kept).values())
+
+
+def test_a_branch_that_loses_nothing_of_what_was_asked_says_why(model, context):
+    heard = []
+    prune(model, context(model, note=heard.append), branches={"image": 0.1, "head:level": 0.5}, criterion="magnitude")
+    assert "prune: nothing of 'image' was removed: 0.1 of its layers' channels is less than half a group" in heard[0]
+    assert heard[1].startswith("prune: nothing of 'head:level' was removed: ")
+
+
 def test_rounds_with_recovery_train_between_the_cuts(model, context):
     ctx = context(model)
     pruned = prune(model, ctx, macs_ratio=0.5, rounds=2, recovery_epochs=1, round_to=4, floor=0.2)
@@ -321,10 +338,13 @@ def test_the_pruned_model_exports_and_onnx_runtime_agrees(model, context, tmp_pa
         ({"macs_ratio": 0.5, "branches": {"image": 1.5}}, "branches.image is 1.5.", "below 1"),
         ({"ratio": 0.5, "round_to": 0}, "round_to is 0.", "at least 1"),
         ({"ratio": 0.5, "floor": 2.0}, "floor is 2.0.", "from 0 to 1"),
+        ({"ratio": 0.5, "floor": 0.5}, "floor stands beside shares of channels", "leave floor out"),
+        ({"ratio": 0.5, "samples": 0}, "samples is 0.", "at least 1"),
+        ({"ratio": 0.5, "recovery_epochs": 1, "recovery_learning_rate": -1.0}, "recovery_learning_rate is -1.0.", "above 0"),
         ({"ratio": 0.99}, "ratio 0.99 would empty layer 'encoders.image.layers.1.0' of branch 'image', which has 16 channels.", "0.96"),
         ({"ratio": 1.5, "rounds": 2}, "ratio 1.5 would empty layer 'encoders.image.layers.1.0'", "0.96"),
         ({"ratio": 0.5, "branches": {"image": 1.0}}, "ratio 1 would empty layer 'encoders.image.layers.1.0'", "0.96"),
-        ({"macs_ratio": 0.95, "floor": 0.25}, "macs_ratio 0.95 cannot be reached.", "lower the floor"),
+        ({"macs_ratio": 0.95, "floor": 0.25}, "macs_ratio 0.95 cannot be reached.", "lower floor or round_to"),
         ({"macs_ratio": 0.5, "floor": 0.25, "branches": {"image": 0.99}}, "branches.image 0.99 cannot be reached.", "ask for at most"),
         ({"latency_ratio": 0.5}, "latency_ratio needs a target to measure on.", "macs_ratio"),
         ({"ratio": 0.5, "branches": {"camera": 0.5}}, "'camera' is no part of this model.", "motion"),
