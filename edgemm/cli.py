@@ -484,6 +484,11 @@ def _conclude(report: Any, json: bool, command: str, *, shown: Any = None, markd
     else:
         _show(shown or report, json)
     _next(command, quiet=json or markdown or not command)
+    failures = getattr(report, "details", {}).get("failures", [])
+    for name in failures:
+        typer.echo(f"edgemm: nothing of '{name}' could be measured; the report's notes say why.", err=True)
+    if failures:
+        raise typer.Exit(1)
     if report.missed:
         raise typer.Exit(BUDGET_MISSED)
 

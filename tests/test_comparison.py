@@ -72,6 +72,14 @@ def test_candidates_of_one_run_are_told_apart_by_their_names():
     assert [change.verdict for change in compare(old, new).changes] == ["same", "worse"]
 
 
+def test_what_no_longer_runs_is_a_regression_and_what_was_not_asked_for_is_none():
+    old = report(p50(1.0, subject="bundle"), p50(2.0, subject="float"))
+    crashed = report(p50(2.0, subject="float"), not_measured=[{"source": "b", "target": "openvino", "subject": "bundle"}])
+    assert [change.verdict for change in compare(old, crashed).missed] == ["failed"]
+    assert "failed" in str(compare(old, crashed))
+    assert compare(old, report(p50(2.0, subject="float"))).missed == []
+
+
 def test_reports_of_two_machines_are_not_compared():
     other = dataclasses.replace(report(p50(1.0)), environment={**BOX, "cores": 8})
     with pytest.raises(MeasureError, match=r"measured on different machines(?s:.)*cores: 2 in the old one, 8 in the new one"):

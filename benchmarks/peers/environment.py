@@ -24,7 +24,10 @@ PACKAGES = {
         "onnxruntime==1.24.4",  # its extra `onnx` asks for onnxruntime-gpu and cupy of the same version: no use without a GPU
     ],
     "nncf_openvino": ["nncf==3.4.0", "openvino==2026.4.1", "numpy"],
-    "olive_passes": ["olive-ai==0.13.0", TORCH, "onnxruntime==1.31.1", "nncf==3.4.0", "openvino==2026.4.1"],
+    "olive_passes": [
+        "olive-ai==0.13.0", TORCH, "onnxruntime==1.31.1", "nncf==3.4.0", "openvino==2026.4.1",
+        "requests",  # it imports this without asking for it
+    ],
     "optimum_intel": ["optimum-intel[openvino]==2.2.0", *OURS],
     "ort_static": ["onnxruntime==1.31.1", "onnx", "sympy", "numpy"],
     "torch_pruning_nncf": ["torch-pruning==1.6.1", "nncf==3.4.0", "openvino==2026.4.1", *OURS],
@@ -41,7 +44,7 @@ def make(peer: str, folder: Path) -> Path:
     """Create it anew; returns its Python. Raises CalledProcessError where pip fails."""
     venv.create(folder / peer, with_pip=True, clear=True)
     python = python_of(peer, folder)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES[peer]], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *PACKAGES[peer]], check=True)
     return python
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgemm._report.words import in_unit, name_of
@@ -17,13 +17,13 @@ TOLERANCE = 0.05  # runs at different times differ by so much without any change
 SIZE_TOLERANCE = 0.01
 WIDER = 2.576 / 1.96  # of 95% half widths: among a hundred rows five would seem to differ at 95%
 SAME_MACHINE = ("device", "architecture", "cores")
-VERDICTS = {"worse": "✕ worse", "better": "✓ better", "same": "same", "gone": "gone", "added": "added"}
+VERDICTS = {"worse": "✕ worse", "failed": "✕ failed", "better": "✓ better", "same": "same", "gone": "gone", "added": "added"}
 Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One measurement in both reports; ``verdict`` is worse, better, same, gone (only in the old one) or added."""
+    """One measurement in both reports; ``verdict`` is worse, failed (its form ran in the old one only), better, same, gone or added."""
 
     name: str
     label: str
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def missed(self) -> list[Change]:
-        return [change for change in self.changes if change.verdict == "worse"]
+        return [change for change in self.changes if change.verdict in ("worse", "failed")]
 
     def to_dict(self) -> dict[str, Any]:
         rows = [
@@ -59,7 +59,7 @@ class Comparison:
 
     def rows(self) -> Iterator[list[str]]:
         """Cells for a table: what, of which form, old, new, ratio, verdict; the worst first."""
-        order = {verdict: place for place, verdict in enumerate(("worse", "better", "same", "gone", "added"))}
+        order = {verdict: place for place, verdict in enumerate(("worse", "failed", "better", "same", "gone", "added"))}
         for change in sorted(self.changes, key=lambda change: order[change.verdict]):
             ratio = f"{change.ratio:.2f}x" if change.ratio is not None else ""
             what = name_of(change.name, change.old.output if change.old else change.new.output if change.new else None)
@@ -77,6 +77,7 @@ def compare(old: Report, new: Report) -> Comparison:
     """Hold ``new`` against ``old``.
 
     A figure is worse where it moved the wrong way by more than both intervals explain (99%) and, for speed and memory, by more than 5%.
+    What the old report measured and the new one tried to and could not has failed: that is a regression too.
 
     Raises:
         MeasureError: They come from different machines, or have nothing in common.
@@ -97,6 +98,8 @@ def compare(old: Report, new: Report) -> Comparison:
             fix="compare reports of the same model on the same target.",
         )
     changes = [_change(before.get(key), after.get(key)) for key in [*before, *(key for key in after if key not in before)]]
+    failed = {(form["target"], form["subject"]) for form in new.details.get("not_measured") or ()}
+    changes = [replace(c, verdict="failed") if c.verdict == "gone" and _form(c.old) in failed else c for c in changes]
     return Comparison(changes, tuple(_notes(old, new)))
 
 
@@ -110,6 +113,10 @@ def _keyed(measurements: Sequence[Measurement]) -> dict[Key, Measurement]:
     for m in measurements:
         counts[short(m)] = counts.get(short(m), 0) + 1
     return {(*short(m), m.candidate if counts[short(m)] > 1 else ""): m for m in measurements}
+
+
+def _form(m: Measurement | None) -> tuple[str | None, str] | None:
+    return (m.target, m.subject) if m else None
 
 
 def _change(old: Measurement | None, new: Measurement | None) -> Change:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from edgemm.targets._protocol import Target, fingerprint
 
 COMMAND, COMPILED = "command:", "torch-compile:"
 PLANS = (".plan", ".engine")
+TUNABLE = (".onnx", ".xml")
 QUANTIZED = frozenset(
     {"FakeQuantize", "QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"}
 )
@@ -78,7 +79,8 @@ def resolve(given: str | Path, target: str | None = None, *, card: Card | None =
 
     Args:
         given: A bundle, an ONNX file, a model card, an OpenVINO IR (.xml), a TensorRT plan (.plan, .engine), ``torch-compile:CARD``, or
-            ``command:WORDS`` for a program that speaks the protocol of ``_command``.
+            ``command:WORDS`` for a program that speaks the protocol of ``_command``. An ONNX or IR file may end in ``@`` and runtime
+            options: ``model.xml@threads=1,precision=bf16``.
         card: Of the others, for a candidate that ``says_nothing`` of its own.
         prepare: Called with the card, or the ONNX file that has none, where the file cannot be fed as it is: it leaves sizes open, takes
             constants, or its card puts front-ends before it.
@@ -86,23 +88,44 @@ def resolve(given: str | Path, target: str | None = None, *, card: Card | None =
     Raises:
         EdgemmError: Nothing of the kind; no target of it can run here.
     """
-    path = Path(given)
     if target is not None:
         plugins.require_known("targets", target)
     if says_nothing(given):
         return _foreign(str(given), card)
     if str(given).startswith(COMPILED):
         return _torch(str(given), cards.load(str(given).removeprefix(COMPILED)), compiled=True)
+    path, options = _apart(str(given))
     if path.suffix == ".xml":
-        return _ir(str(given), path)
+        return _ir(str(given), path, options)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         return _bundle(str(given), open_bundle(path), target)
     if path.suffix == ".onnx":
-        return _onnx(str(given), path, _card_of(path), target, prepare)
+        return _onnx(str(given), path, _card_of(path), target, prepare, options)
     card = cards.load(given)
     if card.model_path:
-        return _onnx(str(given), card.model_path, card, target, prepare)
+        return _onnx(str(given), card.model_path, card, target, prepare, {})
     return _torch(str(given), card, compiled=False)
+
+
+def _apart(given: str) -> tuple[Path, dict[str, Any]]:
+    """A file and the runtime options written after it: ``model.xml@threads=1`` -> ``model.xml``, ``{"threads": 1}``.
+
+    Raises:
+        MeasureError: What follows the ``@`` is no list of options, or stands behind something that takes none.
+    """
+    path, _, words = given.rpartition("@")
+    if not path or Path(given).exists() or "=" not in words:
+        return Path(given), {}
+    if Path(path).suffix not in TUNABLE:
+        raise MeasureError(
+            f"'{given}': runtime options may follow an ONNX file or an OpenVINO IR only.",
+            why="a bundle brings the options that were measured to be fastest.",
+            fix=f"leave out '@{words}', or name the file inside it.",
+        )
+    pairs = [word.partition("=") for word in words.split(",")]
+    if wrong := next((word for (name, _, value), word in zip(pairs, words.split(","), strict=True) if not (name and value)), None):
+        raise MeasureError(f"'{given}': '{wrong}' is no option.", fix="write NAME=VALUE, several with commas: @threads=1,precision=bf16.")
+    return Path(path), {name: int(value) if value.isdigit() else value for name, _, value in pairs}
 
 
 def _torch(given: str, card: Card, *, compiled: bool) -> Named:
@@ -129,18 +152,24 @@ def _foreign(given: str, card: Card | None) -> Named:
     return Named(given, card, (Candidate(given, "foreign", "tensorrt", Path(given), target.default_options(), source=given),))
 
 
-def _ir(given: str, path: Path) -> Named:
-    """An OpenVINO IR: float ones in both float forms, quantized ones as they ask to be run."""
+def _ir(given: str, path: Path, options: Mapping[str, Any]) -> Named:
+    """An OpenVINO IR: float ones in both float forms, quantized ones as OpenVINO runs them by itself."""
     face = _openvino_ir.read(path)
     inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
     card = Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
-    target = plugins.load(Target, "openvino")
-    if QUANTIZED & set(face.operators):
-        options = target.choices()[0]
-        wanted = f"int8+{options.get('precision', 'f32')}"
-        one = Candidate(f"{given}, openvino", "bundle", "openvino", path, options, precision_asked=wanted, source=given)
-        return Named(given, card, (one,))
-    return Named(given, card, tuple(forms(given, "openvino", target, path)))
+    return Named(given, card, tuple(_files(given, "openvino", plugins.load(Target, "openvino"), path, options, set(face.operators))))
+
+
+def _files(
+    given: str, name: str, target: Target, path: Path, options: Mapping[str, Any], operators: Collection[str]
+) -> list[Candidate]:  # fmt: skip
+    """A file from elsewhere on a target: both float forms, or the one it asks for if it is quantized or options were given."""
+    quantized = bool(QUANTIZED & set(operators))
+    if not options and not quantized:
+        return forms(given, name, target, path)
+    wanted = {**target.default_options(), **options}
+    precision = "int8+" * quantized + str(wanted.get("precision", "f32"))
+    return [Candidate(f"{given}, {name}", "bundle", name, path, wanted, precision_asked=precision, source=given)]
 
 
 def forms(name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None) -> list[Candidate]:
@@ -202,13 +231,14 @@ def _parts(bundle: Bundle, target: str | None, rows: Sequence[Candidate]) -> dic
     return {row.name: place for row in rows}
 
 
-def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None) -> Named:
+def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None, options: Mapping[str, Any]) -> Named:
     candidates: list[Candidate] = []
     notes: list[str] = []
     if prepare and not _is_ready(path, card):
-        path, card = prepare(Path(given))
+        path, card = prepare(_apart(given)[0])
         sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
         notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
+    operators = _onnx_file.read(path).operators
     for name in [only] if only else [name for name in plugins.names("targets") if name != "torch"]:
         try:
             target = plugins.load(Target, name)
@@ -218,10 +248,7 @@ def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare
         if why := target.cannot_run():
             notes.append(f"{given}: not measured on {name}: {why}")
             continue
-        if asked(path, {}) == "f32":
-            candidates += forms(given, name, target, path)
-        else:
-            candidates.append(_compressed(given, name, path, target.choices()[0], {}))
+        candidates += _files(given, name, target, path, options, operators)
     _require_some(given, candidates, notes)
     return Named(given, card, tuple(candidates), notes=tuple(notes))
 

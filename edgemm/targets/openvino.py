@@ -104,7 +104,7 @@ class OpenVINO(Target):
         return {"precision": "f32"}
 
     def default_options(self) -> dict[str, Any]:
-        return {"precision": "default"}
+        return {"precision": "default", "snippets": "on"}
 
     def profile_options(self) -> dict[str, Any]:
         return {"profile": "on"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgemm import metrics
-from edgemm.errors import MeasureError
+from edgemm.errors import MeasureError, TargetError
 from edgemm.probes._candidate import Candidate, Timing
 from edgemm.probes._measurements import about
 from edgemm.probes._named import Named
@@ -38,12 +38,25 @@ def accuracy(
         return [], {}, ["No output has a metric: accuracy was not measured."]
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     truth: Mapping[str, np.ndarray] = {}
+    failed = []
     with progress.stage("accuracy"), Predictor() as predictor:
         for number, row in enumerate(measured):
             progress.update(text=row.name, fraction=number / len(measured))
-            answers[row.name], truth = predictor.predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
+            try:
+                found, truth = predictor.predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
+            except (MeasureError, TargetError) as err:  # this one crashed, hung or refused; what is wrong with the data ends the run
+                failed.append(f"{row.name}: accuracy was not measured: {err.what} {err.why}".strip())
+                continue
             _require_same_rows(things, truth, limit)
+            if absent := sorted({*guarded} - {*found}):
+                failed.append(f"{row.name}: accuracy was not measured: it has no output '{absent[0]}', only {', '.join(found) or 'none'}.")
+                continue
+            answers[row.name] = found
+    measured = [row for row in measured if row.name in answers]
+    if not measured:
+        return [], {}, failed
     before, notes = _before(things, measured, answers, limit)
+    notes = failed + notes
     scores = []
     for row in measured:
         known = before if row.subject != "original" else {}

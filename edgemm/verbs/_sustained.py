@@ -73,7 +73,12 @@ def throughput(
             measured += about(row, timings[row.name].precision_ran, [value])
     order = {row.name: place for place, row in enumerate(rows)}
     table.sort(key=lambda entry: (order[entry["candidate"]], entry["batch"], entry["streams"]))
-    return measured, {"throughput": table}, []
+    notes = [
+        f"{entry['candidate']}: no throughput at batch {entry['batch']} and {entry['streams']} streams: {entry['error']}"
+        for entry in table
+        if entry["error"]
+    ]
+    return measured, {"throughput": table}, notes
 
 
 def limits(row: Candidate, card: Card, feed: Mapping[str, np.ndarray], progress: Progress) -> Found:

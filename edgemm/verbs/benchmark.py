@@ -83,10 +83,11 @@ def benchmark(
         ssh_config: ssh's configuration file instead of the user's own.
 
     Returns:
-        The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed.
+        The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed, ``report.details["failures"]`` the
+        candidates of which nothing could be measured; the notes say why.
 
     Raises:
-        EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; none of one's forms could be measured.
+        EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; nothing at all could be measured.
     """
     if not candidates:
         raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
@@ -113,11 +114,11 @@ def benchmark(
         timings = time_candidates(
             rows, feed, rounds=rounds, calls=calls, seconds=seconds, launches=launches, seed=seed, progress=progress.update
         )
-    notes += _failures(things, timings)
-    notes += disturbed.notes(timings)
+    failures, said = _failures(things, timings)
+    notes += said + disturbed.notes(timings)
     measured = [row for row in rows if timings[row.name].error is None]
     found = [m for row in measured for m in measurements(row, timings[row.name])]
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = {"failures": failures}
     for scores, more, said in _further(
         things, measured, timings, feed, data, limit, skip_bad_rows, pace, streams, batches, roofline, seconds, seed, progress
     ):
@@ -219,23 +220,26 @@ def _feed(things: Sequence[Named], data: str | Path | None, seed: int) -> tuple[
     return made, [f"No data was given: timed on a synthetic sample (seed {seed}), accuracy was not measured."]
 
 
-def _failures(things: Sequence[Named], timings: Mapping[str, Timing]) -> list[str]:
-    """A note for every form that failed.
+def _failures(things: Sequence[Named], timings: Mapping[str, Timing]) -> tuple[list[str], list[str]]:
+    """The candidates of which nothing could be measured, and a note for every form that failed.
 
     Raises:
-        EdgemmError: The form's own error, where nothing of a candidate could be measured.
+        EdgemmError: A form's own error, where nothing at all could be measured.
     """
+    if all(timing.error for timing in timings.values()):
+        raise next(timing.error for timing in timings.values() if timing.error)
+    lost = []
     for thing in things:
-        errors = [timings[row.name].error for row in thing.candidates if row.name in timings]
-        if errors and all(errors):
-            raise next(error for error in errors if error)
+        shown = [timings[row.name] for row in thing.candidates if row.name in timings]
+        if shown and all(timing.error for timing in shown):
+            lost.append(thing.given)
     notes = []
     for name, timing in timings.items():
         if timing.error is not None:
             notes.append(f"{name} was not measured: {timing.error.what} {timing.error.why}".strip())
         elif not timing.warm:
             notes.append(f"{name} did not become steady while warming up; its figures may be too high.")
-    return notes
+    return lost, notes
 
 
 def _report(
@@ -250,6 +254,7 @@ def _report(
     after = next((row for row in measured if row.subject == "bundle"), measured[0])
     summary = disturbed.summary(timings)
     details |= {
+        "not_measured": [_about(row) for thing in things for row in thing.candidates if row.name in timings and timings[row.name].error],
         "title": " and ".join(dict.fromkeys(Path(thing.given).name for thing in things)),
         "latency_samples_ms": {row.name: drawn(timings[row.name]) for row in measured},
         "ratios": list(ratios(measured, timings)),

@@ -131,7 +131,38 @@ def test_an_openvino_ir_is_measured_in_both_float_forms_with_the_answers_of_its_
 def test_a_quantized_ir_is_not_called_float(foreign, tmp_path):
     ov = pytest.importorskip("openvino")
     ov.save_model(ov.Core().read_model(str(foreign)), str(tmp_path / "model.xml"), compress_to_fp16=False)
-    assert [(row.subject, row.precision_asked) for row in resolve(tmp_path / "model.xml").candidates] == [("bundle", "int8+f32")]
+    assert [(row.subject, row.precision_asked) for row in resolve(tmp_path / "model.xml").candidates] == [("bundle", "int8+default")]
+
+
+def test_a_quantized_file_from_elsewhere_runs_as_its_runtime_runs_it_unless_options_stand_behind_it(foreign, ir, tmp_path):
+    from edgemm.targets.openvino import OpenVINO
+
+    both = {row.target: dict(row.options) for row in resolve(foreign).candidates}
+    assert both["openvino"] == OpenVINO().default_options() == {"precision": "default", "snippets": "on"}
+    assert both["onnxruntime"] == {}
+    (row,) = resolve(f"{ir}@threads=1,precision=f32").candidates
+    assert (row.name, dict(row.options)) == (
+        f"{ir}@threads=1,precision=f32, openvino",
+        {"precision": "f32", "snippets": "on", "threads": 1},
+    )
+    assert (row.artifact, row.precision_asked) == (ir, "f32")
+    tuned = resolve(f"{foreign}@threads=1").candidates
+    assert {(row.target, row.options["threads"], row.precision_asked) for row in tuned} == {
+        ("openvino", 1, "int8+default"),
+        ("onnxruntime", 1, "int8+f32"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("model.xml@threads=1,fast=", r"'fast=' is no option(?s:.)*write NAME=VALUE"),
+        ("build/porch@threads=1", r"runtime options may follow an ONNX file or an OpenVINO IR only(?s:.)*leave out '@threads=1'"),
+    ],
+)
+def test_options_that_cannot_be_read_or_stand_behind_something_else_are_refused(given, message):
+    with pytest.raises(MeasureError, match=message):
+        resolve(given)
 
 
 def test_an_ir_that_is_broken_or_lacks_its_weights_is_named(ir, tmp_path):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from edgemm import card as cards
-from edgemm import plugins
+from edgemm import cli, plugins
 from edgemm._report import page
 from edgemm.bundle import Golden, Reference, TargetOptions, pack
 from edgemm.devices.environment import instructions
@@ -31,6 +32,16 @@ WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
 ROWS = RNG.normal(size=(120, 64)).astype(np.float32)
 LABELS = np.where(RNG.random(120) < 0.9, (ROWS @ WEIGHT).argmax(axis=1), RNG.integers(0, 3, 120))
 QUICK = {"rounds": 5, "calls": 3, "seconds": 1.0, "launches": 1, "roofline": False}
+
+DIES = """import json, sys, numpy as np
+fed = 0
+for line in sys.stdin:
+    ask = json.loads(line)
+    fed += "feed" in ask
+    if fed > 3: sys.exit(7)
+    if "out" in ask: np.savez(ask["out"], kind=np.zeros((1, 3), np.float32))
+    print("{}", flush=True)
+"""
 
 
 def graph(*, quantized: bool = False, width: int = 64, name: str = "kind") -> bytes:
@@ -185,7 +196,7 @@ def test_an_onnx_file_that_leaves_sizes_open_and_takes_constants_is_measured_as_
 def test_an_onnx_file_with_int8_in_it_is_not_called_float(tmp_path):
     (tmp_path / "m.onnx").write_bytes(graph(quantized=True))
     report = benchmark([tmp_path / "m.onnx"], target="openvino", **QUICK)
-    assert {(m.subject, m.precision_asked, m.precision_ran) for m in report.measurements} == {("bundle", "int8+f32", "int8")}
+    assert {(m.subject, m.precision_asked, m.precision_ran) for m in report.measurements} == {("bundle", "int8+default", "int8")}
 
 
 def test_a_card_brings_the_original_that_others_are_held_against(bundle, data, tmp_path):
@@ -252,6 +263,33 @@ def test_a_candidate_of_which_nothing_runs_is_an_error(tmp_path):
     (tmp_path / "m.onnx").write_bytes(graph().replace(b"MatMul", b"MatMux"))
     with pytest.raises(TargetError, match="MatMux"):
         benchmark([tmp_path / "m.onnx"], **QUICK)
+
+
+def test_a_candidate_of_which_nothing_runs_is_told_and_the_rest_is_measured(bundle, data, tmp_path, capsys):
+    (tmp_path / "m.onnx").write_bytes(graph().replace(b"MatMul", b"MatMux"))
+    report = benchmark([bundle, tmp_path / "m.onnx"], data=data, **QUICK)
+    assert {m.candidate for m in report.measurements} == {str(bundle)}
+    assert report.details["failures"] == [str(tmp_path / "m.onnx")]
+    assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details["notes"])
+    with pytest.raises(typer.Exit) as exit:
+        cli._conclude(report, False, "")
+    assert exit.value.exit_code == 1
+    assert f"nothing of '{tmp_path / 'm.onnx'}' could be measured" in capsys.readouterr().err
+
+
+def test_a_candidate_that_dies_over_the_test_split_leaves_the_others_their_accuracy(bundle, data, tmp_path):
+    (tmp_path / "dies.py").write_text(DIES)
+    command = f"command:{sys.executable} {tmp_path / 'dies.py'}"
+    report = benchmark([bundle, command], data=data, **QUICK)
+    assert {m.candidate for m in report.measurements if m.name == "accuracy"} == {str(bundle)}
+    assert any(m.candidate == command and m.name == "latency_p50_ms" for m in report.measurements)
+    assert any(note.startswith(f"{command}: accuracy was not measured: ") and "exit code 7" in note for note in report.details["notes"])
+
+
+def test_a_file_that_names_its_outputs_otherwise_is_timed_and_its_accuracy_is_said_to_be_unknown(bundle, data, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(graph(name="sort"))
+    report = benchmark([bundle, tmp_path / "m.onnx"], data=data, **QUICK)
+    assert any("accuracy was not measured: it has no output 'kind', only sort." in note for note in report.details["notes"])
 
 
 def test_a_target_it_was_not_made_for_is_refused(bundle):
