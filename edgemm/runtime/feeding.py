@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,13 +15,16 @@ from edgemm.runtime.secrets import redact
 from edgemm.runtime.sources._protocol import Item, Source
 from edgemm.runtime.timeline import Timeline
 
+RATE_SPAN = 50  # items over which a source's rate is told
+RATE_OLD_S = 5.0  # without an item for so long the rate is 0
+
 
 @dataclass(frozen=True)
 class Patience:
     """When a source is taken for lost, and how it is tried again.
 
     Attributes:
-        no_data_s: Without an item for so long, a connected live source is closed and opened again.
+        no_data_s: Without an item for so long, a connected live and steady source is closed and opened again.
         skew_s: Pictures and sound of one source further apart than this, for ``no_data_s``: likewise.
         first_s, most_s: Waiting before the first and any later try; it doubles, and is drawn between half and all of it.
         healthy_s: A source that delivered for so long is tried at once again.
@@ -61,6 +65,7 @@ class Feeder:
         self.last_s = now()
         self._skewed_since: float | None = None
         self._newest: dict[str, float] = {}
+        self._arrivals: deque[float] = deque(maxlen=RATE_SPAN)  # of its first input's items
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source {source.describe()}", daemon=True)
 
@@ -79,12 +84,19 @@ class Feeder:
         """How far the newest items of its inputs are apart."""
         return max(self._newest.values()) - min(self._newest.values()) if len(self._newest) > 1 else 0.0
 
+    def rate_hz(self) -> float:
+        """How many items of its first input come a second: a camera's pictures."""
+        times = list(self._arrivals)
+        if len(times) < 2 or self._now() - times[-1] > RATE_OLD_S:
+            return 0.0
+        return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+
     def watch(self) -> str:
         """Close a live source that hangs or whose tracks have come apart; says why, or "" where all is well. Call once a second."""
         now = self._now()
         if not self.source.live or self.state != "up":
             return ""
-        if now - self.last_s > self._patience.no_data_s:
+        if self.source.steady and now - self.last_s > self._patience.no_data_s:
             return self._drop(f"no data for {now - self.last_s:.0f} s")
         if self.skew_s() <= self._patience.skew_s:
             self._skewed_since = None
@@ -126,7 +138,10 @@ class Feeder:
         """Read one connection, or one round of a recording, to its end."""
         self.timeline.reset()
         self._newest.clear()
+        self._arrivals.clear()
         begin, first = self._now(), True
+        if not self.source.steady:
+            self.state = "up"  # it says itself when it is lost
         for item in self.source.items(self._wants):
             if self._stop.is_set():
                 return
@@ -145,4 +160,6 @@ class Feeder:
         if first:
             self.error = ""
         self._newest[item.input] = at_s
+        if item.input == self.source.inputs[0]:
+            self._arrivals.append(now)
         self._take(replace(item, time_s=at_s, discontinuity=item.discontinuity or first), now)

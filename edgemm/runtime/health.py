@@ -63,6 +63,7 @@ def source_status(feeder: Feeder, now: float) -> dict[str, Any]:
         "error": feeder.error,
         "reconnects": feeder.reconnects,
         "received": feeder.received,
+        "rate_hz": round(feeder.rate_hz(), 1),
         "silent_s": round(now - feeder.last_s, 1),
         "skew_s": round(feeder.skew_s(), 3),
         "drift_ppm": None if drift is None else round(drift, 1),

@@ -153,6 +153,7 @@ class Runner:
             "latency_ms": {"p50": round(p50, 1), "p95": round(p95, 1)},
             "late": self.engine.late,
             "voted": list(self.engine.voted),
+            "expected": self._expected(self.engine.voted),
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),
@@ -164,6 +165,11 @@ class Runner:
             "rss_mib": rss_mib(),
             **{name: describe() for name, describe in self.describe_more.items()},
         }
+
+    def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """Output -> what was measured with just these inputs there; {} where nobody measured that."""
+        found = self.bundle.expected(self.target, voted) if voted else {}
+        return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in found.items()}
 
     def _wants(self, source: Source) -> dict[str, Modality]:
         own = modalities(self.card)

@@ -220,6 +220,10 @@ class _Metrics:
                 [([*box, one["name"]], float(one["state"] == "up")) for one in s["sources"]],
             ),
             _family(
+                GaugeMetricFamily, "edgemm_camera_fps", "Pictures a second from a source.", ["box", "camera"],
+                [([*box, one["name"]], one["rate_hz"]) for one in s["sources"]],
+            ),
+            _family(
                 CounterMetricFamily, "edgemm_reconnects", "How often a source was opened again.", ["box", "camera"],
                 [([*box, one["name"]], one["reconnects"]) for one in s["sources"]],
             ),

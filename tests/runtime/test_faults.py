@@ -43,20 +43,26 @@ def test_camera_and_broker_die_and_come_back_and_no_event_is_lost(bundle, camera
         assert runner.status()["state"] == "running"
 
         real.stop()
+        gone = time.monotonic()
         wait_for(lambda: runner.status()["state"] == "waiting", 15)
+        print(f"camera killed: told after {time.monotonic() - gone:.1f} s")
         wait_for(lambda: listener.payloads("edgemm/porch/running")[-1:] == [b"offline"], 15)
         assert runner.status()["why"] == "nothing from image, audio"
         assert runner.status()["sources"][0]["state"] == "down"
         real.start()
+        back = time.monotonic()
         wait_for(lambda: listener.payloads("edgemm/porch/running")[-1:] == [b"online"], 20)
+        print(f"camera back: decisions after {time.monotonic() - back:.1f} s")
         listener.stop()
 
         before = runner.events
         broker.stop()
         wait_for(lambda: runner.events >= before + 3, 30)
         broker.start()
+        back = time.monotonic()
         outlet = next(sink for sink in runner.outlets if sink.name == "mqtt")
         wait_for(lambda: outlet.describe()["connected"] and outlet.describe()["waiting"] == 0, 30)
+        print(f"broker back: every event that waited confirmed after {time.monotonic() - back:.1f} s")
     finally:
         stop.set()
         thread.join(10)

@@ -21,7 +21,7 @@ from edgemm.runtime.reading import parse
 from edgemm.runtime.running import Runner
 from tests.runtime.conftest import Broker, free_port, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PLACE = Path(os.environ.get("EDGEMM_HOME_ASSISTANT") or Path.home() / ".cache" / "edgemm-home-assistant")
 OFFLINE = ("unavailable", "unknown", None)
 ENTITIES = {
@@ -34,6 +34,7 @@ ENTITIES = {
     "select.porch_modalities",
     "switch.porch_enabled",
     "sensor.porch_decisions_a_second",
+    "sensor.porch_camera_rate",
     "sensor.porch_latency_p95",
     "sensor.porch_voting",
     "binary_sensor.porch_camera",
@@ -60,7 +61,7 @@ class House:
         with open(self.folder / "said.log", "ab") as log:
             command = [PLACE / "venv" / "bin" / "hass", "-c", self.folder, "--skip-pip"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._answers, 120, "Home Assistant's start")
+        wait_for(self._answers, 300, "Home Assistant's start")
         return self
 
     def stop(self) -> None:
@@ -217,6 +218,7 @@ def test_events_states_picture_and_diagnostics_arrive(runner, house):
     wait_for(lambda: seen.add(house.state("sensor.porch_event")) or {"quiet", "visitor", "intruder"} <= seen, 40, "every scene")
     assert house.fetch("/api/image_proxy/image.porch_last_event")[:2] == b"\xff\xd8"
     wait_for(lambda: float(house.states()["sensor.porch_decisions_a_second"]["state"]) > 3, 20, "the rate")
+    assert 10 < float(house.state("sensor.porch_camera_rate")) < 20
     assert house.state("sensor.porch_voting") == "image, audio"
     assert house.state("binary_sensor.porch_camera") == "on"
     assert house.state("binary_sensor.porch_recalibrate") == "off"

@@ -290,6 +290,33 @@ def test_an_outbox_forgets_what_is_too_old_and_keeps_the_order():
     assert ([letter.id for letter in box.waiting()], box.expired) == (["4"], 1)
 
 
+def test_a_topic_on_which_nobody_speaks_is_no_loss(broker, secrets):
+    from edgemm.card import Input
+    from edgemm.modalities._protocol import of
+    from edgemm.runtime.feeding import Feeder, Patience
+    from edgemm.runtime.sources.mqtt import Mqtt as Topic
+
+    source, heard = Topic(inputs="imu", topic="garden/wind", host="127.0.0.1", port=broker.port, **secrets), []
+    wants = {"imu": of(Input("imu", "sensor", {"shape": [2]}))}
+    feeder = Feeder(
+        source, wants, lambda item, at: heard.append(item.value.tolist()), patience=Patience(no_data_s=0.5, first_s=0.1, most_s=0.1)
+    )
+    feeder.start()
+    for _ in range(20):
+        assert feeder.watch() == ""
+        time.sleep(0.1)
+    assert (feeder.state, feeder.reconnects) == ("up", 0)
+    listener = Listener(broker)
+    listener.client.publish("garden/wind", "[1, 2]", 1)
+    wait_for(lambda: heard == [[1, 2]])
+    broker.stop()
+    wait_for(lambda: feeder.state == "down", 30, "the loss")
+    assert "no broker at" in feeder.error
+    feeder.stop()
+    feeder.join(15)
+    listener.stop()
+
+
 def test_texts_and_measurements_come_from_topics(broker, secrets):
     from edgemm.card import Input
     from edgemm.modalities._protocol import of

@@ -123,12 +123,14 @@ def test_the_console_tells_events_and_who_votes(capsys):
     sink.start(ABOUT)
     sink.decision(decision())
     sink.event(event(voted=("audio",), stood_in=("image",), expected=0.61))
-    status = {"wall_s": 0.0, "sources": [{"name": "camera", "state": "down", "error": "it is [off]"}]}
+    drift = {"recalibrate": True, "why": "image lies far off"}
+    status = {"wall_s": 0.0, "drift": drift, "sources": [{"name": "camera", "state": "down", "error": "it is [off]"}]}
     sink.status(status)
     sink.status({**status, "sources": [{"name": "camera", "state": "up", "error": ""}]})
     said = capsys.readouterr().out
     for words in ("voting: image; standing in for audio", "audio, right in 61% of cases", "camera is down: it is [off]", "camera is back"):
         assert words in said
+    assert said.count("the model should be calibrated anew: image lies far off") == 1
 
 
 class Slow:

@@ -1,6 +1,7 @@
 """Sources on real media and a real RTSP server: pictures and sound on one connection, and every way to lose it."""
 
 import logging
+import re
 import signal
 import time
 
@@ -120,6 +121,27 @@ def test_a_folder_plays_pictures_and_sounds_of_one_name_together(tmp_path):
     assert sum(item.discontinuity for item in found) == 1
 
 
+def test_a_folder_holds_texts_and_measurements_beside_sounds(tmp_path):
+    import soundfile
+
+    for number, words in enumerate(["who is there", "let me sleep"]):
+        (tmp_path / f"{number}.txt").write_text(f"{words}\n")
+        np.save(tmp_path / f"{number}.npy", np.full(2, number, np.float32))
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(RATE_HZ, np.float32), RATE_HZ)
+    wants = {
+        "audio": WANTS["audio"],
+        "text": of(Input("text", "text", {"length": 4, "vocab": 9})),
+        "imu": of(Input("imu", "sensor", {"shape": [2]})),
+    }
+    found = list(Folder(path=str(tmp_path), inputs=list(wants)).items(wants))
+    assert [(item.value, round(item.time_s, 2)) for item in found if item.input == "text"] == [("who is there", 0.0), ("let me sleep", 1.0)]
+    assert [item.value.tolist() for item in found if item.input == "imu"] == [[0, 0], [1, 1]]
+    assert sum(len(item.value) for item in found if item.input == "audio") == 2 * RATE_HZ
+    (tmp_path / "2.npy").write_bytes(b"torn")
+    with pytest.raises(RunError, match=r"2\.npy' cannot be read"):
+        list(Folder(path=str(tmp_path), inputs=list(wants)).items(wants))
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds no pictures, sounds or clips"):
         list(Folder(path=str(tmp_path), inputs="image").items({"image": WANTS["image"]}))
@@ -182,7 +204,9 @@ def test_a_camera_that_froze_is_noticed_and_found_again(camera, clip, fed):
     one = fed(Stream(url=real.url, inputs=["image", "audio"], read_timeout_s=1.0))
     wait_for(lambda: one.count() > 5, 20)
     real.signal(signal.SIGSTOP)
+    frozen = time.monotonic()
     wait_for(lambda: one.feeder.watch() or one.feeder.state == "down", 10)
+    print(f"frozen camera noticed after {time.monotonic() - frozen:.1f} s")
     before = one.count()
     real.signal(signal.SIGCONT)
     wait_for(lambda: one.count() > before + 5, 20)
@@ -232,10 +256,54 @@ def test_a_resolution_that_changes_in_mid_stream_changes_nothing_for_the_model(t
     assert all(item.value.fitted(WANTS["image"]).shape == (32, 32, 3) for item in found)
 
 
+def test_pictures_and_sound_that_come_apart_are_connected_anew():
+    """A camera whose sound falls behind, slowly, as one with a broken clock: on a clock of the test's own."""
+    from edgemm.runtime.sources._protocol import Item
+
+    clock = [100.0]
+
+    class Apart(Flapping):
+        inputs, closed = ("image", "audio"), 0
+
+        def close(self):
+            self.closed += 1
+
+    source = Apart()
+    feeder = Feeder(source, WANTS, lambda item, at: None, patience=Patience(no_data_s=10.0, skew_s=2.0), now=lambda: clock[0])
+    said = []
+    for second in range(40):
+        clock[0] += 1.0
+        for name, behind in (("image", 0.0), ("audio", min(5.0, second / 4))):
+            feeder._deliver(Item(name, np.zeros(160, np.float32), clock[0] - behind), 0.0, second == 0)
+        said += [word for word in [feeder.watch()] if word]
+    assert feeder.skew_s() == pytest.approx(5.0, abs=0.5)
+    assert 1 <= len(said) <= 3
+    assert re.search(r"picture and sound are [2-5]\.\d s apart; connecting again", said[0])
+    assert source.closed == len(said)
+
+
+def test_only_pictures_that_are_inferred_are_scaled(bundle, clip, monkeypatch):
+    import threading
+
+    from edgemm.bundle import open_bundle
+    from edgemm.runtime.reading import parse
+    from edgemm.runtime.running import Runner
+    from edgemm.runtime.sources._av import AvFrame
+
+    scaled, scale = [], AvFrame._scaled
+    monkeypatch.setattr(AvFrame, "_scaled", lambda self, *size: scaled.append(size) or scale(self, *size))
+    opened = open_bundle(bundle)
+    source = {"stream": {"inputs": ["image", "audio"], "url": str(clip)}}
+    runner = Runner(opened, parse({"decide_hz": 2, "sources": [source]}, opened.card), fast=True)
+    runner.run(threading.Event())
+    assert len(scaled) == runner.engine.ran["image"]
+    assert len(scaled) < 120 / 6, "two of fifteen pictures a second"
+
+
 class Flapping:
     """A source that is lost again at once, a thousand times."""
 
-    live, notes = True, []
+    live, notes, steady = True, [], True
     inputs = ("audio",)
 
     def __init__(self):

@@ -60,10 +60,12 @@ def test_status_picture_metrics_and_health_are_served(serving):
     wait_for(lambda: runner.engine.decided > 3)
     status = wait_for(lambda: (found := json.loads(get(port, "/status")[2])).get("decision") and found)
     assert (status["name"], status["decision"]["voted"]) == ("porch", ["image", "audio"]) or status["decision"]["stood_in"] == ["audio"]
+    assert status["expected"]["event"] == {"name": "accuracy", "value": {1: 0.7, 2: 0.97}[len(status["voted"])]}
     assert get(port, "/live.jpg")[2][:2] == b"\xff\xd8"
     metrics = get(port, "/metrics")[2].decode()
     assert re.search(r'^edgemm_decisions_total\{box="porch"\} [1-9]', metrics, re.M)
     assert re.search(r'^edgemm_camera_up\{box="porch",camera="clip.mp4"\} 1', metrics, re.M)
+    assert re.search(r'^edgemm_camera_fps\{box="porch",camera="clip.mp4"\} [1-9]', metrics, re.M)
     assert json.loads(get(port, "/healthz")[2])["healthy"]
     assert "default-src 'self'" in get(port, "/")[1]["content-security-policy"]
 
@@ -141,4 +143,5 @@ def test_the_page_shows_picture_scores_and_votes_in_a_browser(serving, tmp_path,
     assert 'data-live="1"' in dom
     assert re.search(r'src="(http://[^"]+/)?live.jpg\?', dom), "a picture came"
     assert "visitor" in dom
+    assert "measured with these inputs: accuracy 0.97" in dom
     assert re.search(r"<td>image</td><td[^>]*>\d+ ms old</td>", dom)

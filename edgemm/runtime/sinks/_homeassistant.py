@@ -113,6 +113,7 @@ def _diagnostics(base: str) -> dict[str, dict[str, Any]]:
     drifted = "{{ 'ON' if value_json.drift.recalibrate else 'OFF' }}"
     return {
         "rate": sensor("Decisions a second", "{{ value_json.decide_hz }}", "Hz"),
+        "camera_rate": sensor("Camera rate", "{{ value_json.sources | map(attribute='rate_hz') | max }}", "Hz"),
         "latency": sensor("Latency p95", "{{ value_json.latency_ms.p95 }}", "ms"),
         "voting": sensor("Voting", "{{ value_json.voted | join(', ') }}"),
         "source": sensor("Camera", up, platform="binary_sensor", device_class="connectivity"),

@@ -27,6 +27,7 @@ class Console(Sink):
         self._terminal = Terminal(highlight=False, soft_wrap=True)
         self._voted: tuple[str, ...] | None = None
         self._downs: dict[str, str] = {}
+        self._drifted = False
 
     def start(self, about: About) -> None:
         self._terminal.print(f"[bold]{escape(about.name)}[/bold]: {escape(about.model)} listens to {escape(', '.join(about.inputs))}")
@@ -58,6 +59,9 @@ class Console(Sink):
         for name in self._downs.keys() - downs.keys():
             self._say(status["wall_s"], f"{escape(name)} is back")
         self._downs = downs
+        if status["drift"]["recalibrate"] and not self._drifted:
+            self._say(status["wall_s"], f"[yellow]the model should be calibrated anew: {escape(status['drift']['why'])}[/yellow]")
+        self._drifted = status["drift"]["recalibrate"]
 
     def stop(self) -> None:
         pass  # every line is out already

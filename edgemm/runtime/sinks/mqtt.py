@@ -14,6 +14,7 @@ from edgemm.runtime.scheduling import Decision
 from edgemm.runtime.sinks import _homeassistant as ha
 from edgemm.runtime.sinks._protocol import About, Event, Sink, decision_dict
 
+TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
 CONTROLS = ("enabled", "modalities", "threshold")
 BIRTH = "homeassistant/status"
 LOG = logging.getLogger("edgemm.run")
@@ -118,9 +119,22 @@ class Mqtt(Sink):
 
     def status(self, status: Mapping[str, Any]) -> None:
         self._set(f"{self._base}/running", "online" if status["state"] == "running" else "offline")
-        kept = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "drift", "uptime_s", "rss_mib")
+        kept = (
+            "state",
+            "why",
+            "decide_hz",
+            "latency_ms",
+            "decisions",
+            "events",
+            "late",
+            "voted",
+            "expected",
+            "drift",
+            "uptime_s",
+            "rss_mib",
+        )
         brief = {key: status[key] for key in kept if key in status}
-        brief["sources"] = [{k: s[k] for k in ("name", "state", "error", "reconnects", "drift_ppm")} for s in status["sources"]]
+        brief["sources"] = [{k: s[k] for k in ("name", "state", "error", "reconnects", "rate_hz", "drift_ppm")} for s in status["sources"]]
         self._set(f"{self._base}/status", json.dumps(brief))
         allowed, threshold = status["modalities"], status["threshold"]
         controls = {"modalities": allowed[0] if len(allowed) == 1 and self._about and len(self._about.inputs) > 1 else ha.ALL}

@@ -51,11 +51,13 @@ class Source(Protocol):
         inputs: The model's inputs it feeds.
         live: Items come as they happen. Otherwise it is a recording: it ends, and its times start at 0.
         notes: What is missing or odd, in words; shown in the status.
+        steady: Items come all the time, so that silence means a loss; nobody need speak on a topic.
     """
 
     inputs: list[str]
     live: bool
     notes: list[str]
+    steady: bool = True
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         """Connect, and yield items until the end; called again after a loss.

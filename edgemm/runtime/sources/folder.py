@@ -1,4 +1,4 @@
-"""A folder of recordings played one after the other: pictures, sounds and clips, in the order of their names."""
+"""A folder of recordings played one after the other: pictures, sounds, clips, texts and measurements, in the order of their names."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from edgemm.errors import RunError
 from edgemm.modalities._protocol import Modality
 from edgemm.runtime.sources._av import Reader
-from edgemm.runtime.sources._protocol import Item, Source, checked_inputs, is_picture, is_sound
+from edgemm.runtime.sources._protocol import Item, Source, checked_inputs, is_picture, is_sound, is_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+TEXTS, NUMBERS = (".txt",), (".npy",)
 CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".ts")
+KNOWN = (*PICTURES, *SOUNDS, *CLIPS, *TEXTS, *NUMBERS)
 
 
 class Folder(Source):
-    """Files of the same name belong together: ``001.png`` is shown while ``001.wav`` is heard."""
+    """Files of the same name belong together: ``1.png`` is shown while ``1.wav`` is heard; ``.txt`` is a text, ``.npy`` a measurement."""
 
     def __init__(self, *, path: str, inputs: list[str] | str, seconds: float = 1.0, loop: bool = False) -> None:
         """
         Args:
             path: The folder; sub-folders are read too.
-            inputs: The model's picture and sound inputs it feeds.
-            seconds: How long a picture without sound is shown.
+            inputs: The model's inputs it feeds.
+            seconds: How long a picture, text or measurement without sound is shown.
             loop: Begin again at the end.
         """
         self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
@@ -56,19 +60,37 @@ class Folder(Source):
             raise RunError(f"'{self._path}' is no folder.", fix="check the path.")
         scenes: dict[str, list[Path]] = {}
         for file in sorted(self._path.rglob("*")):
-            if file.suffix.lower() in (*PICTURES, *SOUNDS, *CLIPS):
+            if file.suffix.lower() in KNOWN:
                 scenes.setdefault(file.stem, []).append(file)
         if not scenes:
-            raise RunError(f"'{self._path}' holds no pictures, sounds or clips.", fix=f"known: {' '.join((*PICTURES, *SOUNDS, *CLIPS))}.")
+            raise RunError(f"'{self._path}' holds no pictures, sounds or clips.", fix=f"known: {' '.join(KNOWN)}.")
         return [scenes[name] for name in sorted(scenes)]
 
 
 def _merged(files: list[Path], wants: Mapping[str, Modality]) -> Iterator[Item]:
-    """The items of files that belong together, pictures first: a still is there from the beginning of its sound."""
-    for file in sorted(files, key=lambda path: path.suffix.lower() not in PICTURES):
+    """The items of files that belong together, what has no length first: a still is there from the beginning of its sound."""
+    for file in sorted(files, key=lambda path: path.suffix.lower() in (*SOUNDS, *CLIPS)):
         suffix = file.suffix.lower()
+        if suffix in (*TEXTS, *NUMBERS):
+            yield from _read(file, wants)
+            continue
         pictures, sounds = suffix not in SOUNDS, suffix not in PICTURES
         own = {name: modality for name, modality in wants.items() if (pictures and is_picture(modality)) or (sounds and is_sound(modality))}
         if own:
             for item in Reader(str(file), live=False).items(own):
                 yield item if sounds else replace(item, time_s=0.0)
+
+
+def _read(file: Path, wants: Mapping[str, Modality]) -> Iterator[Item]:
+    """A text for the text inputs, a measurement for those that are neither text, picture nor sound."""
+    try:
+        if file.suffix.lower() in TEXTS:
+            found: str | np.ndarray = file.read_text(encoding="utf-8").strip()
+            own = [name for name, modality in wants.items() if is_text(modality)]
+        else:
+            found = np.load(file, allow_pickle=False)
+            own = [name for name, modality in wants.items() if not (is_text(modality) or is_picture(modality) or is_sound(modality))]
+    except (OSError, ValueError) as err:
+        raise RunError(f"'{file}' cannot be read.", why=f"{err}.", fix="mend or remove it.") from err
+    for name in own:
+        yield Item(name, found, 0.0)

@@ -26,6 +26,8 @@ LONGEST = 1 << 16  # bytes of a message
 class Mqtt(Source):
     """One topic for one input."""
 
+    steady = False
+
     def __init__(
         self,
         *,
