@@ -52,6 +52,8 @@ def room_bundle(tmp_path):
     return tmp_path / "bundle"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_room_assistant_listens_to_words_and_sound(room_bundle, real_servers):
     script = EXAMPLES / "room-assistant" / "room_assistant.py"
     done = subprocess.run([sys.executable, script, room_bundle, "24"], capture_output=True, text=True, timeout=300, check=False)
