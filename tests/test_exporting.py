@@ -224,6 +224,11 @@ class Foreign(Layer):
         return torch.linalg.svd(self.layer(x))[1]  # no ONNX form
 
 
+class ForeignInside(Layer):
+    def forward(self, x):
+        return self.layer(x) + torch.linalg.eigvals(x[:, :4, None] * x[:, None, :4]).real  # none in what it is made of
+
+
 class WrongWidth(Layer):
     def forward(self, x):
         return self.layer(x[:, :7])  # too narrow
@@ -241,6 +246,7 @@ class Numpy(Layer):
         (Outer(), ["module 'inner' (Decides)", "# decides", "takes a decision on a value"]),
         (FixedBatch(), ["# fixes the batch", "the size 'batch' is fixed to a number", "x.shape[0]"]),
         (LoopsOverBatch(), ["# loops", "the size 'batch' is fixed to a number", "do not loop over the batch"]),
+        (ForeignInside(), ["# none in what it is made of", "ONNX has no form of aten.linalg_eig"]),
         (Foreign(), ["# no ONNX form", "ONNX has no form of aten._linalg_svd", "simpler torch operations"]),
         (WrongWidth(), ["module 'layer' (Linear)", "# too narrow", "same reduction dim", "compare the card's inputs"]),
         (Numpy(), ["# leaves torch", ".numpy() is not supported", "torch operations only"]),

@@ -138,12 +138,17 @@ def _specialising_place(wrapper: nn.Module, features: tuple[torch.Tensor, ...], 
     return next((place for place in places if place.file), _Place.UNKNOWN)
 
 
+def _calling(operator: str | None, program: torch.export.ExportedProgram) -> torch.fx.Node | None:
+    """The first node that calls an operator of that name."""
+    return next((node for node in program.graph.nodes if operator and operator in str(node.target).split(".")), None)
+
+
 def untranslatable(err: Exception, captured: torch.export.ExportedProgram) -> ExportError:
     """An operator that has no ONNX form, with the line that calls it."""
     text = f"{err} {err.__cause__ or ''}"
     operator = re.search(r"op='([\w.]+)'", text)
     name = operator[1].split(".")[1].strip("_") if operator else None  # decomposing adds an underscore: linalg_svd, _linalg_svd
-    node = next((n for n in captured.graph.nodes if name and name in str(n.target).split(".")), None)
+    node = _calling(name, captured) or _calling(name, captured.run_decompositions())  # eigvals is linalg_eig only when taken apart
     where = "the model"
     if node is not None:
         lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\s*\n\s*(.+)', node.meta.get("stack_trace") or "")
