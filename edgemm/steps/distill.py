@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from edgemm.checkpoint import load_model
 from edgemm.data import Dataset
 from edgemm.decoded import Split, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
-from edgemm.models.answers import Collected, answers
+from edgemm.models.answers import Collected, answers, in_precision
 from edgemm.models.distillation import Distillation
 from edgemm.models.fused import FusedModel
 from edgemm.models.losses import check_weights
@@ -100,15 +101,15 @@ def distill(
     beside = open_unlabeled(unlabeled, model.card, skip_bad_rows=dataset.leaves_out) if unlabeled else None
     splits = open_splits(dataset, unlabeled=beside, progress=ctx.progress, note=ctx.note)
     student = copy.deepcopy(model)
-    before = {"teacher": _scores(taught_by, model.card, splits.val), "before": _scores(student, model.card, splits.val)}
+    scores = partial(_scores, card=model.card, val=splits.val, precision=mixed_precision)
+    before = {"teacher": scores(taught_by), "before": scores(student)}
     with ExitStack() as hooks:
         loss = _loss(student, taught_by, splits, plan, asked, ctx, hooks)
         try:
             done = train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
         except Diverged as err:
             raise _diverged.reported(err, "distill") from err
-    scores = {**before, "after": _scores(student, model.card, splits.val)}
-    ctx.facts.update(curves=done.curves, val=scores, best_epoch=done.best_epoch, epochs=done.epochs)
+    ctx.facts.update(curves=done.curves, val={**before, "after": scores(student)}, best_epoch=done.best_epoch, epochs=done.epochs)
     return student
 
 
@@ -218,7 +219,7 @@ def _loss(
     kept = {split.name: split.rows for split in (splits.train, splits.val) if split.is_fixed}
     loss = Distillation(
         student.card,
-        Teacher(teacher, taps=compared.teacher if compared else None, rows=kept, note=ctx.note),
+        Teacher(teacher, taps=compared.teacher if compared else None, rows=kept, note=ctx.note, precision=plan.mixed_precision),
         temperature=asked.temperature,
         logits_weight=asked.logits_weight,
         task_weight=asked.task_weight,
@@ -234,12 +235,12 @@ def _loss(
     return loss
 
 
-def _scores(model: FusedModel, card: Card, val: Split) -> dict[str, dict[str, float]]:
+def _scores(model: FusedModel, card: Card, val: Split, precision: str) -> dict[str, dict[str, float]]:
     """Output of ``card`` -> its guarded metric on val; {} without val. A teacher may have more outputs than the data has truths."""
     if not val.rows:
         return {}
     collected = Collected(card)
-    for batch, outputs in answers(model, val):
+    for batch, outputs in answers(model, val, autocast=partial(in_precision, precision)):
         collected.add(batch, outputs)
     scores = {name: metrics.measure(card.outputs[name], given, truth) for name, (given, truth) in collected.by_output().items()}
     return {name: {score.name: score.value} for name, score in scores.items()}
