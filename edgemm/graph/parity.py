@@ -20,6 +20,7 @@ from edgemm.card import Card
 from edgemm.errors import ParityError
 from edgemm.graph import files
 from edgemm.graph.branches import Branches, find_branches
+from edgemm.graph.untaken import untaken
 from edgemm.targets._protocol import Session
 
 if TYPE_CHECKING:
@@ -128,7 +129,11 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelPr
 
 
 def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """The graph as it stands, in ONNX Runtime with every optimisation off."""
+    """The graph as it stands, in ONNX Runtime with every optimisation off.
+
+    Raises:
+        ExportError: ONNX Runtime does not take it; names operator, node and branch where it tells.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -136,7 +141,10 @@ def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
         large = files.weight_bytes(model) > files.LIMIT_BYTES
         source = str(files.save(model, Path(folder) / "model.onnx")) if large else model.SerializeToString()
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as err:  # its exceptions have no common base
+            raise untaken(model, str(err)) from err
 
 
 def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf")) -> tuple[Arrays, int]:

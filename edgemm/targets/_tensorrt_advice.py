@@ -36,6 +36,8 @@ ADVICE = {
     ),
 }
 OTHERWISE = "see whether ONNX Runtime takes the same file; leave the branch that holds this node in fp32, or replace the operator."
+UNSAID = ("", "false")
+"""What the parser says of an operator that it knows and cannot do (``Det``)."""
 TACTIC = re.compile(r"Tactic Device request: (\d+) ?MB Available: (\d+) ?MB")
 NODE = re.compile(
     r"Invalid Node - (?P<node>[^\s\[]+)"
@@ -55,6 +57,10 @@ def refused(path: Path, said: Sequence[str], *, op: str = "", node: str = "", br
     node = node or named(text)
     where = (f" at node '{node}'" if node else "") + (f" ({op})" if op else "") + (f" of branch '{branch}'" if branch else "")
     return TargetError(f"tensorrt {doing} '{path.name}'{where}.", why=shortened(text), fix=advice(" ".join(said)))
+
+
+def no_operator(op: str) -> str:
+    return f"no importer registered for {op or 'this operator'}: its parser has no such operator."
 
 
 def advice(text: str) -> str:

@@ -13,7 +13,7 @@ from edgemm.devices.environment import memory_gib
 from edgemm.errors import TargetError
 from edgemm.specs import BATCH, TensorSpec
 from edgemm.targets import _onnx_file
-from edgemm.targets._tensorrt_advice import named, refused, skipped
+from edgemm.targets._tensorrt_advice import UNSAID, named, no_operator, refused, skipped
 from edgemm.targets._tensorrt_api import Api, Messages, logger, monitor, network_flags
 
 SMALL_BOARD_GIB = 17.0  # boards up to 16 GB share one memory between processor and GPU: a builder that takes it all ends the system
@@ -118,7 +118,7 @@ def _parse(parser: Any, path: Path, said: Messages, branch_of: Callable[[str], s
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         first = errors[0] if errors else None
         op, node = (first.node_operator() or "", first.node_name() or "") if first is not None else ("", "")
-        words = [" ".join(error.desc().split()) for error in errors]
+        words = [no_operator(op) if (text := " ".join(error.desc().split())) in UNSAID else text for error in errors]
         raise refused(path, [*words, *said.errors()], op=op, node=node, branch=branch_of(node))
     if said.find(CLIPPED):
         raise TargetError(
@@ -183,7 +183,8 @@ def shapes(spec: TensorSpec, profile: Mapping[str, Sequence[int]]) -> list[tuple
             raise TargetError(
                 f"tensorrt: input '{spec.name}' {spec} has the open axis '{axis}', and no profile says its sizes.",
                 why="TensorRT tunes its kernels for stated sizes.",
-                fix=f"targets: {{tensorrt: {{profile: {{{axis}: [1, 16, 64]}}}}}} (smallest, usual, largest).",
+                fix=f"in a recipe: targets: {{tensorrt: {{profile: {{{axis}: [1, 16, 64]}}}}}} (smallest, usual, largest); or give that "
+                "axis one size in the model.",
             )
         if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
             raise TargetError(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgemm import card as cards
-from edgemm.errors import ParityError
+from edgemm.errors import ExportError, ParityError
 from edgemm.exporting import export_onnx
 from edgemm.graph import files, parity
 from edgemm.models.fused import FusedModel
@@ -248,3 +248,21 @@ def test_a_target_may_be_as_far_off_as_quantizing_itself():
 def test_a_slow_graph_is_compared_on_fewer_samples(small_onnx, small_samples):
     assert parity.run_reference(onnx.load(small_onnx), small_samples, seconds=0.0)[1] == parity.FEWEST
     assert parity.run_reference(onnx.load(small_onnx), small_samples)[1] == len(small_samples)
+
+
+@pytest.mark.parametrize(
+    ("kind", "domain", "words"),
+    [
+        ("Mystery", "elsewhere", r"does not take the graph at node 'odd' \(Mystery\) of branch 'x'\.\n  why: .*is not a registered"),
+        ("BitwiseNot", "", r"does not take the graph.*\n  why: .*tensor\(float\)"),
+    ],
+)
+def test_a_graph_that_the_reference_does_not_take_is_named_by_node_and_branch(kind, domain, words):
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["r"], "fine"), onnx.helper.make_node(kind, ["r"], ["y"], "odd", domain=domain)]
+    face = ([value("x", onnx.TensorProto.FLOAT, [1, 4])], [value("y", onnx.TensorProto.FLOAT, [1, 4])])
+    imports = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("elsewhere", 1)]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *face), opset_imports=imports, ir_version=10)
+    with pytest.raises(ExportError, match=words) as caught:
+        parity.reference_session(model)
+    assert "ONNX's own operators" in caught.value.fix

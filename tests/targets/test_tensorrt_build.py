@@ -74,6 +74,15 @@ def test_an_operator_that_the_parser_lacks_is_named_with_op_node_and_branch(writ
     assert "export with opset 18" in caught.value.fix
 
 
+def test_an_operator_of_onnx_that_the_parser_lacks_is_named_and_not_called_false(write, tmp_path, empty_cache):
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "fine"), helper.make_node("Det", ["r"], ["y"], "volume")]
+    path = write(tmp_path / "det.onnx", nodes, {"x": (FLOAT, [1, 4, 4])}, {"y": (FLOAT, [1])}, {})
+    with pytest.raises(TargetError, match=r"refuses 'model.onnx' at node 'volume' \(Det\) of branch 'x'") as caught:
+        TensorRT().ahead(path, tmp_path, ["SM86"])
+    assert caught.value.why == "no importer registered for Det: its parser has no such operator."
+    assert "write that layer with operators it has" in caught.value.fix
+
+
 def test_what_the_builder_refuses_is_an_error_in_its_words(write, tmp_path):
     nodes = [helper.make_node("DequantizeLinear", ["rows", "s", "z"], ["y"], "late", axis=0)]
     nodes.insert(0, helper.make_node("Gather", ["table", "x"], ["rows"], "lookup"))
