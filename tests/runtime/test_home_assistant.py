@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -153,28 +154,41 @@ def house(broker, tmp_path_factory):
         one.stop()
 
 
-@pytest.fixture(scope="module")
-def runner(bundle, clip, broker, house):
-    """A run on the looping clip that only knows the broker."""
+def knows_devices() -> bool:
+    """Whether this Home Assistant is of 2024.11 or later."""
     year, month = (int(part) for part in (PLACE / "ready").read_text().split(".")[:2])
+    return (year, month) >= (2024, 11)
+
+
+@contextmanager
+def serving(name, discovery, bundle, clip, broker):
+    """A run on the looping clip that only knows the broker."""
     secrets = {"EDGEMM_MQTT_USER": broker.user, "EDGEMM_MQTT_PASSWORD": broker.password}
     os.environ.update(secrets)
     mqtt = {"host": "127.0.0.1", "port": broker.port, "user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
     settings = {
-        "name": "porch",
+        "name": name,
         "sources": [{"stream": {"inputs": ["image", "audio"], "url": str(clip), "loop": True}}],
         "decisions": {"event": {"quiet": ["quiet"], "cool_down_s": 0.5}},
-        "sinks": [{"mqtt": {**mqtt, "pictures": True, "discovery": "device" if (year, month) >= (2024, 11) else "component"}}],
+        "sinks": [{"mqtt": {**mqtt, "pictures": True, "discovery": discovery}}],
     }
     opened = open_bundle(bundle)
     one, stop = Runner(opened, parse(settings, opened.card)), threading.Event()
     thread = threading.Thread(target=one.run, args=(stop,), daemon=True)
     thread.start()
-    yield one
-    stop.set()
-    thread.join(10)
-    for name in secrets:
-        del os.environ[name]
+    try:
+        yield one
+    finally:
+        stop.set()
+        thread.join(10)
+        for variable in secrets:
+            os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="module")
+def runner(bundle, clip, broker, house):
+    with serving("porch", "device" if knows_devices() else "component", bundle, clip, broker) as one:
+        yield one
 
 
 def everything_is_there(house) -> bool:
@@ -263,6 +277,16 @@ def test_after_home_assistants_restart_everything_is_there_again(runner, house):
     print(f"everything there again {time.monotonic() - back:.1f} s after Home Assistant's return")
     assert house.state("number.porch_threshold") == "0.7"
     wait_for_a_fresh_event(house)
+
+
+def test_an_entity_by_itself_is_found_too_as_older_ones_want_it(bundle, clip, broker, house):
+    wanted = {name.replace("porch", "shed") for name in ENTITIES}
+    with serving("shed", "component", bundle, clip, broker) as one:
+        wait_for(lambda: wanted <= house.states().keys() and house.state("select.shed_modalities") == "all", 60, "discovery")
+        house.call("select.select_option", "select.shed_modalities", option="audio")
+        wait_for(lambda: one.engine.allowed == frozenset({"audio"}), 10, "the choice")
+        wait_for(lambda: house.state("event.shed_detection") not in OFFLINE, 40, "an event")
+    wait_for(lambda: house.state("binary_sensor.shed_visitor") == "unavailable", 15, "its end")
 
 
 def test_it_found_nothing_wrong_with_what_we_send(runner, house):
