@@ -1,8 +1,10 @@
 """Steps one after the other through `edgemm compress`, and what they leave: a checkpoint that loads anywhere and is compressed again."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,24 @@ def test_steps_together_make_a_bundle_that_verifies_and_answers_as_their_checkpo
         assert "int8" in opened.report().find("latency_p50_ms", subject="bundle", target="openvino")[0].precision_ran
         assert decibels(wanted, golden.outputs["openvino"]["event"]) > 15
     assert (parameters(done.checkpoint) < parameters(own_model)) == ("prune" in steps)
+
+
+@pytest.mark.parametrize("stage", [pytest.param("prune", marks=pytest.mark.slow), "distill", pytest.param("qat", marks=pytest.mark.slow)])
+def test_a_run_killed_while_it_trains_ends_with_the_same_bytes(stage, compressed, recipe, own_model, porch, tmp_path, empty_cache):
+    run = [sys.executable, "-m", "edgemm", "compress", own_model, "-r", recipe(*ALL), "-d", porch, "-o", tmp_path / "bundle"]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as killed:
+        for line in killed.stderr:
+            if line.startswith(f"{stage} ..."):
+                time.sleep(1.0)  # in the middle of it
+                killed.kill()
+                break
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "bundle").exists()
+    again = compress(own_model, recipe=recipe(*ALL), data=porch, output=tmp_path / "bundle")
+    assert set(("prune", "distill", "qat")[: ("prune", "distill", "qat").index(stage)]) <= set(again.reused)  # not done again
+    assert stage in again.made
+    for name in ("model.onnx", "targets/openvino/model.onnx"):
+        assert (tmp_path / "bundle" / name).read_bytes() == (compressed(*ALL).bundle / name).read_bytes()
 
 
 def test_a_compressed_checkpoint_loads_in_a_fresh_process_and_holds_no_pickle(compressed, fresh_python, porch):
