@@ -18,7 +18,7 @@ from _results import save
 END = "{quantize: {}}]\ntargets: {openvino: {}}\nbudgets: {accuracy_drop_points: 1.0}\n"
 RECIPES = {
     "int8": f"steps: [{END}",
-    "small": "steps: [{prune: {macs_ratio: 0.5}}, {distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
+    "small": "steps: [{prune: {macs_ratio: 0.5, round_to: 64}}, {distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
 }
 KEPT = ("accuracy", "accuracy_drop_points", "f1", "mae", "latency_p50_ms", "latency_p95_ms", "size_mib", "peak_rss_mib")
 

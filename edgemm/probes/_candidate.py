@@ -124,10 +124,9 @@ class Timing:
 
 
 def is_less(ran: str, asked: str | None) -> bool:
-    """Whether something ran that is less precise than f32 and that nobody asked for."""
-    if asked in (None, "default"):
-        return False
-    return bool(set(ran.split("+")) - set(str(asked).split("+")) - {"f32", "f64"})
+    """Whether something ran that is less precise than f32 and that nobody asked for. ``default`` asks for what the runtime likes."""
+    wanted = set((asked or "default").split("+"))
+    return "default" not in wanted and bool(set(ran.split("+")) - wanted - {"f32", "f64"})
 
 
 def lied(candidate: Candidate, ran: str) -> MeasureError:
