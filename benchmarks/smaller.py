@@ -16,9 +16,10 @@ from _process import EDGEMM, run
 from _results import save
 
 END = "{quantize: {}}]\ntargets: {openvino: {}}\nbudgets: {accuracy_drop_points: 1.0}\n"
+PRUNED = "macs_ratio: 0.5, round_to: 64"
 RECIPES = {
     "int8": f"steps: [{END}",
-    "small": "steps: [{prune: {macs_ratio: 0.5, round_to: 64}}, {distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
+    "small": f"steps: [{{prune: {{{PRUNED}}}}}, " + "{distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
 }
 KEPT = ("accuracy", "accuracy_drop_points", "f1", "mae", "latency_p50_ms", "latency_p95_ms", "size_mib", "peak_rss_mib")
 
@@ -36,7 +37,7 @@ def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: s
         found: dict[str, Any] = {word: _rows(_report(f"{scratch}/{word}")) for word in RECIPES}
     ratios = compared["details"]["ratios"]
     distil = {"epochs": int(epochs), "precision": precision}
-    save(f"smaller_{name}", {"distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found})
+    save(f"smaller_{name}", {"prune": PRUNED, "distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found})
 
 
 def _report(folder: str) -> dict[str, Any]:
