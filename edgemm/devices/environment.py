@@ -36,7 +36,7 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
         "memory_gib": memory_gib(),
         "instructions": sorted(instructions()),
         "governor": governor(),
-        "power_mode": board["power_mode"] if board else power_mode(),
+        "power_mode": board.get("power_mode") if board else power_mode(),
         "system": system(),
         "python": platform.python_version(),
         "versions": {"edgemm": __version__, "numpy": cache.version("numpy"), **(versions or {})},

@@ -60,3 +60,8 @@ def test_governor_and_power_mode_are_read_where_the_kernel_tells(tmp_path, monke
     monkeypatch.setattr(box, "CPU", tmp_path)
     assert box.governor() == "powersave"
     assert "turbo on" in box.power_mode()
+
+
+def test_a_board_that_does_not_tell_its_power_mode_is_described_all_the_same(monkeypatch):
+    monkeypatch.setattr(box, "jetson_facts", lambda: {"module": "Orin Nano"})
+    assert environment()["power_mode"] is None
