@@ -103,7 +103,7 @@ class Remote:
         self._ssh = ["ssh", *(["-F", str(config)] if config else []), *(f"-o{key}={value}" for key, value in options.items())]
         self._ssh += ["-p", str(address.port)] if address.port else []
         self._met = False
-        self._socket: int | None = None
+        self._socket: tuple[int, int] | None = None
 
     def __enter__(self) -> Remote:
         return self
@@ -219,7 +219,8 @@ class Remote:
 
     def _is_another(self) -> bool:
         """Whether the kept connection is not the one of the last command."""
-        before, self._socket = self._socket, self.control.stat().st_ino if self.control.exists() else None
+        found = self.control.stat() if self.control.exists() else None
+        before, self._socket = self._socket, (found.st_ino, found.st_mtime_ns) if found else None  # inodes are given out again at once
         return before is not None and self._socket is not None and before != self._socket
 
     def _once(self, line: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None, limit_s: float = COMMAND_S) -> Done:

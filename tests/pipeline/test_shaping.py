@@ -115,5 +115,6 @@ def test_another_budget_or_calibration_trains_nothing_again(job, empty_cache):
 
 
 def test_the_shipped_recipes_are_refused_nothing(job):
+    assert "prune50-distil-int8" in shipped()
     for name in shipped():
         shaping.check(job, load(name, card=job.card))

@@ -42,3 +42,22 @@ def halved():
         return found, prove(model, found, removed, cases(model, None, seed=seed))
 
     return cut
+
+
+@pytest.fixture(scope="module")
+def gated():
+    """A reference model with random weights: picture and sound, gated, two outputs."""
+    import torch
+
+    from edgemm.checkpoint import load_model
+
+    torch.manual_seed(0)
+    return load_model(cards.load("image-audio-gated"))
+
+
+@pytest.fixture(scope="module")
+def gated_structure(gated):
+    """What of it may go."""
+    from edgemm.pruning.analysis import analyse
+
+    return analyse(gated)

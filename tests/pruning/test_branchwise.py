@@ -4,12 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
-from edgemm import card as cards
-from edgemm.checkpoint import load_model
 from edgemm.errors import PruneError
-from edgemm.pruning.analysis import analyse
 from edgemm.pruning.branchwise import _hull, branchwise
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.harm import Harm
@@ -63,14 +59,13 @@ def test_a_hull_has_rising_slopes():
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return load_model(cards.load("image-audio-gated"))
+def model(gated):
+    return gated
 
 
 @pytest.fixture(scope="module")
-def found(model):
-    return analyse(model)
+def found(gated_structure):
+    return gated_structure
 
 
 def test_the_target_is_met_and_the_branch_that_matters_less_loses_more(model, found):

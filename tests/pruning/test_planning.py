@@ -7,14 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemm import card as cards
-from edgemm.checkpoint import load_model
 from edgemm.errors import PruneError
-from edgemm.pruning.analysis import analyse
 from edgemm.pruning.costs import Costs
 from edgemm.pruning.cutting import cut
 from edgemm.pruning.layers import Layer
@@ -24,14 +20,13 @@ from edgemm.pruning.targets import Plan, Whole, check, plan_removal
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return load_model(cards.load("image-audio-gated"))
+def model(gated):
+    return gated
 
 
 @pytest.fixture(scope="module")
-def found(model):
-    return analyse(model)
+def found(gated_structure):
+    return gated_structure
 
 
 @pytest.fixture(scope="module")

@@ -200,6 +200,15 @@ def last_event(house) -> str | None:
     return house.state("event.porch_detection")
 
 
+def wait_for_everything(house, threshold: str) -> None:
+    """All entities are back, with what was set before, and events come in again; the seconds are printed."""
+    back = time.monotonic()
+    wait_for(lambda: everything_is_there(house), 60, "the return")
+    print(f"everything there again after {time.monotonic() - back:.1f} s")
+    assert house.state("number.porch_threshold") == threshold
+    wait_for_a_fresh_event(house)
+
+
 def wait_for_a_fresh_event(house) -> None:
     seen = last_event(house)
     wait_for(lambda: last_event(house) not in (*OFFLINE, seen), 30, "a fresh event")
@@ -261,22 +270,14 @@ def test_after_the_brokers_restart_everything_is_there_again(runner, house, brok
     before = runner.events
     wait_for(lambda: runner.events >= before + 2, 30, "an event while the broker is away")
     broker.start()
-    back = time.monotonic()
-    wait_for(lambda: everything_is_there(house), 60, "the return")
-    print(f"everything there again {time.monotonic() - back:.1f} s after the broker's return")
-    assert house.state("number.porch_threshold") == "0.75"
-    wait_for_a_fresh_event(house)
+    wait_for_everything(house, threshold="0.75")
 
 
 def test_after_home_assistants_restart_everything_is_there_again(runner, house):
     set_threshold(house, runner, 0.7)
     house.stop()
     house.start()
-    back = time.monotonic()
-    wait_for(lambda: everything_is_there(house), 60, "the return")
-    print(f"everything there again {time.monotonic() - back:.1f} s after Home Assistant's return")
-    assert house.state("number.porch_threshold") == "0.7"
-    wait_for_a_fresh_event(house)
+    wait_for_everything(house, threshold="0.7")
 
 
 def test_an_entity_by_itself_is_found_too_as_older_ones_want_it(bundle, clip, broker, house):
