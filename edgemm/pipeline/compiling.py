@@ -80,6 +80,7 @@ def compile_for(
     start: Artifact | None = None,
     original: tuple[Job, Artifact] | None = None,
     qat: Callable[[], Artifact] | None = None,
+    heaviest_cut: str = "",
 ) -> Compiled:
     """Quantize for a target, prove that it computes what the graph says, hold the accuracy budgets, choose runtime options by measurement.
 
@@ -90,6 +91,7 @@ def compile_for(
         start: What the graph steps work on where it is another one: with the Q/DQ that ``qat`` trained.
         original: The run before the torch steps and its float graph, which accuracy is held against; without it this one.
         qat: Trains the model with quantization and returns the graph with Q/DQ; used where the recipe says ``on_miss: qat``.
+        heaviest_cut: What the torch steps took most from, said where they alone cost more than a budget.
 
     Raises:
         ParityError: The target computes the graph wrongly, also with the guilty branch in float.
@@ -110,7 +112,7 @@ def compile_for(
 
         partial, _, kept = _proved(quantized(start or exported), exported)
         policy = policy_of(recipe, partial)
-        guarded = guard(partial, policy, retrained=retrained if qat else None)
+        guarded = guard(partial, policy, retrained=retrained if qat else None, heaviest_cut=heaviest_cut)
         partial, rungs, more = _proved(guarded.partial, exported)
         limits = policy.limits if guarded.met else {}
         why = target.cannot_run()

@@ -49,13 +49,14 @@ class Guarded:
     blocker: Mapping[str, str] | None = None
 
 
-def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] | None = None) -> Guarded:
+def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] | None = None, heaviest_cut: str = "") -> Guarded:
     """Hold the accuracy budgets.
 
     Args:
         partial: The Q/DQ graph on its target, with the runtime options that are safe there.
         retrained: Trains the model with quantization and quantizes what is left; asked for at most once, where ``on_miss`` is ``qat``
             and reverting ``MOST_FLOAT`` of the INT8 weights does not suffice.
+        heaviest_cut: A sentence on what the steps before quantizing took most from, for when they alone cost more than a budget.
     """
     if not policy.limits or partial.job.data is None:
         return Guarded(partial)
@@ -66,10 +67,10 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
     trains = policy.on_miss == "qat" and retrained is not None
     if policy.on_miss == "qat" and not trains:
         notes.append(f"{partial.target}: on_miss: qat could only revert: an ONNX file cannot be trained, and a trained graph was already.")
-    search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0)
+    search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0, heaviest_cut=heaviest_cut)
     found = search.run()
     if not found.met and trains and retrained is not None:
-        again = _Search(retrained(), policy, "trained with quantization", table=search.table).run()
+        again = _Search(retrained(), policy, "trained with quantization", table=search.table, heaviest_cut=heaviest_cut).run()
         if again.met or again.excess <= found.excess:
             notes.append(f"{partial.target}: reverting to float did not suffice, so the model was trained with quantization.")
             found = again
@@ -103,9 +104,16 @@ class _Search:
     """One walk from everything in INT8 to what keeps the budgets."""
 
     def __init__(
-        self, partial: Partial, policy: Policy, what: str, *, share: float = 1.0, table: list[dict[str, Any]] | None = None
+        self,
+        partial: Partial,
+        policy: Policy,
+        what: str,
+        *,
+        share: float = 1.0,
+        table: list[dict[str, Any]] | None = None,
+        heaviest_cut: str = "",
     ) -> None:
-        self.partial, self.policy, self.what, self.most = partial, policy, what, share
+        self.partial, self.policy, self.what, self.most, self.heaviest_cut = partial, policy, what, share, heaviest_cut
         self.table: list[dict[str, Any]] = [] if table is None else table
         self.legal: list[_Tried] = []
 
@@ -248,7 +256,8 @@ class _Search:
     def why(self, blocker: Mapping[str, str] | None, floor: _Tried | None) -> str:
         held = f" What blocks it is branch '{blocker['branch']}', most of all its layer '{blocker['layer']}'." if blocker else ""
         if floor is not None and floor.missed:
-            return f" Everything in float loses {_said(floor)}: the steps before quantizing cost too much.{held}"
+            cut = f" {self.heaviest_cut}" if self.heaviest_cut else ""
+            return f" Everything in float loses {_said(floor)}: the steps before quantizing cost too much.{cut}{held}"
         return held
 
 

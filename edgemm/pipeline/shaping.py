@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +50,22 @@ class Shaped:
     applied: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     graph: Artifact | None = None
+
+    def heaviest_cut(self) -> str:
+        """The branch and the layer that pruning took most from, by its own criterion, as a sentence; "" where nothing was pruned."""
+        rows = [row for step in self.applied if step["step"] == "prune" for row in step["facts"]["layers"]]
+        lost = Counter[str]()
+        for row in rows:
+            lost[row["branch"]] += row["share_of_branch_lost"]
+        if not any(lost.values()):
+            return ""
+        (branch, share), *_ = lost.most_common(1)
+        worst = max((row for row in rows if row["branch"] == branch), key=lambda row: row["share_of_branch_lost"])
+        before, after = worst["channels"]
+        return (
+            f"Pruning took most from branch '{branch}' ({share:.0%} of what its channels give by the criterion), "
+            f"most of all from its layer '{worst['layer']}' ({before} -> {after} channels)."
+        )
 
 
 @dataclass

@@ -108,6 +108,7 @@ def prune(
             work.harm(found, samples) if spread == "branches" else None,
             work.whole(),
         )
+        work.weigh(found, scores, removed)
         work.remove(found, removed)
         if recovery_epochs:
             work.recover(recovery_epochs, recovery_learning_rate)
@@ -139,6 +140,8 @@ class _Work:
         self.last: tuple[Structure, Costs, list[int]] | None = None
         self.proofs: list[Proof] = []
         self.latencies: list[list[float]] = []
+        self.given: dict[str, float] = {}  # branch -> what its channels gave by the criterion before the first round
+        self.taken: dict[str, float] = {}  # layer -> what went of that
         self.real = _real_samples(ctx)
 
     def analyse(self) -> Structure:
@@ -204,6 +207,16 @@ class _Work:
 
         return lost
 
+    def weigh(self, found: Structure, scores: Mapping[int, float], removed: list[int]) -> None:
+        """Note what the channels that go gave, by the criterion."""
+        if not self.given:
+            for layer in found.layers:
+                self.given[layer.branch] = self.given.get(layer.branch, 0.0) + sum(scores.get(root, 0.0) for root in layer.roots)
+        gone = set(removed)
+        for layer in found.layers:
+            lost = sum(scores.get(root, 0.0) for root in gone & set(layer.roots))
+            self.taken[layer.name] = self.taken.get(layer.name, 0.0) + lost
+
     def remove(self, found: Structure, removed: list[int]) -> None:
         """Prove, then cut."""
         self.ctx.progress("proving", 0.9)
@@ -257,7 +270,12 @@ class _Work:
             for name in names
         }
         self.ctx.facts["layers"] = [
-            {"layer": layer.name, "branch": layer.branch, "channels": [layer.width, widths.get(layer.name, layer.width)]}
+            {
+                "layer": layer.name,
+                "branch": layer.branch,
+                "channels": [layer.width, widths.get(layer.name, layer.width)],
+                "share_of_branch_lost": round(self.taken[layer.name] / (self.given[layer.branch] or 1.0), 4),
+            }
             for layer in before.layers
         ]
         self.ctx.facts["left_whole"] = [

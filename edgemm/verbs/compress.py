@@ -123,8 +123,9 @@ def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: 
     """What one target gets; accuracy is held against the original, and training with quantization is at hand where the card can train."""
     qat = None if job.card.model else partial(shaping.retrain, shaped, job, plan, opset=opset)
     return compiling.compile_for(
-        shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat
-    )
+        shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat,
+        heaviest_cut=shaped.heaviest_cut(),
+    )  # fmt: skip
 
 
 def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:

@@ -95,6 +95,22 @@ def test_a_later_latency_is_told_as_of_the_machine_at_the_first():
     assert [(m.value, m.low, m.high) for m in slower] == [(3.0, 2.25, 3.75), (6.0, None, None), (3.0, None, None)]
 
 
+def test_the_branch_and_layer_that_pruning_took_most_from_are_named(job):
+    plain = {
+        "steps": [{"prune": {"branches": {"left": 0.5}, "criterion": "magnitude", "round_to": 1}}, "quantize"],
+        "targets": ["onnxruntime"],
+    }
+    shaped = shaping.shape(job, stages.export(job), parse(plain), opset=18)
+    rows = {row["layer"]: row for row in shaped.applied[0]["facts"]["layers"]}
+    assert all((row["share_of_branch_lost"] > 0) == (row["branch"] == "left") for row in rows.values())
+    said = shaped.heaviest_cut()
+    assert "Pruning took most from branch 'left' (" in said
+    worst = max(rows.values(), key=lambda row: row["share_of_branch_lost"])
+    before, after = worst["channels"]
+    assert f"its layer '{worst['layer']}' ({before} -> {after} channels)" in said
+    assert replace(shaped, applied=[]).heaviest_cut() == ""
+
+
 @pytest.mark.slow
 def test_a_latency_is_measured_and_cut_on_the_target_itself(job):
     """What is timed is exported from a checkpoint, so a pruned candidate has to be one that can be built again."""
