@@ -4,11 +4,12 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 our e
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-BUDGET_MISSED = 3
+from edgemm import _terminal
+
 INTERRUPTED = 130
 
 CardArgument = Annotated[str, typer.Argument(help="A model.yaml, a folder with one, an .onnx file, a shipped card's name.", metavar="CARD")]
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         except Exception as error:
             if debug:
                 raise
-            typer.echo(_words(error), err=True)
+            typer.echo(_terminal.words(error), err=True)
             raise SystemExit(1) from None
 
 
@@ -78,8 +79,8 @@ def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
 
     with on_stderr() as progress:
         done = verb(output, progress=progress)
-    _wrote(done.bundle, json)
-    _conclude(done.report, json, f"open {done.page} in a browser; then: edgemm verify {done.bundle}", shown=done)
+    _terminal.wrote(done.bundle, json)
+    _terminal.conclude(done.report, json, f"open {done.page} in a browser; then: edgemm verify {done.bundle}", shown=done)
 
 
 @app.command()
@@ -98,8 +99,8 @@ def init(
     from edgemm.verbs.init import init as verb
 
     card = verb(factory, inputs=inputs or (), kwargs=kwargs or (), output=output)
-    _wrote(card)
-    _next(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
+    _terminal.wrote(card)
+    _terminal.suggest(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
 
 
 @app.command()
@@ -144,9 +145,9 @@ def train(
             skip_bad_rows=skip_bad_rows,
             progress=progress,
         )
-    _show(done, json)
-    _wrote(output, json)
-    _next(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}", json)
+    _terminal.show(done, json)
+    _terminal.wrote(output, json)
+    _terminal.suggest(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}", json)
 
 
 def _factors(words: list[str]) -> dict[str, float]:
@@ -181,9 +182,9 @@ def inspect(
 
     with on_stderr() as progress:
         found = verb(model, data=data, target=target, sensitivity=sensitivity, device=device, output=output, progress=progress)
-    _show(found, json)
+    _terminal.show(found, json)
     if output:
-        _wrote(output, json)
+        _terminal.wrote(output, json)
 
 
 @app.command()
@@ -218,8 +219,8 @@ def compress(
             progress=progress,
         )
     for path in filter(None, (done.bundle, done.checkpoint)):
-        _wrote(path, json)
-    _conclude(done.report, json, f"edgemm verify {done.bundle}")
+        _terminal.wrote(path, json)
+    _terminal.conclude(done.report, json, f"edgemm verify {done.bundle}")
 
 
 @app.command()
@@ -235,8 +236,8 @@ def export(
 
     with on_stderr() as progress:
         made = verb(card, output=output, data=data, opset=opset, progress=progress)
-    _wrote(made.main)
-    _next(f"edgemm quantize {made.main} -r openvino-int8 -d {data or 'DATA'} -o {output}")
+    _terminal.wrote(made.main)
+    _terminal.suggest(f"edgemm quantize {made.main} -r openvino-int8 -d {data or 'DATA'} -o {output}")
 
 
 @app.command()
@@ -253,8 +254,8 @@ def quantize(
     with on_stderr() as progress:
         made = verb(onnx, recipe=recipe, output=output, data=data, progress=progress)
     for path in made:
-        _wrote(path)
-    _next(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {made[0].parent}/compiled")
+        _terminal.wrote(path)
+    _terminal.suggest(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {made[0].parent}/compiled")
 
 
 @app.command("compile")
@@ -273,8 +274,10 @@ def compile_(
 
     with on_stderr() as progress:
         made = verb(model, target=target, output=output, data=data, aot=aot, progress=progress)
-    _wrote(made.main)
-    _next(f"edgemm benchmark {made.main if output else model}" if aot is None else f"copy {made.main} to a machine with such a GPU.")
+    _terminal.wrote(made.main)
+    _terminal.suggest(
+        f"edgemm benchmark {made.main if output else model}" if aot is None else f"copy {made.main} to a machine with such a GPU."
+    )
 
 
 @app.command()
@@ -316,7 +319,7 @@ def benchmark(
     from edgemm.verbs.benchmark import compare as hold
 
     if compare is not None:
-        _conclude(hold(*compare), json, "", markdown=markdown)
+        _terminal.conclude(hold(*compare), json, "", markdown=markdown)
         return
     with on_stderr() as progress:
         report = verb(
@@ -342,8 +345,8 @@ def benchmark(
             progress=progress,
         )
     if output:
-        _wrote(output, json or markdown)
-    _conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "", markdown=markdown)
+        _terminal.wrote(output, json or markdown)
+    _terminal.conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "", markdown=markdown)
 
 
 def _counts(words: str | None, option: str) -> list[int] | None:
@@ -365,7 +368,7 @@ def verify(
     """Check a bundle's files, signature and answers."""
     from edgemm.verbs.verify import verify as verb
 
-    _show(verb(bundle, key=key), json)
+    _terminal.show(verb(bundle, key=key), json)
 
 
 @app.command()
@@ -408,7 +411,7 @@ def run(
         supervise=supervise,
         install_service=install_service,
     )
-    _show(done, json)
+    _terminal.show(done, json)
 
 
 @app.command()
@@ -432,7 +435,7 @@ def deploy(
 
     with on_stderr() as progress:
         done = verb(bundle, remote=remote, to=to, command=command, reload=reload, status=status, ssh_config=ssh_config, progress=progress)
-    _show(done, json)
+    _terminal.show(done, json)
 
 
 @app.command("list")
@@ -444,7 +447,7 @@ def list_(
     """List what a card or recipe may name, and its options."""
     from edgemm.verbs.list import list as verb
 
-    _show(verb(kind, name), json)
+    _terminal.show(verb(kind, name), json)
 
 
 @app.command()
@@ -452,70 +455,4 @@ def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
     from edgemm.verbs.doctor import doctor as verb
 
-    _show(verb(), json)
-
-
-def _wrote(path: Path, quiet: bool = False) -> None:
-    if not quiet:
-        from edgemm.artifact import show_size
-
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        typer.echo(f"wrote {path} ({show_size(sum(file.stat().st_size for file in files))})")
-
-
-def _next(command: str, quiet: bool = False) -> None:
-    if not quiet:
-        typer.echo(f"next: {command}")
-
-
-def _show(result: Any, json: bool) -> None:
-    """Print a result as its own words, or as JSON (``to_dict``)."""
-    from json import dumps
-
-    typer.echo(dumps(result.to_dict(), indent=1, ensure_ascii=False, default=str) if json else str(result))
-
-
-def _conclude(report: Any, json: bool, command: str, *, shown: Any = None, markdown: bool = False) -> None:
-    """End a command that measured: its table and verdicts (or JSON, or Markdown), the next command, the exit code."""
-    if markdown and not json:
-        from edgemm._report.markdown import render
-
-        typer.echo(render(report), nl=False)
-    else:
-        _show(shown or report, json)
-    _next(command, quiet=json or markdown or not command)
-    failures = getattr(report, "details", {}).get("failures", [])
-    for name in failures:
-        typer.echo(f"edgemm: nothing of '{name}' could be measured; the report's notes say why.", err=True)
-    if failures:
-        raise typer.Exit(1)
-    if report.missed:
-        raise typer.Exit(BUDGET_MISSED)
-
-
-def _words(error: Exception) -> str:
-    """What a user reads instead of a traceback: one block for each mistake."""
-    from edgemm import artifact, plugins
-    from edgemm.errors import EdgemmError, Mistakes
-
-    if isinstance(error, Mistakes):
-        return "\n".join(f"edgemm: {mistake.block()}" for mistake in error.errors)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in plugins.EXTRAS:
-        error = plugins.missing_extra(error, "this command")
-    elif isinstance(error, OSError):
-        error = artifact.unwritable(Path(error.filename or "a file"), error) if artifact.is_unwritable(error) else _unforeseen(error)
-    elif isinstance(error, MemoryError):
-        error = EdgemmError("out of memory.", why=str(error), fix="close other programs, or use a machine with more (see `edgemm doctor`).")
-    elif not isinstance(error, EdgemmError):
-        error = _unforeseen(error)
-    return f"edgemm: {error}"
-
-
-def _unforeseen(error: Exception) -> Exception:
-    from edgemm.errors import EdgemmError
-
-    return EdgemmError(
-        f"{type(error).__name__}: {error}",
-        why="edgemm did not expect this; it may be a fault in edgemm, or in your model's code.",
-        fix="run the same command with --debug to see where it happens.",
-    )
+    _terminal.show(verb(), json)

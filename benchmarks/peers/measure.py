@@ -1,6 +1,7 @@
 """Times everything that `compress.py` has made, all of one model in one interleaved run, and writes the tables. For a quiet machine.
 
-Launch: python benchmarks/peers/measure.py [NAME ...]        (without NAME: every model that was compressed)
+Launch: python benchmarks/peers/measure.py [NAME ...] [-- OPTION ...]        (without NAME: every model that was compressed)
+OPTIONs go to `edgemm benchmark`, such as --rounds 2 --launches 1 for a look. A table is written again as soon as its model is done.
 Figures go to results/<device>/<date>.json and, as tables, to results/<device>/peers.md.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,18 @@ ONE_THREAD = "@threads=1"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
-    names = parser.parse_args().names or sorted(path.parent.name for path in work().glob("*/given.json"))
+    words, _, options = " ".join(sys.argv[1:]).partition("-- ")
+    names = parser.parse_args(words.split()).names or sorted(path.parent.name for path in work().glob("*/given.json"))
     for name in names:
-        measure(name)
-    results = save("peers_models", {"models": names})
-    kept = json.loads(results.read_text(encoding="utf-8"))
-    tables = [_table.markdown(key.removeprefix("peers_"), kept[key]) for key in sorted(kept) if "table" in kept[key]]
-    (results.parent / "peers.md").write_text(_table.HEAD + "\n".join(tables), encoding="utf-8")
-    print("\n".join(tables))
+        results = measure(name, options.split())
+        kept = json.loads(results.read_text(encoding="utf-8"))
+        tables = [_table.markdown(key.removeprefix("peers_"), kept[key]) for key in sorted(kept) if "table" in kept[key]]
+        (results.parent / "peers.md").write_text(_table.HEAD + "\n".join(tables), encoding="utf-8")
+        print(_table.markdown(name, kept[f"peers_{name}"]))
 
 
-def measure(name: str) -> None:
-    """One model: edgemm's bundles tuned for this machine, then everything side by side."""
+def measure(name: str, options: Sequence[str]) -> Path:
+    """One model: edgemm's bundles tuned for this machine, then everything side by side; the file of results."""
     place = work() / name
     given = json.loads((place / "given.json").read_text(encoding="utf-8"))
     rows = [row for peer in PEERS for form in script(peer).FORMS if (row := _row(place / peer / form / "row.json"))]
@@ -47,11 +49,11 @@ def measure(name: str) -> None:
     for bundle in bundles:
         run([*EDGEMM, "compile", bundle])
     others = [word for row in rows if row["peer"] != "ours" and row["works"] for word in candidates(row)]
-    words = ["benchmark", *bundles, *others, "-d", given["data"], "--no-roofline", "-o", place / "report"]
+    words = ["benchmark", *bundles, *others, "-d", given["data"], "--no-roofline", "-o", place / "report", *options]
     run([*EDGEMM, *words], allowed=(0, 1, 3))
     report = json.loads((place / "report" / "report.json").read_text(encoding="utf-8"))
     table = [_table.row(report, row, candidates(row), bundles) for row in rows]
-    save(f"peers_{name}", _without_places({"table": table, "notes": report["details"]["notes"]}, place))
+    return save(f"peers_{name}", _without_places({"table": table, "notes": report["details"]["notes"]}, place))
 
 
 def candidates(row: dict[str, Any]) -> list[str]:

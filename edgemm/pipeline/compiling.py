@@ -23,6 +23,7 @@ from edgemm.pipeline.guarding import guard
 from edgemm.pipeline.partial import Partial
 from edgemm.pipeline.stages import Job, quantize, samples
 from edgemm.probes._candidate import Candidate
+from edgemm.probes._named import asked as precision_asked
 from edgemm.probes._predict import Predictor
 from edgemm.probes._tuning import tune
 from edgemm.recipe import Recipe
@@ -58,15 +59,16 @@ class Compiled:
     precision: Sequence[Mapping[str, Any]] = ()
 
     def candidate(self, **changes: Any) -> Candidate:
-        """This bundle part as something to measure."""
+        """This bundle part as something to measure; it is called int8 only where something of it is."""
+        asked = precision_asked(self.model.main, self.options)
         plain = {
-            "name": f"{self.target} int8",
+            "name": f"{self.target} {'int8' if asked.startswith('int8') else 'compressed'}",
             "subject": "bundle",
             "target": self.target,
             "artifact": self.model.main,
             "options": self.options,
             "target_options": self.given,
-            "precision_asked": f"int8+{self.options.get('precision', 'f32')}",
+            "precision_asked": asked,
         }
         return Candidate(**{**plain, **changes})
 

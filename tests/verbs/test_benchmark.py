@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import typer
 
+from edgemm import _terminal, plugins
 from edgemm import card as cards
-from edgemm import cli, plugins
 from edgemm._report import page
 from edgemm.bundle import Golden, Reference, TargetOptions, pack
 from edgemm.devices.environment import instructions
@@ -272,7 +272,7 @@ def test_a_candidate_of_which_nothing_runs_is_told_and_the_rest_is_measured(bund
     assert report.details["failures"] == [str(tmp_path / "m.onnx")]
     assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details["notes"])
     with pytest.raises(typer.Exit) as exit:
-        cli._conclude(report, False, "")
+        _terminal.conclude(report, False, "")
     assert exit.value.exit_code == 1
     assert f"nothing of '{tmp_path / 'm.onnx'}' could be measured" in capsys.readouterr().err
 
