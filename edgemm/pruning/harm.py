@@ -23,23 +23,26 @@ class Harm:
     """Removed channels -> mean divergence from the whole model's answers, summed over the outputs; 0 where nothing is lost.
 
     Batch norms take the statistics of each batch, in both models: with those learned for the whole model a cut that training repairs in no
-    time looks as bad as one that it never repairs.
+    time looks as bad as one that it never repairs. Rows of val are looked at, of train only where val has not two: a model answers what it
+    knows by heart with any branch. (Spoiled digits, half of the MACs, two seeds: shares by train kept 0.815 and 0.851 on test, by val 0.870
+    and 0.927.)
 
     Args:
-        samples: Training samples looked at; labels are not read.
+        samples: Rows looked at; labels are not read.
 
     Raises:
-        PruneError: There are not two training rows.
+        PruneError: Neither split has two rows.
 
     Source: after Li et al. 2020, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning" (adaptive batch normalisation).
     """
 
     def __init__(self, model: FusedModel, found: Structure, dataset: Dataset | None, *, samples: int, seed: int) -> None:
-        if dataset is None or dataset.count("train") < 2:  # one row has no variance
-            why = "no dataset was given, or its train split has less than two rows."
-            raise PruneError("spread 'branches' needs training data.", why=why, fix="give data with -d, or set spread: even.")
+        split = next((name for name in ("val", "train") if dataset is not None and dataset.count(name) >= 2), None)  # one has no variance
+        if dataset is None or split is None:
+            why = "no dataset was given, or neither val nor train has two rows."
+            raise PruneError("spread 'branches' needs data.", why=why, fix="give data with -d, or set spread: even.")
         self._model, self._found = model, found
-        batches = [tensors(batch) for batch in dataset.batches("train", BATCH, shuffle=seed, limit=max(2, samples))]
+        batches = [tensors(batch) for batch in dataset.batches(split, BATCH, shuffle=seed, limit=max(2, samples))]
         self._batches = [batch for batch in batches if len(batch.rows) > 1]
         self._whole = self._answers([])
         self._deviations = {name: float(torch.cat([given[name] for given in self._whole]).std()) or 1.0 for name in self._whole[0]}

@@ -83,5 +83,5 @@ def test_the_target_is_met_and_the_branch_that_matters_less_loses_more(model, fo
 
 
 def test_it_needs_rows_to_look_at(model, found):
-    with pytest.raises(PruneError, match="spread 'branches' needs training data"):
+    with pytest.raises(PruneError, match="spread 'branches' needs data"):
         Harm(model, found, None, samples=8, seed=0)

@@ -201,6 +201,18 @@ def test_each_branch_gets_the_share_that_its_harm_allows(model, context):
     assert set(answer(pruned)) == {"kind", "level"}
 
 
+def test_harm_is_judged_on_rows_that_were_not_trained_on_where_there_are_some(model, context, monkeypatch):
+    read, dataset = [], context(model).dataset
+    batches, count = type(dataset).batches, type(dataset).count
+    monkeypatch.setattr(
+        type(dataset), "batches", lambda self, split, *given, **more: read.append(split) or batches(self, split, *given, **more)
+    )
+    Harm(model, analyse(model), dataset, samples=8, seed=0)
+    monkeypatch.setattr(type(dataset), "count", lambda self, split: 1 if split == "val" else count(self, split))
+    Harm(model, analyse(model), dataset, samples=8, seed=0)
+    assert read == ["val", "train"]
+
+
 def test_nothing_removed_harms_next_to_nothing_and_more_harms_more(model, context):
     found = analyse(model)
     harm = Harm(model, found, context(model).dataset, samples=192, seed=0)
