@@ -15,13 +15,17 @@ from edgemm.targets.openvino import OpenVINO
 HERE = Path(__file__).parent
 
 
-def save(name: str, figures: dict[str, Any]) -> Path:
-    """Put ``figures`` under ``name`` into today's file of this device, print them, and return the file."""
+def save(name: str, figures: dict[str, Any], *, beside: bool = False) -> Path:
+    """Put ``figures`` under ``name`` into today's file of this device, print them, and return the file.
+
+    Args:
+        beside: Keep what stands under ``name`` already, where no new figure has the same key.
+    """
     facts = environment(OpenVINO().versions())
     device = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['cores']} cores".lower()).strip("-")
     path = HERE / "results" / device / f"{date.today().isoformat()}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found |= {"environment": facts, name: figures}
+    found |= {"environment": facts, name: {**found.get(name, {}), **figures} if beside else figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: figures}, indent=1))

@@ -1,4 +1,4 @@
-"""What each shipped recipe does to a real trained model: the numbers behind the "Expect" lines.
+"""What each shipped recipe does to a real trained model: the numbers behind the "Measured" lines.
 
 Launch: python benchmarks/recipes.py DIGITS_RUN DIGITS EASYVQA_RUN EASYVQA TOWERS_RUN PAIRS FACE.onnx [RECIPE ...]
 (runs: what `edgemm train` wrote; PAIRS: what number_pairs.py wrote; FACE.onnx: any ONNX model). Times of several models are taken by
@@ -35,7 +35,7 @@ def main(digits_run: str, digits: str, easyvqa_run: str, easyvqa: str, towers_ru
             report = json.loads(Path(f"{scratch}/bundle/report.json").read_text(encoding="utf-8"))
         found[name] = {"model": Path(command[0]).name, "seconds": round(time.perf_counter() - began, 1), **_figures(report)}
         print(name, json.dumps(found[name]), done.output.strip().splitlines()[-1:], flush=True)
-    save("recipes", found)
+    save("recipes", found, beside=bool(only))
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def distill(
     A teacher tells most about rows it does not know by heart. That of the digits has a loss of 0.007 on its train rows: pruned to 28% of
     the multiply-accumulates and trained for five epochs, a student came to 0.761 / 0.815 on val / test with both weights 1, to 0.783 /
     0.833 by the labels alone, and to 0.776 / 0.830 by the teacher alone at temperature 4; val swings by two points from epoch to epoch.
-    Unlabelled rows and ``modality_dropout`` are where such a teacher has something to say.
+    Unlabelled rows and ``modality_dropout`` are where such a teacher has something to say. What gave nothing (digits, half of the
+    multiply-accumulates, 15 epochs): a running mean of the weights (test 0.892, 0.913, 0.903 with three seeds; 0.891, 0.916, 0.911 without)
+    and mixing rows before the teacher answers (0.899, 0.911). Runs differ by that much: the teacher has 0.893.
 
     Args:
         epochs: Passes over the train split.

@@ -36,6 +36,8 @@ from edgemm.steps._protocol import Context
 STAGE = "torch"
 PROVED_SAMPLES = 8
 """Real samples that the proof compares on, beside random ones."""
+LITTLE = 0.1
+"""A branch that keeps less than this share of its multiply-accumulates is named in a note."""
 HARM_SAMPLES = 256
 """Samples on which a branch's cuts are compared: eight cuts of each branch answer all of them."""
 
@@ -71,7 +73,8 @@ def prune(
         spread: How the layers share the last two: all ``even``; ``branches``: even inside of a branch, and each branch its own share, by
             what its loss harms the answers for what it saves, both measured on the branch alone; or ``ranked`` over all branches by what
             channels give for what they cost, each branch by its own average. On spoiled digits (3 epochs of recovery, one seed, half of
-            the MACs) an equal cut kept 86% on test, ranking 81 to 86%.
+            the MACs) an equal cut kept 86% on test, ranking 81 to 86%. At one measured latency (wide digits, 12 epochs of distillation)
+            an equal cut kept 90.9%, shares by branch 92.7%.
         criterion: What a channel gives: the task loss without it (``taylor``), its weights, or what it carries.
         round_to: Widths become multiples of this; layers narrower than twice of it keep powers of two.
         floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps; None = 0.7 of what an
@@ -292,6 +295,12 @@ class _Work:
         work, size = sum(new.values()) / sum(old.values()), sum(smaller.values()) / sum(sizes.values())
         for reason in untouched(asked, before, widths):
             self.ctx.note(f"prune: {reason}")
+        for name in names:
+            if old.get(name) and new.get(name, 0) < LITTLE * old[name]:
+                self.ctx.note(
+                    f"prune: {new.get(name, 0) / old[name]:.0%} of the multiply-accumulates of '{name}' are left. "
+                    f"If that is too little ask for less, or give it a share of its own: branches: {{{name}: 0.5}}."
+                )
         self.ctx.note(
             f"prune: {work:.0%} of the multiply-accumulates and {size:.0%} of the parameters are left; "
             f"proved on {worst.cases} cases, largest difference {worst.error:.0e}."

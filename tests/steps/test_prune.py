@@ -286,6 +286,16 @@ def test_a_branch_that_loses_nothing_of_what_was_asked_says_why(model, context):
     assert heard[1].startswith("prune: nothing of 'head:level' was removed: ")
 
 
+def test_a_branch_of_which_next_to_nothing_is_left_is_named(model, context):
+    heard = []
+    ctx = context(model, note=heard.append)
+    prune(model, ctx, branches={"image": 0.9}, criterion="magnitude", round_to=1)
+    before, after = ctx.facts["branches"]["image"]["macs"]
+    assert after < 0.1 * before
+    assert heard[0].startswith(f"prune: {after / before:.0%} of the multiply-accumulates of 'image' are left. ")
+    assert not any("of 'motion' are left" in note for note in heard)
+
+
 def test_rounds_with_recovery_train_between_the_cuts(model, context):
     ctx = context(model)
     pruned = prune(model, ctx, macs_ratio=0.5, rounds=2, recovery_epochs=1, round_to=4, floor=0.2)
