@@ -7,7 +7,8 @@ lost), and whether the outcome is called *unsure* (the interval reaches across t
 
 What is tried. Everything in INT8; where that misses, everything in float, so that it is known what reverting can reach at most; then
 each branch alone in INT8. Branches go back to float, the most harmful first, until the budgets hold; of the last one only as many
-layers as it takes, found by bisection over its layers ordered by their noise at the outputs. With n branches and a branch of at most
+layers as it takes, found by bisection over its layers ordered by their noise at the outputs. Where float misses too, INT8 stays unless
+reverting wins something. With n branches and a branch of at most
 16 layers that is 2 + 2n + 4 runs over val, and as many compilations.
 """
 
@@ -23,6 +24,8 @@ from edgemm.pipeline.partial import LEAST_LIMIT, Alone, Partial
 from edgemm.probes._measurements import size_bytes
 from edgemm.report import ROUNDING, Measurement, show_interval
 
+WORTH = 0.1
+"""Where the model misses its budgets in float too: reverting has to take away at least this share of what INT8 misses them by."""
 MOST_FLOAT = 0.5
 """Where training with quantization may follow: no more than this share of the INT8 weights goes back to float before it is tried."""
 
@@ -128,6 +131,8 @@ class _Search:
         if reached is not None:
             return self.outcome(reached, met=True)
         best = min(self.legal, key=lambda tried: (tried.excess, tried.share))
+        if floor.missed and best.excess > (1 - WORTH) * first.excess:
+            best = first
         best.row["decision"] += "; the best that is allowed"
         return self.outcome(best, met=False, ranked=ranked, floor=floor)
 

@@ -226,7 +226,8 @@ def _not_faster(part: Compiled, compared: Sequence[Mapping[str, Any]], recipe: R
     if row is None or row["verdict"] == "faster":
         return []
     word = "slower" if row["verdict"] == "slower" else "not shown to be faster"
-    auto = any(step.options.get("precision") == "auto" for step in recipe.graph_steps())
+    asked = [step.options.get("precision") for step in recipe.graph_steps()]
+    auto = any("auto" in (given.values() if isinstance(given, Mapping) else [given]) for given in asked)
     advice = "" if auto else "write `precision: auto` under quantize (as recipe latency-first does), or "
     times = f"{1 / row['value']:.2f}x its speed"
     return [

@@ -12,7 +12,7 @@ from edgemm import card as cards
 from edgemm import compress
 from edgemm import recipe as recipes
 from edgemm.graph.reverting import int8_layers
-from edgemm.pipeline import stages
+from edgemm.pipeline import guarding, stages
 from edgemm.pipeline.accuracy_policy import Policy, limits_of, policy_of
 from edgemm.pipeline.guarding import guard
 from edgemm.pipeline.partial import Partial
@@ -182,7 +182,9 @@ def test_qat_without_a_way_to_train_is_told(partial):
     assert "could only revert" in guard(partial, policy(on_miss="qat")).notes[0]
 
 
-def test_what_float_itself_loses_is_not_blamed_on_int8(partial, place, tmp_path):
+@pytest.fixture
+def shaken(partial, place, tmp_path):
+    """The same with weights that lost the answers before quantizing."""
     model = onnx.load(place / "model.onnx")
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "mix.w")
     noise = np.random.default_rng(5).normal(0, 0.6, (16, 16)).astype(np.float32)
@@ -192,10 +194,25 @@ def test_what_float_itself_loses_is_not_blamed_on_int8(partial, place, tmp_path)
     job = stages.start(tmp_path, place)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, [Step("quantize", {"calibration_samples": 40}, "graph")], "openvino")
+    return replace(partial, job=job, floats=exported, quantized=quantized)
+
+
+def test_what_float_itself_loses_is_not_blamed_on_int8(shaken):
     cut = "Pruning took most from branch 'loud'."
-    found = guard(replace(partial, job=job, floats=exported, quantized=quantized), policy(on_miss="report"), heaviest_cut=cut)
+    found = guard(shaken, policy(on_miss="report"), heaviest_cut=cut)
     assert not found.met
     assert f"the steps before quantizing cost too much. {cut}" in found.notes[-1]
+
+
+def test_int8_is_given_up_for_a_float_that_misses_too_only_where_that_wins_something(shaken, monkeypatch):
+    whole = guard(shaken, policy(on_miss="report"))
+    monkeypatch.setattr(guarding, "WORTH", 1.0)
+    kept = guard(shaken, policy())
+    assert (kept.reverted, kept.excess) == ([], whole.excess)
+    monkeypatch.setattr(guarding, "WORTH", 0.0)
+    won = guard(shaken, policy())
+    assert won.reverted
+    assert won.excess < whole.excess
 
 
 def test_limits_are_one_for_all_heads_or_one_for_each(place):

@@ -35,8 +35,9 @@ def test_a_form_that_gained_no_speed_comes_with_advice():
     assert slower.endswith("or keep it for its size.")
     (same,) = _not_faster(PART, pair("no difference shown", 0.99), recipe())
     assert "is not shown to be faster than" in same
-    (chosen,) = _not_faster(PART, pair("slower", 1.25), recipe("auto"))
-    assert "precision: auto" not in chosen
+    for precision in ("auto", {"default": "auto", "head": "fp32"}):
+        (chosen,) = _not_faster(PART, pair("slower", 1.25), recipe(precision))
+        assert "precision: auto" not in chosen
 
 
 def test_there_is_no_advice_where_it_is_faster_or_nothing_is_known():
