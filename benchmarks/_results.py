@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +28,8 @@ def save(name: str, figures: dict[str, Any], *, beside: bool = False) -> Path:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found |= {"environment": facts, name: {**found.get(name, {}), **figures} if beside else figures}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+/", "", json.dumps(found, indent=1))  # candidates made in a temporary folder
+    path.write_text(text + "\n", encoding="utf-8")
     print(json.dumps({name: figures}, indent=1))
     return path
 

@@ -33,7 +33,7 @@ def main(name: str, checkpoint: str, data: str, ratio: str = "0.4", epochs: str 
             "uniform_ratio": float(ratio),
             "distill": distill,
             "latency_ratio": share,
-            "ratios": compared["details"]["ratios"],
+            "branches_over_uniform": _ratio(compared, str(place / "branches"), str(place / "uniform")),
             "scores": {word: _scores(_report(place / word)) for word in ("whole", "uniform", "branches")},
         }
     save(f"branch_policy_{name}", figures)
@@ -48,6 +48,13 @@ def _compress(place: Path, word: str, prune: str, checkpoint: str, data: str, di
 def _report(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return found
+
+
+def _ratio(report: dict[str, Any], candidate: str, baseline: str) -> dict[str, Any]:
+    """p50 of one bundle over another's."""
+    pair = (f"{candidate}, openvino", f"{baseline}, openvino")
+    row = next(row for row in report["details"]["ratios"] if (row["candidate"], row["baseline"]) == pair)
+    return {key: row[key] for key in ("value", "low", "high", "verdict", "disturbed")}
 
 
 def _p50(folder: Path) -> float:
