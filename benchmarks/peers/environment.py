@@ -35,6 +35,9 @@ PACKAGES = {
 }  # fmt: skip
 """Peer -> what is installed: the versions of the day on which the figures were taken."""
 
+UNWANTED = {"optimum_intel": ["torchvision"]}
+"""What comes along and breaks a peer: torchvision's wheel is for a torch with CUDA, and transformers imports it if it is there."""
+
 
 def python_of(peer: str, folder: Path) -> Path:
     return folder / peer / "bin" / "python"
@@ -45,6 +48,8 @@ def make(peer: str, folder: Path) -> Path:
     venv.create(folder / peer, with_pip=True, clear=True)
     python = python_of(peer, folder)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *PACKAGES[peer]], check=True)
+    if peer in UNWANTED:
+        subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", *UNWANTED[peer]], check=True)
     return python
 
 

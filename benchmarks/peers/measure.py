@@ -35,7 +35,7 @@ def main() -> None:
     for name in names:
         results = measure(name, options.split())
         kept = json.loads(results.read_text(encoding="utf-8"))
-        tables = [_table.markdown(key.removeprefix("peers_"), kept[key]) for key in sorted(kept) if "table" in kept[key]]
+        tables = [_table.markdown(key.removeprefix("peers_"), kept[key]) for key in sorted(kept) if key.startswith("peers_")]
         (results.parent / "peers.md").write_text(_table.HEAD + "\n".join(tables), encoding="utf-8")
         print(_table.markdown(name, kept[f"peers_{name}"]))
 
