@@ -239,7 +239,7 @@ def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_
     part = Compiled("tensorrt", {}, exported, target.choices()[0], {}, [], [])
     taken = ledger.take(run, exported, run, exported, [part])
     assert taken.warnings == []
-    assert taken.details["where"] == {"tensorrt": "tensorrt int8, in ONNX Runtime"}
+    assert taken.details["where"] == {"tensorrt": "tensorrt compressed, in ONNX Runtime"}
     assert found(taken, subject="bundle")[0].target == "tensorrt"
     assert len(found(taken, subject="bundle")) == 6
 
