@@ -28,7 +28,10 @@ PACKAGES = {
         "olive-ai==0.13.0", TORCH, "onnxruntime==1.31.1", "nncf==3.4.0", "openvino==2026.4.1",
         "requests",  # it imports this without asking for it
     ],
-    "optimum_intel": ["optimum-intel[openvino]==2.2.0", "datasets", "huggingface-hub<1.22", *OURS],  # its quantizer asks for datasets, its extra does not
+    "optimum_intel": [
+        "optimum-intel[openvino]==2.2.0", *OURS,
+        "datasets", "huggingface-hub<1.22",  # its quantizer asks for datasets, its extra does not
+    ],
     "ort_static": ["onnxruntime==1.31.1", "onnx", "sympy", "numpy"],
     "torch_pruning_nncf": ["torch-pruning==1.6.1", "nncf==3.4.0", "openvino==2026.4.1", *OURS],
     "torchao_pt2e": ["torchao==0.18.0", "onnxruntime==1.31.1", *OURS],
