@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,13 +52,16 @@ class Shaped:
 
     def heaviest_cut(self) -> str:
         """The branch and the layer that pruning took most from, by its own criterion, as a sentence; "" where nothing was pruned."""
-        rows = [row for step in self.applied if step["step"] == "prune" for row in step["facts"]["layers"]]
-        lost = Counter[str]()
-        for row in rows:
-            lost[row["branch"]] += row["share_of_branch_lost"]
-        if not any(lost.values()):
+        cuts = [step["facts"]["layers"] for step in self.applied if step["step"] == "prune"]
+        rows = [row for cut in cuts for row in cut]
+        left = dict.fromkeys([row["branch"] for row in rows], 1.0)  # a later cut takes its share of what the earlier one left
+        for cut in cuts:
+            for branch in left:
+                left[branch] *= 1 - sum(row["share_of_branch_lost"] for row in cut if row["branch"] == branch)
+        branch = min(left, key=lambda name: left[name], default="")
+        share = 1 - left.get(branch, 1.0)
+        if not share:
             return ""
-        (branch, share), *_ = lost.most_common(1)
         worst = max((row for row in rows if row["branch"] == branch), key=lambda row: row["share_of_branch_lost"])
         before, after = worst["channels"]
         return (

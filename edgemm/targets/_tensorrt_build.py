@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,8 @@ def build(
 
     config.progress_monitor = monitor(trt, tell, is_over)
     cache = _load_timings(config, timing_cache)
-    plan = builder.build_serialized_network(network, config)
+    with _uncollected():
+        plan = builder.build_serialized_network(network, config)
     if over:
         raise _too_slow(path, settings)
     if plan is None:
@@ -111,6 +114,21 @@ def build(
         write_bytes(timing_cache, bytes(config.get_timing_cache().serialize()))
     remark = skipped([text for _, text in said.said])
     return Plan(bytes(plan), time.monotonic() - started, (remark,) if remark else ())
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection inside: a builder's own threads call the progress monitor, and there the collector could destroy what an
+    earlier, refused build left in a cycle. One build in some thousands hung; that this was why is likely, not shown.
+    """
+    gc.collect()
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _parse(parser: Any, path: Path, said: Messages, branch_of: Callable[[str], str]) -> None:
