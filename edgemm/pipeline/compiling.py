@@ -118,14 +118,9 @@ def compile_for(
         partial, rungs, more = _proved(guarded.partial, exported)
         limits = policy.limits if guarded.met else {}
         why = target.cannot_run()
-        options, table = (safe, []) if why else _tuned(partial, limits, forbid)
+        options, table = (safe, []) if why else _tuned(partial, exported, limits, forbid)
     if options != safe:
-        tuned_rungs = ladder(job, exported, partial.quantized, name, given, options)
-        if all(rung["ok"] for rung in tuned_rungs):
-            rungs = tuned_rungs
-        else:
-            table = [{**row, "note": "breaks the parity ladder."} if row["options"] == options else row for row in table]
-            options = safe
+        rungs = ladder(job, exported, partial.quantized, name, given, options, search=False)
     notes = [*decided.notes]
     notes += [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
     notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
@@ -160,9 +155,20 @@ def forbidden(recipe: Recipe) -> frozenset[str]:
 
 
 def ladder(
-    job: Job, exported: Artifact, quantized: Artifact, name: str, given: Mapping[str, Any], options: Mapping[str, Any]
+    job: Job,
+    exported: Artifact,
+    quantized: Artifact,
+    name: str,
+    given: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    search: bool = True,
 ) -> list[dict[str, Any]]:
-    """The parity ladder from the float graph to what the target computes, as plain rungs; a broken one names branch and node."""
+    """The parity ladder from the float graph to what the target computes, as plain rungs; a broken one names branch and node.
+
+    Args:
+        search: Whether to look for them, which opens the graph many times.
+    """
     target = plugins.find(Target, name)(**given)
 
     def make(scratch: Path) -> Path:
@@ -171,7 +177,7 @@ def ladder(
         with target.open(quantized.main, **options) as session:
             rungs = parity.check_graphs(
                 exported.main, quantized.main, session, samples(job), card=job.card, target=name,
-                reopen=lambda path: target.open(path, **options),
+                reopen=(lambda path: target.open(path, **options)) if search else None,
             )  # fmt: skip
         path = scratch / "parity.json"
         write_json(path, [rung.to_dict() for rung in rungs])
@@ -184,25 +190,37 @@ def ladder(
         "options": dict(options),
         "data": job.fingerprint,
         "seed": job.seed,
+        "search": search,
     }
     made = job.stage(f"parity {name}", inputs, make, packages=("onnxruntime", *target.versions()), on_this_machine=True)
     return list(json.loads(made.main.read_text(encoding="utf-8")))
 
 
-def _tuned(partial: Partial, limits: Mapping[str, float], forbid: frozenset[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The fastest runtime options whose accuracy holds, and the table behind the choice."""
+def _tuned(
+    partial: Partial, exported: Artifact, limits: Mapping[str, float], forbid: frozenset[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The fastest runtime options that keep the parity ladder and the accuracy, and the table behind the choice."""
     job, model, name = partial.job, partial.quantized, partial.target
 
     def make(scratch: Path) -> Path:
-        holds = _holds(partial, limits)
+        loses = _loses(partial, limits)
+
+        def objection(options: dict[str, Any]) -> str:
+            if options == partial.options:
+                return ""  # proved and guarded before
+            rungs = ladder(job, exported, model, name, partial.given, options, search=False)
+            broken = next((rung for rung in rungs if not rung["ok"]), None)
+            return f"it breaks the parity ladder: {broken['note']}." if broken else loses(options)
+
         feed = samples(job, 1)[0]
-        found = tune(name, model.main, feed, forbid=forbid, accuracy_holds=holds, target_options=partial.given, progress=job.show)
+        found = tune(name, model.main, feed, forbid=forbid, objection=objection, target_options=partial.given, progress=job.show)
         path = scratch / "tuned.json"
         write_json(path, {"options": found.options, "table": [asdict(choice) for choice in found.table]})
         return path
 
     versions = plugins.find(Target, name)(**partial.given).versions()
     inputs = {
+        "graph": exported.folder.name,
         "model": model.folder.name,
         "target": [name, dict(partial.given)],
         "forbid": sorted(forbid),
@@ -214,25 +232,24 @@ def _tuned(partial: Partial, limits: Mapping[str, float], forbid: frozenset[str]
     return made["options"], made["table"]
 
 
-def _holds(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], bool] | None:
-    """Says of runtime options whether they answer val as well as the safe ones, no loss being shown by the interval, and keep ``limits``.
+def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], str]:
+    """What runtime options lose on val, in words: against the safe ones, where the interval shows it, or beyond ``limits``.
 
-    None where val has no rows, or no output has a metric that can be lost.
+    Nothing ("") where val has no rows, or no output has a metric that can be lost.
     """
-    job, safe = partial.job, dict(partial.options)
+    job = partial.job
     if not partial.split or all(metrics.guarded(output) == "sqnr_db" for output in job.card.outputs.values()):
-        return None
+        return lambda options: ""
 
-    def holds(options: dict[str, Any]) -> bool:
-        if options == safe:
-            return True
+    def loses(options: dict[str, Any]) -> str:
         (before, truth), (after, _) = partial.answers(), partial.answers(options=options)
         lost = answering.lost(job, before, after, truth)
         if any(score.low is not None and score.low > 0 for score in lost.values()):
-            return False
-        return not limits or all(m.value <= limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())
+            return "its accuracy does not hold."
+        over = limits and any(m.value > limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())
+        return "its accuracy does not hold." if over else ""
 
-    return holds
+    return loses
 
 
 def _broken(target: str, rung: Mapping[str, Any]) -> ParityError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ from edgemm.targets._protocol import Target, fingerprint
 COMMAND, COMPILED = "command:", "torch-compile:"
 PLANS = (".plan", ".engine")
 TUNABLE = (".onnx", ".xml")
-QUANTIZED = frozenset(
-    {"FakeQuantize", "QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"}
-)
 
 
 @dataclass(frozen=True)
@@ -157,14 +154,11 @@ def _ir(given: str, path: Path, options: Mapping[str, Any]) -> Named:
     face = _openvino_ir.read(path)
     inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
     card = Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
-    return Named(given, card, tuple(_files(given, "openvino", plugins.load(Target, "openvino"), path, options, set(face.operators))))
+    return Named(given, card, tuple(_files(given, "openvino", plugins.load(Target, "openvino"), path, options, face.is_quantized)))
 
 
-def _files(
-    given: str, name: str, target: Target, path: Path, options: Mapping[str, Any], operators: Collection[str]
-) -> list[Candidate]:  # fmt: skip
+def _files(given: str, name: str, target: Target, path: Path, options: Mapping[str, Any], quantized: bool) -> list[Candidate]:
     """A file from elsewhere on a target: both float forms, or the one it asks for if it is quantized or options were given."""
-    quantized = bool(QUANTIZED & set(operators))
     if not options and not quantized:
         return forms(given, name, target, path)
     wanted = {**target.default_options(), **options}
@@ -190,7 +184,7 @@ def forms(name: str, target_name: str, target: Target, model: Path, *, target_op
 def asked(model: Path, options: Mapping[str, Any]) -> str:
     """The precision a graph asks for: its Q/DQ nodes, and the float option beside them."""
     floats = str(options.get("precision", "f32"))
-    return f"int8+{floats}" if QUANTIZED & set(_onnx_file.read(model).operators) else floats
+    return f"int8+{floats}" if _onnx_file.read(model).is_quantized else floats
 
 
 def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
@@ -238,7 +232,7 @@ def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare
         path, card = prepare(_apart(given)[0])
         sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
         notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
-    operators = _onnx_file.read(path).operators
+    quantized = _onnx_file.read(path).is_quantized
     for name in [only] if only else [name for name in plugins.names("targets") if name != "torch"]:
         try:
             target = plugins.load(Target, name)
@@ -248,7 +242,7 @@ def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare
         if why := target.cannot_run():
             notes.append(f"{given}: not measured on {name}: {why}")
             continue
-        candidates += _files(given, name, target, path, options, operators)
+        candidates += _files(given, name, target, path, options, quantized)
     _require_some(given, candidates, notes)
     return Named(given, card, tuple(candidates), notes=tuple(notes))
 

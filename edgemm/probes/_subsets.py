@@ -82,7 +82,7 @@ def run_subsets(
         replaced = dict(file)
     shuffle = seed if dataset.count("test") > rows else None
     told, done = time.monotonic(), 0
-    with Parts(splits.read(Path(folder)), lambda path: runtime.open(path, **options)) as parts:
+    with Parts(splits.read(Path(folder)), lambda path: runtime.open(path, **runtime.without_unsafe(options))) as parts:
         for batch in dataset.batches("test", 1, shuffle=shuffle, limit=rows):
             there = [name for name in parts.cuts if name not in batch.present or batch.present[name].all()]
             embedded = {name: parts.embed(name, batch.inputs) for name in there}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,52 +51,75 @@ def tune(
     feed: Mapping[str, np.ndarray],
     *,
     forbid: frozenset[str] = frozenset(),
-    accuracy_holds: Callable[[dict[str, Any]], bool] | None = None,
+    objection: Callable[[dict[str, Any]], str] | None = None,
     target_options: Mapping[str, Any] | None = None,
     seconds: float = 1.0,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Time a target's choices against each other and keep the fastest whose accuracy holds.
+    """Time a target's choices against each other and keep the fastest that nothing speaks against.
 
     Choices that no measurement tells apart from the fastest count as equally fast: of them the one with the fewest threads is taken, then
-    the most precise one. A choice that does not compile or crashes is left out and noted.
+    the most precise one. A choice that does not compile or crashes is left out and noted. Where ``objection`` can prove them, the target's
+    unsafe variations of what was found so are tried last; one must be faster.
 
     Args:
         target: Plugin name.
         feed: One batch as it ships.
         forbid: Float types that must not run.
-        accuracy_holds: Asked about the options of one choice after another, best first, until it says yes; None = speed alone decides.
+        objection: What speaks against the options of one choice after another, best first, in words, until it is "" for nothing;
+            None = speed alone decides.
         target_options: Options of the target itself, as the recipe gives them.
         seconds: For the timed calls of each choice.
 
     Raises:
-        EdgemmError: No choice works: the error of the safe one, or that no choice's accuracy holds.
+        EdgemmError: No choice works: the error of the safe one, or what speaks against each.
     """
     plugin = plugins.find(Target, target)(**(target_options or {}))
+
+    def timed(choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Timing]:
+        given = target_options or {}
+        candidates = [Candidate(name, "bundle", target, artifact, options, target_options=given) for name, options in choices.items()]
+        return time_candidates(
+            candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=seconds, warmup_s=seconds / 2, launches=0, progress=progress
+        )
+
     choices = {_words(options): options for options in plugin.choices(forbid=forbid)}
-    candidates = [
-        Candidate(name, "bundle", target, artifact, options, target_options=target_options or {}) for name, options in choices.items()
-    ]
-    timings = time_candidates(
-        candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=seconds, warmup_s=seconds / 2, launches=0, progress=progress
-    )
+    timings = timed(choices)
     ranked = _ranked(choices, timings)
     if not ranked:
         raise next(timing.error for timing in timings.values() if timing.error)
-    taken, refused = None, {}
-    for name in ranked:
-        if accuracy_holds is None or accuracy_holds(dict(choices[name])):
-            taken = name
-            break
-        refused[name] = "its accuracy does not hold."
+    refused: dict[str, str] = {}
+    taken = _first(ranked, choices, objection, refused)
     if taken is None:
         raise EdgemmError(
-            f"{target}: no choice of runtime options keeps the accuracy.",
-            why="; ".join(f"{name} {why}" for name, why in refused.items()),
+            f"{target}: no choice of runtime options can be taken.",
+            why="; ".join(f"{name}: {why}" for name, why in refused.items()),
             fix="keep a branch in fp32 in the recipe, or loosen the budget.",
         )
     order = [taken, *(name for name in ranked if name != taken), *(name for name in choices if name not in ranked)]
-    return Tuned(dict(choices[taken]), tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in order))
+    unsafe = {_words(options): options for options in plugin.unsafe_choices(choices[taken], artifact)} if objection else {}
+    if unsafe:
+        again = timed({taken: choices[taken], **unsafe})
+        faster = [name for name in _ranked(unsafe, again) if _is_faster(again[name], again[taken])]
+        better = _first(faster, unsafe, objection, refused)
+        choices, timings = {**choices, **unsafe}, {**timings, **again}
+        order = [*([better] if better else []), *order, *(name for name in unsafe if name != better)]
+    return Tuned(dict(choices[order[0]]), tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in order))
+
+
+def _first(
+    names: Sequence[str],
+    choices: Mapping[str, Mapping[str, Any]],
+    objection: Callable[[dict[str, Any]], str] | None,
+    refused: dict[str, str],
+) -> str | None:
+    """The first choice that nothing speaks against; what spoke against those before it goes into ``refused``."""
+    for name in names:
+        why = objection(dict(choices[name])) if objection else ""
+        if not why:
+            return name
+        refused[name] = why
+    return None
 
 
 def _ranked(choices: Mapping[str, Mapping[str, Any]], timings: Mapping[str, Timing]) -> list[str]:
@@ -114,6 +137,10 @@ def _ranked(choices: Mapping[str, Mapping[str, Any]], timings: Mapping[str, Timi
 
 def _tie(timing: Timing, fastest: Timing) -> bool:
     return ratio(timing.samples_ms, fastest.samples_ms, share=UNDISTURBED).verdict != "slower"
+
+
+def _is_faster(timing: Timing, other: Timing) -> bool:
+    return ratio(timing.samples_ms, other.samples_ms, share=UNDISTURBED).verdict == "faster"
 
 
 def _rank(options: Mapping[str, Any]) -> int:

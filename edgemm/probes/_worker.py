@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
@@ -130,7 +131,7 @@ class _Worker:
         """Load a candidate that is in parts; ``artifact`` is their ``split.json``."""
         _pin(cpus)
         self._feed = _arrays(feed)
-        parts = Parts(splits.read(Path(artifact).parent), lambda path: open_session(target, target_options, str(path), options))
+        parts = Parts(splits.read(Path(artifact).parent), partial(open_part, target, target_options, options))
         self._step = stepper(parts, self._feed)
         return {}
 
@@ -150,8 +151,10 @@ class _Worker:
     ) -> dict[str, Any]:  # fmt: skip
         """Samples a second of several sessions, each with its share of the cores, on the one sample repeated to a batch."""
         _pin(cpus)
-        if target != "command" and streams > 1 and "threads" in plugins.find(Target, target)(**target_options).choices()[0]:
-            options = {**options, "threads": max(1, len(cpus) // streams)}
+        if target != "command" and streams > 1:
+            plugin = plugins.find(Target, target)(**target_options)
+            if "threads" in plugin.choices()[0]:
+                options = {**plugin.without_unsafe(options), "threads": max(1, len(cpus) // streams)}
         sessions = [open_session(target, target_options, artifact, options) for _ in range(streams)]
         batched = {name: np.ascontiguousarray(np.repeat(array, batch, axis=0)) for name, array in _arrays(feed).items()}
         return {"per_s": batch * most(sessions, batched, seconds)}
@@ -214,6 +217,12 @@ def open_session(target: str, target_options: Mapping[str, Any], artifact: str, 
     if target == "command":
         return CommandSession(artifact)
     return plugins.find(Target, target)(**target_options).open(Path(artifact), **options)
+
+
+def open_part(target: str, target_options: Mapping[str, Any], options: Mapping[str, Any], path: Path) -> Session:
+    """A part of a graph, without options that were proved for the whole graph alone."""
+    plugin = plugins.find(Target, target)(**target_options)
+    return plugin.open(path, **plugin.without_unsafe(options))
 
 
 def _probe(name: str, session: Session | None) -> Probe:

@@ -183,7 +183,7 @@ def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] 
                 why="it runs as a whole: so the settings say, or its model was too large to be stored in parts, or cannot be split.",
                 fix="remove precision and target of the inputs.",
             )
-        return Whole(bundle.card, _opener(bundle, target)(_whole(bundle, target)), target)
+        return Whole(bundle.card, _opener(bundle, target, whole=True)(_whole(bundle, target)), target)
     branches = {**files.branches, **{name: _other_branch(bundle, name, given, files, target) for name, given in chosen.items()}}
     runs_on = {branches[name]: given.target or target for name, given in chosen.items()}
     openers = {name: _opener(bundle, name) for name in {target, *runs_on.values()}}
@@ -219,11 +219,12 @@ def _whole(bundle: Bundle, target: str) -> Path:
     return bundle.target_model(target) if target in bundle.targets() else bundle.model
 
 
-def _opener(bundle: Bundle, name: str) -> Any:
-    """Opens a graph of the bundle on the target ``name``, with the options that hold on this machine."""
+def _opener(bundle: Bundle, name: str, *, whole: bool = False) -> Any:
+    """Opens a graph of the bundle on the target ``name``, with the options that hold on this machine: for the whole graph, or for parts."""
     if name in bundle.targets():
         target = bundle.load_target(name)
         options, _ = bundle.options_for(name, fingerprint(target))
+        options = options if whole else target.without_unsafe(options)
     else:
         target, options = plugins.load(Target, name), {}
     return lambda path: target.open(path, **options)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import onnx
 
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import reverting, symmetric, trained
+from edgemm.graph import gates, reverting, symmetric, trained
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.specs import Branch
 from edgemm.steps import _calibration, _nncf, _ort_static, _tensorrt
@@ -86,6 +86,8 @@ def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
         _tensorrt.finish(model, ctx)
     elif ctx.numerics.activations == "int8":
         symmetric.make_symmetric(model)
+    elif ctx.numerics.activations == "mixed":
+        gates.read_floats(model)
     return model
 
 

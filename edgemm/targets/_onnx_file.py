@@ -23,6 +23,9 @@ TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
           12: "uint32", 13: "uint64"}  # fmt: skip
 """TensorProto.DataType -> numpy name."""
+QUANTIZERS = frozenset(
+    {"FakeQuantize", "QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"}
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class OnnxFile:
     outputs: tuple[TensorSpec, ...]
     external: frozenset[str]
     operators: tuple[str, ...]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether some of its operators round to few bits."""
+        return not QUANTIZERS.isdisjoint(self.operators)
 
 
 def read(path: Path) -> OnnxFile:

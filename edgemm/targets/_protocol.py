@@ -128,6 +128,19 @@ class Target(Protocol):
         """
         ...
 
+    def unsafe_choices(self, options: Mapping[str, Any], model: Path) -> list[dict[str, Any]]:
+        """Faster variations of one choice, with which the target is known to compute some graphs wrongly: only for a proved graph.
+
+        Args:
+            options: The choice.
+            model: The ONNX file that it would run.
+        """
+        return []
+
+    def without_unsafe(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``options`` for what they were not proved for: a part of the graph, another number of threads."""
+        return dict(options)
+
     def float_options(self) -> dict[str, Any]:
         """Runtime options that force every layer to f32: the subject ``float`` of a report."""
         ...

@@ -29,14 +29,15 @@ from edgemm.targets._vendor import explain
 
 OPTIONS = {
     "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",
-    "snippets": "'on' | 'off'",
+    "snippets": "'on' | 'off' | 'single'",
 }  # fmt: skip
 """Runtime options.
 
 ``profile: on`` times every layer (``LayerRan.time_us``, an average over the runs so far); it costs some speed.
 ``snippets``: OpenVINO's just-in-time fusions. In 2026.4 they compute INT8 chains of linear layers wrongly (Linear, Mul per channel, Q/DQ,
 Linear: off by 10^9 times its value; Linear, Sigmoid, Mul, Q/DQ, Linear: the process dies while compiling), and INT8 attention in bf16 (8 dB
-instead of 40). So they are off for a quantized graph unless asked for; float graphs keep them.
+instead of 40). So they are off for a quantized graph unless asked for; float graphs keep them. ``single``: on for a batch of one alone,
+which is what was proved where they were found right on a quantized graph, and faster.
 """
 SHARE_BYTES = 1 << 19  # below 512 KiB copying into the bound tensor is cheaper than binding the caller's array anew each call
 KEPT_BYTES = 1 << 30  # bound on the compiled models kept, one for each set of shapes; each holds its own copy of the weights
@@ -59,8 +60,9 @@ class OpenVINO(Target):
         device: OpenVINO's name of the device.
         threads: Threads; None = choose by measuring.
         precision: Float precision of what is not INT8; ``auto`` = choose by measuring.
-        snippets: OpenVINO's just-in-time fusions; ``auto`` = off for quantized graphs. ``on`` is for a version that computes them
-            rightly: the parity ladder finds the branches that it does not, and keeps those in float.
+        snippets: OpenVINO's just-in-time fusions; ``auto`` = on for float graphs, and for a quantized graph that they are proved to
+            compute rightly and faster. ``on`` is for a version that computes all of them rightly: branches that the parity ladder finds
+            wrong are kept in float.
     """
 
     numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"))
@@ -99,6 +101,16 @@ class OpenVINO(Target):
                 fix="set targets.openvino.precision to f32, or lift the branch's precision.",
             )
         return [{"threads": count, "precision": word} for word in allowed for count in threads]
+
+    def unsafe_choices(self, options: Mapping[str, Any], model: Path) -> list[dict[str, Any]]:
+        if self._snippets != "auto" or model.suffix != ".onnx":
+            return []
+        face = _onnx_file.read(model)
+        proved_is_all = all(isinstance(size, int) or size == BATCH for spec in face.inputs for size in spec.shape)
+        return [{**options, "snippets": "single"}] if face.is_quantized and proved_is_all else []
+
+    def without_unsafe(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key != "snippets"}
 
     def float_options(self) -> dict[str, Any]:
         return {"precision": "f32"}
@@ -146,8 +158,7 @@ class OpenVINOSession(Session):
             self._model: ov.Model | None = self._core.read_model(str(path))
         except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
             raise explain(err, "openvino", path, "open") from err
-        if options.get("snippets", "off" if _is_quantized(self._model) else "on") == "off":
-            self._settings["SNIPPETS_MODE"] = "DISABLE"
+        self._snippets = options.get("snippets", "off" if _is_quantized(self._model) else "on")
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
         self._plan: _Plan | None = None
         if all(isinstance(size, int) or size == BATCH for spec in self.inputs for size in spec.shape):
@@ -211,14 +222,16 @@ class OpenVINOSession(Session):
         if self._model is None:
             raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
         wanted = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
+        fuses = self._snippets == "on" or (self._snippets == "single" and all(shape[0] == 1 for shape in shapes))
+        settings = self._settings | ({} if fuses else {"SNIPPETS_MODE": "DISABLE"})
         try:
             model = self._model
             if any(isinstance(size, str) for spec in self.inputs for size in spec.shape):
                 model = model.clone()
                 model.reshape(wanted)
-            compiled = self._core.compile_model(model, self._device, self._settings)
+            compiled = self._core.compile_model(model, self._device, settings)
         except Exception as err:
-            culprit = find_culprit(self._core, model, self._device, self._settings) if "No suitable implementations" in str(err) else None
+            culprit = find_culprit(self._core, model, self._device, settings) if "No suitable implementations" in str(err) else None
             raise explain(err, "openvino", self._path, "compile", culprit=culprit) from err
         return _bind(compiled, self.inputs, self.outputs, shapes)
 

@@ -74,11 +74,11 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
         raise EdgemmError("this bundle holds no golden samples to time with.", fix="pack it again with edgemm compress.")
     feed = golden.sample(0)
     _require_here(bundle.load_target(name), name)
-    holds = _holds(bundle, name, golden)
+    objection = _objection(bundle, name, golden)
     forbid = frozenset(stored.forbid)
     _build_each(bundle.load_target(name), name, model, forbid, progress)
     with progress.stage(f"tune {name}"):
-        found = tune(name, model, feed, forbid=forbid, accuracy_holds=holds, target_options=stored.target, progress=progress.update)
+        found = tune(name, model, feed, forbid=forbid, objection=objection, target_options=stored.target, progress=progress.update)
     place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
     write_json(place, found.options)
     if output is None:
@@ -86,17 +86,18 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     return _write(model, name, TargetOptions(stored.target, stored.safe, found.options, forbid=stored.forbid), output)
 
 
-def _holds(bundle: Bundle, name: str, golden: Golden) -> Callable[[dict[str, Any]], bool] | None:
-    """Says of runtime options whether they answer the golden samples within their tolerance; None where the bundle holds none for it."""
+def _objection(bundle: Bundle, name: str, golden: Golden) -> Callable[[dict[str, Any]], str] | None:
+    """What speaks against runtime options: answers to golden samples beyond their tolerance. None where the bundle holds none for it."""
     if name not in golden.outputs:
         return None
 
-    def holds(options: dict[str, Any]) -> bool:
+    def objection(options: dict[str, Any]) -> str:
         with bundle.load_target(name).open(bundle.target_model(name), **options) as session:
             off = compare(run_golden(session, golden), golden.outputs[name], golden.tolerance.get(name, {}))
-        return all(gap <= allowed for gap, allowed in off.values())
+        worst = [output for output, (gap, allowed) in off.items() if gap > allowed]
+        return f"its answers to the golden samples are off for '{worst[0]}'." if worst else ""
 
-    return holds
+    return objection
 
 
 def _build_each(target: Target, name: str, model: Path, forbid: frozenset[str], progress: Progress) -> None:

@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
+pytest.importorskip("openvino")
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm import recipe
 from edgemm.errors import ParityError
 from edgemm.graph.reverting import int8_layers
 from edgemm.pipeline import compiling, stages
+from edgemm.targets.openvino import OpenVINO
 
-pytest.importorskip("openvino")
 CARD = """
 model: model.onnx
 inputs:
@@ -69,6 +71,31 @@ def test_where_the_target_computes_all_rightly_nothing_is_kept(exported):
     made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
     assert made.kept_float == []
     assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
+
+
+def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(exported, monkeypatch):
+    from edgemm.probes import _tuning
+
+    monkeypatch.setattr(_tuning, "_is_faster", lambda timing, other: True)  # so that whether they are right decides
+    job, graph = exported
+    made = compiling.compile_for(job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"threads": 1}}}, card=job.card), "openvino")
+    (refused,) = [row for row in made.table if row["options"].get("snippets") == "single"]
+    assert "it breaks the parity ladder: output 'event' is off by" in refused["note"]
+    assert "snippets" not in made.options
+    assert any("snippets single" in note and "breaks the parity ladder" in note for note in made.notes)
+    assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
+
+
+def test_fusions_for_a_single_row_leave_a_larger_batch_as_it_was(exported):
+    job, graph = exported
+    made = compiling.compile_for(job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"threads": 1}}}, card=job.card), "openvino")
+    rng = np.random.default_rng(1)
+    rows = {"wrong": rng.normal(size=(2, 64)).astype(np.float32), "right": rng.normal(size=(2, 4)).astype(np.float32)}
+    target = OpenVINO(threads=1)  # the fault needs one thread
+    with target.open(made.model.main, snippets="single") as single, target.open(made.model.main) as plain:
+        np.testing.assert_array_equal(single.run(rows)["event"], plain.run(rows)["event"])
+        row = {name: array[:1] for name, array in rows.items()}
+        assert np.abs(single.run(row)["event"] - plain.run(row)["event"]).max() > 1  # the fault: one row runs with them
 
 
 def test_a_fault_that_float_does_not_heal_stops_with_branch_and_node(exported, monkeypatch):

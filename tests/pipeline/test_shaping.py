@@ -112,11 +112,18 @@ def test_the_branch_and_layer_that_pruning_took_most_from_are_named(job):
 
 
 @pytest.mark.slow
-def test_a_latency_is_measured_and_cut_on_the_target_itself(job):
+def test_a_pruned_candidate_is_exported_and_timed_on_the_target_itself(job):
     """What is timed is exported from a checkpoint, so a pruned candidate has to be one that can be built again."""
-    plain = {"steps": [{"prune": {"latency_ratio": 0.01, "criterion": "magnitude"}}, "quantize"], "targets": ["onnxruntime"]}
-    shaped = shaping.shape(job, stages.export(job), parse(plain), opset=18)
-    assert len(shaped.applied[0]["facts"]["latencies"]) > 1
+    from edgemm.checkpoint import load_model
+
+    plain = {"steps": [{"prune": {"ratio": 0.5, "criterion": "magnitude"}}, "quantize"], "targets": ["onnxruntime"]}
+    pruned = shaping.shape(job, stages.export(job), parse(plain), opset=18).job
+    assert pruned.card.path != job.card.path
+    measure = shaping._timer(job, parse(plain), 18)
+    assert measure is not None
+    for card in (job.card, pruned.card):
+        (p50,) = [m.value for m in measure(load_model(card)) if m.name == "latency_p50_ms"]
+        assert 0 < p50 < 1000
 
 
 def test_another_budget_or_calibration_trains_nothing_again(job, empty_cache):

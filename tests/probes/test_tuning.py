@@ -43,9 +43,9 @@ def test_tuning_times_every_choice_and_keeps_the_one_whose_accuracy_holds(layer,
 
     def only_the_second(options):
         asked.append(options)
-        return len(asked) == 2
+        return "" if len(asked) == 2 else "its accuracy does not hold."
 
-    tuned = tune("onnxruntime", layer, feed, accuracy_holds=only_the_second, seconds=0.2)
+    tuned = tune("onnxruntime", layer, feed, objection=only_the_second, seconds=0.2)
     assert tuned.options == asked[1] != asked[0]
     assert all(choice.p50_ms and choice.low_ms and choice.high_ms for choice in tuned.table)
     assert tuned.table[0].options == tuned.options
@@ -53,8 +53,8 @@ def test_tuning_times_every_choice_and_keeps_the_one_whose_accuracy_holds(layer,
 
 
 def test_no_choice_whose_accuracy_holds_is_an_error(layer, feed):
-    with pytest.raises(EdgemmError, match=r"onnxruntime: no choice of runtime options keeps the accuracy(?s:.)*fix: "):
-        tune("onnxruntime", layer, feed, accuracy_holds=lambda options: False, seconds=0.2, target_options={"threads": 1})
+    with pytest.raises(EdgemmError, match=r"onnxruntime: no choice of runtime options can be taken(?s:.)*it is wrong(?s:.)*fix: "):
+        tune("onnxruntime", layer, feed, objection=lambda options: "it is wrong.", seconds=0.2, target_options={"threads": 1})
 
 
 def test_a_model_that_no_choice_can_open_is_an_error(tmp_path, feed):

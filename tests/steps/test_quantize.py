@@ -255,6 +255,83 @@ def test_attention_makes_a_transformer_of_the_model():
     assert not _nncf.has_attention(onnx.helper.make_model(onnx.helper.make_graph(nodes[:1], "g", [], [])))
 
 
+@pytest.fixture
+def gated():
+    """Two vectors joined by a gate, as a gated fusion does; beside it two maps multiplied, as attention over channels does."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "w1": (16, 16),
+        "w2": (16, 16),
+        "wa": (16, 32),
+        "wb": (16, 32),
+        "wg": (96, 32),
+        "wy": (32, 4),
+        "k1": (8, 3, 3, 3),
+        "k2": (8, 3, 3, 3),
+        "k3": (8, 8, 3, 3),
+    }
+    sizes |= {"bias": (32,), "bias16": (16,), "bias4": (4,)}
+    weights = [numpy_helper.from_array(rng.normal(0, 0.3, size).astype(np.float32), name) for name, size in sizes.items()]
+    node = onnx.helper.make_node
+    nodes = [
+        node("Gemm", ["a", "w1", "bias16"], ["a1"], name="before_first"),
+        node("Gemm", ["a1", "wa", "bias"], ["ga"], name="first"),
+        node("Tanh", ["ga"], ["ta"], name="bend_first"),
+        node("Gemm", ["b", "w2", "bias16"], ["b1"], name="before_second"),
+        node("Gemm", ["b1", "wb", "bias"], ["gb"], name="second"),
+        node("Tanh", ["gb"], ["tb"], name="bend_second"),
+        node("Mul", ["ta", "tb"], ["both"], name="product"),
+        node("Concat", ["ta", "tb", "both"], ["joined"], name="join", axis=1),
+        node("Gemm", ["joined", "wg", "bias"], ["opened"], name="gate"),
+        node("Sigmoid", ["opened"], ["share"], name="squash"),
+        node("Mul", ["both", "share"], ["let"], name="let_through"),
+        node("Gemm", ["let", "wy", "bias4"], ["y"], name="last"),
+        node("Conv", ["picture", "k1"], ["m1"], name="conv1"),
+        node("Relu", ["m1"], ["r1"], name="relu1"),
+        node("Conv", ["picture", "k2"], ["m2"], name="conv2"),
+        node("Relu", ["m2"], ["r2"], name="relu2"),
+        node("Mul", ["r1", "r2"], ["m"], name="maps"),
+        node("Conv", ["m", "k3"], ["z"], name="conv3"),
+    ]
+    faces = {"a": [16], "b": [16], "picture": [3, 16, 16], "y": [4], "z": [8, 12, 12]}
+    values = [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in faces.items()]
+    graph = onnx.helper.make_graph(nodes, "g", values[:3], values[3:], weights)
+    inputs = {name: {"modality": "tensor", "dtype": "float32", "shape": ["batch", *faces[name]]} for name in ("a", "b", "picture")}
+    card = cards.parse({"model": "m.onnx", "inputs": inputs, "outputs": {"y": {"task": "tensor"}, "z": {"task": "tensor"}}})
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), card
+
+
+def test_products_of_vectors_read_floats_and_products_of_maps_integers(gated, context):
+    model, card = gated
+    made = quantize(model, dataclasses.replace(context("mixed"), card=card, dataset=data.synthetic(card)), calibration_samples=8)
+    onnx.checker.check_model(made, full_check=True)
+    floats = readers_of_floats(made)
+    assert {"product", "let_through"} <= floats
+    assert not {"maps", "gate", "last", "conv3"} & floats
+    fed = {name for node in made.graph.node for name in node.input}
+    assert all(set(node.output) & fed for node in made.graph.node if node.op_type in PAIRS), "a quantizer that nobody reads"
+
+
+def test_openvinos_fusions_take_a_gate_and_compute_it_rightly(gated, context, tmp_path):
+    """With quantizers before its products they kill the process while compiling, on one thread."""
+    pytest.importorskip("openvino")
+    model, card = gated
+    dataset = data.synthetic(card)
+    made = quantize(model, dataclasses.replace(context("mixed"), card=card, dataset=dataset), calibration_samples=8)
+    onnx.save(made, tmp_path / "model.onnx")
+    feed = next(iter(dataset.batches("train", 1))).inputs
+    np.savez(tmp_path / "feed.npz", **feed)
+    code = (
+        "import sys, numpy as np, pathlib; from edgemm.targets.openvino import OpenVINO; place = pathlib.Path(sys.argv[1])\n"
+        "with OpenVINO(threads=1).open(place / 'model.onnx', snippets='on') as session:\n"
+        "    np.savez(place / 'answers.npz', **session.run(dict(np.load(place / 'feed.npz'))))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    expected, _ = parity.run_reference(made, [feed])
+    with np.load(tmp_path / "answers.npz") as answers:
+        assert all(parity.difference(value, answers[name].reshape(-1)).sqnr_db > 30 for name, value in expected.items())
+
+
 def test_the_state_of_a_sample_is_what_the_one_before_left(context, tmp_path):
     card = cards.parse(
         {

@@ -32,6 +32,15 @@ def pictures(batch: int, side: int = 12) -> np.ndarray:
     return np.random.default_rng(batch).normal(size=(batch, 16, side, side)).astype(np.float32)
 
 
+def test_fusions_are_offered_for_quantized_graphs_alone_and_left_out_for_their_parts(openvino, quantized, conv):
+    (unsafe,) = openvino.unsafe_choices({"threads": 1}, quantized)
+    assert unsafe == {"threads": 1, "snippets": "single"}
+    assert openvino.without_unsafe(unsafe) == {"threads": 1}
+    assert openvino.unsafe_choices({"threads": 1}, conv) == []  # they are on for it anyway
+    for said in ("on", "off"):
+        assert plugins.find(Target, "openvino")(snippets=said).unsafe_choices({"threads": 1}, quantized) == []
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_int8_is_right_at_every_batch_size(openvino, reference, quantized, batch):
     x = pictures(batch, 8)
