@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from edgemm.targets._protocol import LayerRan, Session
 
 MULTIPLIES = ("Conv", "FullyConnected", "MatMul", "Gemm", "RNN", "GRU", "LSTM", "MHA", "Attention")
 """Parts of the names by which runtimes call layers whose precision decides speed."""
+FUSED = "Subgraph"  # OpenVINO's: whatever was fused, products or not
 SEPARATORS = re.compile(r"[_/]")
 WARM_RUNS, LEAST_RUNS, MOST_RUNS = 5, 10, 200  # the first run may take 100 times as long: kernels are generated in it
 
@@ -76,15 +77,19 @@ def layer_owners(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> list[t
 
 
 def branch_precisions(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict[str, str]:
-    """What each branch really ran in, by its layers that multiply: ``int8``, ``f32``, ``int8+f32``."""
+    """What each branch really ran in: ``int8``, ``f32``, ``int8+f32``. By its layers that multiply, or else by its fused ones."""
+    fused = _precisions((layer for layer in layers if layer.kind == FUSED), owner)
+    words = fused | _precisions((layer for layer in layers if any(part in layer.kind for part in MULTIPLIES)), owner)
+    return {branch: "+".join(sorted(found, key=lambda word: (word != "int8", word))) for branch, found in words.items()}
+
+
+def _precisions(layers: Iterable[LayerRan], owner: Mapping[str, str]) -> dict[str, set[str]]:
     words: dict[str, set[str]] = {}
     for layer in layers:
-        if layer.precision and any(part in layer.kind for part in MULTIPLIES):
-            for name in layer.name.split(","):
-                branch = _owner(name.strip(), owner)
-                if branch:
-                    words.setdefault(branch, set()).add(layer.precision)
-    return {branch: "+".join(sorted(found, key=lambda word: (word != "int8", word))) for branch, found in words.items()}
+        for name in layer.name.split(","):
+            if (branch := _owner(name.strip(), owner)) and layer.precision:
+                words.setdefault(branch, set()).add(layer.precision)
+    return words
 
 
 def _owner(name: str, owner: Mapping[str, str]) -> str | None:

@@ -44,9 +44,15 @@ KEPT_BYTES = 1 << 30  # bound on the compiled models kept, one for each set of s
 FLOATS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 """Our word for a runtime precision -> the recipe's word for a branch's."""
 
+FUSED_PRODUCTS = "Subgraph of MatMul"
+"""Our word for a just-in-time fusion that holds linear layers in integers. OpenVINO tells the type of its last result as its precision."""
+
+FROM_INTEGERS = "WithoutBiases/DequantizationMultiply"
+"""In the name of what OpenVINO puts behind a product of integers to make floats of its sums."""
+
 COMPUTE = (
     "Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "MHA",
-    "ScaledDotProductAttention",
+    "ScaledDotProductAttention", FUSED_PRODUCTS,
 )  # fmt: skip
 """Layer types that multiply weights: they name the precision of the whole."""
 
@@ -294,4 +300,7 @@ def _layer(operation: Any) -> LayerRan:
     precision = "int8" if ran in ("i8", "u8") else ran
     names = fact("originalLayersNames") or operation.get_friendly_name()
     time = fact("execTimeMcs")
-    return LayerRan(names, fact("layerType"), precision, kernel, float(time) if time.replace(".", "", 1).isdigit() else None)
+    kind = fact("layerType")
+    if kind == "Subgraph" and FROM_INTEGERS in names:
+        kind, precision = FUSED_PRODUCTS, "int8"
+    return LayerRan(names, kind, precision, kernel, float(time) if time.replace(".", "", 1).isdigit() else None)

@@ -50,6 +50,11 @@ def test_the_precision_of_a_branch_is_that_of_the_layers_that_multiply():
     assert branch_precisions([*layers, layer("relu_1", precision="int8")], OWNER) == {"image": "int8", "audio": "int8+bf16"}
 
 
+def test_where_no_layer_of_a_branch_tells_that_it_multiplies_its_fused_ones_count():
+    layers = [layer("relu,cat", kind="Subgraph", precision="bf16"), layer("node_conv", precision="int8"), layer("event", kind="Reorder")]
+    assert branch_precisions(layers, OWNER) == {"image": "int8", "fusion": "bf16"}
+
+
 class Averaging:
     """A session whose first run takes 1000 times as long, and which tells averages over all runs as OpenVINO does."""
 

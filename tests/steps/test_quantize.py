@@ -324,9 +324,11 @@ def test_openvinos_fusions_take_a_gate_and_compute_it_rightly(gated, context, tm
     code = (
         "import sys, numpy as np, pathlib; from edgemm.targets.openvino import OpenVINO; place = pathlib.Path(sys.argv[1])\n"
         "with OpenVINO(threads=1).open(place / 'model.onnx', snippets='on') as session:\n"
-        "    np.savez(place / 'answers.npz', **session.run(dict(np.load(place / 'feed.npz'))))"
+        "    np.savez(place / 'answers.npz', **session.run(dict(np.load(place / 'feed.npz'))))\n"
+        "    print({layer.precision for layer in session.layers() if 'MatMul' in layer.kind}, session.precision())"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120, capture_output=True, text=True)
+    assert done.stdout.split() == ["{'int8'}", "int8"]
     expected, _ = parity.run_reference(made, [feed])
     with np.load(tmp_path / "answers.npz") as answers:
         assert all(parity.difference(value, answers[name].reshape(-1)).sqnr_db > 30 for name, value in expected.items())
