@@ -136,8 +136,9 @@ def ratios(report: Report) -> str:
     for ratio in report.details.get("ratios") or []:
         low, high = ratio.get("low"), ratio.get("high")
         interval = "" if low is None or high is None else f"<small>{1 / high:.2f}× … {1 / low:.2f}×</small>"
-        mood = {"faster": "good", "slower": "bad"}.get(str(ratio.get("verdict")), "doubt")
-        badge = f'<span class="badge {mood}">{escape(str(ratio.get("verdict") or ""))}</span>'
+        verdict, disturbed = str(ratio.get("verdict") or ""), bool(ratio.get("disturbed"))
+        mood = "doubt" if disturbed else {"faster": "good", "slower": "bad"}.get(verdict, "doubt")
+        badge = f'<span class="badge {mood}">{escape(verdict)}{" (disturbed)" * disturbed}</span>'
         rows.append([escape(str(ratio["candidate"])), escape(str(ratio["baseline"])), f"{1 / ratio['value']:.2f}×{interval}", badge])
     about = "How many times as fast, by the medians of interleaved rounds; the interval is of the pair, not of each alone."
     return section("Side by side", about, table(["Candidate", "Against", "#Speed", "#Verdict"], rows)) if rows else ""
