@@ -167,19 +167,23 @@ def _bundle(path: Path, target: str | None, data: str | Path | None) -> Inspecti
     bundle = open_bundle(path)
     if target and target not in bundle.targets():
         raise EdgemmError(f"'{path}' holds nothing for the target '{target}'.", fix=nearest(target, bundle.targets()))
-    notes = []
+    notes, graph = [], bundle.model
     for name in [target] if target else bundle.targets():
         try:
             opened = bundle.load_target(name)
+            why = opened.cannot_run()
         except MissingExtra as err:
-            notes.append(f"{name} cannot run here: {err.what} {err.fix}")
+            why = f"{err.what} {err.fix}"
+        if why:
+            notes.append(f"{name} cannot run here: {why}")
+            graph = bundle.target_model(name)
             continue
         options, reason = bundle.options_for(name, fingerprint(opened))
         notes += [f"opened with safe options: {reason}"] if reason else []
         looked = _Looked(bundle.target_model(name), bundle.card, name, opened, options)
         return looked.inspection(str(path), _sample(bundle, data), notes)
-    notes.append("the float graph is shown, nothing was timed.")
-    return _Looked(bundle.model, bundle.card).inspection(str(path), {}, notes)
+    notes.append("nothing was timed.")
+    return _Looked(graph, bundle.card).inspection(str(path), {}, notes)
 
 
 def _sample(bundle: Bundle, data: str | Path | None) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm import bundle, compress, verify
+from edgemm import bundle, compress, inspect, verify
 from edgemm.targets.tensorrt import TensorRT
 
 torch = pytest.importorskip("torch")
@@ -48,6 +48,17 @@ def test_it_brings_the_half_form_along_and_no_stand_in(built):
     assert {path.name for path in folder.iterdir()} >= {"model.int8-f16.onnx", "model.onnx", "options.json"}
     options = json.loads((folder / "options.json").read_text())
     assert options["safe"] == options["tuned"] == {"precision": "f16", "int8": "on"}
+
+
+@without_gpu
+def test_its_boards_times_are_estimated_before_the_board_is_at_hand(built):
+    found = inspect(built.bundle, target="tensorrt", device="orin-nano-8gb-super")
+    assert found.estimate is not None
+    assert "int8 is bound by" in str(found.estimate)
+    assert found.total.latency_share is None
+    assert found.notes[0].startswith("tensorrt cannot run here: no NVIDIA GPU")
+    timed = inspect(built.bundle, device="orin-nano-8gb-super")
+    assert (timed.target, timed.total.latency_share) == ("openvino", 1.0)
 
 
 def test_each_target_has_quantizers_of_its_own(built):
