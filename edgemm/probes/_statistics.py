@@ -69,13 +69,13 @@ def spread_of(values: Sequence[float]) -> Interval:
 
 
 def percentiles(rounds: Sequence[Sequence[float]], shares: Sequence[float], *, seed: int = SEED) -> list[Interval]:
-    """Percentiles over the calls of all rounds.
+    """Percentiles over the calls of all rounds, by nearest rank: each is the time of a call that was made.
 
     Args:
         rounds: Milliseconds of each call, one sequence a round; they may differ in length.
         shares: 0 to 100.
     """
-    values = np.percentile(_pooled(rounds), shares)
+    values = np.percentile(_pooled(rounds), shares, method="inverted_cdf")
     if len(rounds) < 2:
         return [Interval(float(value), None, None) for value in values]
     drawn = _resampled(rounds, shares, _draws(len(rounds), seed))
@@ -157,12 +157,13 @@ def _resampled(rounds: Sequence[Sequence[float]], shares: Sequence[float], draws
 
 
 def _spread(value: float, drawn: np.ndarray, rounds: int) -> tuple[float, float]:
-    """Percentile interval in logarithms, widened by the factor by which resampling few rounds is too narrow.
+    """Percentile interval in logarithms, widened by the factor by which resampling few rounds is too narrow; it holds ``value``.
 
     Source: Hesterberg (2015), The American Statistician 69: the bootstrap's spread is sqrt((n-1)/n) of the sample's, and a t quantile
     belongs where a normal one stands.
     """
     low, high = np.log(np.percentile(drawn, (2.5, 97.5))) - np.log(value)
+    low, high = min(low, 0.0), max(high, 0.0)
     widen = (rounds / (rounds - 1)) ** 0.5 * _t(Z95, rounds - 1) / Z95
     return float(value * np.exp(low * widen)), float(value * np.exp(high * widen))
 
