@@ -138,6 +138,14 @@ def test_every_choice_worth_timing_opens_and_runs(target, graph, tmp_path):
             assert session.run(feed())["both"].shape == (1, 2)
 
 
+def test_a_choice_is_safe_and_an_unsafe_variation_of_it_leads_back_to_it(known, graph):
+    for options in known.choices():
+        assert known.without_unsafe(options) == options
+        for unsafe in known.unsafe_choices(options, graph[0]):
+            assert unsafe != options
+            assert known.without_unsafe(unsafe) == options
+
+
 def test_what_is_forbidden_is_not_chosen(known):
     assert not [options for options in known.choices(forbid=frozenset({"bf16", "fp16"})) if options.get("precision") in ("bf16", "fp16")]
 

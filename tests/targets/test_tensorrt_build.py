@@ -28,6 +28,7 @@ FAST = ("camera and microphone, scalar gate", "changes over four steps")  # a GR
 
 @pytest.mark.parametrize("name", [pytest.param(row, marks=() if row in FAST else pytest.mark.slow) for row in ROWS])
 def test_a_combination_quantized_for_tensorrt_builds_in_every_form(name, tmp_path, empty_cache):
+    from edgemm import data
     from edgemm.exporting import export_onnx
     from edgemm.graph import checks, parity
     from edgemm.steps._protocol import Context
@@ -45,7 +46,7 @@ def test_a_combination_quantized_for_tensorrt_builds_in_every_form(name, tmp_pat
         place.mkdir()
         artifact = TensorRT().ahead(tmp_path / "model.onnx", place, CARDS, **options)
         assert artifact.main.stat().st_size > 1000
-    feeds = [batch.inputs for batch in __import__("edgemm.data", fromlist=["synthetic"]).synthetic(card, seed=9).calibration(4)]
+    feeds = [batch.inputs for batch in data.synthetic(card, seed=9).calibration(4)]
     expected, _ = parity.run_reference(exported, feeds)
     with TensorRT().open(tmp_path / "model.onnx", precision="f16", stand_in="onnxruntime") as session:
         rows = [[session.run(feed)[output] for output in card.outputs] for feed in feeds]
