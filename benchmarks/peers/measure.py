@@ -1,6 +1,8 @@
 """Times everything that `compress.py` has made, all of one model in one interleaved run, and writes the tables. For a quiet machine.
 
-Launch: python benchmarks/peers/measure.py [NAME ...] [-- OPTION ...]        (without NAME: every model that was compressed)
+Launch: python benchmarks/peers/measure.py [NAME ...] [--ours FORM=BUNDLE ...] [-- OPTION ...]
+(without NAME: every model that was compressed)
+--ours puts bundles beside that were made otherwise than by `compress.py`, such as those of `smaller.py`.
 OPTIONs go to `edgemm benchmark`, such as --rounds 2 --launches 1 for a look. A table is written again as soon as its model is done.
 Figures go to results/<device>/<date>.json and, as tables, to results/<device>/peers.md.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +33,12 @@ ONE_THREAD = "@threads=1"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--ours", nargs="+", default=[], metavar="FORM=BUNDLE")
     words, _, options = " ".join(sys.argv[1:]).partition("-- ")
-    names = parser.parse_args(words.split()).names or sorted(path.parent.name for path in work().glob("*/given.json"))
-    for name in names:
+    given = parser.parse_args(words.split())
+    for name in given.names or sorted(path.parent.name for path in work().glob("*/given.json")):
+        for form, _, bundle in (word.partition("=") for word in given.ours):
+            _put_beside(work() / name / "ours" / form, Path(bundle))
         results = measure(name, options.split())
         kept = json.loads(results.read_text(encoding="utf-8"))
         tables = [_table.markdown(key.removeprefix("peers_"), kept[key]) for key in sorted(kept) if key.startswith("peers_")]
@@ -44,7 +50,7 @@ def measure(name: str, options: Sequence[str]) -> Path:
     """One model: edgemm's bundles tuned for this machine, then everything side by side; the file of results."""
     place = work() / name
     given = json.loads((place / "given.json").read_text(encoding="utf-8"))
-    rows = [row for peer in PEERS for form in script(peer).FORMS if (row := _row(place / peer / form / "row.json"))]
+    rows = [row for peer in PEERS for row in _rows(place / peer, script(peer).FORMS)]
     bundles = [row["file"] for row in rows if row["peer"] == "ours" and row["works"]]
     for bundle in bundles:
         run([*EDGEMM, "compile", bundle])
@@ -72,8 +78,18 @@ def _without_places(figures: dict[str, Any], place: Path) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _row(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _rows(place: Path, forms: Sequence[str]) -> list[dict[str, Any]]:
+    """What one tool made: its own forms in their order, then others."""
+    names = sorted((path.parent.name for path in place.glob("*/row.json")), key=lambda name: [*forms, name].index(name))
+    return [json.loads((place / name / "row.json").read_text(encoding="utf-8")) for name in names]
+
+
+def _put_beside(place: Path, bundle: Path) -> None:
+    """A bundle of edgemm's as one more row, which says nothing of what it took to make."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(bundle, place / "bundle")
+    row = {"peer": "ours", "form": place.name, "lines": 1, "packages": [], "works": True, "why": None, "file": str(place / "bundle")}
+    (place / "row.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
