@@ -30,7 +30,8 @@ class Seen:
     Attributes:
         seconds: Between them.
         others: Share of the cores' time that other processes used, 0 to 1.
-        waited: Share of the time in which our threads were ready to run and had no core, 0 to 1.
+        waited: Share of the time in which our threads were ready to run and had no core, 0 to 1. None for a process with children: two
+            that hand over to each other on one core wait for each other a fifth of the time, and nobody disturbed them.
         stolen: Share of the cores' time that the hypervisor gave to others.
         clock: Speed of the clock: MHz where the kernel tells, else rounds of a fixed loop a microsecond. Comparable within a run only.
         throttled: How often a core or the package was throttled.
@@ -66,7 +67,7 @@ class Watch:
     """Looks twice. ``Watch(pid)`` before, ``stop()`` after.
 
     Args:
-        pids: The processes that are ours; this one always is.
+        pids: The processes that are ours, with all that they started; this one always is, without.
     """
 
     def __init__(self, *pids: int) -> None:
@@ -94,8 +95,10 @@ class Watch:
 
     def _look(self) -> _Look:
         busy, stolen = _core_seconds(allowed_cores())
-        ran, waited = _scheduled(self._pids[1:])
-        return _Look(busy, stolen, ran, waited, _processor_seconds(self._pids), _throttle_count())
+        own, *given = self._pids
+        timed = family(given)
+        ran, waited = _scheduled(timed) if len(timed) == 1 else (None, None)
+        return _Look(busy, stolen, ran, waited, _processor_seconds([own, *timed]), _throttle_count())
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,15 @@ class _Look:
     waited: float | None
     ours: float | None
     throttled: int | None
+
+
+def family(pids: Iterable[int]) -> list[int]:
+    """The processes and all that they started and that still run: a program that is measured may be a shell that starts another."""
+    found = list(pids)
+    for pid in found:  # which grows meanwhile
+        for path in (PROC / str(pid) / "task").glob("*/children"):
+            found += [int(word) for word in _text(path).split()]
+    return found
 
 
 def allowed_cores() -> list[int]:

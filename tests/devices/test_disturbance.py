@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from edgemm.devices.disturbance import Seen, Watch, allowed_cores, clock
+from edgemm.devices.disturbance import Seen, Watch, _processor_seconds, allowed_cores, clock, family
 
 BURN = "while True: pass"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the counters are Linux's")
@@ -70,3 +70,26 @@ def test_the_clock_has_a_speed_and_a_watch_that_saw_nothing_of_a_gone_process_st
     seen = Watch(process.pid).stop()
     assert seen.waited is None
     assert seen.seconds >= 0
+
+
+def test_what_a_measured_program_starts_belongs_to_it_and_its_handing_over_is_no_waiting():
+    """A shell that starts the program that works: its processor time is the program's, and nobody else's."""
+    lines = [
+        "import time",
+        "input()",
+        "end = time.process_time() + 0.3",
+        "while time.process_time() < end: pass",
+        "print(flush=True)",
+        "input()",
+    ]
+    words = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, "\n".join(lines)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        watch, before = Watch(shell.pid), _processor_seconds(family([shell.pid]))
+        print(file=shell.stdin, flush=True)
+        shell.stdout.readline()
+        assert len(family([shell.pid])) == 2
+        assert _processor_seconds(family([shell.pid])) - before > 0.25
+        assert watch.stop().waited is None
+        print(file=shell.stdin, flush=True)
