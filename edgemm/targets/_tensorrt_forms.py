@@ -20,10 +20,6 @@ def has_onnx() -> bool:
     return importlib.util.find_spec("onnx") is not None
 
 
-def is_quantized(path: Path) -> bool:
-    return "DequantizeLinear" in _onnx_file.read(path).operators
-
-
 def companion(path: Path, form: str) -> Path:
     return path.with_name(f"{path.stem}.{form.replace('+', '-')}.onnx")
 
@@ -37,7 +33,7 @@ def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
         MissingExtra: The form must be made, and the onnx package is not installed.
     """
     precision = str(options.get("precision", "f32"))
-    quantized = is_quantized(path)
+    quantized = _onnx_file.read(path).is_quantized
     int8 = quantized and options.get("int8", "on") == "on"
     form = f"int8+{precision}" if int8 else precision
     if companion(path, form).is_file():
@@ -69,4 +65,4 @@ def _floats_of(path: Path) -> Path | None:
     if path.absolute().parts[-3:-1] != ("targets", "tensorrt"):
         return None
     floats = path.absolute().parents[2] / "model.onnx"
-    return floats if floats.is_file() and not is_quantized(floats) else None
+    return floats if floats.is_file() and not _onnx_file.read(floats).is_quantized else None

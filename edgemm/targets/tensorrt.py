@@ -21,7 +21,7 @@ from edgemm.targets import _onnx_file, _tensorrt_api, _tensorrt_cache, _tensorrt
 from edgemm.targets._options import check_options
 from edgemm.targets._protocol import Numerics, Session, Target
 from edgemm.targets._tensorrt_build import Plan, Settings, build
-from edgemm.targets._tensorrt_forms import companion, form_of, has_onnx, is_quantized
+from edgemm.targets._tensorrt_forms import companion, form_of, has_onnx
 from edgemm.targets._tensorrt_session import TensorRTSession
 from edgemm.targets._tensorrt_stand_in import StandIn
 
@@ -87,7 +87,7 @@ class TensorRT(Target):
             if self._fallback != "onnxruntime":
                 raise self._nowhere(artifact)
             _say(f"tensorrt cannot run '{artifact.name}': {why} ONNX Runtime runs it instead, slower (targets.tensorrt.fallback).")
-            return StandIn(artifact, "int8+f32" if is_quantized(artifact) else "f32", optimise=True)
+            return StandIn(artifact, "int8+f32" if _onnx_file.read(artifact).is_quantized else "f32", optimise=True)
         api, cuda = _tensorrt_api.require(), _cuda()
         graph, form = form_of(artifact, chosen)
         plan = self._plan(api, cuda, graph, _tensorrt_cache.key(api, cuda, graph, self._settings, form))
@@ -130,7 +130,7 @@ class TensorRT(Target):
 
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """The form with a float16 body, beside the graph in a bundle: a box without the onnx package cannot make it."""
-        if not is_quantized(onnx):
+        if not _onnx_file.read(onnx).is_quantized:
             return []
         graph, _ = form_of(onnx, {"precision": "f16"})
         if _onnx_file.read(graph).external:  # above 2 GB: a box that runs it makes the form itself
