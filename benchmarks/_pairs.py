@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from edgemm import plugins
 from edgemm.bundle import Bundle, open_bundle
 from edgemm.probes._disturbed import is_disturbed
 from edgemm.probes._schedule import Candidate, time_candidates
 from edgemm.probes._statistics import ratio
 from edgemm.verbs.benchmark import ROUNDS
 
-ENGINE = Path(__file__).with_name("_engine.py")
-SLOWER = 0.10
+PLANTED = Path(__file__).resolve().with_name("_planted_target.py")
 
 
 def opened(path: str) -> tuple[Bundle, dict[str, Any]]:
@@ -30,19 +30,20 @@ def opened(path: str) -> tuple[Bundle, dict[str, Any]]:
 
 def itself(bundle: Bundle) -> tuple[Candidate, Candidate]:
     """The same engine twice."""
-    model, options = bundle.target_model("openvino"), {"threads": 1, "precision": "f32"}
-    first, second = (Candidate(name, "bundle", "openvino", model, options) for name in ("one", "other"))
-    return first, second
+    return _engine(bundle, "one", "openvino"), _engine(bundle, "other", "openvino")
 
 
-def planted(bundle: Bundle) -> tuple[Candidate, Candidate]:
-    """The engine with every call made slower by ``SLOWER`` of its own time, and the engine."""
-    words = [sys.executable, str(ENGINE.resolve()), str(bundle.target_model("openvino").resolve())]
-    slower, plain = (
-        Candidate(name, "foreign", "command", Path(shlex.join([*words, str(share)])))
-        for name, share in (("slower", SLOWER), ("plain", 0.0))
-    )
-    return slower, plain
+@contextmanager
+def planted(bundle: Bundle) -> Iterator[tuple[Candidate, Candidate]]:
+    """The engine with every call made slower by a share of its own time, and the engine. Workers find the slower one in a copy of edgemm."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):  # a worker looks for edgemm where it is started
+        copy = shutil.copytree(plugins.ROOT, Path(folder) / plugins.ROOT.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PLANTED, copy / "targets" / "planted.py")
+        yield _engine(bundle, "slower", "planted"), _engine(bundle, "plain", "openvino")
+
+
+def _engine(bundle: Bundle, name: str, target: str) -> Candidate:
+    return Candidate(name, "bundle", target, bundle.target_model("openvino").resolve(), {"threads": 1, "precision": "f32"})
 
 
 def once(pair: tuple[Candidate, Candidate], feed: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -66,14 +67,9 @@ def many(
     """``runs`` benchmarks of the pair; ``around(number)`` is a context each of them runs in."""
     found = []
     for number in range(runs):
-        with around(number) if around else _nothing():
+        with around(number) if around else nullcontext():
             found.append(once(pair, feed, number))
     return found
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def figures(runs: list[dict[str, Any]], claimed: str | None) -> dict[str, Any]:

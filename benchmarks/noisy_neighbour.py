@@ -48,7 +48,8 @@ def neighbour(number: int) -> Iterator[None]:
 def main(path: str, runs: str = "40") -> None:
     bundle, feed = opened(path)
     same = figures(many(itself(bundle), feed, int(runs), around=neighbour), "no difference shown")
-    slower = figures(many(planted(bundle), feed, int(runs), around=neighbour), "slower")
+    with planted(bundle) as pair:
+        slower = figures(many(pair, feed, int(runs), around=neighbour), "slower")
     wrong = sum(kind["unflagged"] - kind["claimed_unflagged"] for kind in (same, slower))
     total = same["runs"] + slower["runs"]
     holds = wrong <= LIMIT * total

@@ -2,7 +2,7 @@
 
 ``{"feed": "x.npz", "out": "y.npz"}`` means: read the inputs (one array per input, by name), run, write the outputs (by name), answer.
 ``{}`` means: run once more on the same inputs, answer. The answer is ``{}``; ``{"precision": "int8"}`` says what ran, ``{"error": "..."}``
-what went wrong. At the end of stdin the program ends. docs/measuring.md has one in ten lines.
+what went wrong. Both files are gone after the answer. At the end of stdin the program ends. docs/measuring.md has one in ten lines.
 
 The time of a run is that between the line written and the line read: it includes two passes through a pipe, about 20 microseconds.
 """
@@ -46,7 +46,6 @@ class CommandSession(Session):
             self._process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except (OSError, ValueError, IndexError) as err:
             raise TargetError(f"the command '{command}' cannot be started.", why=str(err), fix="try it in a shell first.") from err
-        self._folder = tempfile.TemporaryDirectory(prefix="edgemm-")
 
     @property
     def pid(self) -> int:
@@ -56,14 +55,14 @@ class CommandSession(Session):
         if feed is self._feed:
             self._ask({})
             return self._answers
-        place, out = Path(self._folder.name) / "feed.npz", Path(self._folder.name) / "out.npz"
-        np.savez(place, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
-        out.unlink(missing_ok=True)
-        self._ask({"feed": str(place), "out": str(out)})
-        if not out.is_file():
-            raise self._wrong("it wrote no outputs.", 'write them by name to the file called "out", as numpy.savez does.')
-        with np.load(out, allow_pickle=False) as arrays:
-            self._answers = {name: arrays[name] for name in arrays.files}
+        with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
+            place, out = Path(folder) / "feed.npz", Path(folder) / "out.npz"
+            np.savez(place, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
+            self._ask({"feed": str(place), "out": str(out)})
+            if not out.is_file():
+                raise self._wrong("it wrote no outputs.", 'write them by name to the file called "out", as numpy.savez does.')
+            with np.load(out, allow_pickle=False) as arrays:
+                self._answers = {name: arrays[name] for name in arrays.files}
         self._feed = feed
         return self._answers
 
@@ -84,7 +83,6 @@ class CommandSession(Session):
             self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
-        self._folder.cleanup()
 
     def __enter__(self) -> Session:
         return self

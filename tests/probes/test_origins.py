@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,15 @@ def test_the_guides_program_has_ten_lines_and_answers_as_the_model_does(example,
         assert session.precision() == "f32"
 
 
-def test_a_command_is_timed_beside_others_with_its_own_memory_and_processor_time(example, layer, feed):
+def test_a_command_is_timed_beside_others_with_its_own_memory_and_processor_time(example, layer, feed, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     command = resolve(f"command:{sys.executable} {example} {layer}", card=CARD).candidates[0]
     rows = [Candidate("one", "bundle", "onnxruntime", layer, {"threads": 1}), command]
     timings = time_candidates(rows, feed, rounds=5, calls=5, launches=1)
+    assert not list(temporary.glob("edgemm-*")), "files for the command outlived it"
     found = timings[command.name].require()
     assert (command.target, command.subject, found.precision_ran) == ("command", "foreign", "f32")
     assert [len(samples) for samples in found.samples_ms] == [5] * 5
