@@ -35,7 +35,7 @@ def itself(bundle: Bundle) -> tuple[Candidate, Candidate]:
 
 @contextmanager
 def planted(bundle: Bundle) -> Iterator[tuple[Candidate, Candidate]]:
-    """The engine with every call made slower by a share of its own time, and the engine. Workers find the slower one in a copy of edgemm."""
+    """The engine with every call made slower by a share of its own time, and the engine. Workers find the slower in a copy of edgemm."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):  # a worker looks for edgemm where it is started
         copy = shutil.copytree(plugins.ROOT, Path(folder) / plugins.ROOT.name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PLANTED, copy / "targets" / "planted.py")

@@ -1,4 +1,4 @@
-"""One more target: OpenVINO, each call of which waits, busily, for a tenth of its own time. `_pairs.planted` adds it to a copy of edgemm."""
+"""One more target: OpenVINO, each call of which waits, busily, for a tenth of its own time. `_pairs.planted` adds it to a copy."""
 
 import time
 from collections.abc import Mapping

@@ -16,6 +16,7 @@ from edgemm.probes._statistics import percentiles, ratio
 from edgemm.targets._protocol import Target
 
 ROUNDS, CALLS = 16, 12  # about 200 calls a choice; short rounds, so that what else the box does falls on all choices alike
+CLOSE = 1.15  # choices at most this many times as slow as the fastest go into the final
 UNDISTURBED = 10  # percentile that choices are compared by: what a choice can do, which other jobs blur in the p50 of a busy box
 PRECISE_FIRST = ("f32", "f16", "bf16")
 
@@ -58,9 +59,9 @@ def tune(
 ) -> Tuned:
     """Time a target's choices against each other and keep the fastest that nothing speaks against.
 
-    Choices that no measurement tells apart from the fastest count as equally fast: of them the one with the fewest threads is taken, then
-    the most precise one. A choice that does not compile or crashes is left out and noted. Where ``objection`` can prove them, the target's
-    unsafe variations of what was found so are tried last; one must be faster.
+    The fastest few meet again in a final of twice the length, together with the target's unsafe variations of them where ``objection`` can
+    prove those. Choices that no measurement tells apart from the fastest count as equally fast: of them the one with the fewest threads is
+    taken, then the most precise one; an unsafe one must be faster. A choice that does not compile or crashes is left out and noted.
 
     Args:
         target: Plugin name.
@@ -76,18 +77,25 @@ def tune(
     """
     plugin = plugins.find(Target, target)(**(target_options or {}))
 
-    def timed(choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Timing]:
+    def timed(choices: Mapping[str, Mapping[str, Any]], length: int = 1) -> dict[str, Timing]:
         given = target_options or {}
         candidates = [Candidate(name, "bundle", target, artifact, options, target_options=given) for name, options in choices.items()]
         return time_candidates(
-            candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=seconds, warmup_s=seconds / 2, launches=0, progress=progress
-        )
+            candidates, feed, rounds=length * ROUNDS, calls=CALLS, seconds=length * seconds, warmup_s=seconds / 2, launches=0,
+            progress=progress,
+        )  # fmt: skip
 
     choices = {_words(options): options for options in plugin.choices(forbid=forbid)}
     timings = timed(choices)
     ranked = _ranked(choices, timings)
     if not ranked:
         raise next(timing.error for timing in timings.values() if timing.error)
+    best_ms = min(_speed_ms(timings[name]) for name in ranked)
+    close = {name: choices[name] for name in ranked if _speed_ms(timings[name]) <= CLOSE * best_ms}
+    unsafe = {_words(options): options for row in close.values() for options in plugin.unsafe_choices(row, artifact)} if objection else {}
+    if len(close) + len(unsafe) > 1:
+        timings |= timed({**close, **unsafe}, length=2)
+        ranked = [*_ranked(close, timings), *(name for name in ranked if name not in close)]
     refused: dict[str, str] = {}
     taken = _first(ranked, choices, objection, refused)
     if taken is None:
@@ -96,15 +104,15 @@ def tune(
             why="; ".join(f"{name}: {why}" for name, why in refused.items()),
             fix="keep a branch in fp32 in the recipe, or loosen the budget.",
         )
-    order = [taken, *(name for name in ranked if name != taken), *(name for name in choices if name not in ranked)]
-    unsafe = {_words(options): options for options in plugin.unsafe_choices(choices[taken], artifact)} if objection else {}
-    if unsafe:
-        again = timed({taken: choices[taken], **unsafe})
-        faster = [name for name in _ranked(unsafe, again) if _is_faster(again[name], again[taken])]
-        better = _first(faster, unsafe, objection, refused)
-        choices, timings = {**choices, **unsafe}, {**timings, **again}
-        order = [*([better] if better else []), *order, *(name for name in unsafe if name != better)]
-    return Tuned(dict(choices[order[0]]), tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in order))
+    faster = [name for name in _ranked(unsafe, timings) if taken in close and _is_faster(timings[name], timings[taken])]
+    better = _first(faster, unsafe, objection, refused)
+    first = [name for name in (better, taken) if name]
+    order = [*first, *(name for name in [*ranked, *choices, *unsafe] if name not in first)]
+    choices |= unsafe
+    return Tuned(
+        dict(choices[order[0]]),
+        tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in dict.fromkeys(order)),
+    )
 
 
 def _first(

@@ -78,12 +78,27 @@ def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(
 
     monkeypatch.setattr(_tuning, "_is_faster", lambda timing, other: True)  # so that whether they are right decides
     job, graph = exported
-    made = compiling.compile_for(job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"threads": 1}}}, card=job.card), "openvino")
+    plan = {**PLAN, "targets": {"openvino": {"precision": "f32", "threads": 1, "snippets": "auto"}}}  # a place of its own in the cache
+    made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
     (refused,) = [row for row in made.table if row["options"].get("snippets") == "single"]
     assert "it breaks the parity ladder: output 'event' is off by" in refused["note"]
     assert "snippets" not in made.options
     assert any("snippets single" in note and "breaks the parity ladder" in note for note in made.notes)
     assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
+
+
+def test_fast_options_are_tried_beside_every_choice_that_is_nearly_the_fastest(exported, monkeypatch):
+    from edgemm.probes import _tuning
+
+    monkeypatch.setattr(_tuning, "CLOSE", 1e3)  # all of them
+    job, graph = exported
+    made = compiling.compile_for(
+        job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"precision": "f32"}}}, card=job.card), "openvino"
+    )
+    plain = [row["options"] for row in made.table if "snippets" not in row["options"]]
+    fused = [row["options"] for row in made.table if row["options"].get("snippets") == "single"]
+    assert len(plain) == len(OpenVINO(precision="f32").choices())
+    assert sorted(options["threads"] for options in fused) == sorted(options["threads"] for options in plain)
 
 
 def test_fusions_for_a_single_row_leave_a_larger_batch_as_it_was(exported):
