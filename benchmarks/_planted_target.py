@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.targets._openvino_session import OpenVINOSession
 from edgemm.targets._protocol import Session
-from edgemm.targets.openvino import OpenVINO, OpenVINOSession
+from edgemm.targets.openvino import OpenVINO
 
 SHARE = 0.10
 

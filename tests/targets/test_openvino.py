@@ -66,7 +66,7 @@ def test_a_batch_gives_what_its_rows_give_alone(openvino, conv):
 
 
 def test_a_free_length_is_served_by_a_bounded_number_of_compiled_models(openvino, words, monkeypatch):
-    monkeypatch.setattr("edgemm.targets.openvino.KEPT_BYTES", 0)
+    monkeypatch.setattr("edgemm.targets._openvino_session.KEPT_BYTES", 0)
     table = None
     with openvino.open(words) as session:
         for length in (3, 5, 7, 3):

@@ -163,7 +163,8 @@ def test_a_bundles_unknown_target_is_told(bundle):
 def without_runtimes(monkeypatch, *names):
     for name in names:
         monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.delitem(sys.modules, f"edgemm.targets.{name}", raising=False)
+        for module in [word for word in sys.modules if word.startswith((f"edgemm.targets.{name}", f"edgemm.targets._{name}"))]:
+            monkeypatch.delitem(sys.modules, module)
 
 
 def test_a_bundle_whose_runtime_is_missing_is_shown_without_times(bundle, monkeypatch):
