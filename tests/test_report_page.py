@@ -113,6 +113,11 @@ def full():
         ],
         "layers": [{"name": "node_conv_1,node_relu_1", "kind": "Convolution", "precision": "int8", "kernel": "brgconv", "time_us": 40.0}],
         "ratios": [{"candidate": "int8", "baseline": "float", "value": 0.4, "low": 0.38, "high": 0.42, "verdict": "faster"}],
+        "runtime_options": [
+            {"target": "openvino", "options": {"threads": 1, "snippets": "single"}, "p50_ms": 0.27, "low_ms": 0.26, "high_ms": 0.28,
+             "precision_ran": "int8+f32", "note": "", "taken": True},
+            {"target": "openvino", "options": {"threads": 2}, "p50_ms": None, "note": "left out: it does not compile", "taken": False},
+        ],
         "files": {"model.onnx": 5_100_000, "report.json": 900},
         "ledger": with_inputs_missing()[1],
         "applied": STEPS,
@@ -168,7 +173,7 @@ def test_every_part_of_a_full_report_is_on_the_page(full):
     for part in (
         "Worth knowing", "Budgets", "Before and after", "Every number", "Latency distribution", "Side by side", "Confusion matrix",
         "Branches", "Training", "Parity ladder", "What was done", "Inside the bundle", "Measured where", "'text' is skipped",
-        "first differs in branch audio",
+        "first differs in branch audio", "Runtime options by measurement", "left out: it does not compile",
         "node_conv_1 +1", "2.50× 2.38× … 2.63×", "Instruction sets amx_int8", "opset 18", "reused", "digit exact", "audio not finite",
     ):  # fmt: skip
         assert part in words, part
@@ -228,6 +233,7 @@ def test_everything_from_outside_is_escaped(full):
                     "culprit": {"branch": EVIL, "node": EVIL}, "note": EVIL}],
         "layers": [{"name": EVIL, "kind": EVIL, "precision": EVIL, "kernel": EVIL, "time_us": 1.0}],
         "ratios": [{"candidate": EVIL, "baseline": EVIL, "value": 1.0, "verdict": EVIL}],
+        "runtime_options": [{"target": EVIL, "options": {EVIL: EVIL}, "p50_ms": 1.0, "precision_ran": EVIL, "note": EVIL}] * 2,
         "files": {EVIL: 1},
         "ledger": {"inputs": [EVIL, "b"], "rows": EVIL, "where": {EVIL: f"{EVIL}, in ONNX Runtime"}, "contributions": [
             {"input": EVIL, "output": EVIL, "target": EVIL, "unit": EVIL, "deaf": True,

@@ -15,10 +15,10 @@ from typing import Any
 from edgemm._report import charts
 from edgemm._report.applied import applied
 from edgemm._report.charts import Bar
+from edgemm._report.chosen import guard, precision, runtime_options
 from edgemm._report.headline import lead, tiles
 from edgemm._report.measured import measured
 from edgemm._report.modalities import modalities
-from edgemm._report.precision import guard, precision
 from edgemm._report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
 from edgemm._report.sensitivity import sensitivity
 from edgemm._report.words import in_unit, name_of, number, shown, unit_of
@@ -155,5 +155,5 @@ def _confusion(report: Report) -> str:
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
     tiles, _notes, _budgets, _before_and_after, _latency, ratios, measured, _confusion, modalities, branches, sensitivity,
-    precision, guard, applied, curves, parity, steps, files, environment,
+    precision, runtime_options, guard, applied, curves, parity, steps, files, environment,
 )  # fmt: skip

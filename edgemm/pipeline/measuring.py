@@ -75,6 +75,9 @@ def benchmark(
         "ledger": dict(known.details),
         "guard": [dict(row) for part in compiled for row in part.guard],
         "precision": [dict(row) for part in compiled for row in part.precision],
+        "runtime_options": [
+            {"target": part.target, "taken": row["options"] == part.options, **row} for part in compiled for row in part.table
+        ],
         "parity": _parity(shaped.exported, compiled),
         "layers": timed[compiled[0].candidate().name]["layers"] if compiled else [],
         "steps": [{"name": s.name, "seconds": round(s.seconds, 2), "reused": s.name in job.reused} for s in job.progress.finished],

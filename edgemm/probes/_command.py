@@ -28,6 +28,10 @@ from edgemm.targets._protocol import LayerRan, Session
 class CommandSession(Session):
     """A running program that speaks the protocol above.
 
+    Args:
+        command: Its words, as in a shell.
+        folder: Where arrays are handed over; None = the system's folder for such.
+
     Attributes:
         pid: Of the program.
 
@@ -35,10 +39,10 @@ class CommandSession(Session):
         TargetError: It cannot be started.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, folder: Path | None = None) -> None:
         self.inputs: list[TensorSpec] = []
         self.outputs: list[TensorSpec] = []
-        self._command = command
+        self._command, self._folder = command, folder
         self._precision = "unknown"
         self._feed: Mapping[str, np.ndarray] | None = None
         self._answers: dict[str, np.ndarray] = {}
@@ -55,7 +59,7 @@ class CommandSession(Session):
         if feed is self._feed:
             self._ask({})
             return self._answers
-        with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
+        with tempfile.TemporaryDirectory(prefix="edgemm-", dir=self._folder) as folder:
             place, out = Path(folder) / "feed.npz", Path(folder) / "out.npz"
             np.savez(place, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
             self._ask({"feed": str(place), "out": str(out)})

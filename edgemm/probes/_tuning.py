@@ -17,6 +17,7 @@ from edgemm.targets._protocol import Target
 
 ROUNDS, CALLS = 16, 12  # about 200 calls a choice; short rounds, so that what else the box does falls on all choices alike
 CLOSE = 1.15  # choices at most this many times as slow as the fastest go into the final
+DEAR = 1.02  # what is taken for being more precise may seem at most this many times as slow
 UNDISTURBED = 10  # percentile that choices are compared by: what a choice can do, which other jobs blur in the p50 of a busy box
 PRECISE_FIRST = ("f32", "f16", "bf16")
 
@@ -60,8 +61,9 @@ def tune(
     """Time a target's choices against each other and keep the fastest that nothing speaks against.
 
     The fastest few meet again in a final of twice the length, together with the target's unsafe variations of them where ``objection`` can
-    prove those. Choices that no measurement tells apart from the fastest count as equally fast: of them the one with the fewest threads is
-    taken, then the most precise one; an unsafe one must be faster. A choice that does not compile or crashes is left out and noted.
+    prove those. Choices that no measurement tells apart from the fastest count as equally fast: of them those with the fewest threads are
+    preferred, then the most precise one, where it seems at most 2% slower; an unsafe one must be faster. A choice that does not compile or
+    crashes is left out and noted.
 
     Args:
         target: Plugin name.
@@ -137,7 +139,12 @@ def _ranked(choices: Mapping[str, Mapping[str, Any]], timings: Mapping[str, Timi
     while rest:
         fastest = rest[0]
         ties = [name for name in rest if name == fastest or _tie(timings[name], timings[fastest])]
-        best = min(ties, key=lambda name: (choices[name].get("threads", 1 << 16), _rank(choices[name]), rest.index(name)))
+        fewest = min(_threads(choices[name]) for name in ties)
+        modest = [name for name in ties if _threads(choices[name]) == fewest]
+        limit = DEAR * _speed_ms(timings[modest[0]])
+        best = min(
+            (name for name in modest if _speed_ms(timings[name]) <= limit), key=lambda name: (_rank(choices[name]), rest.index(name))
+        )
         ranked.append(best)
         rest.remove(best)
     return ranked
@@ -149,6 +156,10 @@ def _tie(timing: Timing, fastest: Timing) -> bool:
 
 def _is_faster(timing: Timing, other: Timing) -> bool:
     return ratio(timing.samples_ms, other.samples_ms, share=UNDISTURBED).verdict == "faster"
+
+
+def _threads(options: Mapping[str, Any]) -> int:
+    return int(options.get("threads", 1 << 16))
 
 
 def _rank(options: Mapping[str, Any]) -> int:

@@ -82,7 +82,7 @@ class _Worker:
         if self._session is not None:
             self._session.__exit__(None, None, None)
         started = time.perf_counter()
-        self._session = open_session(target, target_options, artifact, options)
+        self._session = open_session(target, target_options, artifact, options, feed)
         load_ms = (time.perf_counter() - started) * 1e3
         if feed is None:
             return {"load_ms": load_ms, "first_ms": 0.0}
@@ -122,7 +122,7 @@ class _Worker:
         """The candidate's layers with the times of a warm session."""
         _pin(cpus)
         timing = plugins.find(Target, target)(**target_options).profile_options() if target != "command" else {}
-        with open_session(target, target_options, artifact, {**options, **timing}) as session:
+        with open_session(target, target_options, artifact, {**options, **timing}, feed) as session:
             return {"layers": [asdict(layer) for layer in steady_layers(session, _arrays(feed))]}
 
     def open_parts(
@@ -155,7 +155,7 @@ class _Worker:
             plugin = plugins.find(Target, target)(**target_options)
             if "threads" in plugin.choices()[0]:
                 options = {**plugin.without_unsafe(options), "threads": max(1, len(cpus) // streams)}
-        sessions = [open_session(target, target_options, artifact, options) for _ in range(streams)]
+        sessions = [open_session(target, target_options, artifact, options, feed) for _ in range(streams)]
         batched = {name: np.ascontiguousarray(np.repeat(array, batch, axis=0)) for name, array in _arrays(feed).items()}
         return {"per_s": batch * most(sessions, batched, seconds)}
 
@@ -212,10 +212,10 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any]) -> Session:
-    """A session of a target's plugin, or of a command."""
+def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any], feed: str | None) -> Session:
+    """A session of a target's plugin, or of a command, whose files go beside ``feed``: they are gone with it, however this process ends."""
     if target == "command":
-        return CommandSession(artifact)
+        return CommandSession(artifact, Path(feed).parent if feed else None)
     return plugins.find(Target, target)(**target_options).open(Path(artifact), **options)
 
 

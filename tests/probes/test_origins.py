@@ -54,11 +54,17 @@ def test_the_guides_program_has_ten_lines_and_answers_as_the_model_does(example,
         assert session.precision() == "f32"
 
 
-def test_a_command_is_timed_beside_others_with_its_own_memory_and_processor_time(example, layer, feed, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The system's folder for files that go again, of this process and those it starts."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def test_a_command_is_timed_beside_others_with_its_own_memory_and_processor_time(example, layer, feed, temporary):
     command = resolve(f"command:{sys.executable} {example} {layer}", card=CARD).candidates[0]
     rows = [Candidate("one", "bundle", "onnxruntime", layer, {"threads": 1}), command]
     timings = time_candidates(rows, feed, rounds=5, calls=5, launches=1)
@@ -91,13 +97,14 @@ def test_a_command_that_does_not_speak_the_protocol_is_told_what_it_did(tmp_path
         session.run(feed)
 
 
-def test_a_command_that_crashes_or_hangs_is_reported_and_the_rest_is_measured(tmp_path, layer, feed):
+def test_a_command_that_crashes_or_hangs_is_reported_and_the_rest_is_measured(tmp_path, layer, feed, temporary):
     hangs = Candidate("hangs", "foreign", "command", Path(program(tmp_path, "import time; input(); time.sleep(60)")))
     rows = [Candidate("one", "bundle", "onnxruntime", layer, {"threads": 1}), hangs]
     timings = time_candidates(rows, feed, rounds=5, calls=3, launches=0, limit_s=6)
     assert timings["one"].error is None
     with pytest.raises(MeasureError, match="'hangs' did not answer within 6 s"):
         timings["hangs"].require()
+    assert not list(temporary.glob("edgemm-*")), "files for the command outlived it"
 
 
 @pytest.mark.parametrize("given", ["command:./a b", "build/model.plan", "model.engine"])

@@ -8,6 +8,7 @@ import pytest
 from edgemm.devices.environment import instructions
 from edgemm.errors import EdgemmError, TargetError
 from edgemm.probes._schedule import Timing
+from edgemm.probes._statistics import ratio
 from edgemm.probes._tuning import _ranked, tune
 
 pytest.importorskip("onnxruntime")
@@ -31,6 +32,17 @@ def test_of_choices_that_cannot_be_told_apart_the_one_with_fewer_threads_is_take
 def test_of_choices_that_cannot_be_told_apart_the_more_precise_is_taken():
     choices = {"bf16": {"threads": 1, "precision": "bf16"}, "f32": {"threads": 1, "precision": "f32"}}
     assert _ranked(choices, {"bf16": timing(1.0, 0), "f32": timing(1.0, 1)}) == ["f32", "bf16"]
+
+
+def test_what_seems_slower_by_more_than_2_percent_is_not_taken_for_being_precise():
+    choices = {"bf16": {"threads": 1, "precision": "bf16"}, "f32": {"threads": 1, "precision": "f32"}}
+    levels = [np.random.default_rng(seed).lognormal(0, 0.2, 16) for seed in (0, 1)]  # rounds far apart: nothing can be told
+    fast, slow = (
+        Timing(samples={"latency": tuple((ms * value / np.percentile(level, 10),) for value in level)})
+        for ms, level in zip((1.0, 1.03), levels, strict=True)
+    )
+    assert ratio(slow.samples_ms, fast.samples_ms, share=10).verdict == "no difference shown"
+    assert _ranked(choices, {"bf16": fast, "f32": slow}) == ["bf16", "f32"]
 
 
 def test_a_choice_that_failed_is_not_ranked():

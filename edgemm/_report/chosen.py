@@ -1,4 +1,4 @@
-"""Sections of the report page about what runs in which precision: what each branch took, and what was tried to keep accuracy."""
+"""Sections of the report page about what was chosen by measurement: precision of branches, runtime options, what keeps accuracy."""
 
 from __future__ import annotations
 
@@ -35,6 +35,27 @@ def _milliseconds(ms: Mapping[str, Any] | None) -> str:
         return ""
     interval = "" if ms.get("low") is None else f"<small>{number(ms['low'])} … {number(ms['high'])}</small>"
     return f"{number(ms['value'])}{interval}"
+
+
+def runtime_options(report: Report) -> str:
+    """What the runtime was tried with, and what was taken."""
+    found = report.details.get("runtime_options") or []
+    names = list(dict.fromkeys(name for row in found for name in row["options"]))
+    rows = [
+        [
+            escape(str(row.get("target") or "")),
+            *(escape(str(row["options"].get(name, ""))) for name in names),
+            ""
+            if row.get("p50_ms") is None
+            else _milliseconds({"value": row["p50_ms"], "low": row.get("low_ms"), "high": row.get("high_ms")}),
+            escape(str(row.get("precision_ran") or "")),
+            "<b>taken</b>" if row.get("taken") else escape(str(row.get("note") or "")),
+        ]
+        for row in found
+    ]
+    about = "The compressed graph with each, side by side on one sample. Of equally fast ones the fewest threads, then the most precise."
+    head = ["Target", *names, "#p50, ms", "Ran in", ""]
+    return section("Runtime options by measurement", about, table(head, rows)) if len(rows) > 1 else ""
 
 
 def guard(report: Report) -> str:
