@@ -24,6 +24,7 @@ class Layer:
         roots: One number a channel (for attention: a whole head).
         slots: Where they stand.
         numbers: How many positions one channel fills at least: 1, or the size of a head.
+        recurrent: Whether they are the state of a recurrent layer.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Layer:
     roots: tuple[int, ...]
     slots: tuple[Slot, ...]
     numbers: int = 1
+    recurrent: bool = False
 
     @property
     def width(self) -> int:
@@ -87,7 +89,7 @@ def structure(traced: Traced, parts: Parts, tensors: Mapping[str, torch.Tensor],
         if len(members) == 1:
             whole.append(Whole(name, branch, 1, "all its channels hang together"))
         else:
-            layers.append(Layer(name, branch, tuple(members), keys, _numbers(keys, members, slots)))
+            layers.append(Layer(name, branch, tuple(members), keys, _numbers(keys, members, slots), any(map(_is_state, keys))))
     for (keys, reason), members in frozen.items():
         whole.append(Whole(_name(keys), _branch(keys, parts, tensors), len(members), reason))
     kept = {root for layer in layers for root in layer.roots}
@@ -144,6 +146,12 @@ def _branch(keys: Sequence[Slot], parts: Parts, tensors: Mapping[str, torch.Tens
     makers = [name for name, axis in keys if axis == 0 and tensors[name].dim() > 1] or [keys[0][0]]
     branches = {parts.of_parameter.get(name, "fusion") for name in makers}
     return branches.pop() if len(branches) == 1 else "fusion"
+
+
+def _is_state(slot: Slot) -> bool:
+    """Whether it is read as the state of a recurrent layer: torch's name for those weights."""
+    name, axis = slot
+    return axis == 1 and name.rpartition(".")[2].startswith("weight_hh_l")
 
 
 def _numbers(keys: Sequence[Slot], roots: Sequence[int], slots: Mapping[Slot, np.ndarray]) -> int:

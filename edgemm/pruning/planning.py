@@ -17,12 +17,18 @@ Scores = Mapping[int, float]
 """Channel -> how much the model would lose without it."""
 
 
+RECURRENT = 4
+"""Widths of recurrent layers are multiples of so many times ``round_to``: of 32. OpenVINO's GRU in bf16 takes 36 us with 64 channels, 48
+with 40 and 56 with 56; 61 with 96, 76 with 80 (25 steps, one thread of a Xeon with AMX); LSTM alike.
+"""
+
+
 @dataclass(frozen=True)
 class Rounding:
     """In which numbers channels may be kept.
 
     Attributes:
-        multiple: Widths are multiples of it where the layer is at least twice as wide.
+        multiple: Widths are multiples of it where the layer is at least twice as wide, of ``RECURRENT`` times it in recurrent layers.
         floor: Least share of a layer that ranking leaves; None = ``floors`` chooses.
     """
 
@@ -42,8 +48,9 @@ class Rounding:
 
     def unit(self, layer: Layer) -> int:
         """Channels are kept in multiples of this; in narrow layers of the largest power of two in a quarter of the width."""
-        unit = self.multiple // math.gcd(self.multiple, layer.numbers)
-        return unit if layer.width >= 2 * unit else 2 ** int(math.log2(max(1, layer.width // 4)))
+        wanted = [self.multiple * RECURRENT, self.multiple] if layer.recurrent else [self.multiple]
+        units = [multiple // math.gcd(multiple, layer.numbers) for multiple in wanted]
+        return next((unit for unit in units if layer.width >= 2 * unit), 2 ** int(math.log2(max(1, layer.width // 4))))
 
     def least(self, layer: Layer) -> int:
         """Fewest channels that ranking may leave."""

@@ -76,7 +76,8 @@ def prune(
             the MACs) an equal cut kept 86% on test, ranking 81 to 86%. At one measured latency (wide digits, 12 epochs of distillation)
             an equal cut kept 90.9%, shares by branch 92.7%.
         criterion: What a channel gives: the task loss without it (``taylor``), its weights, or what it carries.
-        round_to: Widths become multiples of this; layers narrower than twice of it keep powers of two.
+        round_to: Widths become multiples of this, of recurrent layers of four times this; layers narrower than twice of it keep powers of
+            two.
         floor: With ``macs_ratio`` and ``latency_ratio``: least share of its channels that a layer keeps; None = 0.7 of what an
             equal cut would leave, or less where the target asks for it.
         samples: Training samples that ``taylor`` and ``activation`` look at.

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -41,6 +42,15 @@ def layer(width: int, numbers: int = 1) -> Layer:
 @pytest.mark.parametrize(("width", "numbers", "unit"), [(64, 1, 8), (16, 1, 8), (12, 1, 2), (6, 1, 1), (2, 1, 1), (12, 64, 1), (8, 4, 2)])
 def test_units_follow_the_width(width, numbers, unit):
     assert Rounding(8).unit(layer(width, numbers)) == unit
+
+
+@pytest.mark.parametrize(("width", "unit"), [(128, 32), (96, 32), (64, 32), (48, 8), (16, 8), (12, 2)])
+def test_a_recurrent_layer_keeps_multiples_of_32_where_it_is_wide_enough(width, unit):
+    assert Rounding(8).unit(replace(layer(width), recurrent=True)) == unit
+
+
+def test_the_state_of_a_recurrent_layer_is_known_as_such(found):
+    assert [one.name for one in found.layers if one.recurrent] == ["encoders.audio.gru"]
 
 
 @settings(max_examples=60, deadline=None)
