@@ -12,12 +12,16 @@ import numpy as np
 from edgemm import plugins
 from edgemm.errors import EdgemmError
 from edgemm.probes._schedule import Candidate, Progress, Timing, time_candidates
-from edgemm.probes._statistics import percentiles, ratio
+from edgemm.probes._statistics import percentiles
 from edgemm.targets._protocol import Target
 
 ROUNDS, CALLS = 16, 12  # about 200 calls a choice; short rounds, so that what else the box does falls on all choices alike
 CLOSE = 1.15  # choices at most this many times as slow as the fastest go into the final
-DEAR = 1.02  # what is taken for being more precise may seem at most this many times as slow
+PROCESSES = (2, 4)  # of each choice in the final: where its memory lies makes one process 2% to 8% faster than another
+PATIENCE_S = 16.0  # for starting these; fewer of them where a model takes long to open
+START_S = 0.6  # a process up to where it opens the model
+LIGHT = 1.05  # what is taken for its fewer threads may be this many times as slow,
+PRECISE = 1.02  # for being more precise this many; what is known to compute some graphs wrongly must be so much faster
 UNDISTURBED = 10  # percentile that choices are compared by: what a choice can do, which other jobs blur in the p50 of a busy box
 PRECISE_FIRST = ("f32", "f16", "bf16")
 
@@ -60,10 +64,10 @@ def tune(
 ) -> Tuned:
     """Time a target's choices against each other and keep the fastest that nothing speaks against.
 
-    The fastest few meet again in a final of twice the length, together with the target's unsafe variations of them where ``objection`` can
-    prove those. Choices that no measurement tells apart from the fastest count as equally fast: of them those with the fewest threads are
-    preferred, then the most precise one, where it seems at most 2% slower; an unsafe one must be faster. A choice that does not compile or
-    crashes is left out and noted.
+    The fastest few meet again in a final of twice the length and several processes each, together with the target's unsafe variations of
+    them where ``objection`` can prove those. Fewer threads are preferred where they are at most 5% slower, a more precise choice where it
+    is at most 2% slower; an unsafe one must be faster by that. This is a decision, not a claim: what noise hides is small. A choice that
+    does not compile or crashes is left out and noted.
 
     Args:
         target: Plugin name.
@@ -79,11 +83,11 @@ def tune(
     """
     plugin = plugins.find(Target, target)(**(target_options or {}))
 
-    def timed(choices: Mapping[str, Mapping[str, Any]], length: int = 1) -> dict[str, Timing]:
+    def timed(choices: Mapping[str, Mapping[str, Any]], *, length: int = 1, launches: int = 0) -> dict[str, Timing]:
         given = target_options or {}
         candidates = [Candidate(name, "bundle", target, artifact, options, target_options=given) for name, options in choices.items()]
         return time_candidates(
-            candidates, feed, rounds=length * ROUNDS, calls=CALLS, seconds=length * seconds, warmup_s=seconds / 2, launches=0,
+            candidates, feed, rounds=length * ROUNDS, calls=CALLS, seconds=length * seconds, warmup_s=seconds / 2, launches=launches,
             progress=progress,
         )  # fmt: skip
 
@@ -96,7 +100,9 @@ def tune(
     close = {name: choices[name] for name in ranked if _speed_ms(timings[name]) <= CLOSE * best_ms}
     unsafe = {_words(options): options for row in close.values() for options in plugin.unsafe_choices(row, artifact)} if objection else {}
     if len(close) + len(unsafe) > 1:
-        timings |= timed({**close, **unsafe}, length=2)
+        opening_s = max((timings[name].load_ms + timings[name].first_ms) / 1e3 for name in close)
+        affordable = int(PATIENCE_S / (len(close) + len(unsafe)) / (START_S + opening_s))
+        timings |= timed({**close, **unsafe}, length=2, launches=min(PROCESSES[1], max(PROCESSES[0], affordable)))
         ranked = [*_ranked(close, timings), *(name for name in ranked if name not in close)]
     refused: dict[str, str] = {}
     taken = _first(ranked, choices, objection, refused)
@@ -133,29 +139,25 @@ def _first(
 
 
 def _ranked(choices: Mapping[str, Mapping[str, Any]], timings: Mapping[str, Timing]) -> list[str]:
-    """Names, best first: again and again the fastest of the rest, or what ties with it and is modest."""
+    """Names, best first: again and again the fastest of the rest, or what is nearly as fast and modest."""
     rest = sorted((name for name in choices if timings[name].error is None), key=lambda name: _speed_ms(timings[name]))
     ranked = []
     while rest:
-        fastest = rest[0]
-        ties = [name for name in rest if name == fastest or _tie(timings[name], timings[fastest])]
-        fewest = min(_threads(choices[name]) for name in ties)
-        modest = [name for name in ties if _threads(choices[name]) == fewest]
-        limit = DEAR * _speed_ms(timings[modest[0]])
-        best = min(
-            (name for name in modest if _speed_ms(timings[name]) <= limit), key=lambda name: (_rank(choices[name]), rest.index(name))
-        )
+        near = [name for name in rest if _speed_ms(timings[name]) <= LIGHT * _speed_ms(timings[rest[0]])]
+        fewest = min(_threads(choices[name]) for name in near)
+        light = [name for name in near if _threads(choices[name]) == fewest]
+        best = min(light, key=lambda name: (not _is_near(timings[name], timings[light[0]]), _rank(choices[name]), rest.index(name)))
         ranked.append(best)
         rest.remove(best)
     return ranked
 
 
-def _tie(timing: Timing, fastest: Timing) -> bool:
-    return ratio(timing.samples_ms, fastest.samples_ms, share=UNDISTURBED).verdict != "slower"
+def _is_near(timing: Timing, fastest: Timing) -> bool:
+    return _speed_ms(timing) <= PRECISE * _speed_ms(fastest)
 
 
 def _is_faster(timing: Timing, other: Timing) -> bool:
-    return ratio(timing.samples_ms, other.samples_ms, share=UNDISTURBED).verdict == "faster"
+    return PRECISE * _speed_ms(timing) <= _speed_ms(other)
 
 
 def _threads(options: Mapping[str, Any]) -> int:
@@ -168,7 +170,11 @@ def _rank(options: Mapping[str, Any]) -> int:
 
 
 def _speed_ms(timing: Timing) -> float:
-    return float(np.percentile(np.concatenate([np.asarray(round_) for round_ in timing.samples_ms]), UNDISTURBED))
+    """What a choice can do, the mean over its processes."""
+    processes: dict[int, list[float]] = {}
+    for launch, calls in zip(timing.launches or (0,) * len(timing.samples_ms), timing.samples_ms, strict=True):
+        processes.setdefault(launch, []).extend(calls)
+    return float(np.exp(np.mean([np.log(np.percentile(calls, UNDISTURBED)) for calls in processes.values()])))
 
 
 def _choice(options: Mapping[str, Any], timing: Timing, note: str) -> Choice:
