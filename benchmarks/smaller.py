@@ -1,6 +1,7 @@
-"""Prune half of the MACs, distil, INT8, beside INT8 alone: what it costs in accuracy and wins in time and size.
+"""Prune a share of the MACs, distil, INT8, beside INT8 alone: what it costs in accuracy and wins in time and size.
 
-Launch: python benchmarks/smaller.py NAME CHECKPOINT DATA [EPOCHS [bf16]]   (a checkpoint large enough to matter: float p50 of 8 ms or more)
+Launch: python benchmarks/smaller.py NAME CHECKPOINT DATA [EPOCHS [bf16 [SHARE]]]
+(a checkpoint large enough to matter: float p50 of 8 ms or more; SHARE of the MACs goes, by default 0.5)
 Both bundles are timed in one call of `edgemm benchmark`, each in processes of its own, rounds interleaved.
 """
 
@@ -16,7 +17,7 @@ from _process import EDGEMM, run
 from _results import save
 
 END = "{quantize: {}}]\ntargets: {openvino: {}}\nbudgets: {accuracy_drop_points: 1.0}\n"
-PRUNED = "macs_ratio: 0.5, round_to: 64"
+PRUNED = "macs_ratio: SHARE, round_to: 64"
 RECIPES = {
     "int8": f"steps: [{END}",
     "small": f"steps: [{{prune: {{{PRUNED}}}}}, " + "{distill: {epochs: EPOCHS, mixed_precision: PRECISION}}, " + END,
@@ -24,12 +25,14 @@ RECIPES = {
 KEPT = ("accuracy", "accuracy_drop_points", "f1", "mae", "latency_p50_ms", "latency_p95_ms", "size_mib", "peak_rss_mib")
 
 
-def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: str = "no") -> None:
+def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: str = "no", share: str = "0.5") -> None:
     with tempfile.TemporaryDirectory() as scratch:
         seconds = {}
         for word, text in RECIPES.items():
             recipe = Path(scratch) / f"{word}.yaml"
-            recipe.write_text(text.replace("EPOCHS", epochs).replace("PRECISION", precision), encoding="utf-8")
+            for key, value in (("EPOCHS", epochs), ("PRECISION", precision), ("SHARE", share)):
+                text = text.replace(key, value)
+            recipe.write_text(text, encoding="utf-8")
             command: list[str | Path] = [*EDGEMM, "compress", checkpoint, "-r", recipe, "-d", data, "-o", f"{scratch}/{word}"]
             seconds[word] = run(command, allowed=(0, 3)).seconds
         run([*EDGEMM, "benchmark", f"{scratch}/int8", f"{scratch}/small", "-d", data, "-o", f"{scratch}/compared"], allowed=(0, 3))
@@ -37,7 +40,8 @@ def main(name: str, checkpoint: str, data: str, epochs: str = "12", precision: s
         found: dict[str, Any] = {word: _rows(_report(f"{scratch}/{word}")) for word in RECIPES}
     ratios = compared["details"]["ratios"]
     distil = {"epochs": int(epochs), "precision": precision}
-    save(f"smaller_{name}", {"prune": PRUNED, "distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found})
+    pruned = PRUNED.replace("SHARE", share)
+    save(f"smaller_{name}", {"prune": pruned, "distil": distil, "compress_s": seconds, "side_by_side": ratios, "reports": found})
 
 
 def _report(folder: str) -> dict[str, Any]:
@@ -51,4 +55,4 @@ def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    main(*sys.argv[1:7])

@@ -100,9 +100,8 @@ def tune(
     close = {name: choices[name] for name in ranked if _speed_ms(timings[name]) <= CLOSE * best_ms}
     unsafe = {_words(options): options for row in close.values() for options in plugin.unsafe_choices(row, artifact)} if objection else {}
     if len(close) + len(unsafe) > 1:
-        opening_s = max((timings[name].load_ms + timings[name].first_ms) / 1e3 for name in close)
-        affordable = int(PATIENCE_S / (len(close) + len(unsafe)) / (START_S + opening_s))
-        timings |= timed({**close, **unsafe}, length=2, launches=min(PROCESSES[1], max(PROCESSES[0], affordable)))
+        processes = _affordable(len(close) + len(unsafe), [timings[name] for name in close])
+        timings |= timed({**close, **unsafe}, length=2, launches=processes)
         ranked = [*_ranked(close, timings), *(name for name in ranked if name not in close)]
     refused: dict[str, str] = {}
     taken = _first(ranked, choices, objection, refused)
@@ -121,6 +120,13 @@ def tune(
         dict(choices[order[0]]),
         tuple(_choice(choices[name], timings[name], refused.get(name, "")) for name in dict.fromkeys(order)),
     )
+
+
+def _affordable(choices: int, known: Sequence[Timing]) -> int:
+    """How many processes each of the final's choices gets, by how long the known ones took to open."""
+    opening_s = max((timing.load_ms + timing.first_ms) / 1e3 for timing in known)
+    least, most = PROCESSES
+    return min(most, max(least, int(PATIENCE_S / choices / (START_S + opening_s))))
 
 
 def _first(

@@ -8,7 +8,7 @@ import pytest
 from edgemm.devices.environment import instructions
 from edgemm.errors import EdgemmError, TargetError
 from edgemm.probes._schedule import Timing
-from edgemm.probes._tuning import _ranked, tune
+from edgemm.probes._tuning import _affordable, _ranked, tune
 
 pytest.importorskip("onnxruntime")
 
@@ -46,6 +46,11 @@ def test_processes_count_alike_whatever_one_of_them_happens_to_do():
     first = Timing(samples={"latency": ((0.8,), (0.8,), (0.8,), (1.2,), (1.2,), (1.2,))}, launches=launches)
     second = Timing(samples={"latency": ((1.0,),) * 6}, launches=launches)
     assert _ranked(choices, {"first": first, "second": second}) == ["second", "first"]
+
+
+@pytest.mark.parametrize(("opening_ms", "processes"), [(50, 4), (700, 3), (9000, 2)])
+def test_what_takes_long_to_open_is_started_less_often(opening_ms, processes):
+    assert _affordable(4, [Timing(load_ms=opening_ms), Timing(load_ms=10)]) == processes
 
 
 def test_a_choice_that_failed_is_not_ranked():
