@@ -10,11 +10,11 @@ from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from edgemm import plugins
-from edgemm.bundle import Bundle, open_bundle
-from edgemm.probes._disturbed import is_disturbed
-from edgemm.probes._schedule import Candidate, time_candidates
-from edgemm.probes._statistics import ratio
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.measuring.disturbed import is_disturbed
+from edgemm.box.measuring.schedule import Candidate, time_candidates
+from edgemm.box.measuring.statistics import ratio
+from edgemm.contracts import plugins
 from edgemm.verbs.benchmark import ROUNDS
 
 PLANTED = Path(__file__).resolve().with_name("_planted_target.py")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.targets._openvino_session import OpenVINOSession
-from edgemm.targets._protocol import Session
-from edgemm.targets.openvino import OpenVINO
+from edgemm.box.targets._openvino.session import OpenVINOSession
+from edgemm.box.targets.openvino import OpenVINO
+from edgemm.contracts.target import Session
 
 SHARE = 0.10
 

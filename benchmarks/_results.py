@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgemm.devices.environment import environment
-from edgemm.targets.openvino import OpenVINO
+from edgemm.box.devices.environment import environment
+from edgemm.box.targets.openvino import OpenVINO
 
 HERE = Path(__file__).parent
 

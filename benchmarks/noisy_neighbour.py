@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from _pairs import figures, itself, many, opened, planted
 from _results import conclude
 
-from edgemm.devices.disturbance import allowed_cores
+from edgemm.box.devices.disturbance import allowed_cores
 
 LIMIT = 0.05
 BUSY = "while True: pass"

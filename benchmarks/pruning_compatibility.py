@@ -21,15 +21,15 @@ import torch_pruning
 from _results import save
 from torch import nn
 
-from edgemm import card as cards
-from edgemm.exporting import sample_inputs
-from edgemm.models.build import build
-from edgemm.models.fused import FusedModel
-from edgemm.pruning.analysis import analyse
-from edgemm.pruning.attention import split_attention
-from edgemm.pruning.costs import Costs
-from edgemm.pruning.cutting import cut
-from edgemm.pruning.proof import answers, cases, disturbed, prove
+from edgemm.contracts import card as cards
+from edgemm.workshop.models.build import build
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.onnx_export import sample_inputs
+from edgemm.workshop.pruning.analysis import analyse
+from edgemm.workshop.pruning.attention import split_attention
+from edgemm.workshop.pruning.costs import Costs
+from edgemm.workshop.pruning.cutting import cut
+from edgemm.workshop.pruning.proof import answers, cases, disturbed, prove
 
 LEAST = 0.1  # share of the parameters that has to go for "pruned"
 INPUTS = {

@@ -1,7 +1,7 @@
 """How good the estimates of `edgemm inspect --device` are: every published time beside its estimate, and the fit behind them.
 
     python benchmarks/roofline.py          # the table, and the errors
-    python benchmarks/roofline.py --fit    # fit anew: the figures for `families` in edgemm/devices/boards.yaml
+    python benchmarks/roofline.py --fit    # fit anew: the figures for `families` in edgemm/box/devices/boards.yaml
 
 The fit is judged on what it has not seen: each board (Orin) or model (Thor) is left out once. Needs scipy for --fit.
 """
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from edgemm.devices import boards
-from edgemm.devices.boards import PRECISIONS, Board
-from edgemm.devices.estimate import Layer, latency_ms
+from edgemm.box.devices import boards
+from edgemm.box.devices.boards import PRECISIONS, Board
+from edgemm.box.devices.estimate import Layer, latency_ms
 
 PUBLISHED = Path(__file__).with_name("roofline_published.yaml")
 FITTED = ("fp32", "fp16", "int8", "values")

@@ -22,9 +22,9 @@ import onnx
 from _results import save
 from onnx import TensorProto, helper
 
-from edgemm import plugins
-from edgemm.bundle import open_bundle
-from edgemm.targets._protocol import Target
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Target
 
 BLOCKS, CALLS = 200, 50
 LIMIT_US = 30.0

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgemm import _terminal
+from edgemm.verbs import _printing
 
 INTERRUPTED = 130
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         except Exception as error:
             if debug:
                 raise
-            typer.echo(_terminal.words(error), err=True)
+            typer.echo(_printing.words(error), err=True)
             raise SystemExit(1) from None
 
 
@@ -79,8 +79,8 @@ def demo(output: Output = Path("build/demo"), json: Json = False) -> None:
 
     with on_stderr() as progress:
         done = verb(output, progress=progress)
-    _terminal.wrote(done.bundle, json)
-    _terminal.conclude(done.report, json, f"open {done.page} in a browser; then: edgemm verify {done.bundle}", shown=done)
+    _printing.wrote(done.bundle, json)
+    _printing.conclude(done.report, json, f"open {done.page} in a browser; then: edgemm verify {done.bundle}", shown=done)
 
 
 @app.command()
@@ -99,8 +99,8 @@ def init(
     from edgemm.verbs.init import init as verb
 
     card = verb(factory, inputs=inputs or (), kwargs=kwargs or (), output=output)
-    _terminal.wrote(card)
-    _terminal.suggest(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
+    _printing.wrote(card)
+    _printing.suggest(f"fill in the lines that end in '# FILL IN', then: edgemm train {card} -d DATA -o runs/mine")
 
 
 @app.command()
@@ -145,9 +145,9 @@ def train(
             skip_bad_rows=skip_bad_rows,
             progress=progress,
         )
-    _terminal.show(done, json)
-    _terminal.wrote(output, json)
-    _terminal.suggest(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}", json)
+    _printing.show(done, json)
+    _printing.wrote(output, json)
+    _printing.suggest(f"edgemm compress {output / 'model.yaml'} -r openvino-int8 -d {data} -o build/{output.name}", json)
 
 
 def _factors(words: list[str]) -> dict[str, float]:
@@ -182,9 +182,9 @@ def inspect(
 
     with on_stderr() as progress:
         found = verb(model, data=data, target=target, sensitivity=sensitivity, device=device, output=output, progress=progress)
-    _terminal.show(found, json)
+    _printing.show(found, json)
     if output:
-        _terminal.wrote(output, json)
+        _printing.wrote(output, json)
 
 
 @app.command()
@@ -219,8 +219,8 @@ def compress(
             progress=progress,
         )
     for path in filter(None, (done.bundle, done.checkpoint)):
-        _terminal.wrote(path, json)
-    _terminal.conclude(done.report, json, f"edgemm verify {done.bundle}")
+        _printing.wrote(path, json)
+    _printing.conclude(done.report, json, f"edgemm verify {done.bundle}")
 
 
 @app.command()
@@ -236,8 +236,8 @@ def export(
 
     with on_stderr() as progress:
         made = verb(card, output=output, data=data, opset=opset, progress=progress)
-    _terminal.wrote(made.main)
-    _terminal.suggest(f"edgemm quantize {made.main} -r openvino-int8 -d {data or 'DATA'} -o {output}")
+    _printing.wrote(made.main)
+    _printing.suggest(f"edgemm quantize {made.main} -r openvino-int8 -d {data or 'DATA'} -o {output}")
 
 
 @app.command()
@@ -254,8 +254,8 @@ def quantize(
     with on_stderr() as progress:
         made = verb(onnx, recipe=recipe, output=output, data=data, progress=progress)
     for path in made:
-        _terminal.wrote(path)
-    _terminal.suggest(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {made[0].parent}/compiled")
+        _printing.wrote(path)
+    _printing.suggest(f"edgemm compile {made[0]} --target {made[0].parent.name} -o {made[0].parent}/compiled")
 
 
 @app.command("compile")
@@ -274,8 +274,8 @@ def compile_(
 
     with on_stderr() as progress:
         made = verb(model, target=target, output=output, data=data, aot=aot, progress=progress)
-    _terminal.wrote(made.main)
-    _terminal.suggest(
+    _printing.wrote(made.main)
+    _printing.suggest(
         f"edgemm benchmark {made.main if output else model}" if aot is None else f"copy {made.main} to a machine with such a GPU."
     )
 
@@ -319,7 +319,7 @@ def benchmark(
     from edgemm.verbs.benchmark import compare as hold
 
     if compare is not None:
-        _terminal.conclude(hold(*compare), json, "", markdown=markdown)
+        _printing.conclude(hold(*compare), json, "", markdown=markdown)
         return
     with on_stderr() as progress:
         report = verb(
@@ -345,8 +345,8 @@ def benchmark(
             progress=progress,
         )
     if output:
-        _terminal.wrote(output, json or markdown)
-    _terminal.conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "", markdown=markdown)
+        _printing.wrote(output, json or markdown)
+    _printing.conclude(report, json, f"open {output / 'report.html'} in a browser" if output else "", markdown=markdown)
 
 
 def _counts(words: str | None, option: str) -> list[int] | None:
@@ -368,7 +368,7 @@ def verify(
     """Check a bundle's files, signature and answers."""
     from edgemm.verbs.verify import verify as verb
 
-    _terminal.show(verb(bundle, key=key), json)
+    _printing.show(verb(bundle, key=key), json)
 
 
 @app.command()
@@ -411,7 +411,7 @@ def run(
         supervise=supervise,
         install_service=install_service,
     )
-    _terminal.show(done, json)
+    _printing.show(done, json)
 
 
 @app.command()
@@ -435,7 +435,7 @@ def deploy(
 
     with on_stderr() as progress:
         done = verb(bundle, remote=remote, to=to, command=command, reload=reload, status=status, ssh_config=ssh_config, progress=progress)
-    _terminal.show(done, json)
+    _printing.show(done, json)
 
 
 @app.command("list")
@@ -447,7 +447,7 @@ def list_(
     """List what a card or recipe may name, and its options."""
     from edgemm.verbs.list import list as verb
 
-    _terminal.show(verb(kind, name), json)
+    _printing.show(verb(kind, name), json)
 
 
 @app.command()
@@ -455,4 +455,4 @@ def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
     from edgemm.verbs.doctor import doctor as verb
 
-    _terminal.show(verb(), json)
+    _printing.show(verb(), json)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a virtual environment with a real Home Assistant, for tests/runtime/test_home_assistant.py: 2025.4 where there is a Python 3.13, else
+# Builds a virtual environment with a real Home Assistant, for tests/box/serving/test_home_assistant.py: 2025.4 where there is a Python 3.13, else
 # 2024.3 on Python 3.11, which knows no discovery of whole devices. About four minutes and 800 MB; needs a C compiler and the broker of `make system`.
 #
 #   tests/home_assistant.sh [FOLDER [PYTHON]]      FOLDER: $EDGEMM_HOME_ASSISTANT, else ~/.cache/edgemm-home-assistant; PYTHON: 3.13 or 3.11

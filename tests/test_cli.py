@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import edgemm
-from edgemm import _terminal
 from edgemm.cli import main
+from edgemm.contracts.report import Report, Verdict
 from edgemm.errors import CardError, DataError, Mistakes
-from edgemm.report import Report, Verdict
+from edgemm.verbs import _printing
 
 
 @pytest.fixture
@@ -113,17 +113,17 @@ def test_results_go_to_stdout_as_json_when_asked(run):
 
 def test_several_mistakes_are_one_block_each():
     error = Mistakes([CardError("one.", fix="do a."), DataError("two.", why="b.")])
-    assert _terminal.words(error) == "edgemm: one.\n  fix: do a.\nedgemm: two.\n  why: b."
+    assert _printing.words(error) == "edgemm: one.\n  fix: do a.\nedgemm: two.\n  why: b."
 
 
 def test_a_missing_package_names_its_extra():
-    words = _terminal.words(ModuleNotFoundError("No module named 'nncf'", name="nncf.common"))
+    words = _printing.words(ModuleNotFoundError("No module named 'nncf'", name="nncf.common"))
     assert words.splitlines()[0] == "edgemm: this command needs the package 'nncf'."
     assert words.splitlines()[2] == "  fix: pip install 'edgemm[compress]'"
 
 
 def test_a_module_of_the_users_that_is_missing_is_no_extra():
-    assert "ModuleNotFoundError: No module named 'mine'" in _terminal.words(ModuleNotFoundError("No module named 'mine'", name="mine"))
+    assert "ModuleNotFoundError: No module named 'mine'" in _printing.words(ModuleNotFoundError("No module named 'mine'", name="mine"))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_module_of_the_users_that_is_missing_is_no_extra():
     ],
 )
 def test_whatever_goes_wrong_is_told_without_a_traceback(error, what, fix):
-    words = _terminal.words(error)
+    words = _printing.words(error)
     assert words.startswith(f"edgemm: {what}")
     assert f"fix: {words.partition('fix: ')[2]}" in words
     assert fix in words
@@ -149,7 +149,7 @@ def test_a_missed_budget_exits_3_after_the_table(capsys):
 
     report = Report({}, budgets=[Verdict("latency_p95_ms", 20.0, 25.0, "missed", target="openvino")])
     with pytest.raises(typer.Exit) as end:
-        _terminal.conclude(report, False, "edgemm verify x")
+        _printing.conclude(report, False, "edgemm verify x")
     assert end.value.exit_code == 3
     out = capsys.readouterr().out
     assert "budget latency_p95_ms on openvino: missed: 25, limit 20" in out
@@ -158,7 +158,7 @@ def test_a_missed_budget_exits_3_after_the_table(capsys):
 
 @pytest.mark.parametrize("verdict", ["met", "unknown"])
 def test_a_budget_that_is_met_or_unknown_exits_0(verdict, capsys):
-    _terminal.conclude(Report({}, budgets=[Verdict("latency_p95_ms", 20.0, None, verdict)]), True, "x")
+    _printing.conclude(Report({}, budgets=[Verdict("latency_p95_ms", 20.0, None, verdict)]), True, "x")
     assert json.loads(capsys.readouterr().out)["budgets"][0]["verdict"] == verdict
 
 
@@ -166,9 +166,9 @@ def test_what_was_written_is_told_with_its_size(tmp_path, capsys):
     (tmp_path / "a").write_bytes(b"x" * 2048)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "b").write_bytes(b"x" * 1024)
-    _terminal.wrote(tmp_path)
-    _terminal.wrote(tmp_path / "a")
-    _terminal.suggest("edgemm verify x")
+    _printing.wrote(tmp_path)
+    _printing.wrote(tmp_path / "a")
+    _printing.suggest("edgemm verify x")
     assert capsys.readouterr().out == f"wrote {tmp_path} (3.0 KiB)\nwrote {tmp_path / 'a'} (2.0 KiB)\nnext: edgemm verify x\n"
 
 

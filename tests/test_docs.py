@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 import edgemm
-from edgemm import card as cards
-from edgemm import plugins
-from edgemm import recipe as recipes
-from edgemm.modalities._mel import MFCC_KEYS
-from edgemm.modalities._mel import parse as parse_features
-from edgemm.modalities._protocol import modalities
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts import recipe as recipes
+from edgemm.contracts.modality import modalities
+from edgemm.data.modalities._audio.mel import MFCC_KEYS
+from edgemm.data.modalities._audio.mel import parse as parse_features
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])

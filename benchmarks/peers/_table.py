@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemm.probes._statistics import ratio
+from edgemm.box.measuring.statistics import ratio
 
 HEAD = """# The same checkpoints through other tools
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgemm import card
-from edgemm.checkpoint import load_model
-from edgemm.data import open_dataset
+from edgemm.contracts import card
+from edgemm.data.dataset import open_dataset
+from edgemm.workshop.models.checkpoint.loading import load_model
 
 if TYPE_CHECKING:
     from _given import Given

@@ -61,7 +61,7 @@ def folder_of(given: Path | None) -> Path:
     if given:
         return given
     sys.path.insert(0, str(HERE.parents[1]))
-    from edgemm.cache import root
+    from edgemm.store.cache import root
 
     return root() / "peers"
 

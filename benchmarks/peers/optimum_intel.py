@@ -21,8 +21,8 @@ def compress(given: Given, out: Path, form: str) -> Path:
     if form == "default":
         main_export(str(Path(given.card).parent), out, task="feature-extraction", library_name="transformers")
         return out / "openvino_model.xml"
-    from edgemm import card
-    from edgemm.checkpoint import load_model
+    from edgemm.contracts import card
+    from edgemm.workshop.models.checkpoint.loading import load_model
 
     quantizer = OVQuantizer.from_pretrained(load_model(card.load(given.card)), task="feature-extraction")
     config = OVConfig(quantization_config=OVQuantizationConfig(bits=8, num_samples=len(given.samples)))

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgemm import card as cards
-from edgemm import data as datasets
-from edgemm.checkpoint import save_model
-from edgemm.steps._protocol import Context
-from edgemm.steps.distill import distill
-from edgemm.training import seeded_model
+from edgemm.contracts import card as cards
+from edgemm.contracts.step import Context
+from edgemm.data import dataset as datasets
+from edgemm.workshop.models.checkpoint.loading import save_model
+from edgemm.workshop.steps.distill import distill
+from edgemm.workshop.training.loop import seeded_model
 
 PHASES = ({"batch_size": 16, "features": {"image": 1.0, "text": 1.0}}, {"batch_size": 32})
 

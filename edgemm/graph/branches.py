@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from edgemm import plugins
-from edgemm.card import Card
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card
 from edgemm.errors import EdgemmError, nearest
 
 FRONTEND = "frontend/"

@@ -3,7 +3,7 @@
 Some graphs TensorRT refuses; some it takes and computes wrongly (uint8 with zero point 0: everything above 127 steps is clipped); some it
 takes and runs slower than float. The first two are faults, the last are remarks (``Fault.slow``).
 
-Source of the rules: TensorRT's ONNX parser and builder as tried out with TensorRT-RTX 1.7 (``tests/targets/test_tensorrt_build.py``).
+Source of the rules: TensorRT's ONNX parser and builder as tried out with TensorRT-RTX 1.7 (``tests/box/targets/test_tensorrt_build.py``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgemm.card import Card
+from edgemm.contracts.card import Card
 from edgemm.errors import Collector, EdgemmError, QuantizeError
 from edgemm.graph import placement
 from edgemm.graph.branches import find_branches
-from edgemm.graph.pairs import DEQUANTIZE, PAIR, PRODUCTS, QUANTIZE, Wiring, output_axis
+from edgemm.graph.qdq_pairs import DEQUANTIZE, PAIR, PRODUCTS, QUANTIZE, Wiring, output_axis
 
 REQUANTIZE = "quantize the float model again with `edgemm quantize -r tensorrt-int8`."
 FOREIGN = (

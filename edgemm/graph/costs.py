@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, shape_inference
 
+from edgemm.contracts.specs import BATCH
 from edgemm.graph import files
 from edgemm.graph.branches import Branches, node_inputs
-from edgemm.specs import BATCH
 
 QUANTIZED_AT = {
     "Conv": (1,),

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from edgemm.contracts.target import Session
 from edgemm.errors import TargetError
 from edgemm.graph import files, parity
 from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, find_branches
-from edgemm.targets._protocol import Session
 
 if TYPE_CHECKING:
     from edgemm.graph.parity import Difference, Feed
-    from edgemm.models.fused import FusedModel
+    from edgemm.workshop.models.fused import FusedModel
 
 LOOKED_AT = 2  # samples; the reference keeps every tensor of each
 SILENT = ("QuantizeLinear", "Constant", "Shape", "Size", "Range")
@@ -28,13 +28,13 @@ def in_export(model: FusedModel, graph: onnx.ModelProto, sample: Feed) -> tuple[
 
     The model is traced again: names of torch's nodes are names of the graph's tensors.
     """
-    from edgemm.exporting import trace
-    from edgemm.models import _values
+    from edgemm.workshop.models import values
+    from edgemm.workshop.models.onnx_export import trace
 
-    features = _values.features(model, sample)
-    expected = _values.on_the_way(trace(model).program, features)
+    features = values.features(model, sample)
+    expected = values.on_the_way(trace(model).program, features)
     expected |= {f"{FRONTEND}{name}/out": value for name, value in features.items()}
-    expected |= _values.outputs(model, sample)
+    expected |= values.outputs(model, sample)
     made = [(name, node.name) for node in graph.graph.node for name in node.output if name in expected]
     found, _ = parity.run_reference(parity.with_outputs(graph, [name for name, _ in made]), [sample])
     owner = find_branches(graph, model.card).of_node

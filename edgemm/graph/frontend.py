@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgemm.card import Card
+from edgemm.contracts import frontend_ops
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import Modality, input_specs, modalities
 from edgemm.errors import CardError, ExportError
-from edgemm.modalities import _ops
-from edgemm.modalities._protocol import Modality, input_specs, modalities
 
 PREFIX = "frontend/"
 """How the name of every front-end node begins."""
@@ -85,13 +85,13 @@ def _features(graph: GraphProto, card: Card) -> dict[str, list[str]]:
 
 
 def _masked(part: Modality) -> bool:
-    return any(isinstance(op, _ops.Mask) for op in part.frontend())
+    return any(isinstance(op, frontend_ops.Mask) for op in part.frontend())
 
 
 def _inner(name: str, number: int, part: Modality) -> str:
     """The tensor that the old graph reads in place of its input ``number`` of card input ``name``."""
     ops = part.frontend()
-    if not ops or (number == 0 and len(ops) == 1 and isinstance(ops[0], _ops.Mask)):
+    if not ops or (number == 0 and len(ops) == 1 and isinstance(ops[0], frontend_ops.Mask)):
         return name
     return f"{PREFIX}{name}/{'mask' if number else 'out'}"
 
@@ -130,45 +130,45 @@ class _Builder:
         self.name, self.opset, self.nodes, self.initializers = name, opset, nodes, initializers
         self.count = self.constants = self.bins = 0
 
-    def run(self, ops: list[_ops.Op], steps: int | None, part: Modality, outs: list[str]) -> None:
+    def run(self, ops: list[frontend_ops.Op], steps: int | None, part: Modality, outs: list[str]) -> None:
         """From the graph input to ``outs``: the tensor the old graph reads, and its mask."""
         at, last = self.name, outs[0]
-        fold = steps is not None and _ops.folds(ops)
+        fold = steps is not None and frontend_ops.folds(ops)
         if fold:
             at = self._reshape(at, (-1, *part.shape()))
         for number, op in enumerate(ops):
             at = self._op(op, at, last if number == len(ops) - 1 and not fold else None, outs[1])
         if fold:
-            sizes = _ops.run(ops, part.absent()[None])[0].shape[1:]
+            sizes = frontend_ops.run(ops, part.absent()[None])[0].shape[1:]
             self._reshape(at, (-1, steps, *sizes), last)
 
-    def _op(self, op: _ops.Op, x: str, out: str | None, mask: str) -> str:
+    def _op(self, op: frontend_ops.Op, x: str, out: str | None, mask: str) -> str:
         match op:
-            case _ops.Cast(dtype=dtype):
+            case frontend_ops.Cast(dtype=dtype):
                 return self._node("Cast", [x], out, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-            case _ops.Transpose(axes=axes):
+            case frontend_ops.Transpose(axes=axes):
                 return self._node("Transpose", [x], out, perm=[0, *axes])
-            case _ops.Affine(scale=scale, shift=shift):
+            case frontend_ops.Affine(scale=scale, shift=shift):
                 return self._node("Add", [self._node("Mul", [x, self._constant(scale)]), self._constant(shift)], out)
-            case _ops.Peak(floor=floor):
+            case frontend_ops.Peak(floor=floor):
                 largest = self._node("Max", [self._reduced("ReduceMax", x, [1]), self._constant(np.float32(floor))])
                 return self._node("Div", [x, largest], out)
-            case _ops.Reflect(width=width):
+            case frontend_ops.Reflect(width=width):
                 return self._node("Pad", [x, self._constant(np.array([0, width, 0, width]))], out, mode="reflect")
-            case _ops.Frames(weight=weight, hop=hop):
+            case frontend_ops.Frames(weight=weight, hop=hop):
                 self.bins = weight.shape[0] // 2
                 wave = self._reshape(x, (0, 1, -1))
                 return self._node("Conv", [wave, self._constant(weight)], out, strides=[hop], kernel_shape=[weight.shape[-1]])
-            case _ops.Power(exponent=exponent):
+            case frontend_ops.Power(exponent=exponent):
                 return self._power(x, self.bins, exponent, out)
-            case _ops.MatMul(weight=weight):
+            case frontend_ops.MatMul(weight=weight):
                 return self._node("MatMul", [self._constant(weight), x], out)
-            case _ops.Log(floor=floor, offset=offset):
+            case frontend_ops.Log(floor=floor, offset=offset):
                 x = self._node("Add", [x, self._constant(np.float32(offset))]) if offset else x
                 return self._node("Log", [self._node("Max", [x, self._constant(np.float32(floor))])], out)
-            case _ops.Normalize(floor=floor):
+            case frontend_ops.Normalize(floor=floor):
                 return self._normalize(x, floor, out)
-            case _ops.Mask(pad=pad):
+            case frontend_ops.Mask(pad=pad):
                 same = self._node("Equal", [x, self._constant(np.int64(pad))])
                 self._node("Cast", [self._node("Not", [same])], mask, to=TensorProto.INT64)
                 return x

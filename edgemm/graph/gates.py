@@ -9,8 +9,8 @@ from __future__ import annotations
 import onnx
 
 from edgemm.graph.branches import drop_unread
-from edgemm.graph.pairs import Wiring
 from edgemm.graph.placement import drop_dead_pairs, sizes
+from edgemm.graph.qdq_pairs import Wiring
 
 ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 VECTOR = 2  # axes: batch and features. Maps and sequences keep their quantizers: in int8 they are a quarter to move

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgemm.card import Card, Input, Output
+from edgemm.contracts.card import Card, Input, Output
+from edgemm.contracts.specs import BATCH
 from edgemm.errors import CheckpointError, EdgemmError
 from edgemm.graph import files
-from edgemm.specs import BATCH
 
 BATCH_WORDS = ("batch", "batch_size", "n", "b", "bs")  # what exporters call the axis of samples
 RATE_NAMES = ("sr", "sample_rate", "sampling_rate", "rate_hz")

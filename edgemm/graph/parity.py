@@ -16,15 +16,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgemm.card import Card
+from edgemm.contracts.card import Card
+from edgemm.contracts.target import Session
 from edgemm.errors import ParityError
 from edgemm.graph import files
 from edgemm.graph.branches import Branches, find_branches
 from edgemm.graph.untaken import untaken
-from edgemm.targets._protocol import Session
 
 if TYPE_CHECKING:
-    from edgemm.models.fused import FusedModel
+    from edgemm.workshop.models.fused import FusedModel
 
 Feed = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
@@ -175,12 +175,12 @@ def check_export(model: FusedModel, onnx_path: Path, samples: Sequence[Feed]) ->
     Raises:
         ParityError: An output differs; names it, the error, and the branch and node where the difference arises.
     """
-    from edgemm.models import _values
+    from edgemm.workshop.models import values
 
     names = list(model.card.outputs)
     graph = files.load(onnx_path)
     feeds = [*samples, *_one_batch(samples)]
-    reference = join(names, [list(_values.outputs(model, feed).values()) for feed in feeds])
+    reference = join(names, [list(values.outputs(model, feed).values()) for feed in feeds])
     found, _ = run_reference(graph, feeds)
     rung = Rung("torch to ONNX", "torch", "ONNX Runtime", compare(reference, {name: found[name] for name in names}))
     broken = [name for name, entry in rung.outputs.items() if not within(entry)]

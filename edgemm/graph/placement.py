@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 
 from edgemm.graph import files
 from edgemm.graph.branches import drop_unread
-from edgemm.graph.pairs import PAIR, PASSING, PRODUCTS, QUANTIZE, Wiring, attribute
-from edgemm.graph.symmetric import unfold
+from edgemm.graph.qdq_pairs import PAIR, PASSING, PRODUCTS, QUANTIZE, Wiring, attribute
+from edgemm.graph.symmetric_qdq import unfold
 
 LEAST = 16
 """Channels below which an INT8 kernel gains nothing: tensor cores take 16 at a time."""

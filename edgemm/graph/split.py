@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgemm.card import Card
+from edgemm.contracts.card import Card
 from edgemm.errors import ExportError
 from edgemm.graph import files
 from edgemm.graph.branches import SIZE_OPS, find_branches, groups, node_inputs

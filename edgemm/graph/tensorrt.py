@@ -5,13 +5,13 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from edgemm.graph import halves, placement, symmetric
-from edgemm.graph.pairs import Wiring
+from edgemm.graph import float16, placement, symmetric_qdq
+from edgemm.graph.qdq_pairs import Wiring
 
 
 def normalise(model: onnx.ModelProto, *, cut: bool = False) -> None:
     """Bring a Q/DQ graph from anywhere into the form that TensorRT computes rightly and fuses; in place. ``cut``: as ``make_symmetric``."""
-    symmetric.make_symmetric(model, cut=cut)
+    symmetric_qdq.make_symmetric(model, cut=cut)
     placement.settle(model)
     cast_bytes_first(model)
 
@@ -28,7 +28,7 @@ def form(model: onnx.ModelProto, *, precision: str, int8: bool) -> onnx.ModelPro
     if not int8:
         copy = placement.without_pairs(copy)
     cast_bytes_first(copy)
-    return halves.to_half(copy) if precision == "f16" else copy
+    return float16.to_half(copy) if precision == "f16" else copy
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

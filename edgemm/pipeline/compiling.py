@@ -10,25 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins
-from edgemm._bundle.golden import run as run_golden
-from edgemm._bundle.golden import stack, tolerance
-from edgemm.artifact import Artifact, write_json
-from edgemm.bundle import Golden, write_npz
+from edgemm.box.bundle.golden import run as run_golden
+from edgemm.box.bundle.golden import stack, tolerance
+from edgemm.box.bundle.opened import Golden, write_npz
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.candidates import asked as precision_asked
+from edgemm.box.measuring.predict import Predictor
+from edgemm.box.measuring.tuning import tune
+from edgemm.contracts import plugins
+from edgemm.contracts.recipe import Recipe
+from edgemm.contracts.report import ROUNDING
+from edgemm.contracts.target import Target
+from edgemm.data import scoring
 from edgemm.errors import ParityError
-from edgemm.pipeline import answering
+from edgemm.pipeline import answers
 from edgemm.pipeline.accuracy_policy import policy_of
-from edgemm.pipeline.branch_precision import decide
-from edgemm.pipeline.guarding import guard
-from edgemm.pipeline.partial import Partial
+from edgemm.pipeline.auto_precision import decide
+from edgemm.pipeline.budgets import guard
+from edgemm.pipeline.part_quantized import Partial
 from edgemm.pipeline.stages import Job, quantize, samples
-from edgemm.probes._candidate import Candidate
-from edgemm.probes._named import asked as precision_asked
-from edgemm.probes._predict import Predictor
-from edgemm.probes._tuning import tune
-from edgemm.recipe import Recipe
-from edgemm.report import ROUNDING
-from edgemm.targets._protocol import Target
+from edgemm.store.artifact import Artifact, write_json
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,12 @@ def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str,
     Nothing ("") where val has no rows, or no output has a metric that can be lost.
     """
     job = partial.job
-    if not partial.split or all(metrics.guarded(output) == "sqnr_db" for output in job.card.outputs.values()):
+    if not partial.split or all(scoring.guarded(output) == "sqnr_db" for output in job.card.outputs.values()):
         return lambda options: ""
 
     def loses(options: dict[str, Any]) -> str:
         (before, truth), (after, _) = partial.answers(), partial.answers(options=options)
-        lost = answering.lost(job, before, after, truth)
+        lost = answers.lost(job, before, after, truth)
         if any(score.low is not None and score.low > 0 for score in lost.values()):
             return "its accuracy does not hold."
         over = limits and any(m.value > limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())

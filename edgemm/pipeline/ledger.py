@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import metrics, plugins, splits
-from edgemm.artifact import Artifact, write_json
-from edgemm.bundle import write_npz
+from edgemm.box.bundle import parts as splits
+from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.parts import SplitFiles
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
+from edgemm.box.measuring.subsets import answer_subsets
+from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts.report import Measurement
+from edgemm.contracts.target import Target
+from edgemm.data import scoring
+from edgemm.data.scoring import Score, Term
 from edgemm.errors import EdgemmError
-from edgemm.metrics import Score, Term
 from edgemm.pipeline import standins
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.stages import Job
-from edgemm.probes._candidate import Candidate
-from edgemm.probes._subsets import answer_subsets
-from edgemm.probes.accuracy import Accuracy, Answers
-from edgemm.report import Measurement
-from edgemm.splits import SplitFiles
-from edgemm.targets import _onnx_file
-from edgemm.targets._protocol import Target
+from edgemm.store.artifact import Artifact, write_json
 
 ROWS = 2000
 """Rows of test behind the ledger (fewer for a large model); of a larger test a seeded choice. A contribution is then known to 2 points."""
@@ -94,7 +95,7 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
     except EdgemmError as err:
         return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
     files = {name: path for form in forms for name, path in form.files().items()}
-    guarded = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+    guarded = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
     if len(job.card.inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
         return Ledger(files=files)
     try:
@@ -137,7 +138,7 @@ def _shares(files: SplitFiles, plain: SplitFiles, means: Mapping[str, np.ndarray
     """Whether the cuts are those of the float graph: the same names, and shapes that the stand-ins fit."""
     if files.cuts != plain.cuts:
         return False
-    shapes = {spec.name: spec.shape for spec in _onnx_file.read(files.rest).inputs if spec.name in means}
+    shapes = {spec.name: spec.shape for spec in onnx_file.read(files.rest).inputs if spec.name in means}
     return all(
         len(shape) == means[name].ndim and all(isinstance(a, str) or a == b for a, b in zip(shape, means[name].shape, strict=True))
         for name, shape in shapes.items()
@@ -208,7 +209,7 @@ def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subs
 def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
     inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
-    outputs = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db" and _known(before, job, name)]
+    outputs = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db" and _known(before, job, name)]
     rows = [row for form in after for name in outputs for given in inputs if (row := _contribution(job, name, given, before, form))]
     counted = next((m.n for m in measured if m.n), 0)
     details = {
@@ -253,9 +254,9 @@ def _contribution(job: Job, output: str, given: str, before: _Answered, after: _
         ]
 
     spec = job.card.outputs[output]
-    first, second = metrics.combine(spec, terms(before, 1.0)), metrics.combine(spec, terms(after, 1.0))
-    change = metrics.combine(spec, [*terms(after, 1.0), *terms(before, -1.0)])
-    kept = metrics.combine(spec, [*terms(after, 1.0), *terms(before, -DEAF_SHARE)])
+    first, second = scoring.combine(spec, terms(before, 1.0)), scoring.combine(spec, terms(after, 1.0))
+    change = scoring.combine(spec, [*terms(after, 1.0), *terms(before, -1.0)])
+    kept = scoring.combine(spec, [*terms(after, 1.0), *terms(before, -DEAF_SHARE)])
     listened = first.low is not None and first.low > 0
     return {
         "input": given,

@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm import metrics, plugins
-from edgemm.artifact import Artifact, write_json
-from edgemm.bundle import write_npz
+from edgemm.box.bundle.opened import write_npz
+from edgemm.box.measuring.predict import Predictor
+from edgemm.contracts import plugins
+from edgemm.contracts.recipe import Step
+from edgemm.contracts.report import Measurement, show_interval
+from edgemm.contracts.target import Target
+from edgemm.data import scoring
 from edgemm.errors import DataError, MissingExtra, PruneError
-from edgemm.pipeline import answering, stages
-from edgemm.pipeline.answering import DECISION_ROWS
-from edgemm.pipeline.branch_precision import normal
-from edgemm.pipeline.partial import Partial
+from edgemm.pipeline import answers as answering
+from edgemm.pipeline import stages
+from edgemm.pipeline.answers import DECISION_ROWS
+from edgemm.pipeline.auto_precision import normal
+from edgemm.pipeline.part_quantized import Partial
 from edgemm.pipeline.stages import Job
-from edgemm.probes._predict import Predictor
-from edgemm.recipe import Step
-from edgemm.report import Measurement, show_interval
-from edgemm.targets._protocol import Target
+from edgemm.store.artifact import Artifact, write_json
 
 if TYPE_CHECKING:
-    from edgemm.models.fused import FusedModel
+    from edgemm.workshop.models.fused import FusedModel
 
 RATIOS = (0.25, 0.5, 0.75)
 INT8 = "INT8"
@@ -168,7 +170,7 @@ def _cells(
     job: Job, branch: str, treatment: str, before: answering.Arrays, after: answering.Arrays | None, truth: answering.Arrays, note: str
 ) -> list[Cell]:
     if after is None:
-        names = [name for name, output in job.card.outputs.items() if metrics.guarded(output) != "sqnr_db"]
+        names = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
         return [Cell(branch, treatment, name, note=note) for name in names]
     lost, scored = answering.lost(job, before, after, truth), {m.output: m.value for m in answering.scored(job, after, truth)}
     return [Cell(branch, treatment, name, m.value, m.low, m.high, m.unit, scored.get(name), note) for name, m in lost.items()]
@@ -185,7 +187,7 @@ class _Whole:
         """Branches with something that may be pruned."""
 
         def make(scratch: Path) -> Path:
-            from edgemm.models.parts import find_parts
+            from edgemm.workshop.models.torch_branches import find_parts
 
             parts = find_parts(self.model())
             weighed = set(parts.of_parameter.values())
@@ -200,7 +202,7 @@ class _Whole:
         """Answers with a branch pruned and a note, or None and the reason."""
 
         def make(scratch: Path) -> Path:
-            from edgemm.steps._protocol import Context
+            from edgemm.contracts.step import Context
 
             told: dict[str, Any] = {}
             context = Context(
@@ -240,14 +242,14 @@ class _Whole:
             return dict(file), told["note"]
 
     def model(self) -> FusedModel:
-        from edgemm.checkpoint import load_model
+        from edgemm.workshop.models.checkpoint.loading import load_model
 
         if self._model is None:
             self._model = load_model(self.job.card)
         return self._model
 
     def answers(self, model: FusedModel) -> dict[str, np.ndarray]:
-        from edgemm.models import _values
+        from edgemm.workshop.models import values as _values
 
         parts: dict[str, list[np.ndarray]] = {}
         for batch in self.job.dataset.batches(self.split, BATCH_SIZE, limit=DECISION_ROWS):

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm import cache, plugins
-from edgemm import card as cards
-from edgemm._data.checking import check
-from edgemm.artifact import Artifact, Maker, write_bytes, write_json
-from edgemm.bundle import Reference, write_npz
-from edgemm.card import Card
-from edgemm.data import Dataset, find_labels, open_dataset, synthetic
-from edgemm.probes._busy import load
+from edgemm.box.bundle.opened import Reference, write_npz
+from edgemm.box.measuring.busy import load
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card
+from edgemm.contracts.recipe import Recipe, Step
+from edgemm.contracts.target import Target
+from edgemm.data.checking import check
+from edgemm.data.dataset import Dataset, find_labels, open_dataset, synthetic
 from edgemm.progress import Progress
-from edgemm.recipe import Recipe, Step
-from edgemm.targets._protocol import Target
+from edgemm.store import cache
+from edgemm.store.artifact import Artifact, Maker, write_bytes, write_json
 
 if TYPE_CHECKING:
     pass
@@ -64,7 +65,7 @@ class Job:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        from edgemm.checkpoint_identity import identity
+        from edgemm.workshop.models.checkpoint.identity import identity
 
         return identity(self.card)
 
@@ -154,13 +155,13 @@ def export(job: Job, *, opset: int = OPSET) -> Artifact:
     def make(scratch: Path) -> Path:
         path = scratch / "model.onnx"
         if job.card.is_onnx:
-            from edgemm.graph import imported
+            from edgemm.graph import user_onnx
 
-            imported.prepare(job.card, path)
+            user_onnx.prepare(job.card, path)
         else:
-            from edgemm.checkpoint import load_model
-            from edgemm.exporting import export_onnx
             from edgemm.graph import parity
+            from edgemm.workshop.models.checkpoint.loading import load_model
+            from edgemm.workshop.models.onnx_export import export_onnx
 
             model = load_model(job.card)
             export_onnx(model, path, opset=opset)
@@ -230,9 +231,9 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
     target = plugins.load(Target, target_name)
 
     def make(scratch: Path) -> Path:
+        from edgemm.contracts.step import Context
         from edgemm.graph import files
         from edgemm.graph.branches import find_branches
-        from edgemm.steps._protocol import Context
 
         model = files.load(exported.main)
         context = Context(

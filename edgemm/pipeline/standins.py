@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm import plugins, splits
-from edgemm.artifact import Artifact, write_json
-from edgemm.bundle import write_npz
-from edgemm.data import Batch
+from edgemm.box.bundle import parts as splits
+from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.parts import Parts
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Target
+from edgemm.data.dataset import Batch
 from edgemm.errors import MeasureError
 from edgemm.pipeline.stages import Job
-from edgemm.splits import Parts
-from edgemm.targets._protocol import Target
+from edgemm.store.artifact import Artifact, write_json
 
 ROWS = 2000
 """Rows of train behind a stand-in; of a larger train a seeded choice. The mean is then known to 1/45 of a channel's own spread."""

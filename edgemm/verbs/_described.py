@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm import plugins
-from edgemm.options import in_words
-from edgemm.plugins import Option
+from edgemm.contracts import plugins
+from edgemm.contracts.options import in_words
+from edgemm.contracts.plugins import Option
 
 WIDTH = 100  # columns: what a terminal beside an editor shows
 SECTIONS = ("Args:", "Attributes:")
 ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*): (?P<text>.*)")
-NESTED = {("modalities", "audio"): ("features: {log_mel: ...} or {mfcc: ...}", "modalities/_mel.py", "Mel", ("rate_hz", "samples"))}
+NESTED = {
+    ("modalities", "audio"): ("features: {log_mel: ...} or {mfcc: ...}", "data/modalities/_audio/mel.py", "Mel", ("rate_hz", "samples"))
+}
 """Variant -> its options that have options: their title, file and class, and the fields that are no option."""
 INPUTS = "Any input also takes optional (an empty cell = it is missing) and steps (so many values a row)."
 
@@ -95,13 +97,13 @@ class Described:
         return "\n\n".join(map(str, self.variants))
 
 
-def describe(kind: str, folder: str, name: str, about: str) -> Variant:
-    """A variant of ``edgemm/<folder>``.
+def describe(kind: str, name: str, about: str) -> Variant:
+    """A variant.
 
     Raises:
         EdgemmError: There is no such variant; names the nearest one.
     """
-    tree = ast.parse(plugins.source(folder, name).read_text(encoding="utf-8"))
+    tree = ast.parse(plugins.source(kind, name).read_text(encoding="utf-8"))
     title, inner = "", dict[str, Choice]()
     if (kind, name) in NESTED:
         title, file, cls, left_out = NESTED[kind, name]
@@ -109,7 +111,7 @@ def describe(kind: str, folder: str, name: str, about: str) -> Variant:
         declared = {key: option for key, option in plugins.fields_of(nested, cls).items() if key not in left_out}
         inner = _choices(declared, _meanings(nested))
     note = INPUTS if kind == "modalities" else ""
-    return Variant(kind, name, about, _choices(plugins.options(folder, name), _meanings(tree)), title, inner, note)
+    return Variant(kind, name, about, _choices(plugins.options(kind, name), _meanings(tree)), title, inner, note)
 
 
 def quote(kind: str, path: Path, about: str) -> Variant:

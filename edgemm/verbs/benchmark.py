@@ -9,28 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import plugins
-from edgemm._report import comparison, page
-from edgemm._report.comparison import Comparison
-from edgemm.artifact import require_writable, sha256_file
-from edgemm.card import Card
-from edgemm.data import open_dataset, synthetic
-from edgemm.devices.environment import environment
-from edgemm.devices.power import open_meter
+from edgemm.box.devices.environment import environment
+from edgemm.box.devices.power import open_meter
+from edgemm.box.measuring import disturbed
+from edgemm.box.measuring.busy import busy, load
+from edgemm.box.measuring.candidates import Named, resolve, says_nothing
+from edgemm.box.measuring.measurements import drawn, measurements, ratios
+from edgemm.box.measuring.schedule import LAUNCHES, Candidate, Timing, time_candidates
+from edgemm.box.measuring.scores import accuracy
+from edgemm.box.measuring.sustained import Found, at_pace, limits, throughput
+from edgemm.box.remote.benchmark import measure_there
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card
+from edgemm.contracts.report import Measurement, Report, judge, read
+from edgemm.contracts.specs import BATCH
+from edgemm.contracts.target import Target
+from edgemm.data.dataset import open_dataset, synthetic
 from edgemm.errors import MeasureError
 from edgemm.pipeline import stages
-from edgemm.probes import _disturbed as disturbed
-from edgemm.probes._busy import busy, load
-from edgemm.probes._measurements import drawn, measurements, ratios
-from edgemm.probes._named import Named, resolve, says_nothing
-from edgemm.probes._schedule import LAUNCHES, Candidate, Timing, time_candidates
 from edgemm.progress import Progress
-from edgemm.report import Measurement, Report, judge, read
-from edgemm.specs import BATCH
-from edgemm.targets._protocol import Target
-from edgemm.verbs._remote import measure_there
-from edgemm.verbs._scores import accuracy
-from edgemm.verbs._sustained import Found, at_pace, limits, throughput
+from edgemm.report import comparison, page
+from edgemm.report.comparison import Comparison
+from edgemm.store.artifact import require_writable, sha256_file
 
 ROUNDS = 16  # two for each launch
 

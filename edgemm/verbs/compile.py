@@ -8,17 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgemm import plugins
-from edgemm._bundle.golden import Golden, compare
-from edgemm._bundle.golden import run as run_golden
-from edgemm._bundle.packing import SUFFIX
-from edgemm.artifact import Artifact, folder_in_one_step, require_writable, write_json
-from edgemm.bundle import Bundle, TargetOptions, open_bundle
+from edgemm.box.bundle.golden import Golden, compare
+from edgemm.box.bundle.golden import run as run_golden
+from edgemm.box.bundle.opened import Bundle, TargetOptions, open_bundle
+from edgemm.box.bundle.packing import SUFFIX
+from edgemm.box.measuring.tuning import tune
+from edgemm.contracts import plugins
+from edgemm.contracts.target import BuildsAhead, Target, fingerprint
 from edgemm.errors import EdgemmError, TargetError
 from edgemm.pipeline import stages
-from edgemm.probes._tuning import tune
 from edgemm.progress import Progress
-from edgemm.targets._protocol import BuildsAhead, Target, fingerprint
+from edgemm.store.artifact import Artifact, folder_in_one_step, require_writable, write_json
 
 
 def compile(

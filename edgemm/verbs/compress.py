@@ -7,21 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgemm import bundle, checkpoint_files
-from edgemm._bundle import seal
-from edgemm.artifact import Artifact
+from edgemm.box.bundle import opened, seal
+from edgemm.contracts.recipe import Recipe
+from edgemm.contracts.recipe import load as load_recipe
+from edgemm.contracts.report import Report
+from edgemm.contracts.report import read as read_report
 from edgemm.errors import DataError, RecipeError
-from edgemm.pipeline import assembling, compiling, ledger, measuring, shaping, stages
+from edgemm.pipeline import assembling, compiling, ledger, reporting, stages, torch_steps
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.shaping import Shaped
 from edgemm.pipeline.stages import Job
+from edgemm.pipeline.torch_steps import Shaped
 from edgemm.progress import Progress
-from edgemm.recipe import Recipe
-from edgemm.recipe import load as load_recipe
-from edgemm.report import Report
-from edgemm.report import read as read_report
+from edgemm.store.artifact import Artifact
+from edgemm.workshop.models.checkpoint import files
 
-PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *shaping.TRAINERS, "openvino", "numpy")
+PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *torch_steps.TRAINERS, "openvino", "numpy")
 """Distributions whose version can change a bundle."""
 
 
@@ -75,7 +75,7 @@ def compress(
         EdgemmError: Anything a user can mend, before work starts where it can be known.
     """
     output = Path(output)
-    bundle.check_place(output)
+    opened.check_place(output)
     signer = seal.public_hex(sign) if sign else None
     job = stages.start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     plan = load_recipe(recipe, card=job.card)
@@ -85,18 +85,18 @@ def compress(
         _check_checkpoint(Path(checkpoint), output, job, plan)
 
     def whole_way(scratch: Path) -> Path:
-        shaping.check(job, plan)
+        torch_steps.check(job, plan)
         opset = stages.opset(plan)  # asks the targets, which import their runtimes: not where all is found in the cache
         exported = stages.export(job, opset=opset)
         reference = stages.reference(job, exported) if data is not None else None
-        shaped = shaping.shape(job, exported, plan, opset=opset)
+        shaped = torch_steps.shape(job, exported, plan, opset=opset)
         compiled = [_compiled(job, exported, shaped, plan, name, opset) for name in plan.targets]
         known = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
-        report = measuring.benchmark(job, exported, reference, compiled, plan, shaped, known)
+        report = reporting.benchmark(job, exported, reference, compiled, plan, shaped, known)
         return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
-    bundle.copy(made.folder, output)
+    opened.copy(made.folder, output)
     place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
 
@@ -109,19 +109,19 @@ def _check_checkpoint(place: Path, output: Path, job: Job, plan: Recipe) -> None
             why="none of its steps changes the float model; what it quantizes is in the bundle alone.",
             fix="leave out --checkpoint, or take a recipe with prune, distill or qat.",
         )
-    checkpoint_files.check_place(place, original=job.card.folder, apart=output)
+    files.check_place(place, original=job.card.folder, apart=output)
 
 
 def _copied(place: Path, job: Job, plan: Recipe) -> Path:
     """The checkpoint that the torch steps left, at ``place``; the steps are found in the cache, and run again if somebody tidied it."""
     again, opset = replace(job, made=[], reused=[]), stages.opset(plan)
-    checkpoint_files.copy(shaping.shape(again, stages.export(again, opset=opset), plan, opset=opset).job.card, place)
+    files.copy(torch_steps.shape(again, stages.export(again, opset=opset), plan, opset=opset).job.card, place)
     return place
 
 
 def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: str, opset: int) -> Compiled:
     """What one target gets; accuracy is held against the original, and training with quantization is at hand where the card can train."""
-    qat = None if job.card.model else partial(shaping.retrain, shaped, job, plan, opset=opset)
+    qat = None if job.card.model else partial(torch_steps.retrain, shaped, job, plan, opset=opset)
     return compiling.compile_for(
         shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat,
         heaviest_cut=shaped.heaviest_cut(),
@@ -133,7 +133,7 @@ def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
     return {
         "model": job.identity,
         "recipe": [plan.name, plan.sha256],
-        "named": [shaping.named(step, job.card) for step in plan.torch_steps()],
+        "named": [torch_steps.named(step, job.card) for step in plan.torch_steps()],
         "data": job.fingerprint,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,

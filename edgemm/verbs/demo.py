@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import edgemm
-from edgemm import cache, porch
-from edgemm.artifact import folder_in_one_step, require_writable, write_bytes
+from edgemm.contracts.report import Report
 from edgemm.progress import Progress
-from edgemm.report import Report
+from edgemm.store import cache
+from edgemm.store.artifact import folder_in_one_step, require_writable, write_bytes
+from edgemm.verbs import _demo_scenes
 
 RECIPE = "openvino-int8"
 EPOCHS = 16  # val accuracy has stopped rising by then; about a minute on two cores
@@ -40,7 +41,7 @@ class Shown:
         return self.bundle / "report.html"
 
     def __str__(self) -> str:
-        sees, hears = porch.ceiling("image"), porch.ceiling("audio")
+        sees, hears = _demo_scenes.ceiling("image"), _demo_scenes.ceiling("audio")
         alone = f"In these scenes a model that only sees is right {sees:.0%} of the time at best, one that only hears {hears:.0%}."
         return f"{self.report}\n\n{alone}"
 
@@ -64,7 +65,7 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
     with progress.stage("scenes"):
         _make_scenes(data)
     card, model = folder / "porch.yaml", folder / "porch"
-    write_bytes(card, porch.CARD.encode())
+    write_bytes(card, _demo_scenes.CARD.encode())
     edgemm.train(card, data=data, output=model, epochs=epochs, progress=progress, **TRAINING)
     done = edgemm.compress(model, recipe=RECIPE, data=data, output=folder / "bundle", progress=progress)
     return Shown(data, model / "model.yaml", done.bundle, done.report)
@@ -76,5 +77,5 @@ def _make_scenes(data: Path) -> None:
     if mark.is_file() and mark.read_text(encoding="utf-8") == cache.source_digest():
         return
     with folder_in_one_step(data) as scratch:
-        porch.write(scratch)
+        _demo_scenes.write(scratch)
         (scratch / mark.name).write_text(cache.source_digest(), encoding="utf-8")

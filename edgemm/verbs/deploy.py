@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import bundle as bundles
-from edgemm._bundle.packing import SUFFIX
-from edgemm.devices.remote import Remote, parse
+from edgemm.box.bundle import opened as bundles
+from edgemm.box.bundle.packing import SUFFIX
+from edgemm.box.remote.ssh import Remote, parse
 from edgemm.errors import BundleError, RemoteError
 from edgemm.progress import Progress
 

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm import cache, plugins
-from edgemm.devices import advice, memory, thermals
-from edgemm.devices.jetson import Jetson, identify
-from edgemm.devices.power import open_meter
-from edgemm.devices.thermals import Thermals
+from edgemm.box.devices import advice, memory, thermals
+from edgemm.box.devices.jetson import Jetson, identify
+from edgemm.box.devices.power import open_meter
+from edgemm.box.devices.thermals import Thermals
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Target
 from edgemm.errors import MissingExtra
-from edgemm.targets._protocol import Target
+from edgemm.store import cache
 
 CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
 INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")

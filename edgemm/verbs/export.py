@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm.artifact import Artifact, require_writable
 from edgemm.pipeline import stages
 from edgemm.progress import Progress
+from edgemm.store.artifact import Artifact, require_writable
 
 
 def export(

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from edgemm.artifact import write_bytes
-from edgemm.card import FILL_IN, Card, Input, Output
+from edgemm.contracts.card import FILL_IN, Card, Input, Output
 from edgemm.errors import CardError, OutputError, nearest
-from edgemm.models import huggingface_card
+from edgemm.store.artifact import write_bytes
+from edgemm.workshop.models import huggingface_card
 
 FORMS = (
     "image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40, imu=50x6@50hz, text=tokens:16, text=tokens:16+mask"
@@ -80,7 +80,7 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
     Raises:
         CheckpointError: It takes none; the error is that of the inputs as they were given.
     """
-    from edgemm.models.drafting import Refused, returned_shapes  # torch
+    from edgemm.workshop.models.drafting import Refused, returned_shapes  # torch
 
     try:
         return card, returned_shapes(card)
@@ -103,10 +103,10 @@ def _module(given: str, output: Path) -> tuple[str, str | None]:
     if file.endswith(".py"):
         folder = os.path.relpath(Path(file).parent, output.parent)
         return f"{Path(file).stem}:{function}", Path(folder).as_posix() if folder != "." else None
-    from edgemm import factory
+    from edgemm.contracts import user_code
 
     probe = Card({}, {}, path=output.resolve(), factory=given)
-    root = factory.locate(probe).root if factory.kind(probe) == "own" else None
+    root = user_code.locate(probe).root if user_code.kind(probe) == "own" else None
     if root is None or root == output.resolve().parent:
         return given, None
     return given, Path(os.path.relpath(root, output.resolve().parent)).as_posix()

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from edgemm import plugins
-from edgemm.artifact import require_writable
-from edgemm.bundle import Bundle, open_bundle
-from edgemm.card import Card, Output
-from edgemm.data import open_dataset, synthetic
-from edgemm.devices import boards
-from edgemm.devices.environment import environment
-from edgemm.devices.estimate import Estimate, estimate
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.devices import boards
+from edgemm.box.devices.environment import environment
+from edgemm.box.devices.estimate import Estimate, estimate
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card, Output
+from edgemm.contracts.modality import input_specs
+from edgemm.contracts.report import Report
+from edgemm.contracts.specs import TensorSpec
+from edgemm.contracts.target import Target, fingerprint
+from edgemm.data.dataset import open_dataset, synthetic
 from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
-from edgemm.modalities._protocol import input_specs
 from edgemm.pipeline import stages
-from edgemm.pipeline.inspection import BranchRow, take_apart
+from edgemm.pipeline.per_branch import BranchRow, take_apart
 from edgemm.pipeline.sensitivity import Sensitivity
 from edgemm.pipeline.sensitivity import sensitivity as measure_sensitivity
 from edgemm.progress import Progress
-from edgemm.report import Report
-from edgemm.specs import TensorSpec
-from edgemm.targets._protocol import Target, fingerprint
+from edgemm.store.artifact import require_writable
 
 PREFERRED = ("openvino", "onnxruntime")  # what times the layers where the model names no target of its own
 MIB = 2**20
@@ -140,7 +140,7 @@ def _model(model: str | Path, data: str | Path | None, target: str | None, sensi
 
 def _estimate(model: str | Path, board: boards.Board) -> Estimate:
     """On the float graph, whose layers INT8 or fp16 would run; a bundle's is the one that was pruned."""
-    from edgemm.graph.work import layers
+    from edgemm.graph.layer_work import layers
 
     path = Path(model)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
@@ -218,7 +218,7 @@ class _Looked:
 
 def _write(found: Inspection, place: Path) -> None:
     """``report.json`` and ``report.html`` of an inspection."""
-    from edgemm._report import page
+    from edgemm.report import page
 
     versions = plugins.find(Target, found.target)().versions() if found.target else {}
     rows = [

@@ -8,23 +8,13 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemm import plugins, recipe
-from edgemm.card import SHIPPED
+from edgemm.contracts import plugins, recipe
+from edgemm.contracts.card import SHIPPED
 from edgemm.errors import EdgemmError, nearest
 from edgemm.verbs._described import Described, Variant, describe, quote
 
-FOLDERS = {
-    "steps": "steps",
-    "targets": "targets",
-    "modalities": "modalities",
-    "encoders": "models/encoders",
-    "fusions": "models/fusions",
-    "heads": "models/heads",
-    "sources": "runtime/sources",
-    "sinks": "runtime/sinks",
-}
 FILES = ("recipes", "cards")
-KINDS = (*FILES, *FOLDERS)
+KINDS = (*FILES, *(kind for kind in plugins.KINDS if kind not in ("verbs", "probes")))
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ def _described(kind: str, name: str) -> Variant:
     about = _entries(kind)[name]
     if kind in FILES:
         return quote(kind, _folder(kind) / f"{name}.yaml", about)
-    return describe(kind, FOLDERS[kind], name, about)
+    return describe(kind, name, about)
 
 
 def _nearest(word: str) -> str:
@@ -80,7 +70,7 @@ def _nearest(word: str) -> str:
 
 
 def _names(kind: str) -> builtins.list[str]:
-    return [path.stem for path in _files(_folder(kind), "*.yaml")] if kind in FILES else plugins.names(FOLDERS[kind])
+    return [path.stem for path in _files(_folder(kind), "*.yaml")] if kind in FILES else plugins.names(kind)
 
 
 def _folder(kind: str) -> Path:
@@ -90,8 +80,7 @@ def _folder(kind: str) -> Path:
 def _entries(kind: str) -> dict[str, str]:
     if kind in FILES:
         return {path.stem: _first_comment(path) for path in _files(_folder(kind), "*.yaml")}
-    folder = FOLDERS[kind]
-    return {name: _first_docstring_line(plugins.source(folder, name)) for name in plugins.names(folder)}
+    return {name: _first_docstring_line(plugins.source(kind, name)) for name in plugins.names(kind)}
 
 
 def _files(folder: Path, pattern: str) -> builtins.list[Path]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm.artifact import require_writable
+from edgemm.contracts.recipe import load as load_recipe
 from edgemm.pipeline import stages
 from edgemm.progress import Progress
-from edgemm.recipe import load as load_recipe
+from edgemm.store.artifact import require_writable
 
 
 def quantize(

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgemm import plugins
-from edgemm.bundle import open_bundle
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.box.serving import command_words, run_yaml, systemd
+from edgemm.box.serving.health import Summary
+from edgemm.box.serving.pulse import Pulse
+from edgemm.box.serving.runner import Runner
+from edgemm.box.serving.secrets import Crash, Redacting, redact
+from edgemm.box.serving.settings import WebSettings
+from edgemm.box.serving.supervising import Supervision
+from edgemm.box.serving.supervising import supervise as keep_running
+from edgemm.box.serving.swapping import Swapper
+from edgemm.box.serving.systemd import Installed
+from edgemm.contracts import plugins
 from edgemm.errors import EdgemmError, RunError
-from edgemm.runtime import reading, service, words
-from edgemm.runtime.health import Summary
-from edgemm.runtime.pulse import Pulse
-from edgemm.runtime.running import Runner
-from edgemm.runtime.secrets import Crash, Redacting, redact
-from edgemm.runtime.service import Installed
-from edgemm.runtime.settings import WebSettings
-from edgemm.runtime.supervising import Supervision
-from edgemm.runtime.supervising import supervise as keep_running
-from edgemm.runtime.swapping import Swapper
 
 
 def run(
@@ -69,16 +69,16 @@ def run(
         MissingExtra: A package is missing; names the extra.
     """
     opened = open_bundle(bundle)
-    extra: dict[str, Any] = {"sources": words.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
+    extra: dict[str, Any] = {"sources": command_words.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
     extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
-    extra["sinks"] += [{"mqtt": words.broker_of(mqtt)}] if mqtt else []
-    extra |= {"web": words.page_of(web)} if web is not None else {}
+    extra["sinks"] += [{"mqtt": command_words.broker_of(mqtt)}] if mqtt else []
+    extra |= {"web": command_words.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
-    settings = reading.load(config, opened.card, extra=extra)
+    settings = run_yaml.load(config, opened.card, extra=extra)
     again = _arguments(bundle, {"config": config, "target": target, "jsonl": jsonl, "mqtt": mqtt, "web": web}, source, quiet)
     stop = stop or threading.Event()
     if install_service:
-        return service.install(again, settings)
+        return systemd.install(again, settings)
     if supervise:
         return _supervised([*again, *(["--seconds", str(seconds)] if seconds else []), *(["--fast"] if fast else [])], stop)
     runner = Runner(opened, settings, fast=fast)
@@ -105,7 +105,7 @@ def run(
 
 def _serve_page(runner: Runner, settings: WebSettings, quiet: bool) -> None:
     try:
-        from edgemm.runtime.web import Page  # a box without the page needs no web server
+        from edgemm.box.serving.web import Page  # a box without the page needs no web server
     except ModuleNotFoundError as err:
         raise plugins.missing_extra(err, "the page") from err
     page = Page(runner, settings)

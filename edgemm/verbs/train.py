@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgemm import cache, checkpoint_identity, metrics
-from edgemm import card as cards
-from edgemm._report import page
-from edgemm.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
-from edgemm.card import Card
-from edgemm.data import Dataset, find_labels, open_dataset, sensor_statistics
-from edgemm.devices.environment import environment
+from edgemm.box.devices.environment import environment
+from edgemm.contracts import card as cards
+from edgemm.contracts.card import Card
+from edgemm.contracts.report import Measurement, Report
+from edgemm.data import scoring
+from edgemm.data.dataset import Dataset, find_labels, open_dataset, sensor_statistics
+from edgemm.data.modalities.text import build_vocabulary
 from edgemm.errors import OutputError
-from edgemm.modalities.text import build_vocabulary
-from edgemm.plan import Plan
 from edgemm.progress import Progress
-from edgemm.report import Measurement, Report
+from edgemm.report import page
+from edgemm.store import cache
+from edgemm.store.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
+from edgemm.workshop.models.checkpoint import identity
+from edgemm.workshop.training.plan import Plan
 
 if TYPE_CHECKING:
-    from edgemm.models.fused import FusedModel
-    from edgemm.training import Trained
+    from edgemm.workshop.models.fused import FusedModel
+    from edgemm.workshop.training.loop import Trained
 
 STATE, LAST_GOOD = ".training", "last_good"
 WRITTEN = (
@@ -111,7 +113,8 @@ def train(
         CardError, CheckpointError, DataError, OutputError: Nothing was written then.
         TrainError: An option out of range, or a loss that is no number: the best weights so far are then in ``output``/last_good.
     """
-    from edgemm import checkpoint, training  # torch
+    from edgemm.workshop.models.checkpoint import loading
+    from edgemm.workshop.training import loop  # torch
 
     progress, folder = progress or Progress(), Path(output)
     plan = Plan(
@@ -125,7 +128,7 @@ def train(
     key = sha256_of(
         cache.key_facts(
             {
-                "model": checkpoint_identity.identity(given),
+                "model": identity.identity(given),
                 "data": dataset.fingerprint(),
                 "plan": dataclasses.asdict(plan),
                 "skip_bad_rows": skip_bad_rows,
@@ -140,12 +143,12 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):
         whole = completed(given, dataset, Path(scratch), progress)
         dataset = open_dataset(data, whole, skip_bad_rows=skip_bad_rows)
-        model = training.seeded_model(whole, seed=seed)
+        model = loop.seeded_model(whole, seed=seed)
         state = folder / STATE / "state.pt"
         if fresh:
             state.unlink(missing_ok=True)
         try:
-            done = training.train_model(
+            done = loop.train_model(
                 model,
                 dataset,
                 plan=plan,
@@ -154,9 +157,9 @@ def train(
                 progress=progress.update,
                 note=progress.note,
             )
-        except training.Diverged as err:
+        except loop.Diverged as err:
             if err.best_epoch:
-                checkpoint.save_model(model, folder / LAST_GOOD)
+                loading.save_model(model, folder / LAST_GOOD)
             raise
         return _write(model, dataset, done, folder, key, progress)
 
@@ -223,9 +226,9 @@ def _texts(dataset: Dataset, column: str) -> Iterator[str]:
 
 def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:
     """Score the test split and write everything in one step; in a run of several processes only the first does."""
-    from edgemm import checkpoint
-    from edgemm.decoded import open_split
-    from edgemm.models.answers import evaluate, measured
+    from edgemm.data.in_memory import open_split
+    from edgemm.workshop.models.checkpoint import loading
+    from edgemm.workshop.training.answers import evaluate, measured
 
     found = {"val": done.metrics} if done.metrics else {}
     if not done.is_main:
@@ -237,7 +240,7 @@ def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key
         progress.note(f"{_left_out(dataset.bad_rows)}: {dataset.bad_rows[0]}")
     report = _report(model.card, done, found, answers, dataset.bad_rows)
     with folder_in_one_step(folder) as aside:
-        checkpoint.write_model(model, aside, folder)
+        loading.write_model(model, aside, folder)
         write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, **found})
         write_json(aside / "curves.json", done.curves)
         report.save(aside / "report.json")
@@ -249,7 +252,7 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mappin
     measurements, confusion = [], {}
     for name, (given, truth) in answers.items():
         output = card.outputs[name]
-        score = metrics.measure(output, given, truth)
+        score = scoring.measure(output, given, truth)
         measurements.append(
             Measurement(
                 score.name, score.value, score.unit, score.better, "original", target="torch", output=name, low=score.low, high=score.high,
@@ -257,7 +260,7 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mappin
             )
         )  # fmt: skip
         if output.task == "classification" and output.labels:
-            confusion[name] = {"labels": list(output.labels), "after": metrics.confusion(given, truth, output.labels).tolist()}
+            confusion[name] = {"labels": list(output.labels), "after": scoring.confusion(given, truth, output.labels).tolist()}
     notes = [f"The weights are those of epoch {done.best_epoch} of {done.epochs}, the best on val."] if "val" in found else []
     notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
     details = {

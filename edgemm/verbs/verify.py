@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm import bundle as bundles
-from edgemm.bundle import Verification
+from edgemm.box.bundle import opened as bundles
+from edgemm.box.bundle.opened import Verification
 
 
 def verify(bundle: str | Path, *, key: str | Path | None = None) -> Verification:

@@ -3,7 +3,7 @@
 import pytest
 
 import edgemm
-from edgemm.recipe import shipped
+from edgemm.contracts.recipe import shipped
 
 WORKSHOP = ("torch", "torchao", "nncf", "onnx", "onnxscript", "onnx_ir", "transformers", "accelerate", "safetensors", "torchmetrics")
 RUNTIMES = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -67,13 +67,13 @@ def test_the_box_side_imports_without_the_workshop(module, fresh_python):
 
 
 def test_datasets_modules_import_without_the_data_extra(fresh_python):
-    code = "import edgemm.data, edgemm.modalities._protocol, edgemm.bundle\nprint('imported')"
+    code = "import edgemm.data.dataset, edgemm.contracts.modality, edgemm.box.bundle.opened\nprint('imported')"
     assert fresh_python(f"{without(*OPTIONAL)}\n{code}") == "imported\n"
 
 
 def test_a_recipe_is_checked_without_importing_torch_or_a_runtime(fresh_python):
     printed = fresh_python(f"""{without(*OPTIONAL)}
-from edgemm import recipe
+from edgemm.contracts import recipe
 print(*[recipe.load(name).name for name in recipe.shipped()])
 """)
     assert printed.split() == shipped()
@@ -81,9 +81,9 @@ print(*[recipe.load(name).name for name in recipe.shipped()])
 
 def test_a_command_whose_package_is_missing_names_the_extra(fresh_python):
     printed = fresh_python(f"""{without(*OPTIONAL)}
-from edgemm import plugins
+from edgemm.contracts import plugins
 from edgemm.errors import MissingExtra
-from edgemm.targets._protocol import Target
+from edgemm.contracts.target import Target
 try:
     plugins.load(Target, "openvino").open("nothing.onnx")
 except MissingExtra as err:

@@ -6,8 +6,8 @@ import inspect
 import pytest
 
 import edgemm
-from edgemm import plugins
 from edgemm.cli import app
+from edgemm.contracts import plugins
 
 
 def test_all_is_sorted_and_mirrors_the_commands():

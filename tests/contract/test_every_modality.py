@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edgemm import plugins
-from edgemm.card import Input
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Input
+from edgemm.contracts.modality import Modality, of
+from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import DataError
-from edgemm.modalities._protocol import Modality, of
-from edgemm.specs import TensorSpec
 
 EXAMPLES = {
     "image": {"height": 12, "width": 10},

@@ -4,30 +4,30 @@ import inspect
 
 import pytest
 
-from edgemm import plugins
+from edgemm.contracts import plugins
 
 torch = pytest.importorskip("torch")
 
-from edgemm.models._protocol import Encoder, Fusion, Head  # noqa: E402  (torch may be absent)
+from edgemm.workshop.models.protocols import Encoder, Fusion, Head  # noqa: E402  (torch may be absent)
 
 KINDS = {"encoders": Encoder, "fusions": Fusion, "heads": Head}
-EVERY = [(kind, name) for kind in KINDS for name in plugins.names(f"models/{kind}")]
+EVERY = [(kind, name) for kind in KINDS for name in plugins.names(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_it_is_found_and_its_options_are_keywords_with_defaults(kind, name):
-    found = plugins.find(KINDS[kind], name, folder=f"models/{kind}")
+    found = plugins.find(KINDS[kind], name, folder=kind)
     positional = {"encoders": ["features"], "fusions": ["widths", "outputs"], "heads": ["width", "output"]}[kind]
     parameters = list(inspect.signature(found).parameters.values())
     assert [p.name for p in parameters[: len(positional)]] == positional
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[len(positional) :])
-    assert set(plugins.options(f"models/{kind}", name)) == {p.name for p in parameters[len(positional) :]}
+    assert set(plugins.options(kind, name)) == {p.name for p in parameters[len(positional) :]}
 
 
-@pytest.mark.parametrize("name", plugins.names("models/fusions"))
+@pytest.mark.parametrize("name", plugins.names("fusions"))
 def test_a_fusion_gives_each_head_a_vector_of_the_width_it_named(name):
     outputs = ("event", "level")
-    fusion = plugins.find(Fusion, name, folder="models/fusions")({"a": 4, "b": 4}, outputs).eval()
+    fusion = plugins.find(Fusion, name)({"a": 4, "b": 4}, outputs).eval()
     branches = {key: (torch.randn(2, 3, 4), None) if fusion.takes_tokens else torch.randn(2, 4) for key in "ab"}
     joined = fusion(branches)
     for output in outputs:

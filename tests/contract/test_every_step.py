@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from edgemm import plugins
-from edgemm.recipe import STAGES, parse
+from edgemm.contracts import plugins
+from edgemm.contracts.recipe import STAGES, parse
 
 STEPS = plugins.names("steps")
 

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from edgemm import plugins
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Numerics, Target, fingerprint
 from edgemm.errors import EdgemmError, MissingExtra, SpecMismatch
-from edgemm.targets._protocol import Numerics, Target, fingerprint
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper

@@ -6,11 +6,11 @@ A model joins parts that no other joins, so that pairs are covered, not only par
 import numpy as np
 import torch
 
-from edgemm import card as cards
-from edgemm.exporting import sample_inputs
-from edgemm.modalities._protocol import modalities
-from edgemm.models.build import build
-from edgemm.models.fused import FusedModel
+from edgemm.contracts import card as cards
+from edgemm.contracts.modality import modalities
+from edgemm.workshop.models.build import build
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.onnx_export import sample_inputs
 
 IMAGE = {"modality": "image", "height": 32, "width": 32, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 AUDIO = {"modality": "audio", "rate_hz": 8000, "seconds": 0.5, "features": {"log_mel": {"mels": 16, "hop_ms": 16, "normalize": "clip"}}}

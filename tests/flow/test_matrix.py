@@ -6,7 +6,7 @@ is that the graph is followed by every tool and that INT8 stays close to float, 
 
 import pytest
 
-from edgemm import plugins
+from edgemm.contracts import plugins
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("nncf")
@@ -14,10 +14,10 @@ pytest.importorskip("openvino")
 
 import onnx  # noqa: E402  (all of them may be absent)
 
-from edgemm.exporting import export_onnx, sample_inputs  # noqa: E402
-from edgemm.steps._protocol import Context  # noqa: E402
-from edgemm.steps.quantize import quantize  # noqa: E402
-from edgemm.targets.openvino import OpenVINO  # noqa: E402
+from edgemm.box.targets.openvino import OpenVINO  # noqa: E402
+from edgemm.contracts.step import Context  # noqa: E402
+from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs  # noqa: E402
+from edgemm.workshop.steps.quantize import quantize  # noqa: E402
 from tests.flow.cells import HEADS, MATRIX, decibels, make  # noqa: E402
 
 FEWEST_DB = 12.0  # signal over INT8 error; random weights leave little signal, a wrong graph leaves none
@@ -28,9 +28,9 @@ def test_the_matrix_holds_every_encoder_fusion_and_head():
     fusions = {next(iter(fusion)) for _, fusion, _ in MATRIX.values()}
     heads = {output["task"] for _, _, outputs in MATRIX.values() for output in outputs.values()}
     heads |= {next(iter(head)) for chosen in HEADS.values() for head in chosen.values()}
-    assert encoders == set(plugins.names("models/encoders"))
-    assert fusions == set(plugins.names("models/fusions"))
-    assert heads == set(plugins.names("models/heads"))
+    assert encoders == set(plugins.names("encoders"))
+    assert fusions == set(plugins.names("fusions"))
+    assert heads == set(plugins.names("heads"))
 
 
 @pytest.mark.parametrize("name", MATRIX)

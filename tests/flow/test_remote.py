@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm import card as cards
-from edgemm import plugins
-from edgemm._bundle.golden import run as run_golden
-from edgemm._bundle.golden import tolerance
-from edgemm.bundle import Golden, TargetOptions, pack
+from edgemm.box.bundle.golden import run as run_golden
+from edgemm.box.bundle.golden import tolerance
+from edgemm.box.bundle.opened import Golden, TargetOptions, pack
 from edgemm.cli import main
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts.report import Report
+from edgemm.contracts.target import Target
 from edgemm.errors import RemoteError
 from edgemm.progress import Progress
-from edgemm.report import Report
-from edgemm.targets._protocol import Target
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -45,7 +45,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 ABSENT = ("torch", "onnx", "nncf", "typer", "rich", "tokenizers", "PIL", "soundfile", "pyarrow", "transformers", "scipy", "tensorrt_rtx")
-TEGRASTATS = Path(__file__).parents[1] / "devices" / "tegrastats.txt"
+TEGRASTATS = Path(__file__).parents[1] / "box" / "devices" / "tegrastats.txt"
 QUICK = {"rounds": 2, "calls": 3, "launches": 1, "roofline": False}
 
 
@@ -138,9 +138,9 @@ def graph():
 
 
 def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_is_left(shipped, box, tmp_path, monkeypatch):
-    from edgemm.verbs import _remote
+    from edgemm.box.remote import benchmark
 
-    monkeypatch.setattr(_remote, "POLL_S", 0.05)  # a fast box would be done before the first look at it
+    monkeypatch.setattr(benchmark, "POLL_S", 0.05)  # a fast box would be done before the first look at it
     server = box()
     cutting = Cutting(server)
     report = edgemm.benchmark(
@@ -181,9 +181,9 @@ def test_the_report_is_that_of_a_local_run(shipped, box):
 
 
 def test_a_command_that_was_stopped_finds_its_job_again(shipped, box, monkeypatch):
-    from edgemm.verbs import _remote
+    from edgemm.box.remote import benchmark
 
-    monkeypatch.setattr(_remote, "POLL_S", 0.05)  # the job may be done within a second
+    monkeypatch.setattr(benchmark, "POLL_S", 0.05)  # the job may be done within a second
     server = box()
 
     class Stopping(Progress):
@@ -203,9 +203,9 @@ def test_a_command_that_was_stopped_finds_its_job_again(shipped, box, monkeypatc
 
 
 def test_a_box_that_is_slow_to_start_is_waited_for_and_a_dead_job_is_told_with_its_last_words(shipped, box, monkeypatch, tmp_path):
-    from edgemm.verbs import _remote
+    from edgemm.box.remote import benchmark
 
-    monkeypatch.setattr(_remote, "POLL_S", 0.05)
+    monkeypatch.setattr(benchmark, "POLL_S", 0.05)
     server = box()
     program = tmp_path / "box" / "python3"
     slow = f'#!/bin/sh\ncase "$*" in *" run "*) sleep 1.5;; esac\nexec {sys.executable} "$@"\n'
@@ -257,9 +257,9 @@ def test_a_box_without_numpy_is_told_what_to_install(shipped, box):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_sent(shipped, box, monkeypatch):
-    from edgemm.verbs import _remote
+    from edgemm.box.remote import benchmark
 
-    monkeypatch.setattr(_remote, "SPARE", 1 << 60)
+    monkeypatch.setattr(benchmark, "SPARE", 1 << 60)
     server = box()
     with pytest.raises(RemoteError, match=r"of room, and .* are needed\.\n.*\n  fix: make room there, or set EDGEMM_REMOTE there"):
         edgemm.benchmark([shipped / "onnxruntime"], remote=server.url, ssh_config=server.config, **QUICK)
@@ -292,9 +292,9 @@ def test_a_disk_that_is_nearly_full_is_told_before_anything_is_sent(shipped, box
 
 
 def test_a_disk_that_runs_full_meanwhile_is_told_and_what_was_copied_is_removed(shipped, box, small_disk, monkeypatch):
-    from edgemm.verbs import _remote
+    from edgemm.box.remote import benchmark
 
-    monkeypatch.setattr(_remote, "SPARE", 1 << 20)
+    monkeypatch.setattr(benchmark, "SPARE", 1 << 20)
     server = box(EDGEMM_REMOTE=str(small_disk))
 
     class Filling(Progress):

@@ -19,7 +19,7 @@ from edgemm.progress import Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BOX = Path(os.environ.get("EDGEMM_AARCH64_BOX") or Path.home() / ".cache" / "edgemm-aarch64")
-LINES = Path(__file__).parents[1] / "devices" / "tegrastats.txt"
+LINES = Path(__file__).parents[1] / "box" / "devices" / "tegrastats.txt"
 SSHD = """Port {port}
 ListenAddress 127.0.0.1
 PidFile /run/sshd.pid

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm import data as datasets
-from edgemm import plugins
-from edgemm.targets._protocol import Target
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Target
+from edgemm.data import dataset as datasets
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
@@ -22,13 +22,13 @@ pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402  (all of them may be absent)
 
-from edgemm.checkpoint import load_model, save_model  # noqa: E402
-from edgemm.exporting import export_onnx  # noqa: E402
-from edgemm.models.fused import FusedModel  # noqa: E402
-from edgemm.models.quantized import QuantizedModel  # noqa: E402
-from edgemm.plan import Plan  # noqa: E402
-from edgemm.steps._protocol import Context  # noqa: E402
-from edgemm.training import train_model  # noqa: E402
+from edgemm.contracts.step import Context  # noqa: E402
+from edgemm.workshop.models.checkpoint.loading import load_model, save_model  # noqa: E402
+from edgemm.workshop.models.fused import FusedModel  # noqa: E402
+from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
+from edgemm.workshop.models.quantized import QuantizedModel  # noqa: E402
+from edgemm.workshop.training.loop import train_model  # noqa: E402
+from edgemm.workshop.training.plan import Plan  # noqa: E402
 from tests.flow.cells import MATRIX, decibels, make, rows  # noqa: E402
 
 STEPS = {
@@ -110,8 +110,8 @@ def test_a_step_on_a_combination_answers_alike_in_torch_and_in_both_runtimes(nam
 @pytest.mark.parametrize(("name", "step"), BUILT)
 def test_what_a_torch_step_leaves_is_quantized_for_tensorrt_and_builds(name, step, trained, tmp_path, empty_cache):
     pytest.importorskip("tensorrt_rtx")
+    from edgemm.box.targets.tensorrt import TensorRT
     from edgemm.graph import checks
-    from edgemm.targets.tensorrt import TensorRT
 
     model, dataset = trained(name)
     graph = export_onnx(after(step, name, model, dataset, tmp_path), tmp_path / "model.onnx")

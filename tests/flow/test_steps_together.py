@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import yaml
 
-from edgemm import card as cards
 from edgemm import compress, verify
-from edgemm.bundle import open_bundle
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.contracts import card as cards
+from edgemm.contracts.target import Target
 from edgemm.errors import OutputError, RecipeError
-from edgemm.targets._protocol import Target
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
 pytest.importorskip("nncf")
 
-from edgemm import plugins  # noqa: E402  (all of them may be absent)
-from edgemm.checkpoint import load_model  # noqa: E402
+from edgemm.contracts import plugins  # noqa: E402  (all of them may be absent)
+from edgemm.workshop.models.checkpoint.loading import load_model  # noqa: E402
 
 OPTIONS = {
     "prune": {"ratio": 0.5, "round_to": 4},
@@ -101,8 +101,8 @@ def test_a_compressed_checkpoint_loads_in_a_fresh_process_and_holds_no_pickle(co
     feed = {name: array[:, 0] for name, array in open_bundle(compressed(*ALL).bundle).golden().inputs.items()}
     code = (
         "import json, numpy, torch\n"
-        "from edgemm import card as cards\n"
-        "from edgemm.checkpoint import load_model\n"
+        "from edgemm.contracts import card as cards\n"
+        "from edgemm.workshop.models.checkpoint.loading import load_model\n"
         f"model = load_model(cards.load({str(place)!r}))\n"
         f"feed = dict(numpy.load({str(saved(place.parent / 'feed.npz', feed))!r}))\n"
         "with torch.no_grad():\n"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm import bundle, compress, inspect, verify
-from edgemm.targets.tensorrt import TensorRT
+from edgemm import compress, inspect, verify
+from edgemm.box.bundle import opened as bundle
+from edgemm.box.targets.tensorrt import TensorRT
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -85,8 +86,8 @@ def test_the_plan_for_a_card_elsewhere_is_built_from_the_bundle(built, tmp_path)
 @pytest.mark.parametrize(("name", "pack", "options"), [("digits", "avdigits", ("--spoiled",)), ("easyvqa", "easyvqa", ())])
 def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, options, unpacked, tmp_path, empty_cache):
     """Trained briefly on a part of the data; the model and its Q/DQ graph answer the same rows, so the loss is a paired one."""
+    from edgemm.contracts.recipe import load as load_recipe
     from edgemm.pipeline import stages
-    from edgemm.recipe import load as load_recipe
     from edgemm.verbs.train import train
 
     data = unpacked(pack, *options, limit=2000)

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import card as cards
+from edgemm.contracts import card as cards
 from edgemm.errors import EdgemmError
 from edgemm.graph.branches import find_branches
 

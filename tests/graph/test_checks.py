@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm.errors import EdgemmError, Mistakes, QuantizeError
-from edgemm.graph import checks, halves, parity, placement, symmetric, tensorrt
+from edgemm.graph import checks, float16, parity, placement, symmetric_qdq, tensorrt
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 
@@ -170,7 +170,7 @@ def test_the_clipped_reading_of_unsigned_pairs_never_gets_through():
     assert sqnr_db(plain, as_tensorrt_reads(unsigned), feeds) < 12
     with pytest.raises(QuantizeError, match="uint8 with zero point 0"):
         checks.require(unsigned)
-    symmetric.make_symmetric(unsigned)
+    symmetric_qdq.make_symmetric(unsigned)
     checks.require(unsigned)
     assert sqnr_db(plain, unsigned, feeds) > 46
     assert as_tensorrt_reads(unsigned).SerializeToString() == unsigned.SerializeToString()
@@ -179,7 +179,7 @@ def test_the_clipped_reading_of_unsigned_pairs_never_gets_through():
 @pytest.mark.parametrize(("kind", "zero", "step"), [(np.uint8, 128, 0.04), (np.uint8, 20, 0.03), (np.int8, -128, 0.02), (np.int8, 7, 0.05)])
 def test_an_asymmetric_pair_becomes_a_symmetric_one_that_covers_its_range(kind, zero, step):
     model = graph(pair("y", "x"), {"s": np.float32(step), "z": np.array(zero, kind)})
-    symmetric.make_symmetric(model)
+    symmetric_qdq.make_symmetric(model)
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     names = {tuple(node.input[1:]) for node in model.graph.node}
     assert len(names) == 1, "both of a pair read the same constants"
@@ -193,11 +193,11 @@ def test_an_asymmetric_pair_becomes_a_symmetric_one_that_covers_its_range(kind, 
 def test_asymmetric_weights_are_rounded_anew_within_one_step():
     stored = np.random.default_rng(0).integers(0, 255, (32, 16, 3, 3), dtype=np.uint8)
     model = conv_graph(weights=conv_weights(w8=stored, w0=np.full(32, 130, np.uint8)))
-    wiring = symmetric.Wiring(model)
-    before = symmetric.values_of(wiring, wiring.maker["w"])
-    symmetric.make_symmetric(model)
-    wiring = symmetric.Wiring(model)
-    after = symmetric.values_of(wiring, wiring.maker["w"])
+    wiring = symmetric_qdq.Wiring(model)
+    before = symmetric_qdq.values_of(wiring, wiring.maker["w"])
+    symmetric_qdq.make_symmetric(model)
+    wiring = symmetric_qdq.Wiring(model)
+    after = symmetric_qdq.values_of(wiring, wiring.maker["w"])
     assert rules(model) == []
     assert np.abs(before - after).max() <= 0.5 * 1.3 / 127 + 1e-6
 
@@ -329,7 +329,7 @@ def transformer_like():
 
 def test_a_half_body_keeps_norms_means_and_tiny_guards_in_full_and_answers_alike():
     plain = transformer_like()
-    half = halves.to_half(plain)
+    half = float16.to_half(plain)
     onnx.checker.check_model(half, full_check=True)
     frame = onnx.shape_inference.infer_shapes(half, strict_mode=True)
     kinds = {value.name: value.type.tensor_type.elem_type for value in frame.graph.value_info}
@@ -344,18 +344,18 @@ def test_a_half_body_keeps_norms_means_and_tiny_guards_in_full_and_answers_alike
 
 def test_a_half_body_rounds_weights_anew_and_leaves_steps_that_half_cannot_hold():
     model = conv_graph(weights=conv_weights(ws=np.linspace(1e-8, 0.0123, 32).astype(np.float32)))
-    half = halves.to_half(model)
+    half = float16.to_half(model)
     onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
     assert checks.check(half) == []
     assert sqnr_db(model, half, samples()) > 45
-    tiny = halves.to_half(conv_graph(weights=conv_weights(s=np.float32(1e-6))))
+    tiny = float16.to_half(conv_graph(weights=conv_weights(s=np.float32(1e-6))))
     quantize = next(node for node in tiny.graph.node if node.name == "xd_quantize")
     assert numpy_helper.to_array(next(t for t in tiny.graph.initializer if t.name == quantize.input[1])).dtype == np.float32
 
 
 def test_a_constant_beyond_half_keeps_its_node_in_full():
     nodes = [helper.make_node("Mul", ["x", "big"], ["m"], "loud"), helper.make_node("Relu", ["m"], ["y"], "relu")]
-    half = halves.to_half(graph(nodes, {"big": np.float32(1e6)}))
+    half = float16.to_half(graph(nodes, {"big": np.float32(1e6)}))
     assert [node.op_type for node in half.graph.node] == ["Mul", "Cast", "Relu", "Cast"]
 
 
@@ -364,7 +364,7 @@ def test_a_graph_whose_types_cannot_be_followed_is_an_error():
     model.graph.node.append(helper.make_node("Mystery", ["x"], ["unseen"], "odder", domain="elsewhere"))
     model.opset_import.append(helper.make_opsetid("elsewhere", 1))
     with pytest.raises(EdgemmError, match="the type of tensor 'unseen' is not known"):
-        halves.to_half(model)
+        float16.to_half(model)
 
 
 # What other quantizers make of one graph: a residual convolution, a second branch, joined.
@@ -392,7 +392,7 @@ def float_graph():
 
 
 def nncf_of(**options):
-    from edgemm.steps import _nncf
+    from edgemm.workshop.quantizing import nncf as _nncf
 
     nncf = _nncf._import()
     with _nncf.quiet(streams=False):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, parser
 
-from edgemm import card as cards
+from edgemm.contracts import card as cards
+from edgemm.contracts import frontend_ops
+from edgemm.contracts.modality import input_specs, modalities
 from edgemm.errors import CardError, ExportError
 from edgemm.graph.frontend import prepend
-from edgemm.modalities import _ops
-from edgemm.modalities._protocol import input_specs, modalities
-from edgemm.models.frontend import Frontend
+from edgemm.workshop.models.frontend import Frontend
 from tests.places import PACKS
 
 PICTURES = ("av_dog.jpg", "photo_coffee.png", "photo_cat_chelsea.png")
@@ -66,7 +66,7 @@ def real_batch(card, folder, count):
 
 def in_numpy(card, feed):
     parts = modalities(card)
-    return [value for name in card.inputs for value in _ops.run(parts[name].frontend(), feed[name], steps=card.inputs[name].steps)]
+    return [value for name in card.inputs for value in frontend_ops.run(parts[name].frontend(), feed[name], steps=card.inputs[name].steps)]
 
 
 def hands_through(card, opset=18, names=None):
@@ -92,7 +92,7 @@ def specs_of(card):
 
 
 def masked(part):
-    return any(isinstance(op, _ops.Mask) for op in part.frontend())
+    return any(isinstance(op, frontend_ops.Mask) for op in part.frontend())
 
 
 def in_onnxruntime(model, feed):

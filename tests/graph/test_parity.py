@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgemm import card as cards
+from edgemm.contracts import card as cards
+from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import ExportError, ParityError
-from edgemm.exporting import export_onnx
 from edgemm.graph import files, parity
-from edgemm.models.fused import FusedModel
-from edgemm.specs import TensorSpec
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.onnx_export import export_onnx
 
 CARD = {
     "factory": "a:b",
@@ -206,13 +206,13 @@ def test_a_broken_rung_without_a_way_to_look_closer_still_says_which_output_is_o
 
 
 def test_what_quantizing_costs_is_told_per_output_and_branch_and_fails_nothing(small_onnx, small, small_samples, tmp_path):
-    from edgemm import data
-    from edgemm.plugins import load
-    from edgemm.steps._protocol import Context
-    from edgemm.steps.quantize import quantize
-    from edgemm.targets._protocol import Numerics, Target
+    from edgemm.contracts.plugins import load
+    from edgemm.contracts.step import Context
+    from edgemm.contracts.target import Numerics, Target
+    from edgemm.data import dataset
+    from edgemm.workshop.steps.quantize import quantize
 
-    ctx = Context(small.card, data.synthetic(small.card), tmp_path, numerics=Numerics("mixed"))
+    ctx = Context(small.card, dataset.synthetic(small.card), tmp_path, numerics=Numerics("mixed"))
     path = files.save(quantize(files.load(small_onnx), ctx, calibration_samples=16), tmp_path / "quantized.onnx")
     with load(Target, "openvino").open(path) as session:
         cost, target = parity.check_graphs(small_onnx, path, session, small_samples, card=small.card, target="openvino")

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import card as cards
+from edgemm.contracts import card as cards
 from edgemm.errors import ExportError
 from edgemm.graph import files
 from edgemm.graph.parity import reference_session
@@ -27,12 +27,12 @@ def graphs(tmp_path_factory):
     """``graphs(fusion)``: card, float graph, INT8 graph of a tiny image + text model."""
     pytest.importorskip("torch")
     pytest.importorskip("nncf")
-    from edgemm.exporting import export_onnx, sample_inputs
-    from edgemm.models.build import build
-    from edgemm.models.fused import FusedModel
-    from edgemm.steps._protocol import Context
-    from edgemm.steps.quantize import quantize
-    from edgemm.targets._protocol import Numerics
+    from edgemm.contracts.step import Context
+    from edgemm.contracts.target import Numerics
+    from edgemm.workshop.models.build import build
+    from edgemm.workshop.models.fused import FusedModel
+    from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs
+    from edgemm.workshop.steps.quantize import quantize
 
     def make(fusion):
         import torch

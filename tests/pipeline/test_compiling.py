@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("openvino")
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import recipe
+from edgemm.box.targets.openvino import OpenVINO
+from edgemm.contracts import recipe
 from edgemm.errors import ParityError
-from edgemm.graph.reverting import int8_layers
+from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import compiling, stages
-from edgemm.targets.openvino import OpenVINO
 
 CARD = """
 model: model.onnx
@@ -74,9 +74,9 @@ def test_where_the_target_computes_all_rightly_nothing_is_kept(exported):
 
 
 def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(exported, monkeypatch):
-    from edgemm.probes import _tuning
+    from edgemm.box.measuring import tuning
 
-    monkeypatch.setattr(_tuning, "_is_faster", lambda timing, other: True)  # so that whether they are right decides
+    monkeypatch.setattr(tuning, "_is_faster", lambda timing, other: True)  # so that whether they are right decides
     job, graph = exported
     plan = {**PLAN, "targets": {"openvino": {"precision": "f32", "threads": 1, "snippets": "auto"}}}  # a place of its own in the cache
     made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
@@ -88,9 +88,9 @@ def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(
 
 
 def test_fast_options_are_tried_beside_every_choice_that_is_nearly_the_fastest(exported, monkeypatch):
-    from edgemm.probes import _tuning
+    from edgemm.box.measuring import tuning
 
-    monkeypatch.setattr(_tuning, "CLOSE", 1e3)  # all of them
+    monkeypatch.setattr(tuning, "CLOSE", 1e3)  # all of them
     job, graph = exported
     made = compiling.compile_for(
         job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"precision": "f32"}}}, card=job.card), "openvino"

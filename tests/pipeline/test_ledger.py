@@ -11,17 +11,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm import metrics, plugins, splits
-from edgemm.artifact import Artifact
-from edgemm.bundle import open_bundle, pack, verify
-from edgemm.card import Output
+from edgemm.box.bundle import parts as splits
+from edgemm.box.bundle.opened import open_bundle, pack, verify
+from edgemm.box.bundle.parts import Parts
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Output
+from edgemm.contracts.report import Report
+from edgemm.contracts.target import Target
+from edgemm.data import scoring
+from edgemm.data.scoring import Term
 from edgemm.errors import BundleError, MeasureError
-from edgemm.metrics import Term
 from edgemm.pipeline import ledger, stages, standins
 from edgemm.pipeline.compiling import Compiled
-from edgemm.report import Report
-from edgemm.splits import Parts
-from edgemm.targets._protocol import Target
+from edgemm.store.artifact import Artifact
 
 CARD = """
 model: model.onnx
@@ -145,7 +147,7 @@ def test_the_whole_set_scores_what_the_plain_model_scores_and_every_subset_is_th
     with plugins.load(Target, "onnxruntime").open(exported.main) as session:
         answers = session.run({name: test[name] for name in ("image", "audio")})
     for output in ("event", "level"):
-        plain = metrics.measure(run.card.outputs[output], answers[output], test[output])
+        plain = scoring.measure(run.card.outputs[output], answers[output], test[output])
         for subject in ("original", "bundle"):
             (whole,) = found(taken, subject=subject, output=output, modalities=("image", "audio"))
             assert (whole.name, whole.n) == (plain.name, 90)
@@ -338,18 +340,18 @@ def test_a_combination_of_answers_is_paired_and_a_smaller_error_is_a_gain():
     truth = np.arange(40) % 2
     right, wrong = np.eye(2)[truth], np.eye(2)[(np.arange(40) % 4 == 0).astype(int)]
     event = Output("event", "classification")
-    gained = metrics.combine(event, [Term(1.0, right, truth), Term(-1.0, wrong, truth)])
+    gained = scoring.combine(event, [Term(1.0, right, truth), Term(-1.0, wrong, truth)])
     assert gained.value == pytest.approx(75.0)
     assert gained.low < 75 < gained.high
     assert gained.unit == "points"
-    still = metrics.combine(event, [Term(1.0, right, truth), Term(-1.0, right, truth)])
+    still = scoring.combine(event, [Term(1.0, right, truth), Term(-1.0, right, truth)])
     assert still.value == 0
     assert -10 < still.low < 0 < still.high < 10, "forty rows that agree do not prove that all do"
     level = Output("level", "regression", unit="dB")
-    gained = metrics.combine(level, [Term(1.0, np.zeros(8), np.ones(8)), Term(-1.0, np.zeros(8), np.full(8, 3.0))])
+    gained = scoring.combine(level, [Term(1.0, np.zeros(8), np.ones(8)), Term(-1.0, np.zeros(8), np.full(8, 3.0))])
     assert (gained.value, gained.unit) == (2.0, "dB")
     with pytest.raises(MeasureError, match="'x' has no accuracy to compare"):
-        metrics.combine(Output("x", "tensor"), [])
+        scoring.combine(Output("x", "tensor"), [])
 
 
 def test_two_towers_find_each_other_only_with_both_there(tmp_path):
@@ -380,11 +382,11 @@ def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
     """The easyVQA card made tiny: its fusion multiplies, so a mean picture leaves something to go by, zeros would leave nothing."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("nncf")
-    from edgemm import card as cards
-    from edgemm.checkpoint import save_model
-    from edgemm.models.build import build
-    from edgemm.models.fused import FusedModel
-    from edgemm.recipe import Step
+    from edgemm.contracts import card as cards
+    from edgemm.contracts.recipe import Step
+    from edgemm.workshop.models.build import build
+    from edgemm.workshop.models.checkpoint.loading import save_model
+    from edgemm.workshop.models.fused import FusedModel
 
     shipped = cards.load("easyvqa").to_dict()
     shipped["kwargs"]["encoders"] = {"image": {"cnn": {"channels": [8], "width": 16}}, "text": {"bag": {"embedding": 16, "width": 16}}}

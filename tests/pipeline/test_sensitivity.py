@@ -11,10 +11,10 @@ import pytest
 
 import edgemm
 from edgemm.cli import main
+from edgemm.contracts.report import read
 from edgemm.errors import DataError, EdgemmError
 from edgemm.pipeline import stages
 from edgemm.pipeline.sensitivity import sensitivity
-from edgemm.report import read
 
 pytest.importorskip("openvino")
 torch = pytest.importorskip("torch")

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import typer
 
-from edgemm import _terminal, plugins
-from edgemm import card as cards
-from edgemm._report import page
-from edgemm.bundle import Golden, Reference, TargetOptions, pack
-from edgemm.devices.environment import instructions
-from edgemm.devices.peaks import Peaks
-from edgemm.devices.power import open_meter
+from edgemm.box.bundle.opened import Golden, Reference, TargetOptions, pack
+from edgemm.box.devices.environment import instructions
+from edgemm.box.devices.peaks import Peaks
+from edgemm.box.devices.power import open_meter
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts.report import Report, Verdict, read
+from edgemm.contracts.target import Target, fingerprint
 from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
-from edgemm.report import Report, Verdict, read
-from edgemm.targets._protocol import Target, fingerprint
+from edgemm.report import page
+from edgemm.verbs import _printing
 from edgemm.verbs.benchmark import benchmark
 from tests.places import PACKS
 
@@ -272,7 +273,7 @@ def test_a_candidate_of_which_nothing_runs_is_told_and_the_rest_is_measured(bund
     assert report.details["failures"] == [str(tmp_path / "m.onnx")]
     assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details["notes"])
     with pytest.raises(typer.Exit) as exit:
-        _terminal.conclude(report, False, "")
+        _printing.conclude(report, False, "")
     assert exit.value.exit_code == 1
     assert f"nothing of '{tmp_path / 'm.onnx'}' could be measured" in capsys.readouterr().err
 
@@ -352,7 +353,7 @@ def test_a_pace_and_the_throughput_are_measured_where_they_are_asked_for(bundle)
 
 def test_the_first_candidates_branches_are_held_against_the_box(bundle, monkeypatch):
     box = Peaks(1, {"int8": 1000.0, "bf16": 500.0, "f32": 100.0}, 10.0, 0.2, "openvino", ("other processes used 50 % of the cores",))
-    monkeypatch.setattr("edgemm.verbs._sustained.peaks", lambda threads: box)
+    monkeypatch.setattr("edgemm.box.measuring.sustained.peaks", lambda threads: box)
     report = benchmark([bundle], **{**QUICK, "roofline": True})
     if any(layer["time_us"] for layer in report.details["layers"]):
         assert {row["reason"] for row in report.details["roofline"]} <= {"compute", "memory", "launch overhead"}

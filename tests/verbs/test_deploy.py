@@ -10,10 +10,10 @@ import sys
 import pytest
 
 import edgemm
-from edgemm.bundle import open_bundle
+from edgemm.box.bundle.opened import open_bundle
 from edgemm.errors import BundleError, RemoteError
-from tests.runtime.conftest import *  # noqa: F403  # the told-by-hand bundle and the clip
-from tests.runtime.conftest import free_port, make_bundle, wait_for
+from tests.box.serving.conftest import *  # noqa: F403  # the told-by-hand bundle and the clip
+from tests.box.serving.conftest import free_port, make_bundle, wait_for
 
 HERE = f"{sys.executable} -m edgemm"
 
@@ -74,7 +74,7 @@ def test_a_bundle_the_run_refuses_is_put_back(box, serving, tmp_path):
 
 
 def test_a_bundle_whose_golden_samples_fail_there_changes_nothing(box, tmp_path, monkeypatch, bundle):
-    from edgemm._bundle import golden
+    from edgemm.box.bundle import golden
 
     honest = golden.run
     with monkeypatch.context() as patched:

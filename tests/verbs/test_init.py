@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edgemm import card as cards
-from edgemm.checkpoint import load_model
+from edgemm.contracts import card as cards
 from edgemm.errors import CardError, CheckpointError, EdgemmError, OutputError
 from edgemm.verbs.init import init
+from edgemm.workshop.models.checkpoint.loading import load_model
 
 MODEL = """
 import torch

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm import card as cards
-from edgemm.bundle import Golden, TargetOptions, pack
+from edgemm.box.bundle.opened import Golden, TargetOptions, pack
 from edgemm.cli import main
+from edgemm.contracts import card as cards
+from edgemm.contracts.report import Report
 from edgemm.errors import EdgemmError, MissingExtra
-from edgemm.report import Report
 from tests.places import PACKS
 
 onnx = pytest.importorskip("onnx")
@@ -143,7 +143,7 @@ outputs: {answer: {task: regression, unit: dB}}
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_a_bundle_is_inspected_on_its_own_target_with_its_golden_sample(bundle, tmp_path, form):
-    from edgemm._bundle.stored_zip import write
+    from edgemm.store.stored_zip import write
 
     if form == "zip":
         with (tmp_path / "b.edgemm").open("wb") as file:
@@ -163,7 +163,7 @@ def test_a_bundles_unknown_target_is_told(bundle):
 def without_runtimes(monkeypatch, *names):
     for name in names:
         monkeypatch.setitem(sys.modules, name, None)
-        for module in [word for word in sys.modules if word.startswith((f"edgemm.targets.{name}", f"edgemm.targets._{name}"))]:
+        for module in [word for word in sys.modules if word.startswith((f"edgemm.box.targets.{name}", f"edgemm.box.targets._{name}"))]:
             monkeypatch.delitem(sys.modules, module)
 
 

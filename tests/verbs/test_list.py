@@ -5,13 +5,13 @@ import json
 import pytest
 
 import edgemm
-from edgemm import plugins
 from edgemm.cli import main
+from edgemm.contracts import plugins
+from edgemm.data.modalities._audio.mel import MFCC_KEYS
 from edgemm.errors import EdgemmError
-from edgemm.modalities._mel import MFCC_KEYS
-from edgemm.verbs.list import FILES, FOLDERS
+from edgemm.verbs.list import FILES, KINDS
 
-VARIANTS = [(kind, name) for kind, folder in FOLDERS.items() for name in plugins.names(folder)]
+VARIANTS = [(kind, name) for kind in KINDS if kind not in FILES for name in plugins.names(kind)]
 
 
 def shown(capsys, *words):
@@ -24,7 +24,7 @@ def shown(capsys, *words):
 @pytest.mark.parametrize(("kind", "name"), VARIANTS, ids=lambda word: word)
 def test_every_variant_tells_its_options_as_the_checks_read_them(kind, name):
     told = edgemm.list(kind, name).to_dict()[kind][name]
-    declared = plugins.options(FOLDERS[kind], name)
+    declared = plugins.options(kind, name)
     assert list(told["options"]) == list(declared)
     assert told["about"]
     for key, option in declared.items():

@@ -13,8 +13,8 @@ import pytest
 import edgemm
 from edgemm.errors import Mistakes, RunError
 from tests.borders.test_absent_packages import without
-from tests.runtime.conftest import *  # noqa: F403  # the told-by-hand bundle, the clip, camera and broker
-from tests.runtime.conftest import Listener, cli, wait_for
+from tests.box.serving.conftest import *  # noqa: F403  # the told-by-hand bundle, the clip, camera and broker
+from tests.box.serving.conftest import Listener, cli, wait_for
 
 BOX = (
     "torch",
@@ -144,7 +144,7 @@ def test_install_service_writes_a_unit_for_this_very_command(bundle, clip, tmp_p
 
 
 def edgemm_unit():
-    from edgemm.runtime.service import SYSTEM
+    from edgemm.box.serving.systemd import SYSTEM
 
     return SYSTEM / "edgemm-edgemm.service"
 
@@ -155,8 +155,8 @@ def test_a_crash_tells_no_secret_either(bundle, clip, tmp_path, monkeypatch):
     script.write_text(f"""
 import sys, threading
 from edgemm import cli
-from edgemm.runtime import running
-from edgemm.runtime.secrets import secret
+from edgemm.box.serving import runner as running
+from edgemm.box.serving.secrets import secret
 
 def torn(*_):
     threading.Thread(target=lambda: 1 / len(""), name="x").start()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm import card as cards
-from edgemm.checkpoint import load_model
-from edgemm.data import open_dataset
+from edgemm.contracts import card as cards
+from edgemm.data.dataset import open_dataset
 from edgemm.errors import CardError, CheckpointError, DataError, OutputError, TrainError
 from edgemm.progress import Progress
 from edgemm.verbs.train import completed, train
+from edgemm.workshop.models.checkpoint.loading import load_model
 
 MODEL = """
 import torch

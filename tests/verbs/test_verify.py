@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm import card as cards
-from edgemm.bundle import Golden, pack
+from edgemm.box.bundle.opened import Golden, pack
 from edgemm.cli import main
+from edgemm.contracts import card as cards
+from edgemm.contracts.report import Report
 from edgemm.errors import BundleError
-from edgemm.report import Report
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

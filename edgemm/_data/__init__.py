@@ -1,1 +1,0 @@
-"""The inner parts of ``data``: where rows come from, and how cells become arrays."""

@@ -1,0 +1,1 @@
+"""The box: numpy and one runtime. Imports nothing of the workshop."""

@@ -1,0 +1,299 @@
+"""The bundle: everything a box needs to run a model and to prove that it still does what it did. Written once, never changed.
+
+A folder, or the same files in one ``.edgemm`` zip: ``manifest.json`` (format, card, every other file with size and sha256, accuracy,
+provenance), ``manifest.sha256``, ``manifest.sig`` where signed, ``model.onnx`` (float), ``targets/<t>/model.onnx`` and ``options.json``,
+``tokenizer.json`` (one text input) or ``<input>.tokenizer.json`` (several), ``golden.npz``, ``reference.npz``, ``standins.npz`` and the
+graphs in parts, ``split/`` (float) and ``targets/<t>/split/`` (see ``splits``; large models go without), ``report.json``, ``report.html``.
+No pickle, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.bundle import parts as splits
+from edgemm.box.bundle import seal
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.packing import Reference, TargetOptions, check_place, copy, entries, pack, write_npz
+from edgemm.box.bundle.parts import SplitFiles
+from edgemm.box.bundle.seal import HASH, MANIFEST, SIGNATURE, Check
+from edgemm.box.bundle.verification import Verification, check_files, check_golden, plain_bytes
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card
+from edgemm.contracts.report import Measurement, Report
+from edgemm.contracts.report import read as read_report
+from edgemm.contracts.target import Target
+from edgemm.errors import BundleError, EdgemmError, nearest
+from edgemm.store import cache, stored_zip
+from edgemm.store.artifact import folder_in_one_step, sha256_of
+
+__all__ = [
+    "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "copy", "open_bundle", "pack", "verify",
+    "write_npz",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        folder: Where its files lie: the bundle itself, or the place in the cache that a zip was unpacked to.
+        manifest: ``manifest.json`` as plain values.
+        card: The model's card; its ``model`` is the float ONNX.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    card: Card
+
+    @property
+    def model(self) -> Path:
+        """The float ONNX model."""
+        return self.folder / "model.onnx"
+
+    def targets(self) -> list[str]:
+        """Targets this bundle was made for."""
+        parts = [name.split("/") for name in self.manifest["files"]]
+        return sorted(part[1] for part in parts if len(part) == 3 and part[0] == "targets" and part[2] == "model.onnx")
+
+    def target_model(self, target: str) -> Path:
+        """The Q/DQ graph for ``target``."""
+        self._require(target)
+        return self.folder / "targets" / target / "model.onnx"
+
+    def target_options(self, target: str) -> TargetOptions:
+        """What ``options.json`` of ``target`` says.
+
+        Raises:
+            BundleError: The bundle holds nothing for ``target``, or the file is not one of edgemm's.
+        """
+        self._require(target)
+        name = f"targets/{target}/options.json"
+        if name not in self.manifest["files"]:
+            return TargetOptions()
+        try:
+            return TargetOptions(**json.loads((self.folder / name).read_bytes()))
+        except (OSError, ValueError, TypeError) as err:
+            raise BundleError(f"{self.folder}: {name} cannot be read.", why=str(err), fix="pack the bundle again.") from err
+
+    def options_for(self, target: str, machine: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Runtime options for ``target`` on the machine of fingerprint ``machine``.
+
+        Returns:
+            The options, and in words why the tuned ones are not among them ("" when they are).
+        """
+        stored = self.target_options(target)
+        try:
+            return json.loads(self.tuned_here(target, machine).read_bytes()), ""
+        except (OSError, ValueError):
+            pass  # nobody compiled this bundle on this machine
+        if not stored.tuned:
+            return dict(stored.safe), "nothing was tuned for it."
+        here = json.loads(json.dumps(dict(machine)))
+        differ = sorted(key for key in {*stored.fingerprint, *here} if stored.fingerprint.get(key) != here.get(key))
+        if differ:
+            return dict(stored.safe), f"it was tuned on a machine that differs in {', '.join(differ)}; `edgemm compile` tunes here."
+        return {**stored.safe, **stored.tuned}, ""
+
+    def tuned_here(self, target: str, machine: Mapping[str, Any]) -> Path:
+        """Where ``edgemm compile BUNDLE`` keeps the runtime options it chose on the machine of fingerprint ``machine``."""
+        return cache.root() / "tuned" / f"{sha256_of([self.manifest, target, dict(machine)])[:32]}.json"
+
+    def load_target(self, target: str) -> Target:
+        """The target's plugin with the options of the recipe.
+
+        Raises:
+            MissingExtra: Its runtime is not installed here.
+        """
+        return plugins.find(Target, target)(**self.target_options(target).target)
+
+    def golden(self) -> Golden | None:
+        """The golden samples, or None where the bundle holds none."""
+        return Golden.of_arrays(self._npz("golden.npz")) if "golden.npz" in self.manifest["files"] else None
+
+    def reference(self) -> Reference | None:
+        """Labels and the original's answers, or None where the bundle holds none."""
+        return Reference.of_arrays(self._npz("reference.npz")) if "reference.npz" in self.manifest["files"] else None
+
+    def split(self, target: str | None = None) -> SplitFiles:
+        """The graphs in parts: ``target``'s own, or the float ones.
+
+        Raises:
+            BundleError: The bundle holds none (it was packed without, or its model is too large to be stored twice).
+        """
+        if target is not None:
+            self._require(target)
+        place = f"targets/{target}/split" if target else "split"
+        if f"{place}/{splits.RECORD}" not in self.manifest["files"]:
+            raise BundleError(
+                f"{self.folder} holds no split graphs{f' for {target}' if target else ''}.",
+                why="it was packed without them: the model cannot be split, or is too large to be stored twice.",
+                fix="run it as a whole, with every input there.",
+            )
+        found = splits.read(self.folder / place)
+        listed = {self.folder / name for name in self.manifest["files"]}
+        if not listed.issuperset({*found.branches.values(), found.rest}):
+            raise BundleError(f"{self.folder}: {place}/{splits.RECORD} names files that the bundle does not list.", fix="pack it again.")
+        return found
+
+    def standins(self, target: str | None = None) -> dict[str, np.ndarray] | None:
+        """What replaces a missing input: cut tensor -> array for one sample; None where the bundle holds none.
+
+        Args:
+            target: Whose split graphs they are for: one whose cuts are not the float graph's has its own.
+        """
+        own, shared = f"targets/{target}/standins.npz", "standins.npz"
+        name = own if own in self.manifest["files"] else shared
+        return self._npz(name) if name in self.manifest["files"] else None
+
+    def ledger(self) -> list[Measurement]:
+        """The accuracy to expect on every target, output and subset of the inputs (``modalities``); [] where nobody measured it."""
+        rows = self.manifest.get("subsets") or []
+        try:
+            return [Measurement(**{**row, "modalities": tuple(row["modalities"])}) for row in rows]
+        except (TypeError, KeyError) as err:
+            raise BundleError(f"{self.folder}: {MANIFEST} has odd 'subsets'.", why=str(err), fix="pack the bundle again.") from err
+
+    def expected(self, target: str, present: Iterable[str]) -> dict[str, Measurement]:
+        """Output -> its accuracy on ``target`` with only the inputs ``present`` there; {} where nobody measured that."""
+        wanted = set(present)
+        found = (m for m in self.ledger() if m.target == target and set(m.modalities or ()) == wanted)
+        return {str(m.output): m for m in found}
+
+    def report(self) -> Report:
+        """The report it was packed with."""
+        return read_report(self.folder / "report.json")
+
+    def _require(self, target: str) -> None:
+        if target not in self.targets():
+            raise BundleError(f"{self.folder} holds nothing for the target '{target}'.", fix=nearest(target, self.targets()))
+
+    def _npz(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+            raise BundleError(f"{self.folder}: {name} cannot be read.", why=str(err), fix="pack the bundle again.") from err
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle: the manifest is compared with its hash, and every listed file must be there with its size (``verify`` does more).
+
+    A zip is unpacked into the cache once, into a place named by its manifest's hash, after every file was compared with its hash.
+
+    Raises:
+        BundleError: Not a bundle, or a damaged one; names the files.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path, path)
+    _require_zip(path)
+    try:
+        with path.open("rb") as file:
+            members = {member.name: member for member in stored_zip.members(file)}
+            raw, line = (b"".join(stored_zip.content(file, members[name])) if name in members else b"" for name in (MANIFEST, HASH))
+            seal.read_manifest(raw, line, path)
+    except stored_zip.Damaged as err:
+        raise _damaged(path, err) from err
+    place = cache.root() / "bundles" / line[:64].decode()
+    try:
+        return _open_folder(place, path)
+    except BundleError:  # not unpacked yet, or somebody tidied the cache by hand
+        with folder_in_one_step(place) as scratch:
+            _unpack(path, scratch)
+            Verification(path, tuple(check_files(scratch, path)[1])).raise_if_bad()
+        return _open_folder(place, path)
+
+
+def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Verification:
+    """Look at everything a bundle says about itself; damage is reported in the result, not raised.
+
+    Args:
+        key: PEM public key that must have signed it.
+        run: Also run the golden samples on every target that can run here.
+
+    Raises:
+        BundleError: ``path`` is no bundle at all, or ``key`` is no key.
+        MissingExtra: The bundle is signed (or ``key`` given) and the package cryptography is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _verify_folder(path, path, key, run)
+    _require_zip(path)
+    with tempfile.TemporaryDirectory(prefix="edgemm-verify-") as scratch:
+        try:
+            _unpack(path, Path(scratch))
+        except stored_zip.Damaged as err:
+            return Verification(path, (Check(err.member or path.name, False, err.reason),))
+        return _verify_folder(Path(scratch), path, key, run)
+
+
+def _verify_folder(folder: Path, path: Path, key: Path | None, run: bool) -> Verification:
+    manifest, checks = check_files(folder, path)
+    if manifest is not None:
+        line, signature = (plain_bytes(folder / name) for name in (HASH, SIGNATURE))
+        checks += seal.check_signature(manifest.get("signer"), line or b"", signature, key)
+    if run and all(check.ok for check in checks):
+        checks += check_golden(_open_folder(folder, path))
+    return Verification(path, tuple(checks))
+
+
+def _open_folder(folder: Path, path: Path) -> Bundle:
+    raw, line = plain_bytes(folder / MANIFEST), plain_bytes(folder / HASH)
+    if raw is None or line is None:
+        missing = MANIFEST if raw is None else HASH
+        raise BundleError(
+            f"{path} is not a bundle.", why=f"there is no {missing} in it.", fix="give the folder that compress wrote with -o."
+        )
+    manifest = seal.read_manifest(raw, line, path)
+    found = {name: place if isinstance(place, str) else {"size": place.stat().st_size} for name, place in entries(folder).items()}
+    wrong = []
+    for name, want in manifest["files"].items():
+        got = found.get(name, "it is missing.")
+        if isinstance(got, str) or got["size"] != want["size"]:
+            wrong.append(Check(name, False, got if isinstance(got, str) else f"{got['size']} bytes instead of {want['size']}."))
+    Verification(path, tuple(wrong)).raise_if_bad()
+    return Bundle(folder, manifest, _card(manifest, folder, path))
+
+
+def _card(manifest: Mapping[str, Any], folder: Path, path: Path) -> Card:
+    try:
+        plain = {key: {name: value["card"] for name, value in manifest[key].items()} for key in ("inputs", "outputs")}
+        return cards.parse({"model": "model.onnx", **plain, "columns": manifest.get("columns") or {}}, path=folder / MANIFEST)
+    except (KeyError, TypeError, AttributeError, EdgemmError) as err:
+        raise BundleError(f"{path}: {MANIFEST} does not describe a model.", why=str(err), fix="pack the bundle again.") from err
+
+
+def _require_zip(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                return
+    except OSError as err:
+        raise BundleError(f"cannot open the bundle '{path}'.", why=str(err), fix="check the path.") from err
+    raise BundleError(f"{path} is not a bundle.", why="it is neither a folder nor a zip.", fix="give what compress wrote with -o.")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write every member below ``folder``; names were checked by ``stored_zip.members``."""
+    with path.open("rb") as file:
+        for member in stored_zip.members(file):
+            place = folder / member.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as out:
+                out.writelines(stored_zip.content(file, member))
+
+
+def _damaged(path: Path, err: stored_zip.Damaged) -> BundleError:
+    name = err.member or path.name
+    return BundleError(f"{path} fails verification: {name}.", why=f"{name}: {err.reason}", fix="fetch or pack the bundle again.")

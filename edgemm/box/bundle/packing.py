@@ -1,0 +1,289 @@
+"""Writing a bundle: gather what goes in, describe it in a manifest, seal it, and put it in place in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.bundle import seal
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE
+from edgemm.contracts import onnx_file
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import input_specs
+from edgemm.contracts.report import Report
+from edgemm.contracts.specs import TensorSpec
+from edgemm.errors import BundleError, CardError, OutputError
+from edgemm.report import page
+from edgemm.store import stored_zip
+from edgemm.store.artifact import folder_in_one_step, remove_leftovers, require_writable, unwritable, write_bytes
+
+SUFFIX = ".edgemm"
+Files = Mapping[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """How a target is opened; ``targets/<t>/options.json``.
+
+    Attributes:
+        target: Options of the target itself, as the recipe gave them (``{"device": "CPU"}``).
+        safe: Runtime options that always apply: what correctness asks for, such as a float type that branches marked fp32 need.
+        tuned: Runtime options that were fastest on the machine of ``fingerprint``; they hold there alone.
+        fingerprint: ``targets._protocol.fingerprint`` of that machine.
+        forbid: Float types that must not run on any machine, since the recipe keeps a branch in fp32.
+    """
+
+    target: Mapping[str, Any] = field(default_factory=dict)
+    safe: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    forbid: Sequence[str] = ()
+
+    def to_json(self) -> bytes:
+        plain = {key: dict(getattr(self, key)) for key in ("target", "safe", "tuned", "fingerprint")} | {"forbid": list(self.forbid)}
+        return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Labels and the original model's answers on the test split: accuracy and paired intervals without torch.
+
+    Attributes:
+        predictions: Output name -> array (rows, ...), the original's.
+        truth: Output name -> array (rows, ...), what the dataset says; outputs without a truth are left out.
+    """
+
+    predictions: Mapping[str, np.ndarray]
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The flat form of ``reference.npz``: ``<output>`` for predictions, ``label:<output>`` for what is true."""
+        return {**self.predictions, **{f"label:{name}": array for name, array in self.truth.items()}}
+
+    @classmethod
+    def of_arrays(cls, flat: Mapping[str, np.ndarray]) -> Reference:
+        """Back from ``arrays``."""
+        truth = {key.removeprefix("label:"): array for key, array in flat.items() if key.startswith("label:")}
+        return cls({key: array for key, array in flat.items() if not key.startswith("label:")}, truth)
+
+
+def pack(
+    out: Path,
+    *,
+    card: Card,
+    files: Files,
+    report: Report,
+    golden: Golden | None = None,
+    provenance: Mapping[str, Any],
+    accuracy: Mapping[str, Any],
+    options: Mapping[str, TargetOptions] | None = None,
+    reference: Reference | None = None,
+    subsets: Sequence[Mapping[str, Any]] = (),
+    sign: Path | None = None,
+) -> Path:
+    """Write a bundle in one step, in the place of an older one.
+
+    Args:
+        out: A folder, or a file ending in ``.edgemm`` for the zip form.
+        card: The model's card; a tokenizer it names is taken along.
+        report: Written as ``report.json`` and ``report.html``, with the sizes of ``files`` among its details.
+        files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them; what ``Ledger.files``
+            names.
+        golden: Samples with the outputs of every target.
+        provenance: Plain values saying how it was made; nothing that changes from run to run.
+        accuracy: Output name -> plain values.
+        options: Target -> how it is opened.
+        reference: Labels and the original's answers on the test split.
+        subsets: ``Ledger.manifest()``: the accuracy to expect of each target and output where inputs are missing.
+        sign: PEM private key (ed25519).
+
+    Returns:
+        ``out``.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds something that is not a bundle.
+        BundleError: ``model.onnx`` is missing among ``files``, a name is unsafe, ``sign`` is no key.
+        CardError: The tokenizer that the card names cannot be read.
+        TargetError: ``model.onnx`` is no ONNX file.
+    """
+    check_place(out)
+    inputs, tokenizers = _describe_inputs(card)
+    everything: dict[str, Path | bytes] = {**files, **tokenizers}
+    everything |= {f"targets/{name}/options.json": given.to_json() for name, given in (options or {}).items()}
+    everything |= {"golden.npz": stored_zip.npz_bytes(golden.arrays())} if golden else {}
+    everything |= {"reference.npz": stored_zip.npz_bytes(reference.arrays())} if reference else {}
+    _check_names(everything)
+    sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content) for name, content in sorted(everything.items())}
+    report = replace(report, details={**report.details, "files": sizes})
+    everything |= {"report.json": report.to_json(), "report.html": page.render(report).encode()}
+    manifest = {
+        "format": 1,
+        "inputs": inputs,
+        "outputs": _describe_outputs(card, everything["model.onnx"]),
+        "columns": dict(card.columns),
+        "accuracy": dict(accuracy),
+        "subsets": [dict(row) for row in subsets],
+        "provenance": dict(provenance),
+        "signer": seal.public_hex(sign) if sign else None,
+        "files": {name: seal.entry(_pieces(everything[name])) for name in sorted(everything)},
+    }
+    raw = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+    line = seal.hash_line(raw)
+    everything |= {MANIFEST: raw, HASH: line} | ({SIGNATURE: seal.sign(line, sign)} if sign else {})
+    if out.suffix == SUFFIX:
+        _write_zip(out, everything)
+    else:
+        _write_folder(out, everything)
+    return out
+
+
+def copy(folder: Path, out: Path) -> Path:
+    """Write the bundle in ``folder`` again at ``out``, as a folder or as a zip, in one step.
+
+    Raises:
+        OutputError: As ``pack``.
+    """
+    check_place(out)
+    everything = {name: path for name, path in entries(folder).items() if isinstance(path, Path)}
+    if out.suffix == SUFFIX:
+        _write_zip(out, everything)
+    else:
+        _write_folder(out, everything)
+    return out
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an ``.npz`` whose bytes depend on the arrays alone, in one step."""
+    write_bytes(path, stored_zip.npz_bytes(arrays))
+
+
+def check_place(out: Path) -> None:
+    """Find out, before any work, whether a bundle can be written at ``out``.
+
+    Raises:
+        OutputError: It is not writable, or holds something that would be lost and is not a bundle.
+    """
+    holds = _zip_place(out) if out.suffix == SUFFIX else _folder_place(out)
+    if holds:
+        raise OutputError(f"cannot write a bundle to {out}.", why=holds, fix="choose another place with -o, or clear that one yourself.")
+    try:
+        require_writable(out.parent)
+    except OutputError as err:
+        raise OutputError(f"cannot write {out}.", why=err.why, fix=err.fix) from err
+
+
+def entries(folder: Path) -> dict[str, Path | str]:
+    """Every file below ``folder`` by its name in a bundle, or words saying why it can be none (a link, a device)."""
+    found: dict[str, Path | str] = {}
+    for place, folders, names in os.walk(folder):
+        for name in [*names, *(inner for inner in folders if os.path.islink(os.path.join(place, inner)))]:
+            path = Path(place, name)
+            fits = path.is_file() and not path.is_symlink()
+            found[path.relative_to(folder).as_posix()] = path if fits else "it is a link or a device; a bundle holds plain files."
+    return dict(sorted(found.items()))
+
+
+def _zip_place(out: Path) -> str:
+    if out.is_dir():
+        return "a folder stands there."
+    if out.exists():
+        with out.open("rb") as file:
+            return "" if file.read(4) in (b"PK\3\4", b"") else "a file that is no bundle stands there."
+    return ""
+
+
+def _folder_place(out: Path) -> str:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return ""
+    if not out.is_dir():
+        return "a file stands there."
+    try:
+        listed = json.loads((out / MANIFEST).read_bytes())["files"]
+        foreign = [name for name in entries(out) if name not in listed and name not in OWN]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "the folder is not empty and is no bundle."
+    return f"the bundle there holds files that it does not list: {', '.join(foreign[:3])}." if foreign else ""
+
+
+def _describe_inputs(card: Card) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The card's inputs with their tensors, options as they are inside the bundle; and the tokenizers to take along."""
+    plain = card.to_dict()["inputs"]
+    tokenizers: dict[str, bytes] = {}
+    texts = [name for name, given in plain.items() if given.get("tokenizer")]
+    for name in texts:
+        inside = "tokenizer.json" if len(texts) == 1 else f"{name}.tokenizer.json"
+        try:
+            tokenizers[inside] = (card.folder / plain[name]["tokenizer"]).read_bytes()
+        except OSError as err:
+            raise CardError(f"inputs.{name}: cannot read the tokenizer '{plain[name]['tokenizer']}'.", why=str(err)) from err
+        plain[name]["tokenizer"] = inside
+    tensors = {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in input_specs(card)}
+    return {name: {"card": given, "tensor": tensors[name]} for name, given in plain.items()}, tokenizers
+
+
+def _describe_outputs(card: Card, model: Path | bytes) -> dict[str, Any]:
+    """The card's outputs with their tensors, as the float model declares them."""
+    described: dict[str, Any] = {name: {"card": given} for name, given in card.to_dict()["outputs"].items()}
+    for spec in _outputs_of(model):
+        if spec.name in described:
+            described[spec.name]["tensor"] = {"dtype": spec.dtype, "shape": list(spec.shape)}
+    return described
+
+
+def _outputs_of(model: Path | bytes) -> Sequence[TensorSpec]:
+    if isinstance(model, Path):
+        return onnx_file.read(model).outputs
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        path.write_bytes(model)
+        return onnx_file.read(path).outputs
+
+
+def _check_names(everything: Files) -> None:
+    if "model.onnx" not in everything:
+        raise BundleError("a bundle needs 'model.onnx', the float model.", why=f"given were {', '.join(sorted(everything))}.")
+    for name in everything:
+        if not stored_zip.is_safe(name) or name in OWN:
+            raise BundleError(
+                f"a file of a bundle cannot be called '{name}'.", why="names are relative, without '..', and not the seal's own."
+            )
+
+
+def _pieces(content: Path | bytes) -> Iterator[bytes]:
+    return iter([content]) if isinstance(content, bytes) else seal.pieces(content)
+
+
+def _write_folder(out: Path, everything: Files) -> None:
+    with folder_in_one_step(out) as scratch:
+        for name, content in everything.items():
+            path = scratch / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.writelines(_pieces(content))
+
+
+def _write_zip(out: Path, everything: Files) -> None:
+    aside: str | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
+        handle, aside = tempfile.mkstemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent)
+        with os.fdopen(handle, "wb") as file:
+            stored_zip.write(file, everything)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, out)
+    except OSError as err:
+        raise unwritable(out, err) from err
+    finally:
+        if aside:
+            Path(aside).unlink(missing_ok=True)

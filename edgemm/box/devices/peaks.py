@@ -1,0 +1,84 @@
+"""What this box can do at most: matrix rate in int8, bf16 and f32, memory bandwidth, and what a layer costs however small it is.
+
+Measured once, in a process of its own, with the runtime at hand, and kept in the cache for this machine and these versions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemm.errors import MeasureError
+from edgemm.store import cache
+from edgemm.store.artifact import sha256_of, write_json
+
+LIMIT_S = 180
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The best seen in a second or so of each; None where the runtime at hand cannot show it.
+
+    Attributes:
+        threads: With so many.
+        gops: ``int8``, ``bf16``, ``f32`` -> 10^9 operations a second in a large matrix product; a multiply-accumulate counts as two.
+        bandwidth_gbs: 10^9 bytes a second read and written by copying memory larger than the caches.
+        layer_us: What one layer adds that has next to nothing to do.
+        runtime: What it was measured with.
+        disturbed: Why the figures may be too low, in words; such figures are not kept.
+    """
+
+    threads: int
+    gops: Mapping[str, float | None]
+    bandwidth_gbs: float
+    layer_us: float | None
+    runtime: str
+    disturbed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def peaks(threads: int) -> Peaks:
+    """This machine's peaks with ``threads`` threads: from the cache, or measured now (about ten seconds).
+
+    Raises:
+        MeasureError: The measuring process failed.
+    """
+    place = _place(threads)
+    try:
+        return _parsed(json.loads(place.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        found = measure(threads)
+    if not found.disturbed:
+        write_json(place, found.to_dict())
+    return found
+
+
+def measure(threads: int) -> Peaks:
+    """Measure anew, in a process of its own.
+
+    Raises:
+        MeasureError: The process failed.
+    """
+    command = [sys.executable, "-m", "edgemm.box.devices._peaks_worker", str(threads)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    if process.returncode != 0:
+        words = process.stderr.strip().splitlines()[-1:] or ["it said nothing."]
+        raise MeasureError("the peaks of this machine could not be measured.", why=words[0], fix="run it again, or leave --roofline out.")
+    return _parsed(json.loads(process.stdout.strip().splitlines()[-1]))
+
+
+def _parsed(plain: Mapping[str, Any]) -> Peaks:
+    return Peaks(**{**plain, "disturbed": tuple(plain["disturbed"])})
+
+
+def _place(threads: int) -> Path:
+    worker = Path(__file__).with_name("_peaks_worker.py").read_text(encoding="utf-8")
+    facts = {"machine": cache.machine(), "threads": threads, "worker": worker, "openvino": cache.version("openvino")}
+    return cache.root() / "peaks" / f"{sha256_of(facts)[:32]}.json"

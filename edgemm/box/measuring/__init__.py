@@ -1,0 +1,1 @@
+"""Measuring candidates: worker processes, schedule, statistics, tuning, and the one benchmark."""

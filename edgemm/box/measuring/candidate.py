@@ -1,0 +1,138 @@
+"""What is measured, and what it showed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgemm.box.devices.disturbance import Seen
+from edgemm.contracts.target import LayerRan
+from edgemm.errors import EdgemmError, MeasureError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to measure.
+
+    Attributes:
+        name: Unique within a call.
+        subject: original, float, default or bundle.
+        target: Plugin name in ``targets/``; ``command`` = a program of any origin, see ``_command``.
+        artifact: What the target opens.
+        options: Runtime options.
+        target_options: Options of the target itself, as a recipe gives them.
+        card: The card, where ``artifact`` does not explain itself.
+        precision_asked: ``f32``, ``int8+bf16``; a candidate that runs less than it was asked is refused. ``default`` or None = anything.
+        source: What it belongs to as the user knows it, such as a bundle's path; "" = ``name``.
+    """
+
+    name: str
+    subject: str
+    target: str
+    artifact: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    card: Path | None = None
+    precision_asked: str | None = None
+    target_options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def opening(self, feed: Path | None) -> dict[str, Any]:
+        """What a worker is told to open it."""
+        return {
+            "target": self.target,
+            "target_options": dict(self.target_options),
+            "artifact": str(self.artifact.resolve()) if self.target != "command" else str(self.artifact),
+            "options": dict(self.options),
+            "feed": str(feed) if feed else None,
+            "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
+        }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One candidate's turn in one round.
+
+    Attributes:
+        round: Its number, from 0.
+        launch: Which of the candidate's processes ran it.
+        at_s: When it ended, since the start of the run.
+        p50_ms: Of its calls.
+        seen: What else the box did meanwhile.
+        reasons: Why it is not to be trusted.
+        kept: False where it was disturbed and done again.
+    """
+
+    round: int
+    launch: int
+    at_s: float
+    p50_ms: float
+    seen: Seen
+    reasons: tuple[str, ...] = ()
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one candidate showed.
+
+    Attributes:
+        samples: Probe name -> its samples, one entry a round; rounds of all candidates belong together by position.
+        launches: Which process took each round; rounds of one process share what its memory layout does to speed.
+        load_ms: Opening the artifact, files in the page cache: the median of the launches.
+        first_ms: The first call, the median of the launches.
+        cold_start_ms: Launch of the process to the first result, one number a launch (files were in the page cache).
+        precision_ran: What really ran.
+        warm: Whether the warm-up became stable within its time.
+        turns: All turns, also those that were done again.
+        error: Why there is no number; everything else is empty then.
+    """
+
+    samples: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    launches: tuple[int, ...] = ()
+    load_ms: float = 0.0
+    first_ms: float = 0.0
+    cold_start_ms: tuple[float, ...] = ()
+    precision_ran: str = ""
+    layers: tuple[LayerRan, ...] = ()
+    warm: bool = False
+    turns: tuple[Turn, ...] = ()
+    error: EdgemmError | None = None
+
+    @property
+    def samples_ms(self) -> tuple[Sequence[float], ...]:
+        """Milliseconds of each call, one sequence a round."""
+        return self.samples.get("latency", ())
+
+    @property
+    def peak_rss_mib(self) -> float:
+        """Highest resident memory of the process."""
+        return max((found["peak"] for found in self.samples.get("memory", ())), default=0.0)
+
+    @property
+    def disturbed(self) -> list[Turn]:
+        """Turns that count although they were disturbed, since they were so each time."""
+        return [turn for turn in self.turns if turn.kept and turn.reasons]
+
+    def require(self) -> Timing:
+        """Itself, or its error raised."""
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+def is_less(ran: str, asked: str | None) -> bool:
+    """Whether something ran that is less precise than f32 and that nobody asked for. ``default`` asks for what the runtime likes."""
+    wanted = set((asked or "default").split("+"))
+    return "default" not in wanted and bool(set(ran.split("+")) - wanted - {"f32", "f64"})
+
+
+def lied(candidate: Candidate, ran: str) -> MeasureError:
+    """The error of a candidate that ran less than it was asked."""
+    return MeasureError(
+        f"'{candidate.name}' was asked to run in {candidate.precision_asked} and ran {ran}.",
+        why="its numbers would stand under a label that is not true.",
+        fix="state the float precision (the target's float_options() force f32), or label it by what it runs.",
+    )

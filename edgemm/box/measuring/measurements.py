@@ -1,0 +1,97 @@
+"""From what the scheduler saw to the measurements of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgemm.box.measuring.candidate import Candidate, Timing
+from edgemm.box.measuring.disturbed import is_disturbed
+from edgemm.box.measuring.statistics import by_launch, ratio
+from edgemm.contracts import card as cards
+from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts.probe import Probe
+from edgemm.contracts.report import Measurement
+
+ALONE = frozenset({"compiled", "foreign", "original"})
+DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
+
+
+def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
+    """Everything one timed candidate showed: latency, load, first call, cold start, memory, size.
+
+    Raises:
+        MeasureError: It could not be measured.
+    """
+    timing.require()
+    samples = {**timing.samples, "latency": by_launch(timing.samples_ms, timing.launches)}
+    found = [m for name, values in samples.items() for m in plugins.load(Probe, name).summarise(values)]
+    count = max(1, len(timing.cold_start_ms))
+    found += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
+    if timing.cold_start_ms:
+        found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
+    if candidate.target != "command":
+        found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
+    return about(candidate, timing.precision_ran, found)
+
+
+def about(candidate: Candidate, precision_ran: str, found: Sequence[Measurement]) -> list[Measurement]:
+    """The same measurements, saying what they are about."""
+    return [
+        replace(
+            measurement,
+            subject=candidate.subject,
+            candidate=candidate.source or candidate.name,
+            target=candidate.target,
+            precision_asked=candidate.precision_asked,
+            precision_ran=precision_ran or None,
+        )
+        for measurement in found
+    ]
+
+
+def size_bytes(artifact: Path) -> int:
+    """What the target loads: an ONNX file with its side files, the weights of a card, any other file or folder whole."""
+    if artifact.suffix == ".onnx":
+        return artifact.stat().st_size + sum((artifact.parent / name).stat().st_size for name in onnx_file.read(artifact).external)
+    if artifact.suffix in (".yaml", ".yml"):
+        card = cards.load(artifact)
+        path = card.weights_path or card.model_path
+        if path is None or path.is_file():
+            return path.stat().st_size if path else 0
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))  # a Hugging Face folder
+    if artifact.suffix == ".xml":
+        return artifact.stat().st_size + artifact.with_suffix(".bin").stat().st_size
+    files = [artifact] if artifact.is_file() else artifact.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
+    """Each form against the float and the default form on its target, and against the first candidate's same form.
+
+    Forms that the first candidate has no like of (a command, torch compiled, another runtime's INT8) are held against its own.
+    """
+    first = [row for row in measured if row.source == measured[0].source]
+    main = next((row for row in first if row.subject == "bundle"), first[0] if first else None)
+    runtimes = {row.target for row in first}
+    for row in measured:
+        for other in measured:
+            unlike = {row.subject, other.subject} & ALONE or (row.subject == "bundle" and row.target not in runtimes)
+            lonely = other is main and unlike and row.source != other.source
+            plainer = row.target == other.target and row.subject != "float" and other.subject in ("float", "default")
+            same_form = (row.subject, row.target) == (other.subject, other.target) and other.source == measured[0].source != row.source
+            if row is other or not (plainer or same_form or lonely):
+                continue
+            ours, theirs = timings[row.name], timings[other.name]
+            found = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches)
+            told = {"value": found.value, "low": found.low, "high": found.high, "verdict": found.verdict}
+            yield {"candidate": row.name, "baseline": other.name, **told, "disturbed": is_disturbed(ours) or is_disturbed(theirs)}
+
+
+def drawn(timing: Timing) -> list[float]:
+    """Some samples of every round, so that the drawing shows the whole run."""
+    share = max(1, DRAWN_SAMPLES // len(timing.samples_ms))
+    return [round(float(ms), 5) for samples in timing.samples_ms for ms in samples[:share]]

@@ -1,0 +1,142 @@
+"""Latency at a pace: what a camera at 10 hz sees, instead of calls back to back.
+
+Between two frames caches cool down, threads fall asleep and the clock falls: a paced call may take twice as long.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.process import WorkerProcess
+from edgemm.box.measuring.statistics import percentiles, spread_of
+from edgemm.contracts.card import Card
+from edgemm.contracts.report import Measurement
+from edgemm.errors import EdgemmError, MeasureError, nearest
+
+ROUNDS = 4
+LEAST_STEPS = 5  # a round
+SHARES = (50, 95, 99)
+RATE = re.compile(r"(?P<rate>\d+(\.\d+)?)\s*hz", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Paced:
+    """What one candidate showed at the pace, one entry a round; ``how`` is ``split`` or ``whole``."""
+
+    rounds: tuple[Mapping[str, Any], ...] = ()
+    how: str = "whole"
+    error: EdgemmError | None = None
+
+
+def parse_pace(words: str, card: Card) -> dict[str, float]:
+    """Input -> rate in hz, of ``5hz`` or ``image=10hz,audio=1hz`` (an input's name or a modality's; what is not named runs at the slowest).
+
+    Raises:
+        MeasureError: It cannot be read, or names what the card lacks.
+    """
+    rates: dict[str, float] = {}
+    for part in words.split(","):
+        name, _, rate = part.strip().rpartition("=")
+        match = RATE.fullmatch(rate.strip())
+        if not match or float(match["rate"]) <= 0:
+            raise MeasureError(
+                f"the pace '{words}' cannot be read.", why=f"'{part.strip()}' is no rate.", fix="write 5hz, or image=10hz,audio=1hz."
+            )
+        of = [key for key, spec in card.inputs.items() if name in ("", key, spec.modality)]
+        if not of:
+            known = {*card.inputs, *(spec.modality for spec in card.inputs.values())}
+            raise MeasureError(f"the pace names '{name}', which is no input of the model.", fix=nearest(name, known))
+        rates |= dict.fromkeys(of, float(match["rate"]))
+    return {name: rates.get(name, min(rates.values())) for name in card.inputs}
+
+
+def time_paced(
+    candidates: Sequence[Candidate],
+    feed: Mapping[str, np.ndarray],
+    rates_hz: Mapping[str, float],
+    *,
+    parts: Mapping[str, Path] | None = None,
+    seconds: float = 20.0,
+    limit_s: float = 300.0,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Paced]:
+    """Time the candidates at a pace, each in a process of its own, in interleaved rounds.
+
+    Args:
+        rates_hz: Input -> how often it is new.
+        parts: Candidate -> ``split.json`` of its graph in parts. One that has none runs whole at the fastest rate, on inputs that are
+            partly old.
+        seconds: For one candidate.
+    """
+    order, tell = random.Random(seed), progress or (lambda text, share: None)
+    steps = max(LEAST_STEPS, int(seconds * max(rates_hz.values()) / ROUNDS))
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch, ExitStack() as stack:
+        file = Path(scratch) / "feed.npz"
+        np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
+        workers: dict[str, WorkerProcess] = {}
+        found: dict[str, Paced] = {}
+        for candidate in candidates:
+            worker = stack.enter_context(WorkerProcess(candidate.name))
+            try:
+                found[candidate.name] = Paced(how=_open(worker, candidate, file, (parts or {}).get(candidate.name), limit_s))
+                workers[candidate.name] = worker
+            except EdgemmError as err:
+                found[candidate.name] = Paced(error=err)
+        for number in range(ROUNDS):
+            names = sorted(workers)
+            order.shuffle(names)
+            for place, name in enumerate(names):
+                tell(f"{name} at its pace", (number + place / len(names)) / ROUNDS)
+                try:
+                    answer = workers[name].ask("pace", limit_s=limit_s + seconds, rates_hz=dict(rates_hz), steps=steps)
+                    found[name] = Paced((*found[name].rounds, answer), found[name].how)
+                except EdgemmError as err:
+                    found[name] = Paced(error=err)
+                    workers.pop(name).stop()
+    return found
+
+
+def paced_measurements(paced: Paced) -> list[Measurement]:
+    """Latency at the pace with its jitter, how late steps began, what was dropped, processor time, energy an hour where it is known."""
+    calls = [round_["latency_ms"] for round_ in paced.rounds if round_["latency_ms"]]
+    if not calls:
+        return []
+    count = sum(map(len, calls))
+    found = [
+        Measurement(f"paced_p{share}_ms", value.value, "ms", low=value.low, high=value.high, n=count)
+        for share, value in zip(SHARES, percentiles(calls, SHARES), strict=True)
+    ]
+    found.append(Measurement("paced_max_ms", max(map(max, calls)), "ms", n=count))
+    steps = [float(np.abs(np.diff(round_)).mean()) for round_ in calls if len(round_) > 1]
+    found += [Measurement("paced_jitter_ms", spread_of(steps).value, "ms", n=count)] if steps else []
+    late = np.concatenate([round_["late_ms"] for round_ in paced.rounds])
+    found.append(Measurement("paced_late_p95_ms", float(np.percentile(late, 95)), "ms", n=count))
+    found.append(Measurement("paced_dropped", float(sum(round_["dropped"] for round_ in paced.rounds)), "steps", n=count))
+    cpu = spread_of([round_["cpu_ms"] for round_ in paced.rounds])
+    found.append(Measurement("paced_cpu_ms", cpu.value, "ms", low=cpu.low, high=cpu.high, n=count))
+    joules = [round_["energy_mj"] * len(round_["latency_ms"]) / 1e3 for round_ in paced.rounds if round_["energy_mj"] is not None]
+    if len(joules) == len(paced.rounds):
+        hours = sum(round_["seconds"] for round_ in paced.rounds) / 3600
+        found.append(Measurement("energy_j_per_hour", sum(joules) / hours, "J/h", n=count))
+    return found
+
+
+def _open(worker: WorkerProcess, candidate: Candidate, feed: Path, parts: Path | None, limit_s: float) -> str:
+    """Open a candidate whole or in parts, and say which."""
+    told = candidate.opening(feed)
+    if parts is None:
+        worker.ask("open", limit_s=limit_s, **told)
+        return "whole"
+    worker.ask("open_parts", limit_s=limit_s, **{**told, "artifact": str(parts)})
+    return "split"

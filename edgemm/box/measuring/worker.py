@@ -1,0 +1,243 @@
+"""One candidate in a process of its own: opens it, and does what the scheduler says, one command at a time.
+
+``python -m edgemm.box.measuring.worker`` reads one JSON object a line on stdin and answers with one JSON object a line on the stdout it was
+started with. Whatever else prints to stdout (vendor libraries do) lands on stderr. Arrays travel as files. Between commands the process
+is blocked on a read and uses no processor.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from edgemm.box.bundle import parts as splits
+from edgemm.box.bundle.parts import Parts
+from edgemm.box.measuring.any_program import CommandSession
+from edgemm.box.measuring.layers import steady_layers
+from edgemm.box.measuring.load import most, paced, stepper
+from edgemm.box.measuring.probes.accuracy import Accuracy
+from edgemm.box.measuring.probes.latency import Latency
+from edgemm.box.measuring.probes.processor import Processor
+from edgemm.contracts import plugins
+from edgemm.contracts.probe import Probe
+from edgemm.contracts.target import Session, Target
+from edgemm.errors import EdgemmError
+
+if TYPE_CHECKING:
+    from edgemm.box.measuring.rows import Rows
+
+CHUNK = 5  # calls between two looks at the clock while warming up
+STABLE = 0.05  # three chunk medians this near to each other count as warm
+LEAST_WARMUP = 15  # calls; below that a median of chunks says nothing
+TELL_S = 0.5  # how often progress is told
+
+
+def main() -> None:
+    """Answer commands until ``stop`` or the end of stdin."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = _Worker(lambda value: _say(answers, value))
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "stop":
+            break
+        try:
+            answer = getattr(worker, command["do"])(**command["with"])
+        except EdgemmError as err:
+            answer = {"error": {"kind": type(err).__name__, "what": err.what, "why": err.why, "fix": err.fix}}
+        except Exception:  # anything at all: the scheduler reports it, whole
+            answer = {"error": {"kind": "", "what": traceback.format_exc(), "why": "", "fix": ""}}
+        _say(answers, answer)
+    answers.flush()
+    os._exit(0)  # some runtimes hang or crash while they are torn down; all is measured by now
+
+
+class _Worker:
+    """The commands. Each returns plain JSON values."""
+
+    def __init__(self, progress: Callable[[Mapping[str, Any]], None]) -> None:
+        self._progress = progress
+        self._session: Session | None = None
+        self._feed: dict[str, np.ndarray] = {}
+        self._probes: dict[str, Probe] = {}
+        self._step: Callable[[Sequence[str]], Any] | None = None
+        self._rows: Rows | None = None
+
+    def open(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]
+    ) -> dict[str, Any]:
+        """Load the candidate and, with ``feed`` (an npz file), run it once."""
+        _pin(cpus)
+        if self._session is not None:
+            self._session.__exit__(None, None, None)
+        started = time.perf_counter()
+        self._session = open_session(target, target_options, artifact, options, feed)
+        load_ms = (time.perf_counter() - started) * 1e3
+        if feed is None:
+            return {"load_ms": load_ms, "first_ms": 0.0}
+        self._feed = _arrays(feed)
+        started = time.perf_counter()
+        self._session.run(self._feed)
+        return {"load_ms": load_ms, "first_ms": (time.perf_counter() - started) * 1e3}
+
+    def warm(self, seconds: float, probes: list[str]) -> dict[str, Any]:
+        """Load the probes and run until three chunks of calls agree, or for ``seconds``."""
+        self._probes = {name: _probe(name, self._session) for name in probes}
+        latency = Latency()
+        medians: list[float] = []
+        end = time.perf_counter() + seconds
+        while True:
+            self._calls(CHUNK, [latency])
+            medians.append(median(latency.stop()))
+            last = medians[-3:]
+            stable = len(medians) * CHUNK >= LEAST_WARMUP and max(last) <= min(last) * (1 + STABLE)
+            if stable or time.perf_counter() > end:
+                return {"stable": stable, "warmup_calls": len(medians) * CHUNK, "call_ms": min(last)}
+
+    def round(self, calls: int) -> dict[str, Any]:
+        """One round: every probe's samples of ``calls`` calls."""
+        self._calls(2, [])  # the processor's caches belong to whoever ran before
+        self._calls(calls, list(self._probes.values()))
+        return {"samples": {name: probe.stop() for name, probe in self._probes.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        """What ran."""
+        assert self._session is not None
+        return {"precision": self._session.precision(), "layers": [asdict(layer) for layer in self._session.layers()]}
+
+    def profile(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
+    ) -> dict[str, Any]:
+        """The candidate's layers with the times of a warm session."""
+        _pin(cpus)
+        timing = plugins.find(Target, target)(**target_options).profile_options() if target != "command" else {}
+        with open_session(target, target_options, artifact, {**options, **timing}, feed) as session:
+            return {"layers": [asdict(layer) for layer in steady_layers(session, _arrays(feed))]}
+
+    def open_parts(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
+    ) -> dict[str, Any]:
+        """Load a candidate that is in parts; ``artifact`` is their ``split.json``."""
+        _pin(cpus)
+        self._feed = _arrays(feed)
+        parts = Parts(splits.read(Path(artifact).parent), partial(open_part, target, target_options, options))
+        self._step = stepper(parts, self._feed)
+        return {}
+
+    def pace(self, rates_hz: dict[str, float], steps: int) -> dict[str, Any]:
+        """Steps at the fastest of the rates; of a candidate in parts, each branch at its own."""
+        session, feed = self._session, self._feed
+        probe = _probe("processor", session)
+        assert isinstance(probe, Processor)
+        if self._step is not None:
+            return paced(self._step, rates_hz, steps, probe)
+        assert session is not None
+        return paced(lambda new: session.run(feed), rates_hz, steps, probe)
+
+    def throughput(
+        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int], batch: int,
+        streams: int, seconds: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Samples a second of several sessions, each with its share of the cores, on the one sample repeated to a batch."""
+        _pin(cpus)
+        if target != "command" and streams > 1:
+            plugin = plugins.find(Target, target)(**target_options)
+            if "threads" in plugin.choices()[0]:
+                options = {**plugin.without_unsafe(options), "threads": max(1, len(cpus) // streams)}
+        sessions = [open_session(target, target_options, artifact, options, feed) for _ in range(streams)]
+        batched = {name: np.ascontiguousarray(np.repeat(array, batch, axis=0)) for name, array in _arrays(feed).items()}
+        return {"per_s": batch * most(sessions, batched, seconds)}
+
+    def predict(
+        self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool,
+        out: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Answers and truths for a whole split, streamed to one .npy file per output in folder ``out``."""
+        from edgemm.box.measuring.rows import Rows  # this command alone needs it
+
+        assert self._session is not None
+        self._rows = self._rows or Rows()
+        probe = Accuracy(folder=Path(out))
+        probe.start()
+        rows, told = 0, time.monotonic()
+        for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
+            probe.observe(self._session.run(batch.inputs), batch.targets)
+            rows += len(batch.rows)
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                self._progress({"progress": rows})
+        return {"rows": rows, "files": probe.stop(), "bad_rows": self._rows.bad}
+
+    def subsets(self, cpus: list[int], **given: Any) -> dict[str, Any]:
+        """Answers with some inputs missing; see ``_subsets.run_subsets``."""
+        from edgemm.box.measuring.subsets import run_subsets
+
+        if cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
+        return run_subsets(self._progress, **given)
+
+    def _calls(self, count: int, probes: list[Probe]) -> None:
+        assert self._session is not None
+        run, feed, observers = self._session.run, self._feed, [probe.observe for probe in probes]
+        gc.disable()
+        try:
+            for probe in probes:
+                probe.start()
+            for _ in range(count):
+                answers = run(feed)
+                for observe in observers:
+                    observe(answers, None)
+        finally:
+            gc.enable()
+
+
+def _pin(cpus: list[int]) -> None:
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any], feed: str | None) -> Session:
+    """A session of a target's plugin, or of a command, whose files go beside ``feed``: they are gone with it, however this process ends."""
+    if target == "command":
+        return CommandSession(artifact, Path(feed).parent if feed else None)
+    return plugins.find(Target, target)(**target_options).open(Path(artifact), **options)
+
+
+def open_part(target: str, target_options: Mapping[str, Any], options: Mapping[str, Any], path: Path) -> Session:
+    """A part of a graph, without options that were proved for the whole graph alone."""
+    plugin = plugins.find(Target, target)(**target_options)
+    return plugin.open(path, **plugin.without_unsafe(options))
+
+
+def _probe(name: str, session: Session | None) -> Probe:
+    """A probe, told which process to look at where that is not this one."""
+    kind: Any = plugins.find(Probe, name)
+    pid = getattr(session, "pid", None)
+    probe: Probe = kind(pid=pid) if pid is not None and "pid" in plugins.options("probes", name) else kind()
+    return probe
+
+
+def _say(answers: TextIO, value: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""One job on the box: a bundle is verified and measured; where it stands is told in a file, so that nobody needs to stay connected."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.opened import verify as verify_bundle
+from edgemm.box.devices import memory, thermals
+from edgemm.contracts.report import Report
+from edgemm.errors import EdgemmError
+from edgemm.progress import Progress
+from edgemm.store.artifact import write_bytes, write_json
+from edgemm.verbs.benchmark import benchmark
+
+TELL_S = 0.3
+NO_SPACE = 28  # ENOSPC
+
+
+class Told(Progress):
+    """Writes ``status.json`` of a job's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._file, self._stage, self._said = folder / STATUS, "", 0.0
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        if time.monotonic() - self._said > TELL_S:
+            self._said = time.monotonic()
+            write_json(self._file, {"state": "running", "stage": self._stage, "text": text, "fraction": fraction})
+
+    def end(self, state: str, **more: Any) -> None:
+        write_json(self._file, {"state": state, **more})
+
+    def _begin(self, name: str) -> None:
+        self._stage, self._said = name, 0.0
+        self.update("")
+
+
+def run(folder: Path) -> int:
+    """Do what ``job.json`` says: ``{"bundle", "fallback", "options"}``, in the folder's own terms. Errors go into ``status.json``.
+
+    Returns:
+        0 when the report was written.
+    """
+    folder = folder.resolve()
+    os.chdir(folder)
+    told = Told(folder)
+    try:
+        report = measure(json.loads((folder / JOB).read_bytes()), told)
+        report.save(folder / REPORT)
+    except EdgemmError as err:
+        told.end("failed", kind=type(err).__name__, what=err.what, why=err.why, fix=err.fix)
+        return 1
+    except Exception as err:  # anything at all: the other side shows it
+        full = getattr(err, "errno", None) == NO_SPACE
+        told.end("failed", kind="", what=traceback.format_exc(limit=-4), why="No space left on device" if full else "", fix="")
+        return 1
+    told.end("done")
+    return 0
+
+
+def measure(job: dict[str, Any], progress: Progress) -> Report:
+    """Verify, then benchmark, and say what the box went through meanwhile."""
+    with progress.stage("verify"):
+        checked = verify_bundle(job["bundle"])
+        checked.raise_if_bad()
+    bundle = open_bundle(job["bundle"])
+    before = thermals.look()
+    with memory.Lowest() as lowest:
+        if job.get("fallback"):
+            report = _fallback(bundle, job, progress)
+        else:
+            report = benchmark([job["bundle"]], data=_data(), progress=progress, **job["options"])
+    after = thermals.look()
+    box = {
+        "memory": lowest.to_dict(),
+        "thermals": {"before": before.to_dict(), "after": after.to_dict(), "events": thermals.since(before, after)},
+        "verified": [vars(check) for check in checked.checks if "golden" in check.text],  # the files were all right, or we were not here
+    }
+    notes = [*report.details.get("notes", []), *thermals.told(before, after)]
+    return replace(report, details={**report.details, "box": box, "notes": notes})
+
+
+def _data() -> str | None:
+    return DATA if Path(DATA).is_dir() else None
+
+
+def _fallback(bundle: Bundle, job: dict[str, Any], progress: Progress) -> Report:
+    """The compressed graph of the bundle's first target in ONNX Runtime, since none of its own runtimes is here; and it says so."""
+    name = job["options"].get("target") or bundle.targets()[0]
+    card = {**bundle.card.to_dict(), "model": str(bundle.target_model(name))}
+    place = Path("fallback") / name
+    place.mkdir(parents=True, exist_ok=True)
+    write_bytes(place / "model.yaml", yaml.safe_dump(card, sort_keys=False).encode())
+    options = {**job["options"], "target": FALLBACK}
+    report = benchmark([str(place / "model.yaml")], data=_data(), progress=progress, **options)
+    told = f"{name} cannot run on this box: its graph was measured in ONNX Runtime, as asked. These are not {name}'s figures."
+    return replace(report, details={**report.details, "notes": [told, *report.details.get("notes", [])]})

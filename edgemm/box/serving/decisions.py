@@ -1,0 +1,161 @@
+"""From scores to decisions: thresholds, debounce, hysteresis and cool-down for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.serving.settings import PER_CLASS, DecisionSettings
+from edgemm.contracts.card import Card, Output
+
+HYSTERESIS = 0.1  # between going on and going off where nobody says: noise of a score near the threshold is a few hundredths
+CHANGE = 0.01  # of a number's own value: smaller moves are not told again
+
+
+@dataclass(frozen=True)
+class Change:
+    """A class that went on or off.
+
+    Attributes:
+        is_event: Worth telling: it went on, it is not a quiet class, and its cool-down is over.
+    """
+
+    output: str
+    label: str
+    is_on: bool
+    score: float
+    is_event: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One output now.
+
+    Attributes:
+        label: The class that has led for ``debounce`` decisions; None for a number.
+        scores: Class -> score of this moment, in the card's order.
+        on: Classes that are on.
+        value: The number of a regression, the likeness of a pair of embeddings; else None.
+        moved: The number differs from the one told last.
+    """
+
+    label: str | None = None
+    scores: Mapping[str, float] | None = None
+    on: tuple[str, ...] = ()
+    value: float | None = None
+    unit: str | None = None
+    moved: bool = False
+
+
+def scores(output: Output, raw: np.ndarray) -> dict[str, float]:
+    """Class -> score of one sample's logits: softmax, or sigmoid where several may be true; of a series its last step."""
+    logits = np.asarray(raw, np.float64)[0]
+    logits = logits[-1] if output.per_step else logits
+    logits = np.atleast_1d(logits)
+    if output.task == "multilabel":
+        values = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    else:
+        shifted = np.exp(logits - logits.max())
+        values = shifted / shifted.sum()
+    labels = output.labels or tuple(str(number) for number in range(len(values)))
+    return {label: float(value) for label, value in zip(labels, values, strict=False)}
+
+
+class Decider:
+    """Holds what is on, for every output. ``update`` once a decision.
+
+    Attributes:
+        threshold: Replaces every class's own where somebody set it while running; None = as in the settings.
+    """
+
+    def __init__(self, card: Card, settings: Mapping[str, DecisionSettings]) -> None:
+        self._card = card
+        self._given = {name: settings.get(name, DecisionSettings()) for name in card.outputs}
+        self._classes: dict[tuple[str, str], _Class] = {}
+        self._leads: dict[str, _Lead] = {}
+        self._told: dict[str, float] = {}
+        self.threshold: float | None = None
+
+    def update(self, outputs: Mapping[str, np.ndarray], at_s: float) -> tuple[dict[str, Reading], list[Change]]:
+        """Take in what the model answered at ``at_s`` (monotonic)."""
+        readings: dict[str, Reading] = {}
+        changes: list[Change] = []
+        for name, output in self._card.outputs.items():
+            if name not in outputs:
+                continue
+            if output.task in ("classification", "multilabel"):
+                found = scores(output, outputs[name])
+                classes = {label: self._class(name, label) for label in found}
+                moved = [classes[label].update(score, at_s, self.threshold) for label, score in found.items()]
+                changes += [change for change in moved if change]
+                on = tuple(label for label, one in classes.items() if one.is_on)
+                lead = self._leads.setdefault(name, _Lead()).update(max(found, key=lambda label: found[label]), self._given[name].debounce)
+                readings[name] = Reading(lead, found, on)
+            elif output.task == "regression":
+                readings[name] = self._number(name, float(np.ravel(outputs[name])[-1]), output.unit)
+            elif output.task == "embedding" and output.pair in outputs:
+                readings[name] = self._number(name, _likeness(outputs[name], outputs[str(output.pair)]), None)
+        return readings, changes
+
+    def _class(self, output: str, label: str) -> _Class:
+        if (output, label) not in self._classes:
+            given = self._given[output]
+            own: dict[str, Any] = {key: value for key, value in given.classes.get(label, {}).items() if key in PER_CLASS}
+            self._classes[output, label] = _Class(output, label, replace(given, **own), label in given.quiet)
+        return self._classes[output, label]
+
+    def _number(self, name: str, value: float, unit: str | None) -> Reading:
+        last, given = self._told.get(name), self._given[name].change
+        moved = last is None or abs(value - last) >= (given if given is not None else CHANGE * max(abs(last), 1e-9))
+        if moved:
+            self._told[name] = value
+        return Reading(value=value, unit=unit, moved=moved)
+
+
+class _Class:
+    """One class of one output: on or off."""
+
+    def __init__(self, output: str, label: str, given: DecisionSettings, is_quiet: bool) -> None:
+        self._output, self._label, self._given, self._is_quiet = output, label, given, is_quiet
+        self.is_on = False
+        self._agreeing = 0
+        self._event_s: float | None = None
+
+    def update(self, score: float, at_s: float, threshold: float | None) -> Change | None:
+        given = self._given
+        high = given.threshold if threshold is None else threshold
+        low = given.release if given.release is not None and threshold is None else high - HYSTERESIS
+        wants = score >= high if not self.is_on else score < low
+        self._agreeing = self._agreeing + 1 if wants else 0
+        if self._agreeing < given.debounce:
+            return None
+        self.is_on, self._agreeing = not self.is_on, 0
+        cooled = self._event_s is None or at_s - self._event_s >= given.cool_down_s
+        is_event = self.is_on and not self._is_quiet and cooled
+        if is_event:
+            self._event_s = at_s
+        return Change(self._output, self._label, self.is_on, score, is_event)
+
+
+class _Lead:
+    """The class with the highest score, once it has been that for a few decisions in a row."""
+
+    def __init__(self) -> None:
+        self.label: str | None = None
+        self._next, self._count = "", 0
+
+    def update(self, top: str, debounce: int) -> str:
+        self._count = self._count + 1 if top == self._next else 1
+        self._next = top
+        if self.label is None or self._count >= debounce:
+            self.label = top
+        return self.label
+
+
+def _likeness(left: np.ndarray, right: np.ndarray) -> float:
+    """Cosine of the angle between two embeddings."""
+    a, b = np.ravel(left).astype(np.float64), np.ravel(right).astype(np.float64)
+    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12)

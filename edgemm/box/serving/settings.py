@@ -1,0 +1,136 @@
+"""``run.yaml``: what feeds a bundle, how it decides, where decisions go. ``reading`` reads and checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgemm.contracts.card import Card
+
+SOURCES, SINKS = "sources", "sinks"
+PER_CLASS = ("threshold", "release", "debounce", "cool_down_s")
+"""What a class may have of its own."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How an input is served.
+
+    Attributes:
+        rate_hz: Most runs of its branch a second; None = as fast as decisions are taken.
+        stale_s: What is older counts as missing; None = 3 periods of its rate, at least 2 s (a text: never).
+        value: A text or numbers that never change; its branch runs once.
+        precision: ``fp32`` runs this branch in float; None = as compressed.
+        target: Another runtime for this branch alone.
+    """
+
+    rate_hz: float | None = None
+    stale_s: float | None = None
+    value: str | float | list[float] | None = None
+    precision: Literal["int8", "fp32"] | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """When an output's class is on.
+
+    Attributes:
+        threshold: Score from which a class counts as seen (0 to 1; an embedding: -1 to 1).
+        release: Score below which it counts as gone; None = 0.1 below the threshold.
+        debounce: Decisions in a row that must agree before a class goes on or off.
+        cool_down_s: After an event of a class no other of the same class for so long.
+        quiet: Classes that are never an event, such as "nothing".
+        classes: Class -> its own threshold, release, debounce, cool_down_s.
+        change: A number (regression) is told again when it moved by so much; None = 1% of its value.
+    """
+
+    threshold: float = 0.6
+    release: float | None = None
+    debounce: int = 2
+    cool_down_s: float = 10.0
+    quiet: list[str] = field(default_factory=list)
+    classes: dict[str, dict] = field(default_factory=dict)
+    change: float | None = None
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The page. ``bind`` other than this machine itself needs a token, from an environment variable or a file."""
+
+    port: int = 8099
+    bind: str = "127.0.0.1"
+    token_env: str | None = None
+    token_file: str | None = None
+    pictures_hz: float = 5.0
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """The drift watch.
+
+    Attributes:
+        window: Samples that are compared with the calibration at a time.
+        limit: How far, in standard deviations of the training data, a mean may move before it is told.
+        save: Folder for samples to calibrate anew with; None = nothing is recorded.
+        save_mib: Most that folder may hold.
+        key_env, key_file: Key (32 bytes as 64 hex digits) to encrypt them with.
+    """
+
+    window: int = 200
+    limit: float = 3.0
+    save: str | None = None
+    save_mib: float = 64.0
+    key_env: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source or sink: its plugin and its options."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked ``run.yaml``.
+
+    Attributes:
+        name: The device's name, in topics and on the page.
+        decide_hz: Most decisions a second.
+        whole: Run the model as one graph even where the bundle holds its parts; then every input must be there.
+    """
+
+    name: str = "edgemm"
+    target: str | None = None
+    decide_hz: float = 5.0
+    whole: bool = False
+    inputs: Mapping[str, InputSettings] = field(default_factory=dict)
+    sources: tuple[Part, ...] = ()
+    sinks: tuple[Part, ...] = ()
+    decisions: Mapping[str, DecisionSettings] = field(default_factory=dict)
+    web: WebSettings | None = None
+    drift: DriftSettings | None = None
+
+    def input(self, name: str) -> InputSettings:
+        return self.inputs.get(name, InputSettings())
+
+    def rate_hz(self, name: str) -> float:
+        return self.input(name).rate_hz or self.decide_hz
+
+    def stale_s(self, name: str, card: Card) -> float:
+        given = self.input(name)
+        if given.stale_s is not None:
+            return given.stale_s
+        return float("inf") if card.inputs[name].modality == "text" or given.value is not None else max(2.0, 3 / self.rate_hz(name))
+
+    def fed(self) -> dict[str, int]:
+        """Input -> place of the source that feeds it."""
+        return {name: place for place, part in enumerate(self.sources) for name in names_of(part.options.get("inputs"))}
+
+
+def names_of(inputs: Any) -> list[str]:
+    return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs or ()]

@@ -1,0 +1,126 @@
+"""What Home Assistant is told by MQTT discovery: one device, with its entities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from edgemm.contracts.card import Output
+from edgemm.contracts.sink import About
+
+ALL = "all"
+CLASSED = ("classification", "multilabel")
+
+
+def slug(text: str) -> str:
+    """``text`` as it may stand in ids and topics: letters, digits, _ and -."""
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_") or "x"
+
+
+def events(about: About) -> list[str]:
+    """Labels that can be an event, of all outputs."""
+    return [label for name, output in about.outputs.items() for label in _labels(about, name, output)]
+
+
+def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
+    """The payload of ``<prefix>/device/<id>/config`` (Home Assistant 2024.11 and later), which takes no key it does not know."""
+    return {
+        "dev": _device(about),
+        "o": {"name": "edgemm", "sw": about.version},
+        "qos": 1,
+        "availability": [{"topic": f"{base}/availability"}],
+        "cmps": components(about, base, pictures=pictures),
+    }
+
+
+def component_payloads(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
+    """For older ones: ``<platform>/<id>/<entity>`` -> the payload of ``<prefix>/<that>/config``."""
+    found = {}
+    for key, entity in components(about, base, pictures=pictures).items():
+        common = {"availability": [{"topic": f"{base}/availability"}], "device": _device(about)}
+        found[f"{entity['p']}/edgemm_{slug(about.name)}/{key}"] = {**{k: v for k, v in entity.items() if k != "p"}, **common}
+    return found
+
+
+def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
+    """Key -> entity."""
+    made: dict[str, dict[str, Any]] = {}
+    for name, output in about.outputs.items():
+        made |= _of_output(about, base, name, output)
+    if labels := events(about):
+        made["event"] = {"p": "event", "name": "Detection", "event_types": labels, "state_topic": f"{base}/event"}
+    if pictures:
+        made["picture"] = {"p": "image", "name": "Last event", "image_topic": f"{base}/picture", "content_type": "image/jpeg"}
+    made |= _controls(about, base) | _diagnostics(base)
+    return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in made.items()}
+
+
+def _device(about: About) -> dict[str, Any]:
+    return {"ids": [f"edgemm_{slug(about.name)}"], "name": about.name, "mf": "edgemm", "mdl": about.model, "sw": about.version}
+
+
+def _labels(about: About, name: str, output: Output) -> list[str]:
+    if output.task not in CLASSED:
+        return []
+    return [label for label in output.labels or () if label not in about.quiet.get(name, frozenset())]
+
+
+def _of_output(about: About, base: str, name: str, output: Output) -> dict[str, dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {}
+    place = f"{base}/{slug(name)}"
+    running = {"availability": [{"topic": f"{base}/availability"}, {"topic": f"{base}/running"}], "availability_mode": "all"}
+    if output.task in CLASSED:
+        for label in _labels(about, name, output):
+            made[f"{slug(name)}_{slug(label)}"] = {
+                "p": "binary_sensor",
+                "name": label.replace("_", " ").capitalize(),
+                "state_topic": f"{place}/{slug(label)}",
+                "json_attributes_topic": f"{place}/{slug(label)}/attributes",
+                **running,
+            }
+        scene = {"p": "sensor", "name": name.replace("_", " ").capitalize(), "state_topic": f"{place}/scene", **running}
+        made[f"{slug(name)}_scene"] = scene | ({"device_class": "enum", "options": list(output.labels)} if output.labels else {})
+    elif output.task in ("regression", "embedding") and (output.task == "regression" or output.pair):
+        value = {"p": "sensor", "name": name.replace("_", " ").capitalize(), "state_topic": f"{place}/value", **running}
+        made[f"{slug(name)}_value"] = value | ({"unit_of_measurement": output.unit} if output.unit else {})
+    return made
+
+
+def _controls(about: About, base: str) -> dict[str, dict[str, Any]]:
+    config = {"entity_category": "config"}
+    return {
+        "threshold": {
+            "p": "number", "name": "Threshold", "command_topic": f"{base}/threshold/set", "state_topic": f"{base}/threshold",
+            "min": 0, "max": 1, "step": 0.05, "mode": "slider", **config,
+        },
+        "modalities": {
+            "p": "select", "name": "Modalities", "command_topic": f"{base}/modalities/set", "state_topic": f"{base}/modalities",
+            "options": [ALL, *about.inputs], **config,
+        },
+        "enabled": {
+            "p": "switch", "name": "Enabled", "command_topic": f"{base}/enabled/set", "state_topic": f"{base}/enabled", **config,
+        },
+    }  # fmt: skip
+
+
+def _diagnostics(base: str) -> dict[str, dict[str, Any]]:
+    def sensor(name: str, template: str, unit: str | None = None, platform: str = "sensor", **more: Any) -> dict[str, Any]:
+        entity = {"p": platform, "name": name, "state_topic": f"{base}/status", "value_template": template, "entity_category": "diagnostic"}
+        return entity | ({"unit_of_measurement": unit} if unit else {}) | more
+
+    up = "{{ 'ON' if value_json.sources | selectattr('state', 'ne', 'up') | list | count == 0 else 'OFF' }}"
+    drifted = "{{ 'ON' if value_json.drift.recalibrate else 'OFF' }}"
+    return {
+        "rate": sensor("Decisions a second", "{{ value_json.decide_hz }}", "Hz"),
+        "camera_rate": sensor("Camera rate", "{{ value_json.sources | map(attribute='rate_hz') | max }}", "Hz"),
+        "latency": sensor("Latency p95", "{{ value_json.latency_ms.p95 }}", "ms"),
+        "voting": sensor("Voting", "{{ value_json.voted | join(', ') }}"),
+        "source": sensor("Camera", up, platform="binary_sensor", device_class="connectivity"),
+        "drift": sensor("Recalibrate", drifted, platform="binary_sensor", device_class="problem"),
+    }
+
+
+def controls_state(controls: Mapping[str, str], base: str) -> dict[str, str]:
+    """Topic -> payload of what the controls stand at."""
+    return {f"{base}/{name}": value for name, value in controls.items()}

@@ -1,0 +1,229 @@
+"""An MQTT broker, with Home Assistant's device discovery: states, events with their ids, controls, how the box does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from edgemm.box.serving.broker import Broker, address
+from edgemm.box.serving.outbox import Outbox
+from edgemm.box.serving.scheduling import Decision
+from edgemm.box.serving.sinks._mqtt import homeassistant as ha
+from edgemm.contracts.sink import About, Event, Sink, decision_dict
+
+TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
+CONTROLS = ("enabled", "modalities", "threshold")
+BIRTH = "homeassistant/status"
+LOG = logging.getLogger("edgemm.run")
+
+
+class Mqtt(Sink):
+    """Publishes below ``<prefix>/<name>``.
+
+    States are a table of the newest values, sent when they change and all of them again after every connect: a state published before a
+    reconnect can never follow a newer one. Events wait in an outbox until the broker has confirmed them, or their time is over.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int | None = None,
+        tls: bool = False,
+        ca_file: str | None = None,
+        insecure: bool = False,
+        user_env: str | None = None,
+        password_env: str | None = None,
+        password_file: str | None = None,
+        prefix: str = "edgemm",
+        discovery: Literal["device", "component", "none"] = "device",
+        discovery_prefix: str = "homeassistant",
+        event_ttl_s: float = 600.0,
+        pictures: bool = False,
+        scores: bool = False,
+    ) -> None:
+        """
+        Args:
+            host, port: The broker; 1883, with TLS 8883.
+            tls, ca_file, insecure: Encrypt; check the certificate against this authority; do not check it at all.
+            user_env, password_env, password_file: Where user and password stand.
+            discovery: Home Assistant's: ``device`` (2024.11 and later), ``component`` (older), ``none``.
+            event_ttl_s: How long an event waits for the broker to come back.
+            pictures: Publish the picture of every event; it leaves the box only if this is set.
+            scores: Publish every decision with all its scores.
+
+        Raises:
+            RunError: A secret or certificate is not there.
+        """
+        where = address(
+            "sinks.mqtt", host=host, port=port, tls=tls, ca_file=ca_file, insecure=insecure, user_env=user_env,
+            password_env=password_env, password_file=password_file,
+        )  # fmt: skip
+        if insecure:
+            LOG.warning("sinks.mqtt: insecure is set, anybody may pose as the broker %s", where)
+        self._where, self._prefix, self._discovery, self._discovery_prefix = where, prefix, discovery, discovery_prefix
+        self._pictures, self._scores = pictures, scores
+        self._outbox = Outbox(event_ttl_s)
+        self._states: dict[str, str | bytes] = {}
+        self._lock = threading.RLock()
+        self._broker: Broker | None = None
+        self._base = ""
+        self._about: About | None = None
+        self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
+        self._ending = False
+
+    def start(self, about: About) -> None:
+        self._about = about
+        self._base = f"{self._prefix}/{ha.slug(about.name)}"
+        with self._lock:
+            self._states |= {f"{self._base}/running": "offline"}
+            self._states |= ha.controls_state({"enabled": "ON", "modalities": ha.ALL, "threshold": f"{about.threshold:g}"}, self._base)
+            for topic in self._class_topics(about):
+                self._states.setdefault(topic, "OFF")
+        self._broker = Broker(
+            self._where,
+            name=ha.slug(about.name),
+            will=(f"{self._base}/availability", "offline"),
+            on_up=self._up,
+            on_message=self._message,
+            on_sent=self._confirmed,
+        )
+        self._broker.start()
+
+    def decision(self, decision: Decision) -> None:
+        self._set(f"{self._base}/running", "online")
+        for name, reading in decision.readings.items():
+            place = f"{self._base}/{ha.slug(name)}"
+            if reading.label is not None:
+                self._set(f"{place}/scene", reading.label)
+                for label in reading.scores or {}:
+                    topic = f"{place}/{ha.slug(label)}"
+                    if topic in self._states:
+                        self._set(topic, "ON" if label in reading.on else "OFF")
+            elif reading.moved or f"{place}/value" not in self._states:
+                self._set(f"{place}/value", f"{reading.value:.6g}")
+        if self._scores and self._broker:
+            self._broker.publish(f"{self._base}/decision", json.dumps(decision_dict(decision)))
+
+    def event(self, event: Event) -> None:
+        plain = event.to_dict()
+        place = f"{self._base}/{ha.slug(event.output)}/{ha.slug(event.label)}"
+        self._set(f"{place}/attributes", json.dumps(plain))
+        self._outbox.put(event.id, f"{self._base}/event", json.dumps({"event_type": event.label, **plain}).encode())
+        self._flush()
+        if self._pictures and event.jpeg and self._broker:
+            self._broker.publish(f"{self._base}/picture", event.jpeg())
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        self._set(f"{self._base}/running", "online" if status["state"] == "running" else "offline")
+        kept = (
+            "state",
+            "why",
+            "decide_hz",
+            "latency_ms",
+            "decisions",
+            "events",
+            "late",
+            "voted",
+            "expected",
+            "drift",
+            "uptime_s",
+            "rss_mib",
+        )
+        brief = {key: status[key] for key in kept if key in status}
+        brief["sources"] = [{k: s[k] for k in ("name", "state", "error", "reconnects", "rate_hz", "drift_ppm")} for s in status["sources"]]
+        self._set(f"{self._base}/status", json.dumps(brief))
+        allowed, threshold = status["modalities"], status["threshold"]
+        controls = {"modalities": allowed[0] if len(allowed) == 1 and self._about and len(self._about.inputs) > 1 else ha.ALL}
+        controls |= {"enabled": "OFF" if status["state"] == "off" else "ON"}
+        controls |= {} if threshold is None else {"threshold": f"{threshold:g}"}
+        for topic, value in ha.controls_state(controls, self._base).items():
+            self._set(topic, value)
+        self._flush()
+
+    def stop(self) -> None:
+        self._ending = True
+        if self._broker:
+            self._broker.stop(last=(f"{self._base}/availability", "offline"))
+
+    def describe(self) -> dict[str, Any]:
+        """For the status: whether it is connected, and what waits."""
+        up = self._broker is not None and self._broker.connected
+        waiting = {"waiting": len(self._outbox), "expired": self._outbox.expired, "overflowed": self._outbox.overflowed}
+        return {"connected": up, "why": self._broker.error if self._broker else "", **waiting}
+
+    def _class_topics(self, about: About) -> list[str]:
+        status = f"{self._base}/status"
+        sensors = [entity for entity in ha.components(about, self._base, pictures=False).values() if entity["p"] == "binary_sensor"]
+        return [entity["state_topic"] for entity in sensors if entity["state_topic"] != status]
+
+    def _set(self, topic: str, value: str | bytes) -> None:
+        """Note a state, and tell it where it is new."""
+        with self._lock:
+            if self._states.get(topic) == value:
+                return
+            self._states[topic] = value
+            if self._broker:
+                self._broker.publish(topic, value, retain=True)
+
+    def _flush(self) -> None:
+        """Hand over what waits, each letter once a connection. The loop's thread and paho's both come here."""
+        if self._broker is None or not self._broker.connected:
+            return
+        with self._lock:
+            for letter in self._outbox.waiting():
+                connection = self._broker.connects
+                if self._sent_on.get(letter.id) != connection and self._broker.publish(letter.place, letter.content, key=letter.id):
+                    self._sent_on[letter.id] = connection
+
+    def _confirmed(self, id: str) -> None:
+        with self._lock:
+            self._outbox.done(id)
+            self._sent_on.pop(id, None)
+
+    def _up(self) -> None:
+        """After every connect, and when Home Assistant comes up: who we are, that we are there, every state; then what waited."""
+        assert self._broker is not None
+        for topic in {*self._births(), f"{self._base}/availability"}:
+            self._broker.subscribe(topic)
+        for name in CONTROLS:
+            self._broker.subscribe(f"{self._base}/{name}/set")
+        self._introduce()
+        self._flush()
+
+    def _births(self) -> tuple[str, str]:
+        """Where Home Assistant says that it is there; its own topic stays even where its discovery has another prefix."""
+        return BIRTH, f"{self._discovery_prefix}/status"
+
+    def _introduce(self) -> None:
+        assert self._broker is not None
+        assert self._about is not None
+        if self._discovery == "device":
+            payload = ha.device_payload(self._about, self._base, pictures=self._pictures)
+            self._broker.publish(
+                f"{self._discovery_prefix}/device/edgemm_{ha.slug(self._about.name)}/config", json.dumps(payload), retain=True
+            )
+        elif self._discovery == "component":
+            for place, entity in ha.component_payloads(self._about, self._base, pictures=self._pictures).items():
+                self._broker.publish(f"{self._discovery_prefix}/{place}/config", json.dumps(entity), retain=True)
+        with self._lock:
+            for topic, value in self._states.items():
+                self._broker.publish(topic, value, retain=True)
+        self._broker.publish(f"{self._base}/availability", "online", retain=True)
+
+    def _message(self, topic: str, payload: bytes) -> None:
+        if topic in self._births():
+            if payload == b"online":
+                self._introduce()
+            return
+        if topic == f"{self._base}/availability":
+            if payload != b"online" and not self._ending and self._broker:  # the will of a connection that died long ago
+                self._broker.publish(topic, "online", retain=True)
+            return
+        what = topic.removeprefix(f"{self._base}/").removesuffix("/set")
+        value = payload.decode(errors="replace")
+        if what in CONTROLS and self._about and self._about.control(what, value):
+            self._set(f"{self._base}/{what}", value)

@@ -1,0 +1,1 @@
+"""What sources of pictures and sound share: reading streams by PyAV."""

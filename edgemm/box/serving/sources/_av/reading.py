@@ -1,0 +1,201 @@
+"""Pictures and sound with PyAV: files, network cameras, cameras and microphones of this machine. One connection serves all their inputs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from edgemm.box.serving.secrets import redact
+from edgemm.contracts.modality import Modality
+from edgemm.contracts.source import Item
+from edgemm.data.modalities.audio import Audio
+from edgemm.data.modalities.image import Image
+from edgemm.errors import RunError
+
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""A triangle widened by the factor of reduction, as training's pillow does it: at most 3 of 255 apart on a photograph."""
+FORMATS = {(1, "rgb"): "gray", (3, "rgb"): "rgb24", (3, "bgr"): "bgr24", (4, "rgb"): "rgba", (4, "bgr"): "bgra"}
+JUMP_S = 1.0  # between two neighbouring items of one track: something was lost, or the camera's clock was set
+BROKEN_PACKETS = 100  # one after the other: seven seconds of pictures; then the stream is taken for lost
+
+
+@dataclass
+class AvFrame:
+    """One decoded picture, in the camera's own pixel format until somebody wants it."""
+
+    frame: av.VideoFrame
+    scaler: VideoReformatter
+
+    def fitted(self, modality: Modality) -> np.ndarray:
+        if not isinstance(modality, Image):
+            raise RunError(f"a picture cannot become {type(modality).__name__.lower()}.", fix="give this input another source.")
+        width, height = inner_size(self.frame.width, self.frame.height, modality)
+        array = self._scaled(width, height, FORMATS[modality.channels, modality.order]).reshape(height, width, modality.channels)
+        if modality.fit == "crop":
+            top, left = (height - modality.height) // 2, (width - modality.width) // 2
+            array = array[top : top + modality.height, left : left + modality.width]
+        elif modality.fit == "letterbox":
+            canvas = np.empty((modality.height, modality.width, modality.channels), np.uint8)
+            canvas[:] = modality.swap(modality.bar())  # it is told red first
+            top, left = (modality.height - height) // 2, (modality.width - width) // 2
+            canvas[top : top + height, left : left + width] = array
+            array = canvas
+        return np.ascontiguousarray(array)
+
+    def jpeg(self, width: int) -> bytes:
+        width = min(width, self.frame.width) // 2 * 2
+        height = max(2, round(self.frame.height * width / self.frame.width) // 2 * 2)
+        encoder = av.CodecContext.create("mjpeg", "w")
+        encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuvj420p", Fraction(1, 25)  # type: ignore[attr-defined]
+        encoder.options = {"qmin": "4", "qmax": "6"}
+        picture = self.frame.reformat(width, height, "yuvj420p", interpolation=Interpolation.BILINEAR, threads=1)
+        picture.pts = 0
+        packets = [*encoder.encode(picture), *encoder.encode(None)]  # type: ignore[attr-defined]
+        return b"".join(bytes(packet) for packet in packets)
+
+    def _scaled(self, width: int, height: int, pixels: str) -> np.ndarray:
+        return self.scaler.reformat(self.frame, width, height, pixels, interpolation=SCALING, threads=1).to_ndarray()
+
+
+def inner_size(width: int, height: int, spec: Image) -> tuple[int, int]:
+    """To what size a picture is scaled before it is cropped or framed: (width, height)."""
+    if spec.fit == "stretch":
+        return spec.width, spec.height
+    choose = max if spec.fit == "crop" else min
+    factor = choose(spec.width / width, spec.height / height)
+    scaled = max(1, round(width * factor)), max(1, round(height * factor))
+    return (max(scaled[0], spec.width), max(scaled[1], spec.height)) if spec.fit == "crop" else scaled
+
+
+@dataclass
+class Reader:
+    """Reads one place.
+
+    Attributes:
+        place: What PyAV opens; may hold a password.
+        form: Its demuxer where the place does not tell (``v4l2``, ``alsa``).
+        live: Its end is a loss.
+        read_timeout_s: After how long without data reading fails; PyAV takes up to twice as long.
+        notes: Filled with what is missing.
+    """
+
+    place: str
+    live: bool
+    form: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    read_timeout_s: float = 5.0
+    notes: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        """See ``Source.items``; times are the stream's own."""
+        self.stop.clear()
+        av.logging.set_level(None)  # its own log would print addresses with passwords
+        try:
+            timeout = (self.read_timeout_s * 2, self.read_timeout_s) if self.live else None
+            with av.open(self.place, format=self.form, options=dict(self.options), timeout=timeout) as container:
+                yield from self._read(container, wants)
+        except (av.error.FFmpegError, OSError, ValueError) as err:
+            raise self._lost(err) from None  # the library's own error holds the whole address
+        if self.live and not self.stop.is_set():
+            raise RunError(f"'{redact(self.place)}' ended.", why="the camera or its server closed the stream.", fix="it is opened again.")
+
+    def _read(self, container: Any, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        tracks = [_Track(stream, inputs) for stream, inputs in self._tracks(container, wants)]
+        broken = 0
+        of_stream = {track.stream.index: track for track in tracks}
+        for packet in container.demux([track.stream for track in tracks]):
+            if self.stop.is_set():
+                return
+            try:
+                found = list(of_stream[packet.stream.index].items(packet))
+            except av.error.InvalidDataError:
+                broken += 1
+                if broken > BROKEN_PACKETS:
+                    raise
+                continue
+            broken = 0 if found else broken
+            yield from found
+
+    def _tracks(self, container: Any, wants: Mapping[str, Modality]) -> Iterator[tuple[Any, dict[str, Modality]]]:
+        """The streams to read, each with the inputs it feeds; notes what the place has not."""
+        self.notes.clear()
+        found = 0
+        for kind, word, streams in ((Image, "picture", container.streams.video), (Audio, "sound", container.streams.audio)):
+            inputs: dict[str, Modality] = {name: modality for name, modality in wants.items() if isinstance(modality, kind)}
+            if inputs and streams:
+                found += 1
+                yield streams[0], inputs
+            elif inputs:
+                self.notes.append(f"'{redact(self.place)}' has no {word} track: {', '.join(inputs)} stays missing")
+        if not found:
+            raise RunError(
+                f"'{redact(self.place)}' has nothing to offer.", why="; ".join(self.notes) + ".", fix="give these inputs another source."
+            )
+
+    def _lost(self, err: Exception) -> RunError:
+        reason = redact(getattr(err, "strerror", None) or type(err).__name__)
+        if isinstance(err, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)) or "401" in reason:
+            return RunError(
+                f"'{redact(self.place)}' refuses the user or password.",
+                why=f"{reason}.",
+                fix="check user_env and password_env of this source.",
+            )
+        if isinstance(err, FileNotFoundError):
+            return RunError(f"'{redact(self.place)}' does not exist.", fix="check the path, or the camera's address.")
+        if isinstance(err, av.error.ExitError):
+            return RunError(
+                f"'{redact(self.place)}' sends nothing.", why=f"no data for {self.read_timeout_s:g} s and more.", fix="is the camera on?"
+            )
+        return RunError(f"'{redact(self.place)}' cannot be read.", why=f"{reason}.", fix="is the camera on, and the address right?")
+
+
+class _Track:
+    """One stream of a container, and the inputs it feeds."""
+
+    def __init__(self, stream: Any, inputs: Mapping[str, Modality]) -> None:
+        self.stream, self._inputs = stream, inputs
+        if stream.type == "video":
+            stream.thread_count = 1  # frame threads would delay every picture by their number, and cost more in all
+        self._scaler = VideoReformatter()
+        self._resamplers: dict[str, av.AudioResampler] = {}
+        self._last_s: float | None = None
+        self._format: tuple[Any, ...] = ()
+
+    def items(self, packet: Any) -> Iterator[Item]:
+        for frame in packet.decode():
+            at_s, jumped = self._time(frame)
+            for name, modality in self._inputs.items():
+                if isinstance(modality, Audio):
+                    yield from self._sound(name, modality, frame, at_s, jumped)
+                else:
+                    yield Item(name, AvFrame(frame, self._scaler), at_s, jumped)
+
+    def _time(self, frame: Any) -> tuple[float, bool]:
+        """When the frame ends in the stream's own time, and whether something is missing before it."""
+        lasts_s = frame.samples / frame.sample_rate if self.stream.type == "audio" else 1 / float(self.stream.average_rate or 25)
+        start_s = frame.time if frame.pts is not None else None
+        if start_s is None:  # first pictures of some cameras
+            start_s = (self._last_s or 0.0) + (lasts_s if self.stream.type == "video" else 0.0)
+        end_s = start_s + (lasts_s if self.stream.type == "audio" else 0.0)
+        jumped = self._last_s is not None and not -0.001 <= end_s - self._last_s <= JUMP_S + lasts_s
+        self._last_s = end_s
+        return end_s, jumped
+
+    def _sound(self, name: str, modality: Audio, frame: Any, at_s: float, jumped: bool) -> Iterator[Item]:
+        modality.check_rate(frame.sample_rate, "the sound track")
+        now = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if jumped or now != self._format:
+            self._resamplers.clear()
+            self._format = now
+        resampler = self._resamplers.setdefault(name, av.AudioResampler(format="flt", layout="mono", rate=modality.rate_hz))
+        for piece in resampler.resample(frame):
+            yield Item(name, piece.to_ndarray().reshape(-1), at_s, jumped)
+            jumped = False

@@ -1,0 +1,122 @@
+"""An MQTT topic: texts, or measurements as JSON."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.serving.broker import Broker, address
+from edgemm.contracts.modality import Modality
+from edgemm.contracts.source import Item, Source, checked_inputs, is_text
+from edgemm.errors import DataError, RunError
+
+WAITING = 64  # messages between broker and loop; of more the oldest are left out
+POLL_S = 0.2
+AWAY_S = 5.0  # without a broker for so long the source counts as down; the connection goes on being tried
+LONGEST = 1 << 16  # bytes of a message
+
+
+class Mqtt(Source):
+    """One topic for one input."""
+
+    steady = False
+
+    def __init__(
+        self,
+        *,
+        inputs: list[str] | str,
+        topic: str,
+        host: str,
+        port: int | None = None,
+        tls: bool = False,
+        ca_file: str | None = None,
+        insecure: bool = False,
+        user_env: str | None = None,
+        password_env: str | None = None,
+        password_file: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """
+        Args:
+            inputs: The text or sensor input it feeds.
+            topic: May hold + and #.
+            host, port, tls, ca_file, insecure, user_env, password_env, password_file: As the MQTT sink's.
+            key: Where the payload is a JSON object: the entry that holds the text or the numbers.
+
+        Raises:
+            RunError: More than one input, or a secret is not there.
+        """
+        self.inputs, self.live, self.notes = checked_inputs(inputs), True, []
+        if len(self.inputs) != 1 or not topic:
+            raise RunError("sources.mqtt feeds one input from one topic.", fix="write one for each: {inputs: text, topic: room/said}.")
+        self._where = address(
+            "sources.mqtt", host=host, port=port, tls=tls, ca_file=ca_file, insecure=insecure, user_env=user_env,
+            password_env=password_env, password_file=password_file,
+        )  # fmt: skip
+        self._topic, self._key = topic, key
+        self._stop = threading.Event()
+
+    def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        self._stop.clear()
+        (name, modality) = next(iter(wants.items()))
+        arrived: queue.Queue[tuple[float, bytes]] = queue.Queue(WAITING)
+        broker = Broker(self._where, on_up=lambda: broker.subscribe(self._topic), on_message=lambda _, payload: _put(arrived, payload))
+        broker.start()
+        try:
+            away_since = time.monotonic()
+            while not self._stop.is_set():
+                away_since = time.monotonic() if broker.connected else away_since
+                if time.monotonic() - away_since > AWAY_S:
+                    raise RunError(f"no broker at {self._where}.", why=broker.error, fix="is it running?")
+                try:
+                    at_s, payload = arrived.get(timeout=POLL_S)
+                except queue.Empty:
+                    continue
+                value = self._value(payload, modality)
+                if value is not None:
+                    yield Item(name, value, at_s)
+        finally:
+            broker.stop()
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def describe(self) -> str:
+        return f"{self._where}/{self._topic}"
+
+    def _value(self, payload: bytes, modality: Modality) -> str | np.ndarray | None:
+        """What one message says; None, and a note, where it says nothing that the model could take."""
+        try:
+            if len(payload) > LONGEST:
+                raise ValueError(f"{len(payload)} bytes are too many")
+            said: Any = payload.decode()
+            if self._key is not None:
+                said = json.loads(said)[self._key]
+            if is_text(modality):
+                if not isinstance(said, str):
+                    raise ValueError("it is no text")
+                modality.decode(said, Path())
+                return said
+            return np.atleast_1d(np.asarray(json.loads(said) if isinstance(said, str) else said, np.float32))
+        except (ValueError, KeyError, TypeError, DataError) as err:
+            self.notes[:] = [f"a message on {self._topic} was left out: {err}"]
+            return None
+
+
+def _put(arrived: queue.Queue[tuple[float, bytes]], payload: bytes) -> None:
+    while True:
+        try:
+            arrived.put_nowait((time.monotonic(), payload))
+            return
+        except queue.Full:
+            try:
+                arrived.get_nowait()
+            except queue.Empty:
+                continue

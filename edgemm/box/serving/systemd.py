@@ -1,0 +1,131 @@
+"""A systemd unit for a run: not root, its files read-only, killed and started again when its heartbeat stops."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgemm.box.serving.settings import Settings
+from edgemm.errors import RunError
+from edgemm.store.artifact import write_bytes
+
+SYSTEM, OWN = Path("/etc/systemd/system"), Path(".config/systemd/user")
+WATCHDOG_S = 8  # found within that, started again a second later: within 10 s
+UNIT = """\
+[Unit]
+Description=edgemm run: {name}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
+WorkingDirectory={folder}
+EnvironmentFile=-{secrets}
+Environment=EDGEMM_CACHE=%C/edgemm PYTHONUNBUFFERED=1
+WatchdogSec={watchdog}
+Restart=on-failure
+RestartSec=1
+RestartPreventExitStatus=2
+TimeoutStopSec=15
+MemoryMax=1G
+{user}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictSUIDSGID=yes
+RestrictRealtime=yes
+RestrictNamespaces=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+UMask=0077
+{writable}
+[Install]
+WantedBy={target}
+"""
+ROOT_USER = """\
+DynamicUser=yes
+SupplementaryGroups=video audio
+CacheDirectory=edgemm
+StateDirectory=edgemm
+CapabilityBoundingSet="""
+OWN_USER = "CacheDirectory=edgemm"
+
+
+def unit(arguments: Sequence[str], settings: Settings, *, is_root: bool, folder: Path | None = None) -> str:
+    """The unit's text.
+
+    Args:
+        arguments: Of ``edgemm run``; paths in them are absolute.
+        folder: Where relative paths in the settings start.
+
+    Raises:
+        RunError: An argument cannot be written into a unit.
+    """
+    if any("\n" in word for word in arguments):
+        raise RunError("an argument holds a line break.", fix="rename the file.")
+    words = [sys.executable, "-m", "edgemm", "run", *arguments]
+    places = sorted({str(Path(place).absolute()) for place in _written(settings)})
+    return UNIT.format(
+        name=settings.name,
+        command=" ".join(_quoted(word) for word in words),
+        folder=folder or Path.cwd(),
+        secrets=f"/etc/edgemm/{settings.name}.env" if is_root else f"%h/.config/edgemm/{settings.name}.env",
+        watchdog=WATCHDOG_S,
+        user=ROOT_USER if is_root else OWN_USER,
+        writable=f"ReadWritePaths={' '.join(_quoted(place) for place in places)}\n" if places else "",
+        target="multi-user.target" if is_root else "default.target",
+    )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A unit that was written."""
+
+    path: Path
+    is_root: bool
+
+    def to_dict(self) -> dict[str, str]:
+        return {"unit": str(self.path)}
+
+    def __str__(self) -> str:
+        systemctl = "systemctl" if self.is_root else "systemctl --user"
+        return f"wrote {self.path}\nnext: {systemctl} daemon-reload && {systemctl} enable --now {self.path.stem}"
+
+
+def install(arguments: Sequence[str], settings: Settings, *, place: Path | None = None) -> Installed:
+    """Write the unit where systemd looks for it: the system's for root, else the user's own.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    is_root = os.geteuid() == 0
+    place = place or (SYSTEM if is_root else Path.home() / OWN)
+    path = place / f"edgemm-{settings.name}.service"
+    write_bytes(path, unit(arguments, settings, is_root=is_root).encode())
+    return Installed(path, is_root)
+
+
+def _written(settings: Settings) -> list[str]:
+    """Folders that the run writes to."""
+    files = [str(Path(str(part.options["path"])).parent) for part in settings.sinks if part.kind == "jsonl" and "path" in part.options]
+    return files + ([settings.drift.save] if settings.drift and settings.drift.save else [])
+
+
+def _quoted(word: str) -> str:
+    """One word of a command, as systemd reads it: percent signs and dollars mean something there."""
+    return shlex.quote(word).replace("%", "%%").replace("$", "$$")

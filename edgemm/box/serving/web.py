@@ -1,0 +1,275 @@
+"""The page: live picture and decision, sound level, votes, latency, events; ``/metrics``, ``/healthz``, server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from edgemm.box.serving.runner import Runner
+from edgemm.box.serving.scheduling import Decision
+from edgemm.box.serving.secrets import secret
+from edgemm.box.serving.settings import WebSettings
+from edgemm.contracts.sink import About, Event, Sink, decision_dict
+from edgemm.errors import RunError
+
+COOKIE = "edgemm_token"
+TOLD_S = 0.4  # between two statuses to a page: fast enough for a bar, 2.5 wake-ups a second
+ALONE_S = 1.0  # between two looks at what each input says alone; each costs one run of the rest for every input
+EVENTS_KEPT = 20
+WIDTH = 640
+STUCK_S = 15.0  # without the loop's pulse for so long: not healthy
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Page(Sink):
+    """Serves the page in a thread of its own; one of the runner's sinks.
+
+    Raises:
+        RunError: Another bind than this machine itself without a token, or the port is taken.
+    """
+
+    def __init__(self, runner: Runner, settings: WebSettings) -> None:
+        self._runner, self._settings = runner, settings
+        self._token = secret(settings.token_env, settings.token_file, "web: token")
+        if self._token is None and not is_loopback(settings.bind):
+            raise RunError(
+                f"web.bind is '{settings.bind}', and there is no token.",
+                why="whoever can reach this machine could watch the camera.",
+                fix="set token_env or token_file, or leave bind at 127.0.0.1.",
+            )
+        self._decision: Decision | None = None
+        self._events: deque[tuple[int, Event]] = deque(maxlen=EVENTS_KEPT)
+        self._count = 0
+        self._alone: dict[str, Any] = {}
+        self._alone_s = 0.0
+        self._jpeg: tuple[int, bytes] = (0, b"")
+        self._lock = threading.Lock()
+        self.pulse_s = time.monotonic()
+        self._socket = _bound(settings)
+        self.address = f"http://{settings.bind if settings.bind != '0.0.0.0' else '127.0.0.1'}:{self._socket.getsockname()[1]}/"
+        config = uvicorn.Config(self.app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # signals are the run's, not the page's
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
+
+    def start(self, about: About) -> None:
+        self._thread.start()
+
+    def decision(self, decision: Decision) -> None:
+        self._decision = decision
+
+    def event(self, event: Event) -> None:
+        self._count += 1
+        self._events.append((self._count, event))
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        pass  # pages ask for it themselves, as often as they want it
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(3.0)
+        self._socket.close()
+
+    def pulse(self) -> None:
+        """Called by the loop: it is alive."""
+        self.pulse_s = time.monotonic()
+
+    def app(self) -> Starlette:
+        """The routes, behind the check of token and host."""
+        routes = [
+            Route("/", self._page),
+            Route("/events", self._stream),
+            Route("/live.jpg", self._picture),
+            Route("/status", self._status),
+            Route("/healthz", self._health),
+            Route("/metrics", self._metrics),
+        ]
+        return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=self._guard)])
+
+    async def _guard(self, request: Request, go_on: Callable[[Request], Any]) -> Response:
+        """Let in who has the token; without one only who calls this machine by a name of its own (another name is a page elsewhere)."""
+        if self._token is None:
+            if not is_loopback(request.url.hostname or ""):
+                return PlainTextResponse("unknown host", 421)
+        elif request.url.path != "/healthz":
+            given = request.query_params.get("token")
+            if given is not None and hmac.compare_digest(given.encode(), self._token.encode()):
+                answer = RedirectResponse(request.url.path)
+                answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+                return answer
+            bearer = request.headers.get("authorization", "").removeprefix("Bearer ") or request.cookies.get(COOKIE, "")
+            if not hmac.compare_digest(bearer.encode(), self._token.encode()):
+                return PlainTextResponse("a token is needed: open /?token=..., or send it as Authorization: Bearer\n", 401)
+        answer = await go_on(request)
+        answer.headers.update(HEADERS)
+        return answer
+
+    async def _page(self, request: Request) -> Response:
+        text = resources.files("edgemm.box.serving").joinpath("page.html").read_text(encoding="utf-8")
+        first = json.dumps(await asyncio.to_thread(self._snapshot)).replace("<", "\\u003c")  # a name may hold what would end the script
+        return HTMLResponse(text.replace("PERIOD_MS", str(round(1000 / self._settings.pictures_hz))).replace("FIRST_STATUS", first))
+
+    async def _stream(self, request: Request) -> Response:
+        return StreamingResponse(self._messages(request), media_type="text/event-stream")
+
+    async def _messages(self, request: Request) -> AsyncIterator[str]:
+        told = 0
+        while not self._server.should_exit and not await request.is_disconnected():
+            for number, event in list(self._events):
+                if number > told:
+                    told = number
+                    yield _message("event", event.to_dict())
+            yield _message("status", await asyncio.to_thread(self._snapshot))
+            await asyncio.sleep(TOLD_S)
+
+    def _snapshot(self) -> dict[str, Any]:
+        decision = self._decision
+        found = self._runner.status()
+        if decision is not None:
+            found["decision"] = decision_dict(decision)
+            found["alone"] = self._votes()
+        return found
+
+    def _votes(self) -> dict[str, Any]:
+        with self._lock:
+            if time.monotonic() - self._alone_s > ALONE_S:
+                self._alone_s, self._alone = time.monotonic(), self._runner.engine.alone()
+            return self._alone
+
+    async def _picture(self, request: Request) -> Response:
+        content = await asyncio.to_thread(self._current)
+        return Response(content, 200, media_type="image/jpeg") if content else PlainTextResponse("no picture yet", 404)
+
+    def _current(self) -> bytes:
+        """The picture of the last decision; encoded once, however many watch."""
+        decision = self._decision
+        if decision is None or decision.frame is None:
+            return b""
+        with self._lock:
+            if self._jpeg[0] != decision.number:
+                self._jpeg = (decision.number, decision.frame.jpeg(WIDTH))
+            return self._jpeg[1]
+
+    async def _status(self, request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._snapshot))
+
+    async def _health(self, request: Request) -> Response:
+        silent = time.monotonic() - self.pulse_s
+        fit = silent < STUCK_S
+        return JSONResponse({"healthy": fit, "loop_silent_s": round(silent, 1)}, 200 if fit else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        registry = CollectorRegistry()
+        registry.register(_Metrics(self._runner.status()))
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Metrics:
+    """The status in Prometheus' words."""
+
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self._status = status
+
+    def collect(self) -> list[Any]:
+        s, box = self._status, [self._status["name"]]
+        made = [
+            _family(CounterMetricFamily, "edgemm_decisions", "Decisions taken.", ["box"], [(box, s["decisions"])]),
+            _family(CounterMetricFamily, "edgemm_events", "Events told.", ["box"], [(box, s["events"])]),
+            _family(CounterMetricFamily, "edgemm_late_decisions", "Decisions on data that had to wait.", ["box"], [(box, s["late"])]),
+            _family(GaugeMetricFamily, "edgemm_running", "1 while decisions are taken.", ["box"], [(box, float(s["state"] == "running"))]),
+            _family(GaugeMetricFamily, "edgemm_resident_bytes", "Resident memory.", ["box"], [(box, s["rss_mib"] * 2**20)]),
+            _family(
+                GaugeMetricFamily, "edgemm_latency_seconds", "From arrival to decision.", ["box", "quantile"],
+                [([*box, str(q)], s["latency_ms"][key] / 1000) for q, key in ((0.5, "p50"), (0.95, "p95"))],
+            ),
+            _family(
+                CounterMetricFamily, "edgemm_branch_runs", "Runs of a branch.", ["box", "input"],
+                [([*box, name], counts["ran"]) for name, counts in s["inputs"].items()],
+            ),
+            _family(
+                CounterMetricFamily, "edgemm_passed_over", "Items that a newer one replaced before they were wanted.", ["box", "input"],
+                [([*box, name], counts["passed_over"]) for name, counts in s["inputs"].items()],
+            ),
+            _family(
+                GaugeMetricFamily, "edgemm_camera_up", "1 while a source delivers.", ["box", "camera"],
+                [([*box, one["name"]], float(one["state"] == "up")) for one in s["sources"]],
+            ),
+            _family(
+                GaugeMetricFamily, "edgemm_camera_fps", "Pictures a second from a source.", ["box", "camera"],
+                [([*box, one["name"]], one["rate_hz"]) for one in s["sources"]],
+            ),
+            _family(
+                CounterMetricFamily, "edgemm_reconnects", "How often a source was opened again.", ["box", "camera"],
+                [([*box, one["name"]], one["reconnects"]) for one in s["sources"]],
+            ),
+            _family(
+                GaugeMetricFamily, "edgemm_av_skew_seconds", "How far a source's picture and sound are apart.", ["box", "camera"],
+                [([*box, one["name"]], one["skew_s"]) for one in s["sources"]],
+            ),
+            _family(
+                GaugeMetricFamily, "edgemm_mqtt_connected", "1 while the broker is there.", ["box"],
+                [(box, float(one["connected"])) for one in s["sinks"] if "connected" in one],
+            ),
+        ]  # fmt: skip
+        return made
+
+
+def _family(kind: Any, name: str, about: str, labels: list[str], rows: list[tuple[list[str], float]]) -> Any:
+    family = kind(name, about, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bound(settings: WebSettings) -> socket.socket:
+    kind = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+    made = socket.socket(kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.bind, settings.port))
+        made.listen(64)
+    except OSError as err:
+        made.close()
+        raise RunError(
+            f"the page cannot be served on {settings.bind}:{settings.port}.", why=f"{err.strerror}.", fix="choose another web.port."
+        ) from err
+    return made
+
+
+def _message(kind: str, content: Any) -> str:
+    return f"event: {kind}\ndata: {json.dumps(content)}\n\n"

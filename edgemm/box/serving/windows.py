@@ -1,0 +1,277 @@
+"""The newest of every input, held until its branch wants it: bounded, the newest wins, no window reaches over a gap."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import Modality, modalities
+from edgemm.contracts.source import Item
+from edgemm.data.modalities.audio import Audio
+from edgemm.data.modalities.image import Image
+from edgemm.data.modalities.text import Text
+from edgemm.errors import RunError
+
+PICTURES_KEPT = 8  # half a second at 15 a second: as far as sound may lag behind and still find its picture; 11 MB of 720p
+GAP_S = 0.2  # sound that is this much later than its predecessor ended has a hole; a network's jitter moves no sample
+ALIGN_S = 0.15  # pictures this much newer than the newest sound are not held back: a sound track comes in pieces of up to 0.1 s
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one input's branch gets.
+
+    Attributes:
+        array: One sample with its batch axis.
+        time_s: When it ends, on the monotonic clock.
+        arrived_s: When its last part came out of its source.
+        frame: The picture it was made of, for whoever wants to see it.
+    """
+
+    array: np.ndarray
+    time_s: float
+    arrived_s: float
+    frame: Any = None
+
+
+class Window:
+    """One input's newest data.
+
+    Attributes:
+        taken: How many samples were made.
+        passed_over: Pictures, texts or measurements that a newer one replaced before a branch wanted them.
+        gaps: How often the data had a hole.
+        begun_s: When the data after the last hole began; what was computed of older data is no longer used.
+    """
+
+    def __init__(self, modality: Modality) -> None:
+        self.modality = modality
+        self.taken = self.passed_over = self.gaps = 0
+        self.newest_s: float | None = None
+        self.arrived_s, self.begun_s = 0.0, float("-inf")
+
+    def cut(self, at_s: float) -> None:
+        """Forget what is held: from ``at_s`` on everything is new."""
+        if self.newest_s is not None:
+            self.gaps += 1
+            self.begun_s = at_s
+        self.clear()
+
+    def offer(self, item: Item, arrived_s: float) -> None:
+        self._keep(item, arrived_s)
+        self.newest_s, self.arrived_s = item.time_s, arrived_s
+
+    def take(self, until_s: float) -> Sample | None:
+        """The newest sample that ends at ``until_s`` or before it (or the oldest kept); None while there is none."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget what is held: there is a gap."""
+        raise NotImplementedError
+
+    def _keep(self, item: Item, arrived_s: float) -> None:
+        raise NotImplementedError
+
+
+class Newest(Window):
+    """Pictures, texts and whole measurements: the last few, each a sample of its own."""
+
+    def __init__(self, modality: Modality, kept: int = 1) -> None:
+        super().__init__(modality)
+        self._held: deque[tuple[Item, float]] = deque(maxlen=kept)
+        self._used_s: float | None = None
+
+    def take(self, until_s: float) -> Sample | None:
+        if not self._held:
+            return None
+        item, arrived_s = next((held for held in reversed(self._held) if held[0].time_s <= until_s), self._held[0])
+        array = self._array(item.value)
+        self.taken += 1
+        self._used_s = item.time_s
+        frame = item.value if isinstance(self.modality, Image) else None
+        return Sample(array[None], item.time_s, arrived_s, frame)
+
+    def clear(self) -> None:
+        self._held.clear()
+
+    def _keep(self, item: Item, arrived_s: float) -> None:
+        if len(self._held) == self._held.maxlen and (self._used_s is None or self._held[0][0].time_s > self._used_s):
+            self.passed_over += 1
+        self._held.append((item, arrived_s))
+
+    def _array(self, value: Any) -> np.ndarray:
+        if isinstance(self.modality, Image) and hasattr(value, "fitted"):
+            return value.fitted(self.modality)
+        return self.modality.decode(value, Path())
+
+
+class Sound(Window):
+    """The last ``seconds`` of sound, sample by sample."""
+
+    def __init__(self, modality: Audio) -> None:
+        super().__init__(modality)
+        self._samples, self._rate_hz = modality.samples, modality.rate_hz
+        self._ring = np.zeros(self._samples, np.float32)
+        self._filled = 0
+
+    def take(self, until_s: float) -> Sample | None:
+        if self._filled < self._samples or self.newest_s is None:
+            return None
+        self.taken += 1
+        return Sample(self._ring[None].copy(), self.newest_s, self.arrived_s)
+
+    def clear(self) -> None:
+        self._filled = 0
+
+    def level_dbfs(self) -> float | None:
+        """Loudness of the last tenth of a second: 0 = as loud as it goes; None while there is no sound."""
+        if not self._filled:
+            return None
+        piece = self._ring[-min(self._filled, self._rate_hz // 10) :]
+        return float(10 * np.log10(np.mean(piece * piece) + 1e-10))
+
+    def _keep(self, item: Item, arrived_s: float) -> None:
+        pcm = np.asarray(item.value, np.float32)
+        if self.newest_s is not None and self._filled and item.time_s - len(pcm) / self._rate_hz - self.newest_s > GAP_S:
+            self.cut(item.time_s - len(pcm) / self._rate_hz)
+        pcm = pcm[-self._samples :]
+        if len(pcm):
+            self._ring = np.concatenate([self._ring[len(pcm) :], pcm])
+        self._filled = min(self._samples, self._filled + len(pcm))
+
+
+class Rows(Window):
+    """A window of measurements that come moment by moment."""
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__(modality)
+        self._shape = tuple(int(size) for size in modality.shape())
+        self._rows: deque[np.ndarray] = deque(maxlen=self._shape[0])
+
+    def take(self, until_s: float) -> Sample | None:
+        if len(self._rows) < self._shape[0] or self.newest_s is None:
+            return None
+        self.taken += 1
+        return Sample(self.modality.decode(np.stack(list(self._rows)), Path())[None], self.newest_s, self.arrived_s)
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+    def _keep(self, item: Item, arrived_s: float) -> None:
+        value = np.asarray(item.value, np.float32)
+        if value.shape == self._shape:
+            self._rows.extend(value)
+        elif value.shape == self._shape[1:]:
+            self._rows.append(value)
+        else:
+            raise RunError(
+                f"a measurement for '{item.input}' has shape {value.shape}.",
+                why=f"the model wants {self._shape}.",
+                fix=f"send one moment {self._shape[1:]} or a whole window {self._shape}.",
+            )
+
+
+class Steps(Window):
+    """The last ``steps`` samples of another window, for a model that takes several at once."""
+
+    def __init__(self, inner: Window, steps: int) -> None:
+        super().__init__(inner.modality)
+        self._inner, self._last = inner, deque[np.ndarray](maxlen=steps)
+
+    def cut(self, at_s: float) -> None:
+        self._inner.cut(at_s)
+        self._last.clear()
+        self.begun_s = self._inner.begun_s
+
+    def offer(self, item: Item, arrived_s: float) -> None:
+        self._inner.offer(item, arrived_s)
+        self.newest_s, self.arrived_s = self._inner.newest_s, self._inner.arrived_s
+        self.passed_over, self.gaps = self._inner.passed_over, self._inner.gaps
+
+    def take(self, until_s: float) -> Sample | None:
+        one = self._inner.take(until_s)
+        if one is None:
+            return None
+        self._last.append(one.array[0])
+        if len(self._last) < (self._last.maxlen or 1):
+            return None
+        self.taken += 1
+        return Sample(np.stack(list(self._last))[None], one.time_s, one.arrived_s, one.frame)
+
+    def clear(self) -> None:
+        self._last.clear()
+        self._inner.clear()
+
+
+class Windows:
+    """The windows of all inputs that have a source; safe to use from several threads.
+
+    Args:
+        together: Inputs that come from one source: a hole in one is a hole in all of them.
+    """
+
+    def __init__(self, card: Card, inputs: list[str], together: Iterable[Iterable[str]] = ()) -> None:
+        own = modalities(card)
+        self._each: dict[str, Window] = {name: _window(own[name], card.inputs[name].steps) for name in inputs}
+        self._together = {name: tuple(group) for group in map(tuple, together) for name in group}
+        self._lock = threading.Lock()
+        self.arrived = threading.Condition(self._lock)
+
+    def offer(self, item: Item, arrived_s: float) -> None:
+        """Put an item where it belongs; wakes whoever waits on ``arrived``."""
+        with self.arrived:
+            if item.discontinuity:
+                for name in self._together.get(item.input, (item.input,)):
+                    self._each[name].cut(item.time_s)
+            self._each[item.input].offer(item, arrived_s)
+            self.arrived.notify_all()
+
+    def newest_s(self, name: str) -> float | None:
+        """When the newest item of an input ends; None while nothing came."""
+        return self._each[name].newest_s if name in self._each else None
+
+    def inputs(self) -> list[str]:
+        """Inputs that have a source."""
+        return list(self._each)
+
+    def begun_s(self, name: str) -> float:
+        """When the data of an input after its last hole began."""
+        return self._each[name].begun_s if name in self._each else float("-inf")
+
+    def take(self, name: str, until_s: float) -> Sample | None:
+        with self._lock:
+            return self._each[name].take(until_s)
+
+    def horizon_s(self, stale_s: Mapping[str, float], now: float) -> float:
+        """Until when samples may reach so that all inputs that are there reach as far: the oldest of their newest, and a little more."""
+        newest = [at for name, window in self._each.items() if (at := window.newest_s) is not None and now - at <= stale_s[name]]
+        return min(newest) + ALIGN_S if newest else now
+
+    def level_dbfs(self) -> float | None:
+        """Loudness of the first sound input."""
+        with self._lock:
+            return next((window.level_dbfs() for window in self._each.values() if isinstance(window, Sound)), None)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Input -> samples taken, items passed over, gaps."""
+        return {name: {"taken": w.taken, "passed_over": w.passed_over, "gaps": w.gaps} for name, w in self._each.items()}
+
+
+def _window(modality: Modality, steps: int | None) -> Window:
+    window: Window
+    if isinstance(modality, Audio):
+        window = Sound(modality)
+    elif isinstance(modality, Image):
+        window = Newest(modality, PICTURES_KEPT)
+    elif isinstance(modality, Text) or len(modality.shape()) < 2 or any(isinstance(size, str) for size in modality.shape()):
+        window = Newest(modality)
+    else:
+        window = Rows(modality)
+    return Steps(window, steps) if steps else window

@@ -1,0 +1,1 @@
+"""What targets share: a runtime's own exception in our words."""

@@ -1,0 +1,209 @@
+"""A model open in OpenVINO: compiled once for each set of shapes, its tensors bound; and what its own graph tells of the layers it ran."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from edgemm.box.targets._errors.vendor import explain
+from edgemm.box.targets._openvino import ir
+from edgemm.box.targets._openvino.culprit import find_culprit
+from edgemm.contracts import onnx_file
+from edgemm.contracts.specs import BATCH, TensorSpec, check_feed
+from edgemm.contracts.target import LayerRan, Session
+from edgemm.errors import TargetError
+
+SHARE_BYTES = 1 << 19  # below 512 KiB copying into the bound tensor is cheaper than binding the caller's array anew each call
+KEPT_BYTES = 1 << 30  # bound on the compiled models kept, one for each set of shapes; each holds its own copy of the weights
+
+FUSED_PRODUCTS = "Subgraph of MatMul"
+"""Our word for a just-in-time fusion that holds linear layers in integers. OpenVINO tells the type of its last result as its precision."""
+
+FROM_INTEGERS = "WithoutBiases/DequantizationMultiply"
+"""In the name of what OpenVINO puts behind a product of integers to make floats of its sums."""
+
+COMPUTE = (
+    "Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "MHA",
+    "ScaledDotProductAttention", FUSED_PRODUCTS,
+)  # fmt: skip
+"""Layer types that multiply weights: they name the precision of the whole."""
+
+CONSTANT_SIDE = ("Const", "Constant", "Input", "Output", "Parameter", "Result")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One compiled model for one set of input shapes, its tensors bound."""
+
+    compiled: ov.CompiledModel
+    request: Any
+    feeds: tuple[tuple[int, str, np.ndarray, np.dtype, tuple[int, ...]], ...]
+    results: tuple[tuple[str, np.ndarray | None, int], ...]
+
+
+class OpenVINOSession(Session):
+    """One opened model; a compiled one for each set of input shapes that is served, the latest few kept.
+
+    Raises:
+        TargetError: OpenVINO refuses the model; names op and node.
+    """
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        face = ir.read(path) if path.suffix == ".xml" else onnx_file.read(path)
+        size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in face.external)
+        self._kept = min(32, max(2, KEPT_BYTES // max(1, size)))
+        self.inputs: list[TensorSpec] = list(face.inputs)
+        self.outputs: list[TensorSpec] = list(face.outputs)
+        self._path, self._device, self._settings = path, device, _settings(options)
+        self._core = ov.Core()
+        try:
+            self._model: ov.Model | None = self._core.read_model(str(path))
+        except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
+            raise explain(err, "openvino", path, "open") from err
+        self._snippets = options.get("snippets", "off" if _is_quantized(self._model) else "on")
+        self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
+        self._plan: _Plan | None = None
+        if all(isinstance(size, int) or size == BATCH for spec in self.inputs for size in spec.shape):
+            self._plan = self._plan_for(tuple(tuple(1 if size == BATCH else int(size) for size in spec.shape) for spec in self.inputs))
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plan = self._plan
+        if plan is None or not _fits(plan, feed):
+            check_feed(self.inputs, feed)
+            plan = self._plan = self._plan_for(tuple(feed[spec.name].shape for spec in self.inputs))
+        request = plan.request
+        shared = []  # OpenVINO does not hold on to memory it was lent: it must live until the call is over
+        for index, name, bound, _, _ in plan.feeds:
+            array = feed[name]
+            if array.nbytes < SHARE_BYTES:
+                np.copyto(bound, array)
+            else:
+                shared.append(_in_place(array))
+                request.set_input_tensor(index, ov.Tensor(shared[-1], shared_memory=True))
+        try:
+            request.infer()
+        except Exception as err:
+            raise explain(err, "openvino", self._path, "run") from err
+        return {
+            name: kept.copy() if kept is not None else request.get_output_tensor(index).data.copy() for name, kept, index in plan.results
+        }
+
+    def layers(self) -> list[LayerRan]:
+        """As the runtime's own graph tells; [] before the first run of a model whose shapes are known only then."""
+        if self._plan is None:
+            return []
+        operations = self._plan.compiled.get_runtime_model().get_ordered_ops()
+        layers = [_layer(operation) for operation in operations]
+        return [layer for layer in layers if layer.kind not in CONSTANT_SIDE]
+
+    def precision(self) -> str:
+        layers = self.layers()
+        words = {layer.precision for layer in layers if layer.kind in COMPUTE}
+        words |= {layer.precision for layer in layers} & ({"bf16", "f16"} if words else {"bf16", "f16", "f32"})
+        return "+".join(word for word in ("int8", "bf16", "f16", "f32") if word in words) or "f32"
+
+    def close(self) -> None:
+        self._plan = self._model = None
+        self._plans.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        if shapes not in self._plans:
+            self._plans[shapes] = self._compile(shapes)
+            while len(self._plans) > self._kept:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(shapes)
+        return self._plans[shapes]
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        if self._model is None:
+            raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
+        wanted = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
+        fuses = self._snippets == "on" or (self._snippets == "single" and all(shape[0] == 1 for shape in shapes))
+        settings = self._settings | ({} if fuses else {"SNIPPETS_MODE": "DISABLE"})
+        try:
+            model = self._model
+            if any(isinstance(size, str) for spec in self.inputs for size in spec.shape):
+                model = model.clone()
+                model.reshape(wanted)
+            compiled = self._core.compile_model(model, self._device, settings)
+        except Exception as err:
+            culprit = find_culprit(self._core, model, self._device, settings) if "No suitable implementations" in str(err) else None
+            raise explain(err, "openvino", self._path, "compile", culprit=culprit) from err
+        return _bind(compiled, self.inputs, self.outputs, shapes)
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenVINO's properties for our options; nothing at all for ``precision: default`` alone."""
+    precision = options.get("precision", "f32")
+    settings: dict[str, Any] = {} if precision == "default" else {"INFERENCE_PRECISION_HINT": precision}
+    if "threads" in options:
+        settings["INFERENCE_NUM_THREADS"] = int(options["threads"])
+    if "streams" in options:
+        settings["NUM_STREAMS"] = int(options["streams"])
+    if options.get("profile") == "on":
+        settings["PERF_COUNT"] = True
+    return settings
+
+
+def _is_quantized(model: ov.Model) -> bool:
+    return any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+
+
+def _bind(compiled: ov.CompiledModel, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+    request = compiled.create_infer_request()
+    feeds, results = [], []
+    index_of = {name: index for index, port in enumerate(compiled.inputs) for name in port.names}
+    for spec, shape in zip(inputs, shapes, strict=True):
+        index = index_of[spec.name]
+        feeds.append((index, spec.name, request.get_input_tensor(index).data, np.dtype(spec.dtype), shape))
+    index_of = {name: index for index, port in enumerate(compiled.outputs) for name in port.names}
+    for spec in outputs:
+        index = index_of[spec.name]
+        static = compiled.outputs[index].partial_shape.is_static
+        results.append((spec.name, request.get_output_tensor(index).data if static else None, index))
+    return _Plan(compiled, request, tuple(feeds), tuple(results))
+
+
+def _fits(plan: _Plan, feed: Mapping[str, np.ndarray]) -> bool:
+    if len(feed) != len(plan.feeds):
+        return False
+    for _, name, _, dtype, shape in plan.feeds:
+        array = feed.get(name)
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            return False
+    return True
+
+
+def _in_place(array: np.ndarray) -> np.ndarray:
+    """The array itself, where OpenVINO may read it in place; else a copy."""
+    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
+
+
+def _layer(operation: Any) -> LayerRan:
+    facts = operation.get_rt_info()
+
+    def fact(key: str) -> str:
+        return facts[key].astype(str) if key in facts else ""
+
+    kernel = fact("primitiveType")
+    ran = fact("runtimePrecision")
+    precision = "int8" if ran in ("i8", "u8") else ran
+    names = fact("originalLayersNames") or operation.get_friendly_name()
+    time = fact("execTimeMcs")
+    kind = fact("layerType")
+    if kind == "Subgraph" and FROM_INTEGERS in names:
+        kind, precision = FUSED_PRODUCTS, "int8"
+    return LayerRan(names, kind, precision, kernel, float(time) if time.replace(".", "", 1).isdigit() else None)

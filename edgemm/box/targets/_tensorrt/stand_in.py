@@ -1,0 +1,45 @@
+"""Instead of TensorRT: the same graph in ONNX Runtime, every optimisation off. For accuracy where there is no GPU; never for speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from edgemm.contracts import plugins
+from edgemm.contracts.target import LayerRan, Session, Target
+
+
+class StandIn(Session):
+    """A graph's meaning, computed on the processor.
+
+    Args:
+        precision: What the graph computes in, as TensorRT would: its types, not the kernels that emulate them here.
+        optimise: Whether ONNX Runtime may fuse: yes where it serves in earnest, no where it shows what the graph means.
+    """
+
+    def __init__(self, path: Path, precision: str, *, optimise: bool = False) -> None:
+        self._session = plugins.load(Target, "onnxruntime").open(path, optimize="all" if optimise else "none")
+        self.inputs, self.outputs = self._session.inputs, self._session.outputs
+        self._precision = precision
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._session.run(feed)
+
+    def layers(self) -> list[LayerRan]:
+        """[]: what runs here says nothing about TensorRT."""
+        return []
+
+    def precision(self) -> str:
+        return self._precision
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,147 @@
+"""Check user-written options against what a plugin's source declares: names, types, required ones."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from edgemm.contracts.plugins import Option
+from edgemm.errors import Collector, EdgemmError, nearest
+
+SCALARS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "dict": (dict,), "list": (list,), "None": (type(None),),
+}  # fmt: skip
+
+WORDS = {
+    "int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts"),
+    "bool": ("true or false", "true or false"), "dict": ("a mapping", "mappings"), "list": ("a list", "lists"), "None": ("null", "null"),
+    "Branch": ("a branch", "branches"), "Any": ("anything", "anything"),
+}  # fmt: skip
+"""An annotation's name, in words: one, and several."""
+
+
+def check(
+    given: Mapping[str, Any], declared: Mapping[str, Option], where: str, error: type[EdgemmError], *, skip: tuple[str, ...] = ()
+) -> list[EdgemmError]:
+    """Every mistake in ``given``: unknown keys (with the nearest right one), wrong types, missing required ones.
+
+    Args:
+        given: Options as the user wrote them.
+        declared: What the plugin takes (``plugins.options``).
+        where: Place for the message, such as ``inputs.image``.
+        error: Type of the errors made.
+        skip: Keys that are somebody else's to check.
+    """
+    found = Collector()
+    for key, value in given.items():
+        if key in skip:
+            continue
+        if key not in declared:
+            found.add(error(f"{where}: unknown key '{key}'.", fix=nearest(key, [*declared, *skip])))
+        elif not fits(value, declared[key].annotation):
+            found.add(_misfit(f"{where}.{key}", value, declared[key].annotation, error))
+    for key, option in declared.items():
+        if option.required and key not in given:
+            found.add(error(f"{where}: '{key}' is missing.", fix=f"add {key}: <{in_words(option.annotation)}>."))
+    return found.errors
+
+
+def fits(value: Any, annotation: ast.expr) -> bool:
+    """Whether ``value``, read from YAML, is of the annotated type.
+
+    Understands int, float, str, bool, None, list[X], tuple[X, ...], dict[K, V], Literal[...], unions by ``|``, and passes
+    whatever else is annotated.
+    """
+    match annotation:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return fits(value, left) or fits(value, right)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Name(id=name) if name in SCALARS:
+            return isinstance(value, SCALARS[name]) and (name == "bool" or not isinstance(value, bool))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
+            return value in ast.literal_eval(ast.Tuple(choice.elts if isinstance(choice, ast.Tuple) else [choice], ast.Load()))
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=item):
+            return isinstance(value, (list, tuple)) and all(fits(entry, item) for entry in value)
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, ast.Constant(value=x)])) if x is ...:
+            return isinstance(value, (list, tuple)) and all(fits(entry, item) for entry in value)
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)):
+            return isinstance(value, (list, tuple)) and len(value) == len(items) and all(map(fits, value, items))
+        case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[key, item])):
+            return isinstance(value, dict) and all(fits(k, key) and fits(v, item) for k, v in value.items())
+    return True
+
+
+def selector_keys(value: Any, annotation: ast.expr) -> list[str]:
+    """Branch selectors in an option's value: the keys of a mapping annotated ``dict[Branch, ...]``."""
+    for node in ast.walk(annotation):
+        match node:
+            case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[ast.Name(id="Branch"), _])):
+                return [str(key) for key in value] if isinstance(value, dict) else []
+    return []
+
+
+def in_words(annotation: ast.expr) -> str:
+    """An annotation as a user reads it: "a whole number", "a list of numbers", "one of ptq, qat"; that null may stand there is left out."""
+    match annotation:
+        case ast.BinOp(op=ast.BitOr()):
+            kinds = [kind for kind in _alternatives(annotation) if ast.unparse(kind) != "None"]
+            return " or ".join(dict.fromkeys(map(in_words, kinds))) or WORDS["None"][0]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)) if not _is_rest(items[-1]):
+            return f"a list of {len(items)}: {', '.join(map(in_words, items))}"
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence" | "tuple")):
+            return f"a {_plural(annotation).replace('lists', 'list', 1)}"
+        case ast.Subscript(value=ast.Name(id="dict" | "Mapping")):
+            return f"a {_plural(annotation).replace('mappings', 'mapping', 1)}"
+        case ast.Subscript(value=ast.Name(id="Literal")):
+            return f"{'one of ' if len(choices(annotation)) > 1 else ''}{', '.join(map(_shown, choices(annotation)))}"
+    return WORDS.get(ast.unparse(annotation), (ast.unparse(annotation), ""))[0]
+
+
+def choices(annotation: ast.expr) -> list[Any]:
+    """The values of every ``Literal`` in a union."""
+    found: list[Any] = []
+    for kind in _alternatives(annotation):
+        match kind:
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
+                found += [ast.literal_eval(entry) for entry in (choice.elts if isinstance(choice, ast.Tuple) else [choice])]
+    return found
+
+
+def _misfit(place: str, value: Any, annotation: ast.expr, error: type[EdgemmError]) -> EdgemmError:
+    known = [choice for choice in choices(annotation) if isinstance(choice, str)]
+    if isinstance(value, str) and known:
+        others = [kind for kind in _alternatives(annotation) if not choices(kind) and ast.unparse(kind) != "None"]
+        more = f", or write {' or '.join(map(in_words, others))}" if others else ""
+        return error(f"{place}: unknown value '{value}'.", fix=f"{nearest(value, known)}{more}.")
+    words = in_words(annotation)
+    return error(f"{place}: {_shown(value) if not isinstance(value, str) else repr(value)} is not {words}.", fix=f"write {words}.")
+
+
+def _alternatives(annotation: ast.expr) -> list[ast.expr]:
+    match annotation:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return [*_alternatives(left), *_alternatives(right)]
+    return [annotation]
+
+
+def _plural(annotation: ast.expr) -> str:
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=item):
+            return f"lists of {_plural(item)}"
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, *_])):
+            return f"lists of {_plural(item)}"
+        case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[key, item])):
+            return f"mappings of {_plural(key)} to {_plural(item)}"
+    name = ast.unparse(annotation)
+    return WORDS[name][1] if name in WORDS else in_words(annotation)
+
+
+def _is_rest(item: ast.expr) -> bool:
+    return isinstance(item, ast.Constant) and item.value is ...
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)

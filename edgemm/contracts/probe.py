@@ -1,0 +1,37 @@
+"""What a probe is: one kind of measurement, taken in the worker's process while a session runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgemm.contracts.report import Measurement
+
+
+class Probe(Protocol):
+    """One kind of measurement. Only the scheduler owns processes and order.
+
+    An instance in the worker lives through rounds of ``start``, ``observe`` after each call, ``stop``. Another one, beside the
+    scheduler, turns the samples of all rounds into measurements. A plugin class may take keyword-only options in ``__init__``.
+    """
+
+    def start(self) -> None:
+        """A round begins; the first call follows at once."""
+        ...
+
+    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
+        """A call ended. ``targets`` is what the dataset says about its rows, where they come from one.
+
+        Part of what a latency probe times: it must be cheap.
+        """
+        ...
+
+    def stop(self) -> Any:
+        """The round's samples as plain JSON values."""
+        ...
+
+    def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
+        """Measurements of the samples of all rounds, about no subject yet (the caller adds subject, candidate, target, precision)."""
+        ...

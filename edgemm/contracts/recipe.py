@@ -1,0 +1,235 @@
+"""The recipe: how to compress, for which targets, within which budgets. Checked whole before anything runs, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgemm.contracts import options, plugins
+from edgemm.contracts.card import Card
+from edgemm.errors import Collector, EdgemmError, RecipeError, nearest
+
+KEYS = ("steps", "targets", "budgets")
+BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "size_mib", "peak_rss_mib", "cold_start_ms")
+PER_OUTPUT = ("accuracy_drop_points",)
+STAGES = ("torch", "graph")
+DEFAULT = "default"
+"""Selector of the branches that quantize's precision does not name."""
+AT_DEFAULT = ("quantize", "precision", DEFAULT)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry under ``steps``: a plugin of ``steps/`` and its options.
+
+    Attributes:
+        last: Why no step of its stage can come after it; None = they can.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    stage: str
+    last: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        targets: Target name -> options for it.
+        budgets: Budget name -> limit, or for ``accuracy_drop_points`` also output -> limit. A bare ``accuracy_drop_points`` is in points
+            for every output, where a regression's point is a hundredth of its labels' standard deviation; a limit for one output is in
+            its own unit.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    targets: Mapping[str, Mapping[str, Any]]
+    budgets: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def torch_steps(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.stage == "torch")
+
+    def graph_steps(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.stage == "graph")
+
+    def notes(self, card: Card) -> list[str]:
+        """What of this recipe the card has no use for, in words."""
+        known = set(card.selectors())
+        return [
+            f"{step.name}.{key}: '{selector}' is skipped, the model has no {selector} input."
+            for step in self.steps
+            for key, option in plugins.options("steps", step.name).items()
+            for selector in options.selector_keys(step.options.get(key), option.annotation)
+            if selector not in known and (step.name, key, selector) != AT_DEFAULT
+        ]
+
+
+def folder() -> Path:
+    """Where the shipped recipes lie: inside the wheel, or at the top of a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "_recipes" if (package / "_recipes").is_dir() else package.parent / "recipes"
+
+
+def shipped() -> list[str]:
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def load(name_or_path: str | Path, *, card: Card | None = None) -> Recipe:
+    """Read a recipe from a path or by shipped name, and check it (against ``card``, when given).
+
+    Raises:
+        RecipeError: One mistake.
+        Mistakes: All of them.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        name = path.name.removesuffix(".yaml")
+        inside = folder() / f"{name}.yaml"
+        if not inside.is_file() or (path.parent != Path() and path.parent.name != "recipes"):
+            raise RecipeError(f"no recipe '{name_or_path}'.", why="neither a file nor a shipped name.", fix=nearest(name, shipped()))
+        path = inside
+    try:
+        text = path.read_text(encoding="utf-8")
+        plain = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise RecipeError(f"cannot read the recipe {path}.", why=" ".join(str(err).split()), fix="mend the place it names.") from err
+    return parse(plain, name=path.stem, card=card, where=path.name)
+
+
+def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: str = "") -> Recipe:
+    """Make a Recipe of plain values, reporting every mistake at once.
+
+    Args:
+        where: The file it comes from, as errors name it; the name where there is none.
+
+    Raises:
+        RecipeError, Mistakes: As ``load``.
+    """
+    where = where or name
+    if not isinstance(plain, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets and budgets.")
+    found = Collector()
+    for key in plain:
+        if key not in KEYS:
+            found.add(RecipeError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
+    steps = _steps(plain.get("steps") or [], where, card, found)
+    targets = _targets(plain.get("targets"), where, found)
+    budgets = _budgets(plain.get("budgets") or {}, where, card, found)
+    found.raise_if_any()
+    digest = hashlib.sha256(repr([(s.name, sorted(s.options.items())) for s in steps] + [targets, budgets]).encode()).hexdigest()
+    return Recipe(name, steps, targets, budgets, digest)
+
+
+def _steps(plain: Any, where: str, card: Card | None, found: Collector) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    if not isinstance(plain, list):
+        found.add(RecipeError(f"{where}: 'steps' is not a list.", fix="steps: [{quantize: {}}]"))
+        return ()
+    for number, entry in enumerate(plain, 1):
+        here = f"{where}: step {number}"
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if not isinstance(entry, dict) or len(entry) != 1:
+            found.add(RecipeError(f"{here} is not one step with its options.", fix="write `- quantize: {method: ptq}`."))
+            continue
+        (name, given) = next(iter(entry.items()))
+        if name not in plugins.names("steps"):
+            found.add(RecipeError(f"{here}: unknown step '{name}'.", fix=nearest(str(name), plugins.names("steps"))))
+            continue
+        given = {} if given is None else given
+        if not isinstance(given, dict):
+            found.add(RecipeError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
+            continue
+        step = Step(name, given, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
+        for error in options.check(given, plugins.options("steps", name), f"{here} ({name})", RecipeError):
+            found.add(error)
+        _check_selectors(step, here, card, found)
+        _check_stage(step, here, card, found)
+        _check_order(step, steps, here, found)
+        steps.append(step)
+    return tuple(steps)
+
+
+def _check_stage(step: Step, here: str, card: Card | None, found: Collector) -> None:
+    if step.stage == "torch" and card is not None and card.model:
+        found.add(
+            RecipeError(
+                f"{here}: '{step.name}' needs a PyTorch model, and this card names '{card.model}'.",
+                why=f"{step.name} changes a torch module; "
+                + ("an ONNX file has none." if card.is_onnx else "a captured program can be run, but not built again."),
+                fix="remove the step, or give a card with factory and weights.",
+            )
+        )
+
+
+def _check_order(step: Step, before: list[Step], here: str, found: Collector) -> None:
+    """Torch steps come before graph steps, and nothing of its stage after a step that is ``last``."""
+    graph = next((earlier.name for earlier in before if earlier.stage == "graph"), None)
+    if step.stage == "torch" and graph is not None:
+        why = f"{step.name} works on the torch model, {graph} on the exported graph."
+        found.add(RecipeError(f"{here}: '{step.name}' comes after '{graph}'.", why=why, fix=f"move {step.name} before {graph}."))
+    last = next((earlier for earlier in before if earlier.last and earlier.stage == step.stage), None)
+    if last is not None:
+        twice = last.name == step.name
+        what = f"{here}: '{step.name}' comes {'twice' if twice else f'after {last.name!r}'}."
+        fix = f"keep one {step.name}." if twice else f"move {step.name} before {last.name}."
+        found.add(RecipeError(what, why=last.last or "", fix=fix))
+
+
+def _check_selectors(step: Step, here: str, card: Card | None, found: Collector) -> None:
+    always = {"fusion", "head", *plugins.names("modalities")}
+    known = always | set(card.selectors() if card else ())
+    for key, option in plugins.options("steps", step.name).items():
+        for selector in options.selector_keys(step.options.get(key), option.annotation):
+            if selector not in known and card is not None and (step.name, key, selector) != AT_DEFAULT:
+                found.add(RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors())))
+
+
+def _targets(plain: Any, where: str, found: Collector) -> dict[str, dict[str, Any]]:
+    if isinstance(plain, list):
+        plain = {str(name): {} for name in plain}
+    if not isinstance(plain, dict) or not plain:
+        found.add(RecipeError(f"{where}: 'targets' is missing or empty.", fix=f"targets: {{{plugins.names('targets')[0]}: {{}}}}"))
+        return {}
+    targets = {}
+    for name, given in plain.items():
+        if name not in plugins.names("targets"):
+            found.add(RecipeError(f"{where}: unknown target '{name}'.", fix=nearest(str(name), plugins.names("targets"))))
+            continue
+        given = given or {}
+        for error in options.check(given, plugins.options("targets", name), f"{where}: targets.{name}", RecipeError):
+            found.add(error)
+        targets[name] = dict(given)
+    return targets
+
+
+def _budgets(plain: Any, where: str, card: Card | None, found: Collector) -> dict[str, Any]:
+    if not isinstance(plain, dict):
+        found.add(RecipeError(f"{where}: 'budgets' is not a mapping.", fix="budgets: {accuracy_drop_points: 1.0}"))
+        return {}
+    for name, limit in plain.items():
+        here = f"{where}: budgets.{name}"
+        if name not in BUDGETS:
+            found.add(RecipeError(f"{where}: unknown budget '{name}'.", fix=nearest(str(name), BUDGETS)))
+        elif isinstance(limit, dict) and name in PER_OUTPUT:
+            for output, value in limit.items():
+                if card is not None and output not in card.outputs:
+                    found.add(RecipeError(f"{here}: '{output}' is no output of this model.", fix=nearest(str(output), card.outputs)))
+                found.errors += _not_a_limit(value, f"{here}.{output}")
+        else:
+            found.errors += _not_a_limit(limit, here)
+    return plain
+
+
+def _not_a_limit(value: Any, here: str) -> list[EdgemmError]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return []
+    return [RecipeError(f"{here}: {value!r} is not a number of at least 0.", fix="write a number, such as 1.0.")]

@@ -1,0 +1,314 @@
+"""Measurements and the report they make: plain values on disk, format 1."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgemm.errors import EdgemmError
+from edgemm.store.artifact import write_bytes
+
+FORMAT = 1
+ROUNDING = 1e-9  # three of a thousand rows are 0.30000000000000004 points, and no more than 0.3
+SUBJECTS = ("original", "float", "default", "bundle")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with its unit, its interval and what it is about.
+
+    Attributes:
+        name: accuracy, f1, mae, recall_at_1, latency_p50_ms, latency_p90_ms, latency_p95_ms, latency_p99_ms, peak_rss_mib, size_mib,
+            cold_start_ms, load_ms, macs, parameters, accuracy_drop_points ...
+        subject: original (torch fp32), float (same target, forced f32), default (same target, its own default), bundle.
+        candidate: What was measured, as the user knows it (a path or name).
+        low, high: 95% interval, where one is known.
+        n: Number of samples behind ``value``.
+        per_point: What a budget's bare number counts in ``unit``, as ``metrics.Score`` has it; None = one.
+    """
+
+    name: str
+    value: float
+    unit: str
+    better: str = "lower"
+    subject: str = "bundle"
+    candidate: str = ""
+    target: str | None = None
+    output: str | None = None
+    branch: str | None = None
+    modalities: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    precision_asked: str | None = None
+    precision_ran: str | None = None
+    per_point: float | None = None
+
+    def limit_of(self, given: Any) -> float:
+        """A budget for this in its own unit: a mapping's entry for the output as it is, a bare number times ``per_point``."""
+        if isinstance(given, Mapping):
+            return float(given[self.output])
+        return float(given) if self.per_point in (None, 1.0) else float(f"{given * self.per_point:.3g}")  # as it is printed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A budget and whether it holds.
+
+    Attributes:
+        limit: In ``unit``, in which ``value`` is.
+        unit: The output's; "points" also where a bare number could not be converted since nobody measured; None where the name says it.
+        uncertain: The interval reaches to both sides of the limit.
+    """
+
+    name: str
+    limit: float
+    value: float | None
+    verdict: str
+    target: str | None = None
+    output: str | None = None
+    low: float | None = None
+    high: float | None = None
+    uncertain: bool = False
+    unit: str | None = None
+
+    def __str__(self) -> str:
+        where = " ".join(word for word in (self.output, f"on {self.target}" if self.target else "") if word)
+        value = "nobody measured it" if self.value is None else f"{self.value:.3g} {show_interval(self.low, self.high)}".strip()
+        doubt = ", but the interval reaches across the limit" if self.uncertain else ""
+        unit = f" {self.unit}" if self.unit and self.unit != "points" and self.value is not None else ""
+        return f"budget {self.name} {where}: {self.verdict}: {value}{unit}, limit {self.limit:g}{unit}{doubt}".replace("  ", " ")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One measured form of the model: what ran, where. ``label`` tells it from the report's other variants in a few words."""
+
+    label: str
+    subject: str
+    candidate: str
+    target: str | None
+    measurements: tuple[Measurement, ...]
+
+    def get(self, name: str, output: str | None = None) -> Measurement | None:
+        """Its measurement called ``name``."""
+        return next((m for m in self.measurements if m.name == name and m.output == output), None)
+
+    @property
+    def precision(self) -> str:
+        """What really ran, or what was asked for where nobody looked."""
+        ran = [m.precision_ran or m.precision_asked for m in self.measurements if m.precision_ran or m.precision_asked]
+        return str(ran[0]) if ran else ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one run found out. ``details`` holds what only the HTML page draws (see ``_report.page``); plain JSON values.
+
+    Keys of ``details`` in use, each optional:
+        title, card, recipe: str.
+        steps: ``[{name, seconds, text, reused}]`` in order; ``reused`` (bool) = taken from the cache.
+        notes: ``[str]``, what a reader must know.
+        branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional,
+            ``parameters`` and ``macs`` a number or ``{"before": x, "after": y}``.
+        applied: ``[{step, options, facts}]``, the torch steps of the recipe and what each found out.
+            ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
+        latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them; a label is a variant's ``label`` or any other words.
+        ratios: ``[{candidate, baseline, value, low, high, verdict, disturbed}]``: how many times as long ``candidate`` takes, with its
+            interval.
+        disturbances: ``{form: {rounds, disturbed, repeated, reasons, flagged, source, target, subject}}``; ``timeline``: every turn, as
+            ``probes._disturbed`` makes them; warnings: ``[str]``, what that means for the reader.
+        energy: str, what the meter covers or why there is none.
+        pace: ``{rates_hz, how}``; throughput: ``[{candidate, batch, streams, per_s, low, high, error}]``.
+        roofline, audit: rows of ``probes._limits``; peaks: ``devices.peaks.Peaks.to_dict()``.
+        confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
+        curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
+        parity: list of ``graph.parity.Rung.to_dict()``.
+        precision: ``[{target, branch, ms: {precision: {value, low, high}}, choice, reason}]``, where a recipe says ``precision: auto``.
+        guard: ``[{target, step, outputs: {output: {value, low, high, unit, limit, missed}}, size_mib, decision}]``, what was tried to keep
+            accuracy, in order; all but ``step`` and ``decision`` optional.
+        sensitivity: ``sensitivity.Sensitivity.to_dict()``.
+        layers: ``[{name, kind, precision, kernel, time_us}]`` of the bundle, as ``LayerRan``.
+        files: ``{name: bytes}`` of the bundle.
+        ledger: ``{inputs, rows, of, where, contributions: [{input, output, target, unit, before, after, change, deaf}]}``, see
+            ``ledger``; its measurements have ``modalities`` set.
+    """
+
+    environment: Mapping[str, Any]
+    measurements: Sequence[Measurement] = ()
+    budgets: Sequence[Verdict] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> list[Verdict]:
+        return [verdict for verdict in self.budgets if verdict.verdict == "missed"]
+
+    def find(self, name: str, **where: Any) -> list[Measurement]:
+        """Measurements called ``name`` whose fields equal ``where``."""
+        return [m for m in self.measurements if m.name == name and all(getattr(m, key) == value for key, value in where.items())]
+
+    def variants(self) -> list[Variant]:
+        """What was measured, grouped: originals first, then for each target float, default, bundle."""
+        groups: dict[tuple[str | None, str, str], list[Measurement]] = {}
+        for m in self.measurements:
+            if m.branch is None and m.modalities is None:
+                groups.setdefault((m.target if m.subject != "original" else None, m.subject, m.candidate), []).append(m)
+        targets = list(dict.fromkeys(target for target, _, _ in groups))
+        order = {subject: place for place, subject in enumerate(SUBJECTS)}
+        keys = sorted(groups, key=lambda key: (key[1] != "original", targets.index(key[0]), order.get(key[1], len(order))))
+        return [Variant(_label(key, keys), key[1], key[2], key[0], tuple(groups[key])) for key in keys]
+
+    def __str__(self) -> str:
+        """The measurements as a table, what was timed against what, warnings of the timing, what a reader must know, the budgets."""
+        rows = [_row(variant, self._metrics(), flag=" (disturbed)" * self.is_disturbed(variant)) for variant in self.variants()]
+        head = [
+            "",
+            "p50 ms",
+            "p95 ms",
+            "paced p50 ms",
+            "size MiB",
+            "RSS MiB",
+            *(f"{name} {output or ''}".strip() for name, output in self._metrics()),
+            "ran in",
+        ]
+        kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
+        table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
+        widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        warnings = self.details.get("warnings") or ()
+        blocks = [
+            lines,
+            [_pair(row) for row in self.details.get("ratios") or ()],
+            warnings,
+            [f"note: {note}" for note in self.details.get("notes") or () if note not in warnings],
+            map(str, self.budgets),
+        ]
+        return "\n\n".join("\n".join(block) for block in map(list, blocks) if block)
+
+    def is_disturbed(self, variant: Variant) -> bool:
+        """Whether what else the box did spoiled too many rounds of this variant."""
+        told = (self.details.get("disturbances") or {}).values()
+        about = (variant.candidate, variant.target, variant.subject)
+        return any(row.get("flagged") and (row.get("source"), row.get("target"), row.get("subject")) == about for row in told)
+
+    def _metrics(self) -> list[tuple[str, str | None]]:
+        return list(dict.fromkeys((m.name, m.output) for m in self.measurements if m.output is not None and m.branch is None))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "environment": dict(self.environment),
+            "measurements": [asdict(m) for m in self.measurements],
+            "budgets": [asdict(b) for b in self.budgets],
+            "details": dict(self.details),
+        }
+
+    def to_json(self) -> bytes:
+        """The bytes of ``report.json``. What is not finite becomes null: JSON has no word for it."""
+        return (json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    def save(self, path: Path) -> None:
+        write_bytes(path, self.to_json())
+
+
+def show_interval(low: float | None, high: float | None) -> str:
+    """A 95% interval as people read it, "" where there is none."""
+    return "" if low is None or high is None else f"[{low:.3g}, {high:.3g}]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _label(key: tuple[str | None, str, str], keys: Sequence[tuple[str | None, str, str]]) -> str:
+    target, subject, candidate = key
+    words = {"original": "original", "float": f"{target}, float", "default": f"{target}, its default", "bundle": f"{target}, compressed"}
+    label = words.get(subject, f"{target}, {subject}")
+    return f"{label} ({candidate})" if sum(other[:2] == key[:2] for other in keys) > 1 else label
+
+
+def _row(variant: Variant, metrics: Sequence[tuple[str, str | None]], *, flag: str) -> list[str]:
+    cells = [variant.label + flag]
+    columns = ("latency_p50_ms", "latency_p95_ms", "paced_p50_ms", "size_mib", "peak_rss_mib")
+    for name, output in [*((column, None) for column in columns), *metrics]:
+        m = variant.get(name, output)
+        cells.append(f"{m.value:.4g} {show_interval(m.low, m.high)}".strip() if m else "")
+    return [*cells, variant.precision]
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    """One comparison in words: how many times as fast, with its interval, and what may be claimed of it."""
+    low, high = row.get("low"), row.get("high")
+    interval = show_interval(1 / high, 1 / low) if low and high else ""
+    doubt = " (disturbed)" if row.get("disturbed") else ""
+    return f"{row['candidate']} against {row['baseline']}: {1 / row['value']:.2f}x {interval} {row['verdict']}{doubt}".replace("  ", " ")
+
+
+def read(path: Path) -> Report:
+    """Read a report.
+
+    Raises:
+        EdgemmError: Not a report, or of a newer format.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("format") != FORMAT:
+            raise EdgemmError(
+                f"{path} is a report of format {plain.get('format')!r}.",
+                why=f"this edgemm reads format {FORMAT}.",
+                fix="measure again with this edgemm, or read it with the one that wrote it.",
+            )
+        return Report(
+            plain["environment"],
+            [_measurement(m) for m in plain["measurements"]],
+            [Verdict(**b) for b in plain["budgets"]],
+            plain.get("details", {}),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise EdgemmError(
+            f"{path} is not an edgemm report.", why=str(err), fix="give the report.json that benchmark or compress wrote."
+        ) from err
+
+
+def _measurement(plain: Mapping[str, Any]) -> Measurement:
+    modalities = tuple(plain["modalities"]) if plain.get("modalities") else None
+    value = float("nan") if plain["value"] is None else plain["value"]
+    return Measurement(**{**plain, "value": value, "modalities": modalities})
+
+
+def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targets: Iterable[str], outputs: Iterable[str]) -> list[Verdict]:
+    """Hold the bundle's measurements against the budgets, one verdict for every budget, target and (where it applies) output.
+
+    A budget nobody measured is ``unknown``. Of ``accuracy_drop_points`` a bare number means points for every output; for a regression a
+    point is a hundredth of the spread of its labels (see ``Measurement.limit_of``), and a number for one output is in its own unit.
+    """
+    measured = [m for m in measurements if m.subject == "bundle"]
+    outputs = list(outputs)
+    verdicts = []
+    for target in targets:
+        for name, limit in budgets.items():
+            per_output = name == "accuracy_drop_points"
+            limits = limit if isinstance(limit, Mapping) else dict.fromkeys(outputs if per_output else [None], limit)
+            for output, bound in limits.items():
+                found = [m for m in measured if m.name == name and m.target == target and m.output == output]
+                unit = (found[0].unit if found else "" if isinstance(limit, Mapping) else "points") if per_output else None
+                held = found[0].limit_of(limit) if found else float(bound)
+                verdicts.append(replace(_verdict(name, held, found[0] if found else None, target, output), unit=unit))
+    return verdicts
+
+
+def _verdict(name: str, limit: float, measured: Measurement | None, target: str, output: str | None) -> Verdict:
+    if measured is None:
+        return Verdict(name, limit, None, "unknown", target, output)
+    low, high = measured.low, measured.high
+    uncertain = low is not None and high is not None and low <= limit < high
+    word = "met" if measured.value <= limit + ROUNDING else "missed"
+    return Verdict(name, limit, measured.value, word, target, output, low, high, uncertain)

@@ -1,0 +1,96 @@
+"""What a source is: something that yields pictures, sound, texts or measurements with the time they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgemm.contracts.modality import Modality
+from edgemm.data.modalities.audio import Audio
+from edgemm.data.modalities.image import Image
+from edgemm.data.modalities.text import Text
+
+
+class Frame(Protocol):
+    """One picture, not yet scaled: only pictures that are inferred or shown pay for it."""
+
+    def fitted(self, modality: Modality) -> np.ndarray:
+        """What the graph takes: uint8 (height, width, channels), fitted and ordered as the card says."""
+        ...
+
+    def jpeg(self, width: int) -> bytes:
+        """The picture as JPEG, at most ``width`` pixels wide."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a source delivered.
+
+    Attributes:
+        input: The model's input it is for.
+        value: A ``Frame``, float32 sound (samples,) in [-1, 1] at the card's rate, a text, or a measurement: one moment or a whole window.
+        time_s: When its last part was recorded, in seconds; the feeder brings all sources onto one monotonic clock.
+        discontinuity: Something is missing before this item, in all inputs of its source: no window may reach over it, and what was
+            computed before it is no longer used.
+    """
+
+    input: str
+    value: Frame | np.ndarray | str
+    time_s: float
+    discontinuity: bool = False
+
+
+class Source(Protocol):
+    """A source. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets.
+
+    Attributes:
+        inputs: The model's inputs it feeds.
+        live: Items come as they happen. Otherwise it is a recording: it ends, and its times start at 0.
+        notes: What is missing or odd, in words; shown in the status.
+        steady: Items come all the time, so that silence means a loss; nobody need speak on a topic.
+    """
+
+    inputs: list[str]
+    live: bool
+    notes: list[str]
+    steady: bool = True
+
+    def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
+        """Connect, and yield items until the end; called again after a loss.
+
+        Args:
+            wants: Every input of ``inputs`` with what the card says about it.
+
+        Raises:
+            RunError: It cannot be reached or read; without any password in it. The end of a live source is a loss too.
+        """
+        ...
+
+    def close(self) -> None:
+        """Make ``items`` end soon. Called from another thread."""
+        ...
+
+    def describe(self) -> str:
+        """Where it reads from, without any password."""
+        ...
+
+
+def is_picture(modality: Modality) -> bool:
+    return isinstance(modality, Image)
+
+
+def is_sound(modality: Modality) -> bool:
+    return isinstance(modality, Audio)
+
+
+def is_text(modality: Modality) -> bool:
+    return isinstance(modality, Text)
+
+
+def checked_inputs(inputs: Any) -> list[str]:
+    """``inputs`` of an option, which may be one name or a list of them."""
+    return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs]

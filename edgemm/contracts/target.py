@@ -1,0 +1,176 @@
+"""What a target is: a runtime on a kind of box. It compiles ONNX, opens what it compiled, and says what really ran."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from edgemm.contracts.specs import TensorSpec
+from edgemm.store import cache
+from edgemm.store.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What Q/DQ a target wants.
+
+    Attributes:
+        activations: ``int8`` = signed, zero point 0; ``uint8`` = unsigned with zero point (x86 ONNX Runtime);
+            ``mixed`` = unsigned after ReLU with zero point 0, else signed (OpenVINO).
+        per_channel: Weights with one scale a channel.
+        placement: ``everywhere`` the quantizer puts pairs, or ``fusing`` = only where TensorRT takes them into an INT8 kernel.
+        floats: Float types a branch may ask for on this target.
+        opset: ONNX opset to export.
+    """
+
+    activations: str
+    per_channel: bool = True
+    floats: tuple[str, ...] = ("fp32",)
+    opset: int = 18
+    placement: str = "everywhere"
+
+
+@dataclass(frozen=True)
+class LayerRan:
+    """One executed layer: its name in the ONNX graph (where the runtime tells), its type, the precision and kernel that ran."""
+
+    name: str
+    kind: str
+    precision: str
+    kernel: str = ""
+    time_us: float | None = None
+
+
+class Session(Protocol):
+    """An opened model. A context manager; not for use by two threads at once."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch.
+
+        Args:
+            feed: One array per input, keyed by name, as ``inputs`` says; numpy, C-contiguous or not.
+
+        Returns:
+            New arrays keyed by output name; the caller may keep them.
+
+        Raises:
+            SpecMismatch: Naming the input that does not fit.
+            TargetError: The runtime failed.
+        """
+        ...
+
+    def layers(self) -> list[LayerRan]:
+        """What ran, layer by layer, in execution order; [] where the runtime does not tell."""
+        ...
+
+    def precision(self) -> str:
+        """The precision that really ran, in one word or a mix: ``f32``, ``bf16``, ``int8+bf16``."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class Target(Protocol):
+    """A runtime. A plugin class may take keyword-only options in ``__init__``: they are what a recipe sets under ``targets.<name>``.
+
+    ``compile`` and ``open`` take *runtime options* (plain JSON values such as ``{"threads": 1, "precision": "bf16"}``); a missing key
+    means the target's own safe choice. They are what ``tune`` chooses among and what ``options.json`` of a bundle holds.
+    """
+
+    numerics: Numerics
+
+    def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
+        """Make ``out`` (a folder, already there) hold what this target loads, from ONNX file ``onnx``.
+
+        Raises:
+            TargetError: The runtime is missing or refuses the graph; names op, node and what to do.
+        """
+        ...
+
+    def open(self, artifact: Path, **options: Any) -> Session:
+        """Open what ``compile`` made (its main file; for ONNX-reading targets an ONNX file itself).
+
+        Raises:
+            TargetError: As above.
+        """
+        ...
+
+    def cannot_run(self) -> str:
+        """Why this machine opens nothing for the target, in a sentence; "" where it does.
+
+        Such a target's only choice is ``stand_in: onnxruntime``: what ``open`` then gives computes what the target would, for its
+        accuracy; its speed says nothing.
+        """
+        return ""
+
+    def companions(self, onnx: Path, out: Path) -> list[Path]:
+        """Write into ``out`` what a bundle shall hold beside the target's graph; []: nothing."""
+        return []
+
+    def choices(self, *, forbid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+        """The few runtime-option combinations worth timing on this machine, the safe default first.
+
+        Args:
+            forbid: Float types that must not run (a branch marked fp32 forbids bf16 and fp16).
+        """
+        ...
+
+    def unsafe_choices(self, options: Mapping[str, Any], model: Path) -> list[dict[str, Any]]:
+        """Faster variations of one choice, with which the target is known to compute some graphs wrongly: only for a proved graph.
+
+        Args:
+            options: The choice.
+            model: The ONNX file that it would run.
+        """
+        return []
+
+    def without_unsafe(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``options`` for what they were not proved for: a part of the graph, another number of threads."""
+        return dict(options)
+
+    def float_options(self) -> dict[str, Any]:
+        """Runtime options that force every layer to f32: the subject ``float`` of a report."""
+        ...
+
+    def default_options(self) -> dict[str, Any]:
+        """Runtime options that leave everything to the runtime: the subject ``default`` of a report."""
+        ...
+
+    def profile_options(self) -> dict[str, Any]:
+        """Runtime options with which ``Session.layers`` tells times; {} where it does so by itself."""
+        return {}
+
+    def versions(self) -> dict[str, str]:
+        """Distribution name -> version of what runs here."""
+        ...
+
+
+@runtime_checkable
+class BuildsAhead(Protocol):
+    """A target that can also build for GPUs that are not here."""
+
+    def ahead(self, onnx: Path, out: Path, capabilities: Sequence[str], **options: Any) -> Artifact:
+        """Make ``out`` hold one compiled file for all of ``capabilities``, such as ``["SM86", "SM120"]``.
+
+        Raises:
+            TargetError: It knows no such GPU, or refuses the graph.
+        """
+        ...
+
+
+def fingerprint(target: Target) -> dict[str, Any]:
+    """What must match for tuned options to apply: processor, cores, runtime version."""
+    return {**cache.machine(), "system": platform.system(), **target.versions()}

@@ -1,0 +1,1 @@
+"""Rows to arrays: manifests, npz files and functions become batches; modalities and tasks say how."""

@@ -1,0 +1,333 @@
+"""The dataset: rows of a manifest, npz files or a Python function, decoded into what the graph takes, as a stream of batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.card import Card, Output
+from edgemm.contracts.modality import Modality, modalities
+from edgemm.data import labels
+from edgemm.data import samples as arrays
+from edgemm.data.columns import as_named_in
+from edgemm.data.decoding import Decoder, Sample, decode_ahead
+from edgemm.data.manifest import SPLITS, Row, Source
+from edgemm.data.ready import is_ready, taken_as_it_is
+from edgemm.data.sources import open_source
+from edgemm.errors import DataError, nearest
+
+FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, decoded.
+
+    Attributes:
+        inputs: Card input -> (n[, steps], *sample) as the graph takes it; a ``tensor`` has n where its card says ``batch``.
+        targets: Output -> int64 (n,) for classification, float32 (n, labels) for multilabel, float32 (n,) or (n, d) for regression;
+            ``per_step`` adds T after n. Outputs of task embedding or tensor have none.
+        present: Optional input -> bool (n,); where False the input holds zeros or padding.
+        rows: int64 (n,), the rows' numbers as a person counts: the line in a text manifest.
+    """
+
+    inputs: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> Dataset:
+    """Open the data for a card.
+
+    Args:
+        data: A folder with manifest.csv, .jsonl or .parquet, or with <split>.npz; such a file itself; or ``module:callable``.
+        skip_bad_rows: Leave out rows that cannot be read, and list them in ``bad_rows``, instead of raising.
+
+    Raises:
+        DataError: Nothing there, duplicate or missing columns, unknown splits.
+    """
+    bad: dict[int, str] = {}
+    card = taken_as_it_is(card) if is_ready(data) else card
+    return Dataset(
+        open_source(data, card, bad=bad if skip_bad_rows else None, row_bytes=_row_bytes(card)), card, bad=bad if skip_bad_rows else None
+    )
+
+
+def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> Dataset:
+    """Seeded samples for a model that comes without data; every split yields the same ones, and there are no targets."""
+
+    def rows(_split: str) -> Iterator[dict[str, Any]]:
+        rng = np.random.default_rng(seed)
+        for _ in range(samples):
+            yield {card.column(name): _synthetic_cell(part, card.inputs[name].steps, rng) for name, part in modalities(card).items()}
+
+    name = f"{samples} synthetic samples of seed {seed}"
+    return Dataset(arrays.Function(rows, name, card.folder, name, _row_bytes(card)), card, bad=None, labelled=False)
+
+
+def find_labels(data: str | Path | Dataset, card: Card) -> Card:
+    """The card with the missing ``labels`` of its outputs filled in from the train split (sorted; as numbers when all are).
+
+    Raises:
+        DataError: No labels there, or values that look like measurements.
+    """
+    missing = [spec for spec in card.outputs.values() if spec.task in ("classification", "multilabel") and not spec.labels]
+    if not missing:
+        return card
+    source = data.source if isinstance(data, Dataset) else open_dataset(data, card).source
+    found: dict[str, set[str]] = {spec.name: set() for spec in missing}
+    reading = as_named_in(card, source.columns)
+    for row in source.rows("train"):
+        for spec in missing if not row.trouble else ():
+            if len(found[spec.name]) <= labels.MOST_LABELS:
+                found[spec.name].update(labels.labels_in(row.cells.get(reading.column(spec.name)), spec))
+    filled = {
+        name: Output(name, spec.task, labels.sorted_labels(found[name], spec, source.name), spec.unit, spec.pair, spec.per_step)
+        if name in found
+        else spec
+        for name, spec in card.outputs.items()
+    }
+    return card.replace(outputs=filled)
+
+
+def sensor_statistics(dataset: Dataset, name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of a sensor's channels (last axis) over the train split; 1 for a channel that never changes.
+
+    Source: updating of means and squared deviations by parts, Chan, Golub and LeVeque (1979).
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for batch in dataset.only(name).batches("train", 256):
+        values = batch.inputs[name]
+        values = values[batch.present[name]] if name in batch.present else values
+        values = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        if not len(values):
+            continue
+        here, total = values.mean(axis=0), count + len(values)
+        squares = squares + ((values - here) ** 2).sum(axis=0) + (here - mean) ** 2 * count * len(values) / total
+        mean, count = mean + (here - mean) * len(values) / total, total
+    deviation = np.sqrt(squares / max(count, 1))
+    return mean.tolist(), np.where(deviation > 1e-9 * np.maximum(1.0, np.abs(mean)), deviation, 1.0).tolist()
+
+
+class Dataset:
+    """Rows and how a card reads them. Nothing is decoded before a batch is asked for; each call to ``batches`` reads anew."""
+
+    def __init__(self, source: Source, card: Card, *, bad: dict[int, str] | None, labelled: bool = True) -> None:
+        """
+        Args:
+            bad: Row number -> what is wrong, filled as bad rows are left out; None = a bad row is an error.
+            labelled: Whether batches have targets.
+        """
+        card = as_named_in(card, source.columns)
+        self.source, self.card, self._bad = source, card, bad
+        self._parts = modalities(card)
+        self._outputs = {name: spec for name, spec in card.outputs.items() if labelled and spec.task not in labels.UNLABELLED}
+        self._decoder = Decoder(card, dict(self._parts), self._outputs, name=source.name, folder=source.folder)
+        self._one_a_call = any(part.batch_axis() is None and part.initial() is None for part in self._parts.values())
+        self._check_columns()
+
+    @property
+    def bad_rows(self) -> list[str]:
+        """With ``skip_bad_rows``: what was left out so far, in words, in the order of the rows."""
+        return [self._bad[number] for number in sorted(self._bad)] if self._bad else []
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether rows that cannot be read are left out instead of being an error."""
+        return self._bad is not None
+
+    @property
+    def parts(self) -> Mapping[str, Modality]:
+        """Input -> its modality."""
+        return self._parts
+
+    @property
+    def labelled(self) -> Mapping[str, Output]:
+        """Outputs that a column tells the truth of."""
+        return self._outputs
+
+    def with_card(self, card: Card) -> Dataset:
+        """The same rows read by another card; the manifest is not read again."""
+        return Dataset(self.source, card, bad=self._bad)
+
+    def cells(self, split: str, name: str) -> Iterator[Any]:
+        """What stands in the column of an input or output, undecoded and without empty cells: the texts for a vocabulary."""
+        self.require_rows(split)
+        column = self.card.column(name)
+        return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not labels.is_empty(row.cells.get(column)))
+
+    def only(self, *inputs: str) -> Dataset:
+        """The same rows with some inputs and no targets, so that nothing else is decoded."""
+        card = self.card.replace(inputs={name: self.card.inputs[name] for name in inputs})
+        return Dataset(self.source, card, bad=self._bad, labelled=False)
+
+    def splits(self) -> list[str]:
+        return [split for split in SPLITS if self.source.has(split)]
+
+    def count(self, split: str) -> int:
+        """Rows in a split; 0 where there is no such split."""
+        return self.source.count(split)
+
+    def require_rows(self, split: str) -> None:
+        """Raises DataError where there is no such split, or no row in it."""
+        if split not in SPLITS:
+            raise DataError(f"there is no split '{split}'.", fix=nearest(split, SPLITS))
+        if not self.source.has(split):
+            there = ", ".join(f"{name} {self.count(name)}" for name in self.splits()) or "none"
+            why = self.source.absent.get(split) or f"rows: {there}."
+            raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain values that change when the data does: hash of the manifest, and of names, sizes and times of the files it names."""
+        listing, seen = hashlib.sha256(), dict[str, None]()
+        columns = [(self.card.column(name), part) for name, part in self._parts.items()]
+        for split in SPLITS:
+            listing.update(f"{split}\n".encode())
+            for row in self.source.naming(split):
+                for file in (file for column, part in columns for file in _files(row.cells.get(column), part)):
+                    if file not in seen:
+                        listing.update(_file_facts(self.source.folder, file))
+                        seen[file] = None
+                        if len(seen) > FILES_REMEMBERED:
+                            del seen[next(iter(seen))]
+        return {"manifest": self.source.digest(), "files": listing.hexdigest()}
+
+    def batches(
+        self, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None, drop_last: bool = False
+    ) -> Iterator[Batch]:
+        """Stream a split.
+
+        Args:
+            batch_size: Samples in a batch; the last one may hold fewer. A graph without a batch axis gets one sample a batch.
+            shuffle: Seed of the order; None = the manifest's order.
+            limit: At most so many samples.
+            drop_last: Leave out a last batch that is not full.
+
+        Raises:
+            DataError: The split has no rows; a row cannot be read (file, row and column are named).
+        """
+        self.require_rows(split)
+        rng = None if shuffle is None else np.random.default_rng(shuffle)
+        return self._batched(self.source.rows(split, rng=rng), batch_size, split, limit=limit, drop_last=drop_last)
+
+    def calibration(self, samples: int, *, seed: int = 0) -> Iterator[Batch]:
+        """The samples to calibrate on, one a batch: from calib, else train; stratified by the first classification's label.
+
+        Deterministic in data and ``seed``, in random order. Uses all rows when there are fewer.
+
+        Raises:
+            DataError: Fewer than 2 samples are asked for, or there.
+        """
+        split = "calib" if self.source.has("calib") else "train"
+        why = "value ranges are measured over samples; a single one says nothing about their spread."
+        if samples < 2:
+            fix = "set calibration_samples to 2 or more; 300 is usual."
+            raise DataError(f"calibration is to use {samples} sample{'s' * (samples != 1)}, and needs at least 2.", why=why, fix=fix)
+        self.require_rows(split)
+        if self.count(split) < 2:
+            fix = f"add rows to '{split}'; 300 are usual."
+            raise DataError(f"{self.source.name}: split '{split}' has 1 row, calibration needs at least 2.", why=why, fix=fix)
+        return self._batched(self._stratified(split, samples, seed), 1, split)
+
+    def _stratified(self, split: str, samples: int, seed: int) -> Iterator[Row]:
+        output = next((name for name, spec in self._outputs.items() if spec.task == "classification" and not spec.per_step), None)
+        column = self.card.column(output) if output else ""
+        rank = labels.stratified((str(row.cells.get(column)) for row in self.source.rows(split)), samples, seed)
+        chosen = [(rank[place], row) for place, row in enumerate(self.source.rows(split)) if place in rank]
+        return (row for _, row in sorted(chosen, key=lambda entry: entry[0]))
+
+    def _batched(self, rows: Iterator[Row], size: int, split: str, *, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
+        size, count = 1 if self._one_a_call else size, 0
+        waiting: list[Sample] = []
+        samples = self._good(rows, limit)
+        while count != limit and (sample := next(samples, None)) is not None:
+            waiting.append(sample)
+            count += 1
+            if len(waiting) == size:
+                yield self._stack(waiting)
+                waiting = []
+        samples.close()
+        if waiting and not drop_last:
+            yield self._stack(waiting)
+        if not count and limit != 0:
+            why = next(iter(self.bad_rows), "")
+            raise DataError(f"{self.source.name}: no row of split '{split}' can be read.", why=why, fix="mend the rows.")
+
+    def _good(self, rows: Iterator[Row], limit: int | None) -> Generator[Sample]:
+        for sample in decode_ahead(self._decoder, rows, row_bytes=_row_bytes(self.card), most=limit):
+            if isinstance(sample, Sample):
+                yield sample
+                continue
+            number, error = sample
+            if self._bad is None:
+                raise error
+            self._bad[number] = f"{error.what} {error.why}".strip()
+
+    def _stack(self, samples: list[Sample]) -> Batch:
+        inputs = {}
+        for name, part in self._parts.items():
+            axis = part.batch_axis()
+            inputs[name] = (
+                samples[0].inputs[name] if axis is None else self._stacked(name, [s.inputs[name] for s in samples], samples, axis)
+            )
+        return Batch(
+            inputs,
+            {name: self._stacked(name, [s.targets[name] for s in samples], samples) for name in self._outputs},
+            {name: np.array([s.present[name] for s in samples]) for name, spec in self.card.inputs.items() if spec.optional},
+            np.array([s.number for s in samples], np.int64),
+        )
+
+    def _stacked(self, name: str, values: list[np.ndarray], samples: list[Sample], axis: int = 0) -> np.ndarray:
+        for value, sample in zip(values, samples, strict=True):
+            if value.shape != values[0].shape:
+                raise DataError(
+                    f"{self.source.name}, row {sample.number}, column '{self.card.column(name)}': its shape is {value.shape}, "
+                    f"that of row {samples[0].number} {values[0].shape}.",
+                    why="the rows of a batch have one shape.",
+                    fix="give every row the same number of values or steps.",
+                )
+        return np.stack(values, axis=axis)
+
+    def _check_columns(self) -> None:
+        needed = [name for name, part in self._parts.items() if not self.card.inputs[name].optional and part.initial() is None]
+        for name in [*needed, *self._outputs]:
+            column = self.card.column(name)
+            if column not in self.source.columns:
+                raise DataError(
+                    f"{self.source.name}: there is no column '{column}'.",
+                    why=f"the card's {'input' if name in self.card.inputs else 'output'} '{name}' is read from it.",
+                    fix=f"add it, or map another with columns: {{<column>: {name}}}; {nearest(column, self.source.columns)}",
+                )
+
+
+def _row_bytes(card: Card) -> int:
+    sizes = (
+        np.dtype(part.dtype()).itemsize * part.absent().size * (card.inputs[name].steps or 1) for name, part in modalities(card).items()
+    )
+    return sum(sizes)
+
+
+def _synthetic_cell(part: Modality, steps: int | None, rng: np.random.Generator) -> np.ndarray:
+    return np.stack([part.synthetic(rng) for _ in range(steps)]) if steps else part.synthetic(rng)
+
+
+def _files(cell: Any, part: Modality) -> list[str]:
+    cells = cell if isinstance(cell, (list, tuple)) else cell.split("|") if isinstance(cell, str) else ()
+    return [file for entry in cells if (file := part.file(entry))]
+
+
+def _file_facts(folder: Path, file: str) -> bytes:
+    try:
+        status = (folder / file.strip()).stat()
+    except OSError:
+        return f"{file} missing\n".encode()
+    return f"{file} {status.st_size} {status.st_mtime_ns}\n".encode()

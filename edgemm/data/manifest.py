@@ -1,0 +1,171 @@
+"""Rows of a dataset as a stream: what every manifest shares.
+
+A manifest is read once from end to end when it is opened; kept are only the places of its blocks of rows and how many rows of each
+split a block holds, so that memory does not grow with the number of rows (0.3 MiB for a million).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from edgemm.errors import DataError, nearest
+from edgemm.store.artifact import sha256_file
+
+SPLITS = ("train", "val", "test", "calib")
+SPLIT = "split"
+POOL_ROWS = 4096  # rows in memory while shuffling: up to so many rows a shuffle is uniform, above it nearly
+HELD_BELOW = (1 << 32) // 10  # rows of train whose hash is lower are val, where the manifest has none
+
+
+class Row(NamedTuple):
+    """One row: its number as a person counts (the line in a text file), its cells, and what is wrong with it ("" when nothing is)."""
+
+    number: int
+    cells: Mapping[str, Any]
+    trouble: str = ""
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    name: str
+    folder: Path
+    columns: tuple[str, ...]
+    absent: dict[str, str]
+    """Split -> why it has no rows, where more is known than that it has none."""
+
+    def has(self, split: str) -> bool:
+        """Whether the split has any rows."""
+        ...
+
+    def count(self, split: str) -> int:
+        """Number of rows in a split."""
+        ...
+
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+        """The rows of a split, in order, or shuffled by ``rng``."""
+        ...
+
+    def digest(self) -> str:
+        """Hash of the rows' content."""
+        ...
+
+    def naming(self, split: str) -> Iterator[Row]:
+        """The rows whose cells may name files that the digest does not cover."""
+        ...
+
+
+class Record(NamedTuple):
+    """A row with the split it names and a hash of its content."""
+
+    row: Row
+    split: str
+    hash: int
+
+
+class Manifest:
+    """Splits and reading by blocks, in order or shuffled; the formats below add how a block is found and read."""
+
+    pool_rows = POOL_ROWS
+
+    def __init__(self, path: Path, bad: dict[int, str] | None) -> None:
+        self.path, self.name, self.folder, self._bad = path, str(path), path.parent, bad
+        self.absent: dict[str, str] = {}
+        self.columns: tuple[str, ...] = ()
+        self._held_below = 0
+        self._scan()
+        if not any(self._counts["val"]) and any(self._counts["train"]):
+            self._scan(held_below=HELD_BELOW)
+            if not any(self._counts["val"]) and sum(self._counts["train"]) > 1:  # too few rows for a tenth: the one of lowest hash
+                self._scan(held_below=self._lowest + 1)
+
+    def has(self, split: str) -> bool:
+        return any(self._counts.get(split, ()))
+
+    def count(self, split: str) -> int:
+        return sum(self._counts.get(split, ()))
+
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+        counted = self._counts[split]
+        blocks = (
+            [block for block, count in enumerate(counted) if count] if rng is None else rng.permutation(np.flatnonzero(counted)).tolist()
+        )
+        if rng is None:
+            yield from self._of_split(blocks, split)
+            return
+        pool: list[int] = []
+        for place, block in enumerate(blocks):
+            pool.append(block)
+            if place == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
+                rows = list(self._of_split(sorted(pool), split))
+                yield from (rows[number] for number in rng.permutation(len(rows)))
+                pool, rows = [], []  # before the next ones are read
+
+    def digest(self) -> str:
+        return sha256_file(self.path)
+
+    def naming(self, split: str) -> Iterator[Row]:
+        return self.rows(split)
+
+    def _of_split(self, blocks: Iterable[int], split: str) -> Iterator[Row]:
+        return (record.row for record in self._read(blocks) if self._placed(record) == split)
+
+    def _placed(self, record: Record) -> str:
+        return "val" if record.split == "train" and record.hash < self._held_below else record.split
+
+    def _begin(self, block: int) -> tuple[int, int]:
+        return self._begins[2 * block], self._begins[2 * block + 1]
+
+    def _scan(self, held_below: int = 0) -> None:
+        """Read the whole manifest once and note its blocks; rows of train whose hash is lower than ``held_below`` count as val."""
+        self._held_below = held_below
+        self._begins = array("q")
+        self._counts = {split: array("I") for split in SPLITS}
+        self._lowest = 1 << 32
+        for begin, record in self._all():
+            if begin is not None:
+                self._begins.extend(begin)
+                for counted in self._counts.values():
+                    counted.append(0)
+            if record.split not in SPLITS:
+                self._refuse(record)
+                continue
+            if record.split == "train":
+                self._lowest = min(self._lowest, record.hash)
+            self._counts[self._placed(record)][-1] += 1
+
+    def _refuse(self, record: Record) -> None:
+        what = f"'{record.split}' is no split." if record.split else "it names no split."
+        error = DataError(
+            f"{self.name}, row {record.row.number}, column '{SPLIT}': {what}", why=record.row.trouble, fix=nearest(record.split, SPLITS)
+        )
+        if self._bad is None:
+            raise error
+        self._bad[record.row.number] = f"{error.what} {error.why}".strip()
+
+    def _set_columns(self, columns: list[str]) -> None:
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise DataError(
+                f"{self.name}: column '{twice[0]}' stands there twice.", why=f"columns: {', '.join(columns)}.", fix="rename or remove one."
+            )
+        if SPLIT not in columns:
+            raise DataError(
+                f"{self.name}: there is no column '{SPLIT}'.",
+                why=f"columns: {', '.join(columns)}.",
+                fix="add a column split with train, val or test in each row.",
+            )
+        self.columns = tuple(columns)
+
+    def _all(self) -> Iterator[tuple[tuple[int, int] | None, Record]]:
+        """All records; where one begins a block, with the block's place."""
+        raise NotImplementedError
+
+    def _read(self, blocks: Iterable[int]) -> Iterator[Record]:
+        """The records of some blocks, given in ascending order."""
+        raise NotImplementedError

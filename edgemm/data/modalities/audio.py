@@ -1,0 +1,130 @@
+"""Sound: float32 PCM (samples,) into the graph; PCM, log-mel or MFCC into ``forward``."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.frontend_ops import Op
+from edgemm.contracts.modality import Modality, existing, leaf
+from edgemm.data.modalities._audio import mel as _mel
+from edgemm.data.modalities._audio.resample import needed, resample
+from edgemm.errors import CardError, DataError
+
+
+@dataclass(frozen=True)
+class Audio(Modality):
+    """A clip of ``seconds`` of mono sound at ``rate_hz``.
+
+    Attributes:
+        features: ``none`` (forward gets the samples), ``{log_mel: {...}}`` or ``{mfcc: {...}}``; their keys are in docs/card.md.
+        resample: Whether files of another rate are converted; if not, they are an error.
+    """
+
+    rate_hz: int
+    seconds: float
+    features: dict | str | None = None
+    resample: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rate_hz < 1:
+            raise CardError(f"rate_hz is {self.rate_hz}.", fix="write samples a second, such as 16000.")
+        if not 0 < self.seconds < float("inf") or self.samples < 1:
+            raise CardError(
+                f"seconds is {self.seconds}.", why=f"at {self.rate_hz} Hz that is no sample.", fix="write the length of a clip."
+            )
+        self.mel()
+
+    @property
+    def samples(self) -> int:
+        """Length of a clip in samples."""
+        return round(self.rate_hz * self.seconds)
+
+    def mel(self) -> _mel.Mel | None:
+        """The features asked for; None where forward gets the samples."""
+        return _mel.parse(self.features, rate_hz=self.rate_hz, samples=self.samples)
+
+    def dtype(self) -> str:
+        return "float32"
+
+    def shape(self) -> tuple[int | str, ...]:
+        return (self.samples,)
+
+    def decode(self, cell: Any, folder: Path) -> np.ndarray:
+        """A path (WAV, FLAC, OGG and what else libsndfile reads), the encoded bytes, or samples -> float32 (samples,)."""
+        if isinstance(cell, dict):  # as Hugging Face datasets store sound in parquet
+            cell = cell.get("bytes") or cell.get("path") or cell
+        if isinstance(cell, str):
+            return self._read(existing(cell, folder), f"'{folder / cell.strip()}'")
+        if isinstance(cell, bytes):
+            return self._read(io.BytesIO(cell), "the sound")
+        return self.prepare(cell, rate_hz=self.rate_hz)
+
+    def prepare(self, wave: Any, *, rate_hz: int) -> np.ndarray:
+        """Samples as a microphone gives them -> one clip: mono, at the card's rate, cut or zero-padded at the end.
+
+        Args:
+            wave: float (samples,) or (samples, channels) in [-1, 1], or int16.
+            rate_hz: Its rate.
+
+        Raises:
+            DataError: Empty, not finite, of another dtype or shape, or of another rate where ``resample`` is off.
+        """
+        wave = np.asarray(wave)
+        if wave.dtype == np.int16:
+            wave = wave.astype(np.float32) / np.float32(32768)
+        if wave.dtype.kind != "f" or wave.ndim not in (1, 2):
+            raise DataError(
+                f"a sound array has dtype {wave.dtype} and shape {wave.shape}.",
+                why="sound is float in [-1, 1] or int16, (samples,) or (samples, channels).",
+                fix="convert it before it goes in.",
+            )
+        self.check_rate(rate_hz, "the sound")
+        return self._finish(wave.astype(np.float32, copy=False), rate_hz, "the sound")
+
+    def check_rate(self, rate_hz: int, name: str) -> None:
+        """Raises DataError where ``rate_hz`` is not the card's and resampling is off."""
+        if rate_hz != self.rate_hz and not self.resample:
+            raise DataError(
+                f"{name} has {rate_hz} Hz, the card says {self.rate_hz} Hz.",
+                why="the card says resample: false.",
+                fix=f"convert the file to {self.rate_hz} Hz, or remove resample: false.",
+            )
+
+    def _read(self, source: Path | io.BytesIO, name: str) -> np.ndarray:
+        sounds = leaf("_audio.sounds", "reading sound files")
+        wave, rate_hz = sounds.read(source, name, lambda rate: needed(self.samples, rate, self.rate_hz))
+        self.check_rate(rate_hz, name)
+        return self._finish(wave, rate_hz, name)
+
+    def _finish(self, wave: np.ndarray, rate_hz: int, name: str) -> np.ndarray:
+        if not wave.size:
+            raise DataError(f"{name} holds no samples.", fix="replace or remove it.")
+        if wave.ndim == 2:
+            wave = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
+        wave = wave[: needed(self.samples, rate_hz, self.rate_hz)]
+        if not np.isfinite(wave).all():
+            place = int(np.flatnonzero(~np.isfinite(wave))[0])
+            raise DataError(f"{name} holds {wave[place]} at sample {place}.", why="a sample is a finite number.", fix="mend or remove it.")
+        if rate_hz != self.rate_hz:
+            wave = resample(wave, rate_hz, self.rate_hz)
+        clip = np.zeros(self.samples, np.float32)
+        clip[: len(wave)] = wave[: self.samples]
+        return clip
+
+    def frontend(self) -> list[Op]:
+        mel = self.mel()
+        return [] if mel is None else mel.ops()
+
+    def synthetic(self, rng: np.random.Generator) -> np.ndarray:
+        """A few decaying tones in faint noise."""
+        time = np.arange(self.samples) / self.rate_hz
+        tones = [np.sin(2 * np.pi * rng.uniform(0.01, 0.4) * self.rate_hz * time) * np.exp(-time * rng.uniform(0, 6)) for _ in range(4)]
+        return (0.15 * np.sum(tones, axis=0) + rng.normal(0, 0.005, self.samples)).astype(np.float32)
+
+    def file(self, cell: Any) -> str | None:
+        return cell if isinstance(cell, str) else None

@@ -1,0 +1,73 @@
+"""Sensor windows: float32 of the card's shape into the graph, per-channel normalised into ``forward``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.frontend_ops import Affine, Op
+from edgemm.contracts.modality import Modality
+from edgemm.contracts.number_cells import finite, is_npy, numbers, shaped
+from edgemm.errors import CardError
+
+
+class Sensor(Modality):
+    """A window of measurements, channels on the last axis."""
+
+    def __init__(
+        self, *, shape: list[int], rate_hz: float | None = None, mean: list[float] | None = None, std: list[float] | None = None
+    ) -> None:
+        """
+        Args:
+            shape: Such as [50, 6]: 50 moments of 6 channels; [6]: one moment.
+            rate_hz: Moments a second.
+            mean, std: Per channel, written by ``train``: forward gets ``(x - mean) / std``. Without them it gets x.
+
+        Raises:
+            CardError: Sizes below 1, or means and deviations that do not fit the channels.
+        """
+        if not shape or any(size < 1 for size in shape):
+            raise CardError(f"shape is {shape}.", fix="write sizes of at least 1, such as [50, 6].")
+        if rate_hz is not None and not 0 < rate_hz < float("inf"):
+            raise CardError(f"rate_hz is {rate_hz}.", fix="write moments a second, such as 50.")
+        if (mean is None) != (std is None):
+            raise CardError("mean and std belong together.", why="only one is given.", fix="give both, or neither (train writes them).")
+        for name, given in (("mean", mean), ("std", std)):
+            if given is not None and (len(given) != shape[-1] or not np.isfinite(given).all()):
+                raise CardError(
+                    f"{name} is {given}.", why=f"shape {shape} has {shape[-1]} channels.", fix="write one finite number a channel."
+                )
+        if std is not None and min(std) <= 0:
+            raise CardError(f"std is {std}.", why="forward gets (x - mean) / std.", fix="write numbers above 0.")
+        self._shape, self.rate_hz, self.mean, self.std = tuple(shape), rate_hz, mean, std
+
+    def dtype(self) -> str:
+        return "float32"
+
+    def shape(self) -> tuple[int | str, ...]:
+        return self._shape
+
+    def decode(self, cell: Any, folder: Path) -> np.ndarray:
+        """A .npy file, numbers (blank, comma or semicolon between them, or a JSON list), or an array -> float32 window."""
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
+            return finite(shaped(numbers(cell, folder).astype(np.float32), self._shape))
+
+    def frontend(self) -> list[Op]:
+        if self.mean is None or self.std is None:
+            return []
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        return [Affine((1 / std).astype(np.float32), (-mean / std).astype(np.float32))]
+
+    def synthetic(self, rng: np.random.Generator) -> np.ndarray:
+        """A random walk a channel, around the mean where the card has one."""
+        walk = rng.normal(0, 1, self._shape)
+        if len(self._shape) > 1:
+            walk = np.cumsum(walk, axis=0) / np.sqrt(self._shape[0])
+        if self.mean is not None and self.std is not None:
+            walk = walk * np.asarray(self.std) + np.asarray(self.mean)
+        return walk.astype(np.float32)
+
+    def file(self, cell: Any) -> str | None:
+        return cell if is_npy(cell) else None

@@ -1,0 +1,116 @@
+"""Text: int64 token ids (length,) into the graph; ids, and after them a mask where the card asks, into ``forward``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.frontend_ops import Mask, Op
+from edgemm.contracts.modality import Modality, leaf
+from edgemm.errors import CardError, DataError
+
+
+@dataclass(frozen=True)
+class Text(Modality):
+    """A text as ``length`` token ids, cut or padded at the tokenizer's side (the end, unless it says otherwise).
+
+    Attributes:
+        tokenizer: A Hugging Face ``tokenizers`` JSON file. Without one the card says ``vocab`` and ``train`` builds it.
+        vocab: Number of ids the model has an embedding for.
+        mask: Whether forward gets, after the ids, a mask with 1 at tokens and 0 at padding.
+        pad: Id of padding, where the tokenizer does not name one.
+    """
+
+    length: int
+    tokenizer: str | None = None
+    vocab: int | None = None
+    mask: bool = False
+    pad: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise CardError(f"length is {self.length}.", fix="write a number of tokens, at least 1.")
+        if self.vocab is not None and self.vocab < 3:
+            raise CardError(f"vocab is {self.vocab}.", why="0 is <pad> and 1 is <unk>.", fix="write at least 3.")
+        if self.tokenizer is None and self.vocab is None:
+            raise CardError(
+                "neither tokenizer nor vocab is given.", fix="add tokenizer: <file.json>, or vocab: <size> for one made by train."
+            )
+
+    def dtype(self) -> str:
+        return "int64"
+
+    def shape(self) -> tuple[int | str, ...]:
+        return (self.length,)
+
+    def decode(self, cell: Any, folder: Path) -> np.ndarray:
+        """A string, or ids -> int64 (length,). An empty string is one unknown token, never all padding.
+
+        Raises:
+            DataError: Ids out of range or not whole numbers; a string where no tokenizer is there yet.
+        """
+        if isinstance(cell, str):
+            if self.tokenizer is None:
+                raise DataError(
+                    "a text cannot become token ids yet.",
+                    why=f"the card says vocab: {self.vocab} and names no tokenizer.",
+                    fix="train the model (train builds the vocabulary), or add tokenizer: <file.json> to the card.",
+                )
+            ids = self._words().encode(cell)
+        else:
+            ids = self._given(cell)
+        if self.vocab is not None and (ids.min() < 0 or ids.max() >= self.vocab):
+            raise DataError(
+                f"token id {int(ids.max() if ids.max() >= self.vocab else ids.min())} is outside vocab: {self.vocab}.",
+                why="the model has no embedding for it.",
+                fix="use the tokenizer the model was trained with, or set vocab to its size.",
+            )
+        return ids
+
+    def pad_id(self) -> int:
+        """Id of padding: the card's, else the tokenizer's, else 0."""
+        if self.pad is not None:
+            return self.pad
+        return self._words().pad if self.tokenizer is not None else 0
+
+    def absent(self) -> np.ndarray:
+        return np.full(self.length, self.pad_id(), np.int64)
+
+    def frontend(self) -> list[Op]:
+        return [Mask(self.pad_id())] if self.mask else []
+
+    def synthetic(self, rng: np.random.Generator) -> np.ndarray:
+        """Random ids, some of the tail padding."""
+        size = self.vocab or self._words().size
+        ids = np.full(self.length, self.pad_id(), np.int64)
+        count = int(rng.integers(1, self.length + 1))
+        ids[:count] = rng.integers(min(2, size - 1), size, count)
+        return ids
+
+    def _words(self) -> Any:
+        return leaf("_text.tokenizers", "reading tokenizers").load(self.tokenizer, self.length, self.pad)
+
+    def _given(self, cell: Any) -> np.ndarray:
+        ids = np.asarray(cell)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+            raise DataError(
+                f"token ids have dtype {ids.dtype} and shape {ids.shape}.",
+                why="a text is a string, or a list of whole numbers.",
+                fix="store the text itself, or ids of shape (length,).",
+            )
+        out = self.absent()
+        out[: len(ids)] = ids[: self.length]
+        return out
+
+
+def build_vocabulary(texts: Iterable[str], size: int) -> str:
+    """A word-level tokenizer of at most ``size`` ids, made of the most frequent lower-cased words.
+
+    Returns:
+        Hugging Face ``tokenizers`` JSON; 0 is ``<pad>``, 1 is ``<unk>``; words of the same count in alphabetical order.
+    """
+    return leaf("_text.tokenizers", "building a vocabulary").build(texts, size)

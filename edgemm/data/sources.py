@@ -1,0 +1,60 @@
+"""Which source a dataset's name means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgemm.contracts import plugins, user_code
+from edgemm.contracts.card import Card
+from edgemm.data import labels, samples
+from edgemm.data.lines import CsvManifest, JsonManifest
+from edgemm.data.manifest import SPLITS, Source
+from edgemm.errors import DataError
+from edgemm.store.artifact import sha256_of
+
+
+def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row_bytes: int) -> Source:
+    """The source that ``data`` names: a folder, a file, or ``module:callable``.
+
+    Args:
+        bad: Where a row of a manifest that names no split is noted, so that it is left out; None = such a row is an error.
+        row_bytes: Size of a decoded row.
+
+    Raises:
+        DataError: Nothing there that could be a dataset.
+    """
+    path = Path(data)
+    labelled = any(spec.task not in labels.UNLABELLED for spec in card.outputs.values())
+    if path.is_dir():
+        found = [path / f"manifest{suffix}" for suffix in MANIFESTS if (path / f"manifest{suffix}").is_file()]
+        if len(found) > 1:
+            names = " and ".join(file.name for file in found)
+            raise DataError(f"'{path}' has {names}.", why="a dataset has one manifest.", fix="remove one, or name the file itself.")
+        if not found and not any((path / f"{split}.npz").is_file() for split in SPLITS):
+            why = f"it has none of {', '.join(f'manifest{suffix}' for suffix in MANIFESTS)}, train.npz, val.npz, test.npz, calib.npz."
+            raise DataError(
+                f"'{path}' is no dataset.", why=why, fix="write a manifest.csv with a column split and one per input and output."
+            )
+        path = found[0] if found else path
+    if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
+        return samples.Npz(path, labelled=labelled)
+    if path.is_file() and path.suffix in MANIFESTS:
+        return MANIFESTS[path.suffix](path, bad)
+    if not path.exists() and ":" in str(data):
+        function = samples.load_function(str(data), user_code.folders(card))
+        digest = sha256_of(user_code.source_facts(card.replace(factory=str(data))))
+        return samples.Function(function, str(data), card.folder, digest, row_bytes)
+    why = "the file is neither .csv, .jsonl, .parquet nor .npz." if path.exists() else "there is no such file or folder."
+    raise DataError(f"'{data}' is no dataset.", why=why, fix="give a folder with a manifest, an .npz file, or module:callable.")
+
+
+def _parquet(path: Path, bad: dict[int, str] | None) -> Source:
+    try:
+        from edgemm.data.parquet import ParquetManifest
+    except ModuleNotFoundError as err:
+        raise plugins.missing_extra(err, "reading parquet") from err
+    return ParquetManifest(path, bad)
+
+
+MANIFESTS: dict[str, Callable[[Path, dict[int, str] | None], Source]] = {".csv": CsvManifest, ".jsonl": JsonManifest, ".parquet": _parquet}

@@ -1,0 +1,212 @@
+"""``precision: auto``: each branch alone, timed on the target in every precision the target has; only what gains is quantized.
+
+A branch alone is its part of the split graph, in processes of their own, in interleaved rounds. INT8 is taken where the interval of its
+ratio to the fastest float lies below 1; else the branch stays in float, in the short float type where the target has one, and so do the
+boundaries between branches: no quantizer is put there for the float side. Fusion and heads are one part and decided together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.measuring.schedule import Candidate, Timing, time_candidates
+from edgemm.box.measuring.statistics import percentiles, ratio
+from edgemm.contracts import plugins
+from edgemm.contracts.recipe import DEFAULT, Step
+from edgemm.contracts.target import Target
+from edgemm.errors import EdgemmError
+from edgemm.pipeline.stages import Job, quantize, samples
+from edgemm.store.artifact import Artifact, write_json
+
+AUTO, INT8 = "auto", "int8"
+WORDS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+"""A runtime's word for a float type -> a recipe's."""
+REST = "fusion and heads"
+GAINS_NOTHING = "INT8 is not shown to be faster here. It would still make the file smaller: set precision: {default: int8} for that."
+SECONDS, ROUNDS, CALLS, LAUNCHES = 1.5, 12, 40, 3
+"""Timed calls of each candidate; from three launches on the interval holds how much processes of one candidate differ."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Graph steps with every ``auto`` replaced, and why: a row a branch ``{"target", "branch", "ms", "choice", "reason"}``, ``ms`` by
+    precision with its interval."""
+
+    steps: tuple[Step, ...]
+    table: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+
+def decide(
+    job: Job,
+    exported: Artifact,
+    steps: Sequence[Step],
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    forbid: frozenset[str],
+    trained: bool = False,
+) -> Decided:
+    """Replace ``auto`` in the quantize step's precision.
+
+    Args:
+        exported: The float graph.
+        forbid: Float types that must not run.
+        trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
+    """
+    plain = tuple(normal(step) for step in steps)
+    asked: dict[str, str] = next((step.options["precision"] for step in plain if step.name == "quantize"), {})
+    if AUTO not in asked.values():
+        return Decided(plain)
+    all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in asked.items()})
+    target = plugins.find(Target, name)(**given)
+    reason = target.cannot_run() or ("training decided what is quantized." if trained else "")
+    if reason:
+        return Decided(all_int8, notes=[f"{name}: precision auto is INT8 everywhere: {reason}"])
+    quantized = quantize(job, exported, all_int8, name)
+    told = _timed(job, exported, quantized, name, given, forbid)
+    wanted = _wanted(exported, job, asked)
+    table = [
+        {"target": name, "branch": branch, **told[branch if branch in told else REST]} for branch, word in wanted.items() if word == AUTO
+    ]
+    chosen = {**wanted, **{row["branch"]: row["choice"] for row in table}}
+    notes = [] if INT8 in chosen.values() else [f"{name}: precision auto quantized nothing: {GAINS_NOTHING}"]
+    return Decided(_with(plain, chosen), table, notes)
+
+
+def normal(step: Step) -> Step:
+    """A graph step with its defaults written out, so that two that mean the same share what the cache holds."""
+    options = {key: option.default for key, option in plugins.options("steps", step.name).items() if not option.required}
+    options |= dict(step.options)
+    if step.name == "quantize":
+        precision = options["precision"]
+        options["precision"] = {DEFAULT: precision} if isinstance(precision, str) else dict(precision or {})
+        options.pop("on_miss")
+    return replace(step, options=options)
+
+
+def _with(steps: Sequence[Step], precision: Mapping[str, str]) -> tuple[Step, ...]:
+    changed = [{**step.options, "precision": dict(precision)} if step.name == "quantize" else step.options for step in steps]
+    return tuple(replace(step, options=options) for step, options in zip(steps, changed, strict=True))
+
+
+def _wanted(exported: Artifact, job: Job, asked: Mapping[str, str]) -> dict[str, str]:
+    """Branch -> the precision that a recipe's mapping gives it; what is named later overrides, the default comes first."""
+    from edgemm.graph import files
+    from edgemm.graph.branches import find_branches
+
+    branches = find_branches(files.load(exported.main), job.card)
+    wanted = dict.fromkeys(branches.names(), asked.get(DEFAULT, INT8))
+    for selector, word in asked.items():
+        if selector != DEFAULT:
+            wanted |= dict.fromkeys(branches.select(selector, job.card), word)
+    return wanted
+
+
+def _timed(
+    job: Job, exported: Artifact, quantized: Artifact, name: str, given: Mapping[str, Any], forbid: frozenset[str]
+) -> dict[str, dict[str, Any]]:
+    """Part -> ``{"ms", "choice", "reason"}``."""
+
+    def make(scratch: Path) -> Path:
+        parts = _parts(job, exported, quantized, scratch)
+        found = {}
+        for number, (part, (floats, integers, feed)) in enumerate(parts.items()):
+            job.show(f"timing {part}", number / len(parts))
+            found[part] = _choose(floats, integers, feed, name, given, forbid)
+        path = scratch / "precision.json"
+        write_json(path, found)
+        return path
+
+    versions = plugins.find(Target, name)(**given).versions()
+    inputs = {
+        "graph": exported.folder.name,
+        "quantized": quantized.folder.name,
+        "target": [name, dict(given)],
+        "forbid": sorted(forbid),
+        "data": job.fingerprint,
+    }
+    made = job.stage(f"precision {name}", inputs, make, packages=("onnx", *versions), on_this_machine=True)
+    return dict(json.loads(made.main.read_text(encoding="utf-8")))
+
+
+def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> dict[str, tuple[Path, Path | None, dict[str, np.ndarray]]]:
+    """Part -> its float graph, its graph with Q/DQ (None where nothing of it is quantized), and one sample for it."""
+    from edgemm.graph import files, parity
+    from edgemm.graph.split import split
+
+    model = files.load(exported.main)
+    floats, integers = split(model, job.card), split(files.load(quantized.main), job.card, like=model)
+    feed = dict(samples(job, 1)[0])
+    sides = {**floats.branches, REST: floats.rest}
+    found = {}
+    for number, (part, graph) in enumerate(sides.items()):
+        other = integers.rest if part == REST else integers.branches.get(part)
+        files_of_part = [files.save(graph, folder / f"{number}.float.onnx")]
+        if other is not None and any(node.op_type == "DequantizeLinear" for node in other.graph.node):
+            files_of_part.append(files.save(other, folder / f"{number}.int8.onnx"))
+        wanted = {value.name for value in graph.graph.input}
+        own = {key: array for key, array in feed.items() if key in wanted}
+        found[part] = (files_of_part[0], files_of_part[1] if len(files_of_part) > 1 else None, own)
+        if part != REST:
+            session = parity.reference_session(graph)
+            names = [value.name for value in session.get_outputs()]
+            feed |= dict(zip(names, session.run(names, own), strict=True))
+    return found
+
+
+def _choose(
+    floats: Path, integers: Path | None, feed: Mapping[str, np.ndarray], name: str, given: Mapping[str, Any], forbid: frozenset[str]
+) -> dict[str, Any]:
+    """Time one part in every precision and choose."""
+    target = plugins.find(Target, name)(**given)
+    choices = target.choices(forbid=forbid)
+    types = list(dict.fromkeys(choice.get("precision", "f32") for choice in choices))
+    short = WORDS[types[-1]]
+
+    def candidate(word: str, artifact: Path, float_type: str, asked: str) -> Candidate:
+        options = {**choices[0], **({"precision": float_type} if "precision" in choices[0] else {})}
+        return Candidate(word, "bundle", name, artifact, options, precision_asked=asked, target_options=given)
+
+    candidates = [candidate(WORDS[word], floats, word, word) for word in types]
+    if integers is None:
+        return {"ms": {}, "choice": short, "reason": "it has no layer that is quantized."}
+    candidates.append(candidate(INT8, integers, types[-1], f"int8+{types[-1]}"))
+    timings = time_candidates(candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.3, launches=LAUNCHES)
+    return choose(timings, short)
+
+
+def choose(timings: Mapping[str, Timing], short: str) -> dict[str, Any]:
+    """``{"ms", "choice", "reason"}`` for one part.
+
+    Args:
+        timings: By precision, rounds side by side.
+        short: The shortest float type that the target has: what a branch that is not quantized may run in.
+    """
+    table = {word: _ms(timing) for word, timing in timings.items() if timing.error is None}
+    known = [word for word in table if word != INT8]
+    if INT8 not in table or not known:
+        error = next(timing.error for timing in timings.values() if timing.error is not None)
+        return {"ms": table, "choice": short if known else INT8, "reason": _words(error)}
+    best = min(known, key=lambda word: table[word]["value"])
+    gain = ratio(timings[INT8].samples_ms, timings[best].samples_ms, launches=timings[INT8].launches)
+    interval = "" if gain.low is None or gain.high is None else f" [{gain.low:.2f}, {gain.high:.2f}]"
+    said = f"INT8 takes {gain.value:.2f}{interval} of the time of {best}"
+    if gain.verdict == "faster":
+        return {"ms": table, "choice": INT8, "reason": f"{said}."}
+    return {"ms": table, "choice": short, "reason": f"{said}: no gain is shown."}
+
+
+def _ms(timing: Timing) -> dict[str, Any]:
+    (p50,) = percentiles(timing.samples_ms, [50])
+    return {"value": p50.value, "low": p50.low, "high": p50.high}
+
+
+def _words(error: EdgemmError) -> str:
+    return f"could not be timed: {error.what} {error.why}".strip()

@@ -1,0 +1,252 @@
+"""The torch steps of a recipe, in order, each a cached stage: what comes out is a checkpoint, beside what the step found out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
+from edgemm.contracts.recipe import Recipe, Step
+from edgemm.contracts.report import Measurement
+from edgemm.contracts.target import Target
+from edgemm.data.in_memory import open_unlabeled
+from edgemm.errors import Collector
+from edgemm.pipeline import stages
+from edgemm.pipeline.stages import Job
+from edgemm.progress import Progress
+from edgemm.store.artifact import Artifact, write_json
+from edgemm.workshop.models.checkpoint.files import CARD
+from edgemm.workshop.models.checkpoint.identity import identity
+
+if TYPE_CHECKING:
+    from edgemm.workshop.models.fused import FusedModel
+
+TRAINERS = ("torch", "torchao", "accelerate", "transformers")
+QDQ = "qdq.onnx"
+TIMING_SAMPLES = 16
+"""Calibration samples where a model is only timed: its ranges do not matter."""
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A run after its torch steps.
+
+    Attributes:
+        job: The run on the checkpoint that came out; the original's where a recipe has no torch step.
+        exported: Its float graph.
+        applied: For each step ``{"step", "options", "facts", "seconds"}``, as the report shows them.
+        notes: What the steps had to say.
+        graph: The Q/DQ graph of a step that trained one (``qat``); graph steps then start there.
+    """
+
+    job: Job
+    exported: Artifact
+    applied: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    graph: Artifact | None = None
+
+    def heaviest_cut(self) -> str:
+        """The branch and the layer that pruning took most from, by its own criterion, as a sentence; "" where nothing was pruned."""
+        cuts = [step["facts"]["layers"] for step in self.applied if step["step"] == "prune"]
+        rows = [row for cut in cuts for row in cut]
+        left = dict.fromkeys([row["branch"] for row in rows], 1.0)  # a later cut takes its share of what the earlier one left
+        for cut in cuts:
+            for branch in left:
+                left[branch] *= 1 - sum(row["share_of_branch_lost"] for row in cut if row["branch"] == branch)
+        branch = min(left, key=lambda name: left[name], default="")
+        share = 1 - left.get(branch, 1.0)
+        if not share:
+            return ""
+        worst = max((row for row in rows if row["branch"] == branch), key=lambda row: row["share_of_branch_lost"])
+        before, after = worst["channels"]
+        return (
+            f"Pruning took most from branch '{branch}' ({share:.0%} of what its channels give by the criterion), "
+            f"most of all from its layer '{worst['layer']}' ({before} -> {after} channels)."
+        )
+
+
+@dataclass
+class _Told:
+    """What a step says while it runs."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def check(job: Job, recipe: Recipe) -> None:
+    """Ask every step what cannot be, before any work is done: a wrong option of the last is told before hours of training for the first.
+
+    A step's file may define ``check(ctx, **options)``; it gets every option, its default where the recipe does not name it.
+
+    Raises:
+        EdgemmError: One mistake.
+        Mistakes: All of them.
+    """
+    from edgemm.contracts.step import Context
+
+    found = Collector()
+    for step in recipe.steps:
+        asked = getattr(plugins.import_plugin("steps", step.name), "check", None)
+        given = {option.name: option.default for option in plugins.options("steps", step.name).values()} | dict(step.options)
+        for name in recipe.targets if step.stage == "graph" else list(recipe.targets)[:1]:
+            numerics = plugins.load(Target, name).numerics
+            context = Context(job.card, job.dataset, Path(), target=name, numerics=numerics, seed=job.seed)
+            if asked is not None:
+                with found.catch():
+                    asked(context, **given)
+    found.raise_if_any()
+
+
+def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped:
+    """Run the torch steps of a recipe one after the other, each on what the one before left, and export the result.
+
+    Args:
+        exported: The original's float graph: a model that nobody can export is not trained in vain.
+
+    Raises:
+        EdgemmError: What a step refuses or finds broken.
+        ParityError: The graph of the result computes something else.
+    """
+    shaped = Shaped(job, exported)
+    for number, step in enumerate(recipe.torch_steps(), 1):
+        shaped = _after(shaped, job, recipe, step, number, opset)
+    return replace(shaped, exported=stages.export(shaped.job, opset=opset)) if shaped.applied else shaped
+
+
+def retrain(shaped: Shaped, job: Job, recipe: Recipe, *, opset: int) -> Artifact:
+    """The graph with Q/DQ of one more step, ``qat`` as it comes: what a recipe's ``on_miss: qat`` falls back on."""
+    graph = _after(shaped, job, recipe, Step("qat", {}, "torch"), len(shaped.applied) + 1, opset).graph
+    assert graph is not None  # what qat is for
+    return graph
+
+
+def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, opset: int) -> Shaped:
+    """The run after one more step, found in the cache or made."""
+
+    def make(scratch: Path) -> Path:
+        return _run(scratch, before.job, job, recipe, step, opset)
+
+    measures = any(key.startswith("latency") and value is not None for key, value in step.options.items())
+    inputs = {
+        "model": before.job.identity,
+        "teacher": job.identity,
+        "step": [step.name, dict(step.options)],
+        "named": named(step, job.card),
+        "target": [next(iter(recipe.targets)), dict(next(iter(recipe.targets.values())))],
+        "timed_with": [[s.name, dict(s.options)] for s in recipe.graph_steps()] if measures else None,
+        "data": job.fingerprint,
+        "seed": job.seed,
+        "opset": opset,
+    }
+    name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
+    made = job.stage(name, inputs, make, packages=TRAINERS, on_this_machine=measures)
+    told = json.loads(made.sibling("facts.json").read_text(encoding="utf-8"))
+    after = replace(before.job, card=cards.load(made.main))
+    graph = Artifact(made.sibling(QDQ), made.provenance) if made.sibling(QDQ).is_file() else None
+    row = {"step": step.name, "options": dict(step.options), "facts": told["facts"]}
+    return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *told["notes"]], graph)
+
+
+def named(step: Step, card: cards.Card) -> dict[str, Any]:
+    """What a step's options name beside the model and its data: another teacher, rows without labels. For keys.
+
+    Raises:
+        CardError, CheckpointError, DataError: It is not there.
+    """
+    found: dict[str, Any] = {}
+    if step.options.get("teacher"):
+        found["teacher"] = identity(cards.load(step.options["teacher"]))
+    if step.options.get("unlabeled"):
+        found["unlabeled"] = open_unlabeled(step.options["unlabeled"], card).fingerprint()
+    return found
+
+
+def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
+    """Run one step and write its checkpoint, what it told, and the Q/DQ graph if it made one."""
+    from edgemm.contracts.step import Context
+    from edgemm.workshop.models.checkpoint.loading import load_model, write_model
+    from edgemm.workshop.models.onnx_export import export_onnx
+
+    told = _Told()
+    model = load_model(current.card)
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
+        context = Context(
+            card=current.card,
+            dataset=current.dataset,
+            scratch=Path(aside),
+            target=next(iter(recipe.targets)),
+            numerics=plugins.load(Target, next(iter(recipe.targets))).numerics,
+            seed=current.seed,
+            progress=current.show,
+            facts=told.facts,
+            note=told.notes.append,
+            teacher=load_model(original.card),
+            measure=_timer(current, recipe, opset),
+        )
+        made = plugins.function("steps", step.name)(model, context, **step.options)
+        floats = getattr(made, "float_model", None)  # a quantized model has one: its checkpoint
+        if floats is not None:
+            export_onnx(made, scratch / QDQ, opset=opset)
+        write_model(floats or made, scratch, scratch)
+    write_json(scratch / "facts.json", {"facts": told.facts, "notes": told.notes})
+    return scratch / CARD
+
+
+def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[Measurement]] | None:
+    """Times a model as the recipe's first target would run it; None where that target cannot run here.
+
+    The first model it is given runs beside every later one, round by round, and what a machine lost or gained in between is taken out: on
+    a shared box the same graph took 0.35 ms, and 0.23 ms after a minute of training.
+    """
+    name, given = next(iter(recipe.targets.items()))
+    target = plugins.find(Target, name)(**given)
+    if target.cannot_run():
+        return None
+    first: list[tuple[Path, float]] = []
+
+    def measure(model: FusedModel) -> list[Measurement]:
+        from edgemm.box.measuring.measurements import measurements
+        from edgemm.box.measuring.schedule import Candidate, time_candidates
+        from edgemm.workshop.models.checkpoint.loading import save_model
+
+        with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
+            card = save_model(model, Path(aside) / "model")
+            alone = replace(job, card=card, progress=Progress(), made=[], reused=[])
+            exported = stages.export(alone, opset=opset)
+            graph = stages.quantize(alone, exported, [_quick(step) for step in recipe.graph_steps()], name)
+            candidate = Candidate("candidate", "bundle", name, graph.main, target.choices()[0], target_options=given)
+            beside = [replace(candidate, name="first", artifact=path) for path, _ in first]
+            timed = time_candidates([candidate, *beside], stages.samples(alone, 1)[0], launches=0, seconds=4.0, warmup_s=0.5)
+            found = measurements(candidate, timed["candidate"])
+        if not first:
+            first.append((graph.main, _p50_ms(found)))
+            return found
+        return as_before(found, first[0][1] / _p50_ms(measurements(beside[0], timed["first"])))
+
+    return measure
+
+
+def as_before(found: Sequence[Measurement], pace: float) -> list[Measurement]:
+    """Latencies as the machine would have shown them when it was ``pace`` times as slow as now; other measurements as they are."""
+
+    def at(bound: float | None) -> float | None:
+        return None if bound is None else bound * pace
+
+    return [replace(m, value=m.value * pace, low=at(m.low), high=at(m.high)) if m.name.startswith("latency_") else m for m in found]
+
+
+def _p50_ms(found: Sequence[Measurement]) -> float:
+    return next(m.value for m in found if m.name == "latency_p50_ms")
+
+
+def _quick(step: Step) -> Step:
+    """A graph step as cheap as it goes without changing what its result costs to run."""
+    options = dict(step.options)
+    if step.name == "quantize":
+        options["calibration_samples"] = TIMING_SAMPLES
+    return replace(step, options=options)

@@ -1,0 +1,159 @@
+"""One offline page that shows a report: no outside part, no script, light and dark, wide and narrow.
+
+Whatever the report lacks is left out of the page, so that it serves ``train`` (curves), ``benchmark`` (measurements) and ``compress``
+(everything) alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from edgemm.contracts.report import Measurement, Report, Variant
+from edgemm.report import charts
+from edgemm.report.applied import applied
+from edgemm.report.charts import Bar
+from edgemm.report.chosen import guard, precision, runtime_options
+from edgemm.report.headline import lead, tiles
+from edgemm.report.measured import measured
+from edgemm.report.modalities import modalities
+from edgemm.report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
+from edgemm.report.sensitivity import sensitivity
+from edgemm.report.words import in_unit, name_of, number, shown, unit_of
+
+STYLE = Path(__file__).with_name("report.css")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SUBJECTS = {
+    "original": "the trained model, fp32",
+    "float": "the same runtime, forced to f32",
+    "default": "the same runtime as it comes",
+    "bundle": "what the bundle runs",
+}
+
+
+def render(report: Report) -> str:
+    """The report as one HTML file."""
+    title = str(report.details.get("title") or _title(report.details))
+    body = "".join(part for part in (draw(report) for draw in SECTIONS) if part)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n<style>{STYLE.read_text(encoding="utf-8")}</style></head>\n'
+        f"<body><main><header><h1>{escape(title)}</h1>{lead(report)}</header>\n{body}"
+        f"<footer>Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.</footer></main></body></html>\n"
+    )
+
+
+def _title(details: Mapping[str, Any]) -> str:
+    card, recipe = details.get("card"), details.get("recipe")
+    return f"{card}, compressed with {recipe}" if card and recipe else str(card or "edgemm report")
+
+
+def _notes(report: Report) -> str:
+    notes = report.details.get("notes") or ()
+    listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
+    return f'<section class="notes"><h2>Worth knowing</h2><ul>{listed}</ul></section>' if notes else ""
+
+
+def _budgets(report: Report) -> str:
+    if not report.budgets:
+        return ""
+    moods = {"met": ("good", "✓ met"), "missed": ("bad", "✕ missed"), "unknown": ("doubt", "? unknown")}
+    rows = []
+    for v in report.budgets:
+        mood, word = moods.get(v.verdict, ("doubt", v.verdict))
+        mood, word = ("doubt" if v.verdict == "met" else mood, f"{word}, unsure") if v.uncertain else (mood, word)
+        unit = escape(unit_of(v.name) if v.unit is None else v.unit)
+        value = "not measured" if v.value is None else f"{number(v.value)} {unit}".rstrip()
+        interval = "" if v.low is None or v.high is None else f"<small>{number(v.low)} … {number(v.high)}</small>"
+        name = name_of(v.name, v.output)
+        badge = f'<span class="badge {mood}">{escape(word)}</span>'
+        rows.append([escape(name), escape(v.target or ""), f"{value}{interval}", f"{number(v.limit)} {unit}".rstrip(), badge])
+    head = ["Budget", "Target", "#Measured", "#Limit", "#Verdict"]
+    return section("Budgets", "A verdict is unsure where the interval reaches across the limit.", table(head, rows))
+
+
+def _before_and_after(report: Report) -> str:
+    variants = report.variants()
+    panels = [_panel(variants, name, None, charts.bars) for name in ("size_mib", "latency_p50_ms", "latency_p95_ms", "peak_rss_mib")]
+    guarded = dict.fromkeys((m.name, m.output) for m in report.measurements if m.output and m.name != "accuracy_drop_points")
+    for name, output in guarded:
+        percent = any(m.unit == "ratio" for m in report.find(name, output=output))
+        panels.append(_panel(variants, name, output, functools.partial(charts.dots, percent=percent)))
+    if not any(panels):
+        return ""
+    legend = "".join(_key(subject) for subject in SUBJECTS if any(variant.subject == subject for variant in variants))
+    every = f"<details><summary>Every number</summary>{_everynumber(report, variants)}</details>"
+    title = "Before and after" if len({variant.subject for variant in variants}) > 1 else "Measurements"
+    return section(title, "", f'<div class="legend">{legend}</div><div class="panels">{"".join(panels)}</div>{every}')
+
+
+def _key(subject: str) -> str:
+    name = "compressed" if subject == "bundle" else subject
+    return f'<span class="key k-{subject}"><i class="swatch"></i>{name} <small>{SUBJECTS[subject]}</small></span>'
+
+
+def _panel(variants: Sequence[Variant], name: str, output: str | None, draw: Callable[[Sequence[Bar]], str]) -> str:
+    found = [(variant, m) for variant in variants if (m := variant.get(name, output))]
+    rows = [Bar(variant.label, m.value, shown(m), variant.precision, variant.subject, m.low, m.high) for variant, m in found]
+    title = name_of(name, output)
+    better = "higher is better" if found and found[0][1].better == "higher" else "lower is better"
+    return f"<div><h3>{escape(title)} <small>{better}</small></h3>{draw(rows)}</div>" if rows else ""
+
+
+def _everynumber(report: Report, variants: Sequence[Variant]) -> str:
+    keys = dict.fromkeys((m.name, m.output) for variant in variants for m in variant.measurements)
+    rows = []
+    for name, output in keys:
+        cells = [f"{escape(name_of(name))}{f' <small>{escape(output)}</small>' if output else ''}"]
+        for variant in variants:
+            m = variant.get(name, output)
+            cells.append(_cell(m) if m else "")
+        rows.append(cells)
+    asked = [next((m.precision_asked for m in variant.measurements if m.precision_asked), "") or "" for variant in variants]
+    ran = [next((m.precision_ran for m in variant.measurements if m.precision_ran), "") or "" for variant in variants]
+    first = [["Precision asked for", *map(escape, asked)]] * any(asked) + [["Precision that ran", *map(escape, ran)]] * any(ran)
+    return table(["", *(f"#{variant.label}" for variant in variants)], first + rows, stack=False)
+
+
+def _cell(m: Measurement) -> str:
+    interval = "" if m.low is None or m.high is None else f"{in_unit(m, m.low)} … {in_unit(m, m.high)}"
+    count = f"n = {m.n}" if m.n else ""
+    small = "; ".join(word for word in (interval, count) if word)
+    return f"{escape(shown(m))}{f'<small>{escape(small)}</small>' if small else ''}"
+
+
+def _latency(report: Report) -> str:
+    samples = report.details.get("latency_samples_ms") or {}
+    names = {variant.candidate: variant.label for variant in report.variants() if variant.candidate}
+    samples = {names.get(label, label): values for label, values in samples.items()}
+    drawn = charts.ridges(samples, {label: _kind(label, report.variants()) for label in samples})
+    return section("Latency distribution", "Timed calls. Solid line: median; dotted line: 95th percentile.", drawn) if drawn else ""
+
+
+def _kind(label: str, variants: Sequence[Variant]) -> str:
+    """The subject whose colour a curve takes: that of the variant of this name, else the subject that its words name."""
+    known = next((variant.subject for variant in variants if label == variant.label), None)
+    words = label.replace(",", " ").split()
+    return known or next((subject for subject in SUBJECTS if subject in words), "original" if "torch" in words else "bundle")
+
+
+def _confusion(report: Report) -> str:
+    parts = []
+    for output, found in (report.details.get("confusion") or {}).items():
+        pair = [(word, found[key]) for key, word in (("before", "Before"), ("after", "After")) if found.get(key)]
+        heading = f"<h3>{escape(str(output))}</h3>" if len(report.details["confusion"]) > 1 and len(pair) > 1 else ""
+        pair = pair if len(pair) > 1 else [(str(output), counts) for _, counts in pair]
+        drawn = "".join(charts.matrix(found["labels"], counts, word) for word, counts in pair)
+        parts.append(f'{heading}<div class="panels">{drawn}</div>')
+    about = "Rows: what is true. Columns: what was answered. Shade: share of the row; red is wrong."
+    return section("Confusion matrix", about, "".join(parts)) if parts else ""
+
+
+SECTIONS: tuple[Callable[[Report], str], ...] = (
+    tiles, _notes, _budgets, _before_and_after, _latency, ratios, measured, _confusion, modalities, branches, sensitivity,
+    precision, runtime_options, guard, applied, curves, parity, steps, files, environment,
+)  # fmt: skip

@@ -1,0 +1,202 @@
+"""The sections of the report page that show ``Report.details``: branches, curves, parity, what was done, files, the machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from edgemm.contracts.report import Report
+from edgemm.report import charts
+from edgemm.store.artifact import show_size
+
+LAYERS_SHOWN = 25
+PRECISIONS = ("before", "after", "fp32", "fp16", "int8")
+VALUE_WORDS = {"instructions": "Instruction sets", "memory_gib": "Memory, GiB"}
+
+
+def section(title: str, about: str, body: str) -> str:
+    """One card of the page; ``about`` is text, ``body`` HTML."""
+    said = f'<p class="about">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{escape(title)}</h2>{said}{body}</section>\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = True) -> str:
+    """A table without its empty columns. Where the page is too narrow its rows become blocks (``stack``), or it scrolls by itself.
+
+    Args:
+        head: Column titles as text; a leading ``#`` means numbers, aligned right.
+        rows: Cells as HTML.
+    """
+    kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
+    head, rows = [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    kinds = [' class="number"' if title.startswith("#") else "" for title in head]
+    names = [escape(title.removeprefix("#"), quote=True) for title in head]
+    titles = "".join(f"<th scope=col{kind}>{name}</th>" for name, kind in zip(names, kinds, strict=True))
+    body = []
+    for first, *cells in rows:
+        inner = "".join(f'<td{kind} data-name="{name}">{cell}</td>' for name, kind, cell in zip(names[1:], kinds[1:], cells, strict=True))
+        body.append(f"<tr><th scope=row>{first}</th>{inner}</tr>")
+    name = "data stack" if stack else "data"
+    return f'<div class="wide"><table class="{name}"><thead><tr>{titles}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def branches(report: Report) -> str:
+    """A row for each branch: what it holds, what it costs, what it runs in."""
+    found = report.details.get("branches") or []
+    if not found:
+        return ""
+    sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in found)]
+    head = ["Branch", "Precision", "#Parameters", "#MACs", "Time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
+    drawn = table(head, [_branch(row, sizes) for row in found])
+    return section(
+        "Branches",
+        "The parts of the model, found in its graph. Time: share of all layers' time, as the runtime told it layer by layer.",
+        drawn,
+    )
+
+
+def _branch(row: Mapping[str, Any], sizes: Sequence[str]) -> list[str]:
+    share, sqnr = row.get("latency_share"), row.get("sqnr_db")
+    bar = (
+        f'<div class="share"><span><i style="width:{100 * share:.1f}%"></i></span><b>{100 * share:.1f} %</b></div>'
+        if share is not None
+        else ""
+    )
+    held = [f"{row['size_mib'][key]:.3g}" if key in (row.get("size_mib") or {}) else "" for key in sizes]
+    counts = [_counts(row.get(key)) for key in ("parameters", "macs")]
+    noise = "" if sqnr is None else "exact" if sqnr == math.inf else f"{sqnr:.1f}"
+    return [escape(str(row["branch"])), escape(str(row.get("precision") or "")), *counts, bar, *held, noise]
+
+
+def _counts(value: float | Mapping[str, float] | None) -> str:
+    """A count, or one before and after with an arrow where they differ."""
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        return _count(value)
+    before, after = value["before"], value["after"]
+    return _count(after) if before == after else f"{_count(before)} &rarr; {_count(after)}"
+
+
+def _count(value: float) -> str:
+    for size, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {word}"
+    return f"{value:.3g}"
+
+
+def curves(report: Report) -> str:
+    """One chart for each ``<chart>/...`` of the curves, a line for each ``.../<line>``."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for name, points in (report.details.get("curves") or {}).items():
+        chart, _, line = str(name).rpartition("/")
+        grouped.setdefault(chart or line, {})[line] = points
+    drawn = [(chart, charts.lines(series, x_label="epoch")) for chart, series in grouped.items()]
+    panels = "".join(f"<div><h3>{escape(chart)}</h3>{lines}</div>" for chart, lines in drawn if lines)
+    return section("Training", "", f'<div class="panels">{panels}</div>') if panels else ""
+
+
+def parity(report: Report) -> str:
+    """The ladder from the original to the target, rung by rung."""
+    found = report.details.get("parity") or []
+    rungs = "".join(_rung(rung) for rung in found)
+    about = "Each form of the model against the one before it, on real samples. SQNR: the error's distance below the signal."
+    return section("Parity ladder", about, f'<ol class="ladder">{rungs}</ol>') if found else ""
+
+
+def _rung(rung: Mapping[str, Any]) -> str:
+    ok = rung.get("ok", True)
+    badge = f'<span class="badge {"good" if ok else "bad"}">{"✓ holds" if ok else "✕ breaks"}</span>'
+    forms = f"{rung.get('reference', '')} → {rung.get('candidate', '')}"
+    parts = [f"<b>{escape(str(rung['name']))}</b> {badge} <small>{escape(forms)}</small>"]
+    for kind in ("outputs", "branches"):
+        said = [f"{escape(str(name))} {_difference(gap)}" for name, gap in (rung.get(kind) or {}).items()]
+        parts += [f"<p>{kind}: {' · '.join(said)}</p>"] if said else []
+    culprit = rung.get("culprit")
+    if culprit:
+        branch, node = (escape(str(culprit.get(key))) for key in ("branch", "node"))
+        parts.append(f"<p>first differs in branch <b>{branch}</b>, node <code>{node}</code></p>")
+    parts += [f"<p>{escape(str(rung['note']))}</p>"] if rung.get("note") else []
+    return f'<li class="{"good" if ok else "bad"}">{"".join(parts)}</li>'
+
+
+def _difference(gap: Mapping[str, Any]) -> str:
+    sqnr, largest = gap.get("sqnr_db"), gap.get("max_abs")
+    if largest == 0:
+        return "exact"
+    noise = "not finite" if sqnr is None or not math.isfinite(sqnr) else f"{sqnr:.0f} dB"
+    return f"{noise}{f' (at most {largest:.2g} off)' if largest is not None and math.isfinite(largest) else ''}"
+
+
+def ratios(report: Report) -> str:
+    """Candidates against each other, timed side by side."""
+    rows = []
+    for ratio in report.details.get("ratios") or []:
+        low, high = ratio.get("low"), ratio.get("high")
+        interval = "" if low is None or high is None else f"<small>{1 / high:.2f}× … {1 / low:.2f}×</small>"
+        verdict, disturbed = str(ratio.get("verdict") or ""), bool(ratio.get("disturbed"))
+        mood = "doubt" if disturbed else {"faster": "good", "slower": "bad"}.get(verdict, "doubt")
+        badge = f'<span class="badge {mood}">{escape(verdict)}{" (disturbed)" * disturbed}</span>'
+        rows.append([escape(str(ratio["candidate"])), escape(str(ratio["baseline"])), f"{1 / ratio['value']:.2f}×{interval}", badge])
+    about = "How many times as fast, by the medians of interleaved rounds; the interval is of the pair, not of each alone."
+    return section("Side by side", about, table(["Candidate", "Against", "#Speed", "#Verdict"], rows)) if rows else ""
+
+
+def steps(report: Report) -> str:
+    """What was done, with seconds."""
+    found = report.details.get("steps") or []
+    if not found:
+        return ""
+    total = sum(float(step.get("seconds") or 0) for step in found)
+    longest = max((float(step.get("seconds") or 0) for step in found), default=0.0) or 1.0
+    rows = []
+    for step in found:
+        seconds = float(step.get("seconds") or 0)
+        bar = f'<div class="share"><span><i style="width:{100 * seconds / longest:.1f}%"></i></span><b>{seconds:.1f} s</b></div>'
+        spent = '<span class="badge">reused</span>' if step.get("reused") else bar
+        rows.append([escape(str(step["name"])), escape(str(step.get("text") or "")), spent])
+    return section("What was done", f"{len(rows)} stages, {total:.0f} seconds.", table(["Stage", "What", "Time"], rows))
+
+
+def files(report: Report) -> str:
+    """Files of the bundle by size, and the slowest layers."""
+    parts = []
+    sizes: Mapping[str, int] = report.details.get("files") or {}
+    if sizes:
+        rows = [[f"<code>{escape(name)}</code>", show_size(size)] for name, size in sorted(sizes.items(), key=lambda item: -item[1])]
+        parts.append(f"<details><summary>{len(rows)} files</summary>{table(['File', '#Size'], rows)}</details>")
+    layers = [layer for layer in report.details.get("layers") or [] if layer.get("time_us")]
+    if layers:
+        slowest = sorted(layers, key=lambda layer: -layer["time_us"])[:LAYERS_SHOWN]
+        rows = [_layer(layer) for layer in slowest]
+        drawn = table(["Layer", "Kind", "Ran in", "Kernel", "#Time"], rows)
+        parts.append(f"<details><summary>The {len(rows)} slowest of {len(layers)} layers</summary>{drawn}</details>")
+    return section("Inside the bundle", "", "".join(parts)) if parts else ""
+
+
+def _layer(layer: Mapping[str, Any]) -> list[str]:
+    words = [escape(str(layer.get(key) or "")) for key in ("kind", "precision", "kernel")]
+    return [f"<code>{escape(_first(str(layer['name'])))}</code>", *words, f"{layer['time_us']:.0f} µs"]
+
+
+def _first(names: str) -> str:
+    """Of a fused layer's long list of names the first, and how many more."""
+    first, _, rest = names.partition(",")
+    return f"{first} +{rest.count(',') + 1}" if rest else first
+
+
+def environment(report: Report) -> str:
+    """The machine and the versions: without them a number means nothing."""
+    facts = []
+    for key, value in report.environment.items():
+        if value in (None, "", [], {}):
+            continue
+        word = VALUE_WORDS.get(key, key.replace("_", " ").capitalize())
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {entry}" for name, entry in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        facts.append(f"<dt>{escape(word)}</dt><dd>{escape(str(value))}</dd>")
+    return section("Measured where", "", f'<dl class="facts">{"".join(facts)}</dl>') if facts else ""

@@ -1,0 +1,124 @@
+"""The cache of finished stages: same key, same artifact, nothing is done twice.
+
+A key is the hash of everything a stage's result depends on: edgemm's own source, the versions of the packages it calls, options, the
+keys of what went in, and, for stages that measure or compile, the machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgemm.errors import CheckpointError
+from edgemm.store.artifact import RECORD, Artifact, Maker, folder_in_one_step, sha256_file, sha256_of, write_bytes, write_json
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def root() -> Path:
+    """``$EDGEMM_CACHE``, or ``~/.cache/edgemm``."""
+    return Path(os.environ.get("EDGEMM_CACHE") or Path.home() / ".cache" / "edgemm")
+
+
+def stage(name: str, inputs: Mapping[str, Any], make: Maker, *, packages: Iterable[str] = (), on_this_machine: bool = False) -> Artifact:
+    """The artifact of stage ``name`` for ``inputs``: found in the cache, or made there by ``make`` in one step.
+
+    Args:
+        inputs: Plain values that, with edgemm's source and ``packages``, determine the result.
+        make: Called with an empty scratch folder; returns the main file in it.
+        packages: Distributions whose version matters.
+        on_this_machine: True where the result depends on the machine too.
+    """
+    facts = key_facts(inputs, packages=packages, on_this_machine=on_this_machine)
+    place = root() / name / sha256_of(facts)[:32]
+    found = lookup(place)
+    if found is not None:
+        return found
+    with folder_in_one_step(place) as scratch:
+        main = make(scratch)
+        write_json(scratch / RECORD, {"stage": name, "main": str(main.relative_to(scratch)), "key": facts})
+    artifact = lookup(place)
+    assert artifact is not None  # just written
+    return artifact
+
+
+def lookup(place: Path) -> Artifact | None:
+    """The artifact in folder ``place``, or None when there is none (or an unreadable one, which is then removed)."""
+    try:
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        main = place / record["main"]
+        if main.exists():
+            os.utime(place)
+            return Artifact(main, record["key"])
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError):
+        shutil.rmtree(place, ignore_errors=True)
+    return None
+
+
+def key_facts(inputs: Mapping[str, Any], *, packages: Iterable[str] = (), on_this_machine: bool = False) -> dict[str, Any]:
+    return {
+        "edgemm": source_digest(),
+        "versions": {name: version(name) for name in sorted(packages)},
+        "inputs": dict(inputs),
+        "machine": machine() if on_this_machine else None,
+    }
+
+
+def version(package: str) -> str:
+    """Installed version of a distribution, or ``absent``."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@functools.cache
+def source_digest() -> str:
+    """Hash of edgemm's own source files that can change a result (verbs' printing and the report's looks cannot)."""
+    files = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() not in ("cli.py",))
+    return sha256_of([(path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in files])
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """What makes two machines different to a compiler: processor, cores, its instruction sets."""
+    flags, model = "", platform.processor()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                flags = value.strip()
+            elif key.strip() == "model name":
+                model = value.strip()
+            if flags and model and not line.strip():
+                break
+    except OSError:
+        pass
+    return {"processor": model, "architecture": platform.machine(), "cores": len(os.sched_getaffinity(0)), "flags": sha256_of(flags)[:16]}
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """A file's identity for a key: the hash of its content, remembered by size and time so that big files are read once.
+
+    Raises:
+        CheckpointError: The file is missing or unreadable.
+    """
+    try:
+        status = path.stat()
+        memory = root() / "sha256" / sha256_of([str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino])[:32]
+        if memory.is_file():
+            return {"sha256": memory.read_text().strip()}
+        digest = sha256_file(path)
+    except OSError as err:
+        raise CheckpointError(f"cannot read '{path}'.", why=str(err), fix="check the path in the card and its permissions.") from err
+    write_bytes(memory, digest.encode())
+    return {"sha256": digest}

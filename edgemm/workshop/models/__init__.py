@@ -1,0 +1,1 @@
+"""The fused model: reference parts, whole models, tracing and export."""

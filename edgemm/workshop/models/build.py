@@ -1,0 +1,128 @@
+"""Reference models: `factory: models:<shipped card>` -> encoders x fusion x heads, put together as the card says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edgemm.contracts import modality as modalities
+from edgemm.contracts import plugins
+from edgemm.contracts.card import Card, Input
+from edgemm.data.modalities.text import Text
+from edgemm.errors import CardError, Collector
+from edgemm.workshop.models.composed import Composed
+from edgemm.workshop.models.part_choices import Choice, choices
+from edgemm.workshop.models.protocols import Encoder, Features, Fusion, Head
+
+
+def build(card: Card) -> Composed:
+    """The model that ``card`` describes, with fresh weights.
+
+    The shipped card's kwargs are the start; the card's own go over them, option by option where both name the same plugin. An
+    encoder is found by the input's name, else by its modality; a head by the output's name, else by its task.
+
+    Returns:
+        A module whose ``forward`` takes the front-ends' tensors in card order and returns a dict by output name.
+
+    Raises:
+        CardError: An unknown reference model, encoder, fusion, head or option (with the nearest known one), or parts that do not fit.
+        Mistakes: Several of these.
+    """
+    encoders, fusion, heads = choices(card)
+    _check_names_and_steps(card)
+    found = Collector()
+    parts: dict[str, Encoder] = {}
+    masked: list[str] = []
+    for name, (kind, given) in encoders.items():
+        with found.catch():
+            features, tensors = features_of(card.inputs[name], card.folder)
+            parts[name] = plugins.find(Encoder, kind)(features, **given)
+            masked += [name] if tensors > 1 else []
+    found.raise_if_any()
+    joined = plugins.find(Fusion, fusion[0])({name: encoder.width for name, encoder in parts.items()}, tuple(card.outputs), **fusion[1])
+    ends = _heads(card, heads, joined)
+    steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
+    per_step = [name for name, output in card.outputs.items() if output.per_step]
+    return Composed(parts, joined, ends, masked=masked, steps=steps, per_step=per_step)
+
+
+def features_of(spec: Input, folder: Path) -> tuple[Features, int]:
+    """What the encoder of this input receives, and as how many tensors (a text with a mask comes as two).
+
+    Found by sending one made-up sample through the numpy front-end, so that no shape rule is written twice.
+    """
+    modality = modalities.of(spec, folder=folder)
+    sample: Any = modality.synthetic(np.random.default_rng(0))[None]
+    for op in modality.frontend():
+        sample = op(sample)
+    tensors = sample if isinstance(sample, tuple) else (sample,)
+    shape = tuple(int(size) for size in tensors[0].shape[1:])
+    if isinstance(modality, Text):
+        return Features(spec.name, spec.modality, shape, folder, vocabulary_of(spec, folder), modality.pad_id()), len(tensors)
+    return Features(spec.name, spec.modality, shape, folder), len(tensors)
+
+
+def vocabulary_of(spec: Input, folder: Path) -> int:
+    """Number of token ids: the card's ``vocab``, else one more than the highest id in the tokenizer's file.
+
+    Raises:
+        CardError: The card gives neither, or the file cannot be read.
+    """
+    here = f"inputs.{spec.name}"
+    if spec.options.get("vocab"):
+        return int(spec.options["vocab"])
+    if not spec.options.get("tokenizer"):
+        raise CardError(f"{here}: it has neither 'vocab' nor 'tokenizer'.", why="the embedding table needs a size.", fix="add vocab: 1000.")
+    path = folder / spec.options["tokenizer"]
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        words = plain["model"]["vocab"]
+        ids = list(words.values()) if isinstance(words, dict) else list(range(len(words)))
+        return 1 + max([*ids, *(token["id"] for token in plain.get("added_tokens") or ())])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise CardError(
+            f"{here}: cannot read the vocabulary of '{path}'.", why=str(err), fix="give the JSON file that Hugging Face tokenizers writes."
+        ) from err
+
+
+def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, Head]:
+    found = Collector()
+    stepped = any(spec.steps for spec in card.inputs.values())
+    ends: dict[str, Head] = {}
+    for name, (kind, given) in chosen.items():
+        with found.catch():
+            head = plugins.find(Head, kind)
+            if not stepped and (head.takes_sequence or card.outputs[name].per_step):
+                asks = f"head '{kind}'" if head.takes_sequence else "'per_step: true'"
+                raise CardError(
+                    f"outputs.{name}: {asks} needs an input with steps.",
+                    why="no input of this card has 'steps', so there is one moment only.",
+                    fix="add steps: 8 to the inputs that come as a sequence.",
+                )
+            ends[name] = head(fusion.width_for(name), card.outputs[name], **given)
+    found.raise_if_any()
+    return ends
+
+
+def _check_names_and_steps(card: Card) -> None:
+    """Names become submodule names, which torch keeps free of dots and of its own words; steps have to agree."""
+    found = Collector()
+    for name in (*card.inputs, *card.outputs):
+        if "." in name or not name or hasattr(nn.ModuleDict(), name):
+            fix = "choose another name, such as 'scene'."
+            found.add(CardError(f"a reference model cannot have an input or output called '{name}'.", fix=fix))
+    steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
+    if len(set(steps.values())) > 1:
+        listing = ", ".join(f"'{name}' {count}" for name, count in steps.items())
+        found.add(
+            CardError(
+                f"inputs disagree about the steps: {listing}.",
+                why="they are fused step by step.",
+                fix="give all of them the same number; an input without steps counts for every step.",
+            )
+        )
+    found.raise_if_any()

@@ -1,0 +1,1 @@
+"""A card with its weights, to a module and back."""

@@ -1,0 +1,134 @@
+"""A checkpoint's files beside its weights: the card, tokenizers, records of applied steps; and a whole checkpoint copied. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgemm.contracts import card as cards
+from edgemm.contracts import user_code
+from edgemm.contracts.card import Card
+from edgemm.errors import OutputError
+from edgemm.store.artifact import folder_in_one_step, require_writable
+
+CARD, WEIGHTS, CONFIG = "model.yaml", "weights.safetensors", "config.json"
+
+
+def write(card: Card, scratch: Path, final: Path) -> None:
+    """Write all of a checkpoint but its weights into ``scratch``, a folder that will be renamed to ``final``.
+
+    The card written loads from anywhere as long as the factory's source stays where it is.
+    """
+    inputs = _with_tokenizers(card, scratch)
+    for entry in card.applied:
+        for record in entry.values():
+            shutil.copyfile(card.folder / record, scratch / Path(record).name)
+    applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
+    written = card.replace(
+        inputs=inputs, applied=applied, weights=WEIGHTS, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
+    )
+    (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
+
+
+def copy(card: Card, folder: Path) -> Card:
+    """Make ``folder`` the same checkpoint as the one ``card`` was read from, in one step; returns its card.
+
+    Args:
+        card: Its weights are a safetensors file, as ``checkpoint.save_model`` writes them.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    weights = card.weights_path
+    assert weights is not None  # what a checkpoint is
+    with folder_in_one_step(folder) as scratch:
+        shutil.copyfile(weights, scratch / WEIGHTS)
+        write(card, scratch, folder)
+    return cards.load(folder)
+
+
+def check_place(folder: Path, *, original: Path, apart: Path) -> None:
+    """Find out, before any work, whether a checkpoint can be written at ``folder``.
+
+    Args:
+        original: The folder of the card that is compressed, which must not be replaced.
+        apart: Another result, which must not lie in ``folder`` or around it: each is replaced as a whole.
+
+    Raises:
+        OutputError: It is not writable, or something would be lost.
+    """
+    here, other = folder.resolve(), apart.resolve()
+    if here == original.resolve():
+        reason = "the model that is compressed lies there."
+    elif here == other or here in other.parents or other in here.parents:
+        reason = f"{apart} is written too, and each is replaced as a whole."
+    elif folder.is_dir():
+        reason = _foreign(folder)
+    else:
+        reason = "it is a file." if folder.exists() else ""
+    if reason:
+        raise OutputError(f"cannot write a checkpoint to {folder}.", why=reason, fix="choose an empty or new folder with --checkpoint.")
+    require_writable(folder.parent)
+
+
+def config_path(card: Card) -> Path | None:
+    """The config.json a Hugging Face card leads to, for copying and for cache keys."""
+    named = card.kwargs.get("config") or card.weights
+    if not named:
+        return None
+    path = card.folder / str(named)
+    return path / "config.json" if path.is_dir() else path
+
+
+def _foreign(folder: Path) -> str:
+    """What in ``folder`` a checkpoint does not consist of, in words; "" where nothing would be lost."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(f".{folder.name}."))
+    odd = [name for name in names if name not in (CARD, WEIGHTS) and not name.endswith(".json")]
+    if odd or (names and CARD not in names):
+        return f"it holds '{(odd or names)[0]}' and is no checkpoint that was written here; the folder is replaced as a whole."
+    return ""
+
+
+def _with_tokenizers(card: Card, scratch: Path) -> dict[str, Any]:
+    """Copy each text input's tokenizer: to tokenizer.json where all share one, else to <input>.tokenizer.json."""
+    files = {name: card.folder / str(spec.options["tokenizer"]) for name, spec in card.inputs.items() if spec.options.get("tokenizer")}
+    one = len({file.resolve() for file in files.values()}) == 1
+    inputs = dict(card.inputs)
+    for name, file in files.items():
+        copied = "tokenizer.json" if one else f"{name}.tokenizer.json"
+        shutil.copyfile(file, scratch / copied)
+        inputs[name] = dataclasses.replace(inputs[name], options={**inputs[name].options, "tokenizer": copied})
+    return inputs
+
+
+def _source(card: Card, final: Path) -> str | None:
+    """The folder of the user's factory as seen from the new card; None where the import path has it."""
+    if user_code.kind(card) != "own":
+        return None
+    root = user_code.locate(card).root
+    return Path(os.path.relpath(root, final.resolve())).as_posix() if root else None
+
+
+def _kwargs(card: Card, scratch: Path, final: Path) -> dict[str, Any]:
+    """The kwargs, with what they name by a path relative to the old card still found from the new one."""
+    kwargs = dict(card.kwargs)
+    match user_code.kind(card):
+        case "hf":
+            config = config_path(card)
+            assert config is not None  # the model was built from it
+            shutil.copyfile(config, scratch / CONFIG)
+            return kwargs | {"config": CONFIG}
+        case "shipped":
+            return _moved(kwargs, card.folder, final)
+    return kwargs
+
+
+def _moved(value: Any, old: Path, new: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(entry, old, new) for key, entry in value.items()}
+    if isinstance(value, str) and user_code.leads_to_a_file(old, value) and not Path(value).is_absolute():
+        return Path(os.path.relpath(old / value, new.resolve())).as_posix()
+    return value

@@ -1,0 +1,202 @@
+"""The fused model: front-ends, then the user's module, fed and read as the card says."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from edgemm.contracts.card import Card
+from edgemm.errors import CardError, SpecMismatch, nearest
+from edgemm.workshop.models.frontend import Frontend
+
+HUGGING_FACE = {"text": "input_ids", "mask": "attention_mask", "image": "pixel_values", "audio": "input_values"}
+"""What Hugging Face models call each modality; a module whose ``forward`` has these parameters is fed by name."""
+
+
+class FusedModel(nn.Module):
+    """A module with its front-ends in front: raw inputs in, outputs by name out.
+
+    Attributes:
+        card: Says the order of the inputs and the names of the outputs.
+        module: The user's module, or one of ours.
+        frontend: Turns raw inputs into what ``module`` receives; has no parameters.
+    """
+
+    def __init__(self, card: Card, module: nn.Module) -> None:
+        super().__init__()
+        self.card = card
+        self.frontend = Frontend(card)
+        self.module = module
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Answer a batch.
+
+        Args:
+            inputs: By card name, what the exported graph takes: uint8 (N, H, W, C), float32 PCM (N, samples), int64 ids
+                (N, length), float32 sensor (N, *shape); with ``steps: T`` an axis T after N.
+
+        Returns:
+            One tensor per output, keyed and ordered as in the card.
+
+        Raises:
+            SpecMismatch: An input is missing.
+            CardError: The module does not take these inputs, or does not return these outputs.
+        """
+        return self.call_module(self.features(inputs))
+
+    def features(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What ``module`` receives, in card order; a text with ``mask: true`` makes two.
+
+        Raises:
+            SpecMismatch: An input is missing.
+        """
+        for name in self.card.inputs:
+            if name not in inputs:
+                raise SpecMismatch(f"input '{name}' is missing.", why=f"the call has {sorted(inputs) or 'nothing'}.", fix=f"add '{name}'.")
+        return self.frontend(dict(inputs))
+
+    def call_module(self, features: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """Call the module on features and name what it returns.
+
+        Raises:
+            CardError: As ``forward``.
+        """
+        positional, named = bind(self.module, self.card, features)
+        returned = self.module(*positional, **named)
+        outputs = name_outputs(returned, self.card)
+        for name, value in outputs.items():
+            _check_width(name, value, self.card)
+        return outputs
+
+
+def feature_names(card: Card) -> list[str]:
+    """Names of what ``forward`` receives: the inputs in card order, ``<text>_mask`` right after a text with ``mask: true``."""
+    names = []
+    for spec in card.inputs.values():
+        names.append(spec.name)
+        if spec.options.get("mask"):
+            names.append(f"{spec.name}_mask")
+    return names
+
+
+def bind(module: nn.Module, card: Card, features: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """How to call the module: keyword-only parameters by name, Hugging Face's by theirs, the rest by position in card order.
+
+    Raises:
+        CardError: ``forward`` does not take them; names its parameters and what the card feeds.
+    """
+    signature = inspect.signature(module.forward)
+    given = dict(zip(feature_names(card), features, strict=True))
+    theirs = _hugging_face_names(card)
+    if theirs and set(theirs.values()) <= set(signature.parameters):
+        return [], {theirs[name]: value for name, value in given.items()}
+    keyword_only = {name for name, parameter in signature.parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    positional = [value for name, value in given.items() if name not in keyword_only]
+    named = {name: value for name, value in given.items() if name in keyword_only}
+    try:
+        signature.bind(*positional, **named)
+    except TypeError as err:
+        raise CardError(
+            f"{type(module).__name__}.forward{signature} does not take what the card feeds it: {', '.join(given)}.",
+            why=f"{err}.",
+            fix="list the inputs in the order of forward's parameters; keyword-only parameters are found by their names.",
+        ) from err
+    return positional, named
+
+
+def name_outputs(returned: Any, card: Card) -> dict[str, torch.Tensor]:
+    """Key what a module returned by the card's outputs, in card order.
+
+    Takes a dict, a tuple or list in card order, one tensor, a named tuple, or a dataclass (Hugging Face's ModelOutput too; its other
+    fields are left out, and its ``logits`` are a single output whatever that is called).
+
+    Raises:
+        CardError: Wrong count, a missing or an unknown name, or something else than tensors.
+    """
+    wanted = list(card.outputs)
+    found = _by_name(returned, wanted)
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            raise CardError(
+                f"the model returned {type(value).__name__} for output '{name}', not a tensor.",
+                fix=f"return a tensor for each of the card's outputs: {', '.join(wanted)}.",
+            )
+    return cast("dict[str, torch.Tensor]", found)
+
+
+def _by_name(returned: Any, wanted: list[str]) -> dict[str, Any]:
+    if isinstance(returned, torch.Tensor):
+        return _in_order((returned,), wanted)
+    if dataclasses.is_dataclass(returned) and not isinstance(returned, type):
+        fields = (
+            dict(returned) if isinstance(returned, Mapping) else {f.name: getattr(returned, f.name) for f in dataclasses.fields(returned)}
+        )
+        if len(wanted) == 1 and wanted[0] not in fields and fields.get("logits") is not None:
+            return {wanted[0]: fields["logits"]}
+        return _exactly({name: value for name, value in fields.items() if name in wanted and value is not None}, wanted, list(fields))
+    if isinstance(returned, Mapping):
+        return _exactly(dict(returned), wanted, list(returned))
+    if isinstance(returned, (tuple, list)):
+        names = set(getattr(returned, "_fields", ()))
+        return {name: getattr(returned, name) for name in wanted} if names == set(wanted) else _in_order(returned, wanted)
+    raise CardError(
+        f"the model returned {type(returned).__name__}.",
+        why=f"the card names the outputs {', '.join(wanted)}.",
+        fix="return a dict keyed by output name, a tuple in card order, or a single tensor.",
+    )
+
+
+def _in_order(values: tuple[Any, ...] | list[Any], wanted: list[str]) -> dict[str, Any]:
+    if len(values) != len(wanted):
+        raise CardError(
+            f"the model returned {len(values)} value{'s' * (len(values) != 1)}; the card names {len(wanted)}: {', '.join(wanted)}.",
+            why="a tuple is read in card order, so the counts must be equal.",
+            fix="list under outputs: exactly what forward returns, or return a dict keyed by output name.",
+        )
+    return dict(zip(wanted, values, strict=True))
+
+
+def _exactly(found: dict[str, Any], wanted: list[str], returned: list[str]) -> dict[str, Any]:
+    unknown = [str(name) for name in found if name not in wanted]
+    missing = [name for name in wanted if name not in found]
+    if unknown or missing:
+        what = f"no output '{missing[0]}'" if missing else f"an output '{unknown[0]}' that the card does not name"
+        raise CardError(
+            f"the model returned {what}.",
+            why=f"it returned {', '.join(map(str, returned)) or 'nothing'}; the card names {', '.join(wanted)}.",
+            fix=nearest(missing[0], map(str, returned)) if missing else nearest(unknown[0], wanted),
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _hugging_face_names(card: Card) -> dict[str, str]:
+    """Feature name -> Hugging Face parameter; {} unless every input has a name there and no two share one."""
+    names: dict[str, str] = {}
+    for spec in card.inputs.values():
+        if spec.modality not in HUGGING_FACE or HUGGING_FACE[spec.modality] in names.values():
+            return {}
+        names[spec.name] = HUGGING_FACE[spec.modality]
+        if spec.modality == "audio" and spec.options.get("features") not in (None, "none"):
+            names[spec.name] = "input_features"
+        if spec.options.get("mask"):
+            names[f"{spec.name}_mask"] = HUGGING_FACE["mask"]
+    return names
+
+
+def _check_width(name: str, value: torch.Tensor, card: Card) -> None:
+    spec = card.outputs[name]
+    if spec.labels is None or spec.task not in ("classification", "multilabel"):
+        return
+    axes = 3 if spec.per_step else 2
+    if value.dim() != axes or value.shape[-1] != len(spec.labels):
+        wants = f"({'N, T' if spec.per_step else 'N'}, {len(spec.labels)})"
+        raise CardError(
+            f"output '{name}' has shape {tuple(value.shape)}; the card's {len(spec.labels)} labels want {wants} logits.",
+            why="a classification answers with one logit a label" + (" and step." if spec.per_step else "."),
+            fix="give the card as many labels as the model has classes, or set the factory's kwargs to match.",
+        )

@@ -1,0 +1,1 @@
+"""Layers that encoders, fusions and heads share."""

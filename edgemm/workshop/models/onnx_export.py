@@ -1,0 +1,219 @@
+"""From a torch model to ONNX: dynamic batch, front-ends in front, the same bytes for the same model."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import modalities
+from edgemm.contracts.specs import BATCH
+from edgemm.errors import ExportError
+from edgemm.graph import files
+from edgemm.graph.branches import drop_unread
+from edgemm.graph.exporter_leftovers import SCOPES, tidy
+from edgemm.graph.frontend import prepend
+from edgemm.graph.quiet import quiet
+from edgemm.graph.trained_qdq import mark_floats, own_zero_points, pairs_before_maxima
+from edgemm.workshop.models.fused import FusedModel, feature_names
+from edgemm.workshop.models.quantized import QuantizedModel
+from edgemm.workshop.models.tracing import PREFIX, capture, untranslatable
+
+TRACED_BATCH = 2  # torch.export treats sizes 0 and 1 as special; 2 is the smallest ordinary one
+RECURRENT = {torch.ops.aten.gru.input: 1, torch.ops.aten.lstm.input: 2}  # operator -> number of states it returns
+OF_QUANTIZED = f"{PREFIX}graph.{PREFIX}"  # before the names of weights that a quantized model left in float
+OLDEST_OPSET = 18  # the exporter writes 18 and converts upwards only
+
+
+def export_onnx(model: FusedModel, out: Path, *, opset: int = 18, dynamic_length: bool = False) -> Path:
+    """Write ``model`` as ONNX to ``out``: inputs as the box has them, outputs named as the card names them, dynamic batch.
+
+    A ``QuantizedModel`` is written with its QuantizeLinear and DequantizeLinear, every other model in float.
+
+    Args:
+        out: The ONNX file; above 2 GB its weights go to ``<out>.data``.
+        opset: ONNX opset, at least 18.
+        dynamic_length: Leave the length of text inputs open too (1 to the card's length).
+
+    Raises:
+        ExportError: The exporter cannot follow the model; names module and line of the user's code where known.
+        CardError: The module does not take or return what the card says.
+    """
+    proto = prepend(trace(model, opset=opset, dynamic_length=dynamic_length).model, model.card)
+    if isinstance(model, QuantizedModel):
+        own_zero_points(proto)
+        pairs_before_maxima(proto)
+        mark_floats(proto, model.floats)
+    if dynamic_length:
+        _open_lengths(proto, model.card)
+    return files.save(proto, out)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The model without front-ends, in both languages.
+
+    Attributes:
+        model: Inputs are what ``forward`` receives (``fused.feature_names``).
+        program: torch's graph; names of its nodes are names of ``model``'s tensors where those survived.
+    """
+
+    model: onnx.ModelProto
+    program: torch.export.ExportedProgram
+
+
+def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -> Traced:
+    """Export the module alone.
+
+    Raises:
+        ExportError, CardError: As ``export_onnx``.
+    """
+    if opset < OLDEST_OPSET:
+        raise ExportError(
+            f"opset {opset} is too old.", why=f"the exporter writes opset {OLDEST_OPSET} and later.", fix="leave --opset out."
+        )
+    names = feature_names(model.card)
+    with quiet(), torch.no_grad(), recurrent_by_shape():
+        captured = module_graph(model, dynamic_length=dynamic_length)
+        try:
+            program = torch.onnx.export(
+                captured, dynamo=True, opset_version=opset, input_names=names, output_names=list(model.card.outputs), verbose=False
+            )
+        except Exception as err:  # the exporter's own errors derive from several bases
+            raise untranslatable(err, captured) from err
+    assert program is not None
+    assert program.exported_program is not None
+    _strip(program.model)
+    _name_sizes(program.model, model.card, dynamic_length)
+    tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})
+    made = ir.serde.serialize_model(program.model)
+    drop_unread(made)
+    return Traced(made, program.exported_program)
+
+
+def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.export.ExportedProgram:
+    """torch's graph of the module alone: dynamic batch, eval mode, recurrent layers whole; its names start with ``_capture.PREFIX``.
+
+    Raises:
+        ExportError, CardError: As ``export_onnx``.
+    """
+    # contiguous: of a picture in channels-last order torch writes pooling and flattening as Range and Gather instead of Reshape
+    features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
+    names = feature_names(model.card)
+    shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
+    with quiet(), torch.no_grad(), recurrent_by_shape():
+        return capture(_Positional(model).eval(), features, shapes, model)
+
+
+def sample_inputs(card: Card, batch: int = TRACED_BATCH, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Synthetic raw inputs, for tracing."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, modality in modalities(card).items():
+        steps = card.inputs[name].steps
+        one = [np.stack([modality.synthetic(rng) for _ in range(steps)]) if steps else modality.synthetic(rng) for _ in range(batch)]
+        found[name] = torch.from_numpy(np.stack(one))
+    return found
+
+
+class _Positional(nn.Module):
+    """What is exported: features in, a tuple of outputs in card order out."""
+
+    def __init__(self, model: FusedModel) -> None:
+        super().__init__()
+        self.fused = model
+
+    def forward(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.fused.call_module(features).values())
+
+
+@contextlib.contextmanager
+def recurrent_by_shape() -> Iterator[None]:
+    """While tracing, let GRU and LSTM tell only their shapes.
+
+    torch's own rule runs them step by step to learn the shape: seconds for a short clip, and it fixes the length of the sequence.
+    """
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    table = torch._decomp.global_decomposition_table["post_autograd"]
+    saved = [(operator, operator.py_kernels[key], table[operator]) for operator in RECURRENT]
+    try:
+        for operator, states in RECURRENT.items():
+            operator.py_kernels[key] = table[operator] = functools.partial(_recurrent_shape, states)
+            operator._dispatch_cache.clear()
+        yield
+    finally:
+        for operator, kernel, rule in saved:
+            operator.py_kernels[key], table[operator] = kernel, rule
+            operator._dispatch_cache.clear()
+
+
+def _recurrent_shape(
+    states: int, input: torch.Tensor, hx: Any, params: Any, has_biases: bool, num_layers: int, dropout: float, train: bool,
+    bidirectional: bool, batch_first: bool,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Empty tensors of the shapes that aten::gru (one state) or aten::lstm (two) return. An LSTM's output may be projected: its h tells."""
+    state = [hx] if states == 1 else list(hx)
+    width = state[0].shape[-1] * (2 if bidirectional else 1)
+    return input.new_empty((*input.shape[:-1], width)), *(torch.empty_like(h) for h in state)
+
+
+def _dynamic(card: Card, name: str, value: torch.Tensor, dynamic_length: bool) -> dict[int, Any]:
+    axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
+    owner = name if name in card.inputs else name.removesuffix("_mask")
+    if dynamic_length and card.inputs[owner].modality == "text":
+        axes[value.ndim - 1] = torch.export.Dim(f"{owner}_length", min=2, max=value.shape[-1])
+    return axes
+
+
+def _open_lengths(proto: onnx.ModelProto, card: Card) -> None:
+    for value in proto.graph.input:
+        if value.name in card.inputs and card.inputs[value.name].modality == "text":
+            value.type.tensor_type.shape.dim[-1].dim_param = f"{value.name}_length"
+
+
+def _name_sizes(model: ir.Model, card: Card, dynamic_length: bool) -> None:
+    """Give torch's symbols (s77) the names of the axes they stand for."""
+    names = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None  # torch writes them all
+        names[str(value.shape[0])] = BATCH
+        if dynamic_length and value.name and value.name in card.inputs and card.inputs[value.name].modality == "text":
+            names[str(value.shape[-1])] = f"{value.name}_length"
+    values = [*model.graph.inputs, *model.graph.outputs, *(output for node in model.graph for output in node.outputs)]
+    for value in dict.fromkeys(values):
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and str(size) in names:
+                value.shape[axis] = names[str(size)]  # type: ignore[index]
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop what differs between machines (paths in stack traces), and our wrapper's part of every name, in place."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.graph.name, model.graph.doc_string = "edgemm", None
+    model.graph.metadata_props.clear()
+    for index, node in enumerate(model.graph.all_nodes()):
+        node.doc_string = None
+        node.name = node.name or f"node_{index}"
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+        node.metadata_props.clear()
+        kept = [scope.removeprefix(PREFIX) for scope in scopes if scope.startswith(PREFIX)]
+        if kept:
+            node.metadata_props[SCOPES] = repr(kept)
+        for output in node.outputs:
+            output.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+        if value.name and value.name.startswith(PREFIX):
+            value.name = value.name.removeprefix(OF_QUANTIZED).removeprefix(PREFIX)

@@ -1,0 +1,134 @@
+"""Which encoder, fusion and head a card asks for: read and checked from source text, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgemm.contracts import card as cards
+from edgemm.contracts import options, plugins
+from edgemm.contracts.card import Card, Input
+from edgemm.errors import CardError, Collector, nearest
+
+PREFIX = "models:"
+SECTIONS = ("encoders", "fusion", "heads")
+ENCODER_FOR = {"image": "cnn", "audio": "conv_gru", "text": "text_lstm", "sensor": "tcn", "tensor": "mlp"}
+"""The encoder of an input for which neither the card nor the shipped card names one."""
+
+Choice = tuple[str, dict[str, Any]]
+"""A plugin's name and its options."""
+
+Section = dict[str, Choice]
+
+
+def choices(card: Card) -> tuple[Section, Choice, Section]:
+    """Encoders by input name, the fusion, heads by output name.
+
+    The card's own kwargs go over those of the shipped card: option by option where both name the same plugin, else whole.
+
+    Raises:
+        CardError: One mistake in the card's kwargs, with the nearest right word.
+        Mistakes: Several.
+    """
+    found = Collector()
+    own, shipped = _read(card.kwargs, found), _read(_shipped(card).kwargs, found)
+    found.raise_if_any()
+    tasks = {name: output.task for name, output in card.outputs.items()}
+    kinds = {name: spec.modality for name, spec in card.inputs.items()}
+    _refuse_unused(own["encoders"], kinds, "kwargs.encoders", "input or modality", found)
+    _refuse_unused(own["heads"], tasks, "kwargs.heads", "output or task", found)
+    encoders, heads = {}, {}
+    for name, spec in card.inputs.items():
+        encoders[name] = _merged(own["encoders"], shipped["encoders"], (name, spec.modality)) or (_encoder_for(spec), {})
+    for name, output in card.outputs.items():
+        with found.catch():
+            heads[name] = _merged(own["heads"], shipped["heads"], (name, output.task)) or (_head_for(name, output.task), {})
+    fusion = _merged(own["fusion"], shipped["fusion"] if len(card.inputs) > 1 else {}, ("fusion",))
+    found.raise_if_any()
+    return encoders, fusion or ("concat", {} if len(card.inputs) > 1 else {"width": None}), heads
+
+
+def _shipped(card: Card) -> Card:
+    """The shipped card that the factory names.
+
+    Raises:
+        CardError: There is none of that name.
+    """
+    name = (card.factory or "").removeprefix(PREFIX)
+    known = [path.stem for path in cards.SHIPPED.glob("*.yaml")]
+    if not (card.factory or "").startswith(PREFIX) or name not in known:
+        raise CardError(f"factory '{card.factory}' names no reference model.", fix=nearest(name, known))
+    return cards.load(cards.SHIPPED / f"{name}.yaml")
+
+
+def _read(kwargs: Mapping[str, Any], found: Collector) -> dict[str, Section]:
+    """kwargs -> section -> key -> choice; the fusion stands alone under the key ``fusion``."""
+    for key in kwargs:
+        if key not in SECTIONS:
+            found.add(CardError(f"kwargs: unknown key '{key}'.", fix=nearest(str(key), SECTIONS)))
+    sections: dict[str, Section] = {"encoders": {}, "fusion": {}, "heads": {}}
+    for section in ("encoders", "heads"):
+        given = kwargs.get(section) or {}
+        if not isinstance(given, Mapping):
+            found.add(CardError(f"kwargs.{section}: {given!r} is not a mapping.", fix=f"write {section}: {{<name>: {{<plugin>: {{}}}}}}."))
+            continue
+        for key, value in given.items():
+            with found.catch():
+                sections[section][str(key)] = _choice(value, f"models/{section}", f"kwargs.{section}.{key}")
+    if kwargs.get("fusion"):
+        with found.catch():
+            sections["fusion"]["fusion"] = _choice(kwargs["fusion"], "fusions", "kwargs.fusion")
+    return sections
+
+
+def _choice(value: Any, plural: str, where: str) -> Choice:
+    """``name`` or ``{name: {option: value}}``, checked against the plugin's options."""
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise CardError(f"{where}: {value!r} is not one plugin with its options.", fix=f"write {{{plugins.names(plural)[0]}: {{}}}}.")
+    name, given = next(iter(value.items()))
+    if name not in plugins.names(plural):
+        kind = plugins.singular(plural)
+        raise CardError(f"{where}: there is no {kind} '{name}'.", fix=nearest(str(name), plugins.names(plural)))
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise CardError(f"{where}.{name}: {given!r} is not a mapping of options.", fix=f"write {name}: {{option: value}}.")
+    found = Collector()
+    for error in options.check(given, plugins.options(plural, name), f"{where}.{name}", CardError):
+        found.add(error)
+    found.raise_if_any()
+    return str(name), dict(given)
+
+
+def _merged(own: Section, shipped: Section, keys: Iterable[str]) -> Choice | None:
+    """The first of ``keys`` found in the card's own section, over the first found in the shipped one."""
+    mine = next((own[key] for key in keys if key in own), None)
+    theirs = next((shipped[key] for key in keys if key in shipped), None)
+    if mine is None or theirs is None or mine[0] != theirs[0]:
+        return mine or theirs
+    return mine[0], {**theirs[1], **mine[1]}
+
+
+def _refuse_unused(own: Section, kinds: Mapping[str, str], where: str, what: str, found: Collector) -> None:
+    """An entry that no input or output of the card would ever use is a typing mistake."""
+    known = {*kinds, *kinds.values()}
+    for key in own:
+        if key not in known:
+            found.add(CardError(f"{where}: '{key}' is no {what} of this card.", fix=nearest(key, known)))
+
+
+def _encoder_for(spec: Input) -> str:
+    """A sensor whose shape has no time axis takes ``mlp``."""
+    flat = spec.modality == "sensor" and len(spec.options.get("shape") or ()) < 2
+    return "mlp" if flat else ENCODER_FOR.get(spec.modality, "mlp")
+
+
+def _head_for(name: str, task: str) -> str:
+    if task in plugins.names("heads"):
+        return task
+    raise CardError(
+        f"outputs.{name}: the reference models have no head for task '{task}'.",
+        why="such an output has no meaning that could be trained.",
+        fix=f"choose a task among {', '.join(t for t in cards.TASKS if t in plugins.names('models/heads'))}, or bring your own module.",
+    )

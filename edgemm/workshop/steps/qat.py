@@ -1,0 +1,186 @@
+"""Quantization-aware training: INT8 by training with rounded weights and activations, where calibrating alone costs too much accuracy."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from edgemm.contracts.card import Card
+from edgemm.contracts.specs import Branch
+from edgemm.contracts.step import Context
+from edgemm.data.in_memory import Split, Splits, open_splits
+from edgemm.errors import QuantizeError, TrainError
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.quantized import QuantizedModel
+from edgemm.workshop.models.torch_branches import Parts, find_parts, selected
+from edgemm.workshop.quantizing import pt2e
+from edgemm.workshop.training.answers import evaluate, measured, tensors
+from edgemm.workshop.training.distillation import Distillation
+from edgemm.workshop.training.loop import Diverged, Trained, train_model
+from edgemm.workshop.training.losses import LossHook
+from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.teacher import Teacher, require_same_heads
+
+STAGE = "torch"
+LAST = "its result is a graph with Q/DQ: it can be exported, but neither cut nor trained."
+INT8 = "int8"
+STILL_SHARE = 3  # ranges and batch norms stand still in the last third: weights settle on a grid that no longer moves
+
+
+def qat(
+    model: FusedModel,
+    ctx: Context,
+    *,
+    epochs: int = 3,
+    learning_rate: float = 1e-4,
+    batch_size: int = 64,
+    distill: bool = True,
+    temperature: float = 2.0,
+    precision: dict[Branch, str] | None = None,
+    freeze_after: int | None = None,
+    calibration_samples: int = 300,
+) -> QuantizedModel:
+    """A model trained to answer as before with symmetric int8 weights and activations; the last torch step.
+
+    Front-ends, recurrent layers, norms and sums stay float. The quantized start counts as epoch 0: what comes back is never worse on val
+    than calibrating alone.
+
+    Args:
+        epochs: Passes over the train split.
+        learning_rate: A tenth of what trained the model is usual.
+        distill: Learn the answers of the float teacher (the model before any compression) beside the labels.
+        temperature: Softens both models' answers in distilling.
+        precision: Branch selector -> fp32, bf16 or fp16 for branches to leave in float; branches not named are int8.
+        freeze_after: Epochs after which ranges and batch norms' statistics stand still; the default is two thirds.
+        calibration_samples: How many samples the first ranges are taken from.
+
+    Raises:
+        TrainError: No data to train on, an option out of range, or a teacher with other heads.
+        QuantizeError: An unknown precision, or nothing to quantize.
+        ExportError: torch.export refuses the model; names module and line.
+        Diverged: The loss turned NaN before there were good weights; names step and learning rate.
+    """
+    plan = Plan(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=ctx.seed)
+    _check(ctx, plan, precision or {}, freeze_after, calibration_samples, temperature)
+    parts = find_parts(model)
+    floats = _floats(parts, precision or {}, ctx)
+    student = pt2e.prepare(model, parts.of_parameter, floats)
+    trainee = pt2e.trainee_of(student)
+    if not trainee.layers:
+        raise _nothing(floats)
+    trainee.freeze_after = epochs - epochs // STILL_SHARE if freeze_after is None else freeze_after
+    assert ctx.dataset is not None  # _require_data looked
+    splits = open_splits(ctx.dataset, progress=ctx.progress, note=ctx.note)
+    _calibrate(student, splits.train, calibration_samples, batch_size)
+    before = {"float": _on_val(model, splits.val), "rounded": _on_val(student, splits.val)}
+    student, trained = _train(student, splits, plan, _loss(model, ctx, splits, temperature) if distill else None, ctx)
+    found = before | {"trained": _on_val(student, splits.val)}
+    ctx.facts.update(_facts(ctx.card, pt2e.trainee_of(student).layers, floats, found, trained))
+    return pt2e.convert(student, model, floats)
+
+
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises TrainError, QuantizeError."""
+    plan = Plan(epochs=given["epochs"], batch_size=given["batch_size"], learning_rate=given["learning_rate"])
+    _check(ctx, plan, given["precision"] or {}, given["freeze_after"], given["calibration_samples"], given["temperature"])
+
+
+def _check(
+    ctx: Context, plan: Plan, precision: Mapping[str, str], freeze_after: int | None, calibration_samples: int, temperature: float
+) -> None:
+    _require_data(ctx)
+    plan.check()
+    known = (INT8, *ctx.numerics.floats)
+    for selector, wanted in precision.items():
+        if wanted not in known:
+            raise QuantizeError(
+                f"precision.{selector}: '{wanted}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(known)}."
+            )
+    if freeze_after is not None and freeze_after < 1:
+        raise TrainError(f"freeze_after is {freeze_after}.", fix="write at least 1 epoch, or leave it out.")
+    if calibration_samples < 1:
+        raise TrainError(f"calibration_samples is {calibration_samples}.", fix="write at least 1; 300 is usual.")
+    if not 0 < temperature < math.inf:
+        raise TrainError(f"temperature is {temperature}.", fix="write a number above 0; 2 is usual.")
+
+
+def _require_data(ctx: Context) -> None:
+    supervised = [output for output in ctx.card.outputs.values() if output.task in ("classification", "multilabel", "regression")]
+    if ctx.dataset is None or not ctx.dataset.count("train") or (supervised and not ctx.dataset.labelled):
+        raise TrainError(
+            "qat has no data to train on.",
+            why="it trains the model with rounded weights, and needs rows with labels in a train split.",
+            fix="give the dataset with -d, or take qat out of the recipe: quantize alone needs samples without labels only.",
+        )
+
+
+def _floats(parts: Parts, precision: Mapping[str, str], ctx: Context) -> frozenset[str]:
+    """Branches to leave in float; a later selector overrides an earlier one."""
+    chosen: dict[str, bool] = {}
+    for selector, wanted in precision.items():
+        chosen.update(dict.fromkeys(selected(parts, selector, ctx.card), wanted != INT8))
+    return frozenset(branch for branch, is_float in chosen.items() if is_float)
+
+
+def _nothing(floats: frozenset[str]) -> QuantizeError:
+    why = "convolutions, linear layers and embedding tables with weights of their own become int8; recurrent layers stay float."
+    if floats:
+        why = f"the branches {', '.join(sorted(floats))} are left in float, and the others have no such layer."
+    return QuantizeError("qat finds nothing to quantize in this model.", why=why, fix="take qat out of the recipe, or change precision.")
+
+
+def _calibrate(student: FusedModel, train: Split, samples: int, batch_size: int) -> None:
+    """Take the first ranges, from the float model's values in eval mode."""
+    trainee = pt2e.trainee_of(student.eval())
+    trainee.round(False)
+    trainee.observe(True)
+    with torch.no_grad():
+        for number, batch in enumerate(train.batches(min(batch_size, samples), shuffle=0)):
+            if number >= math.ceil(samples / batch_size):
+                break
+            student(tensors(batch).inputs)
+    trainee.observe(False)
+    trainee.round(True)
+
+
+def _loss(model: FusedModel, ctx: Context, splits: Splits, temperature: float) -> LossHook:
+    """The labels' loss and the teacher's answers."""
+    float_teacher = copy.deepcopy(ctx.teacher or model).eval()
+    require_same_heads(float_teacher.card, ctx.card)
+    known = {split.name: split.rows for split in (splits.train, splits.val) if split.arrays is not None}
+    teacher = Teacher(float_teacher, rows=known, note=ctx.note)
+    return Distillation(ctx.card, teacher, temperature=temperature, deviations=splits.deviations)
+
+
+def _train(student: FusedModel, splits: Splits, plan: Plan, loss: LossHook | None, ctx: Context) -> tuple[FusedModel, Trained | None]:
+    """The student with its best weights, and what its training tells; None where that broke off."""
+    try:
+        return student, train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
+    except Diverged as err:
+        if err.kept is None or not err.best_epoch:
+            raise Diverged(f"qat: {err.what}", why=err.why, fix=f"lower learning_rate (it is {plan.learning_rate:g}).") from err
+        ctx.note(f"qat stopped early: {err.what} The weights of epoch {err.best_epoch} are kept; a lower learning_rate may do better.")
+        return err.kept, None
+
+
+def _on_val(model: FusedModel, val: Split) -> dict[str, Any]:
+    return measured(model.card, evaluate(model, val)) if val.rows else {}
+
+
+def _facts(
+    card: Card, layers: Mapping[str, int], floats: frozenset[str], found: Mapping[str, Mapping[str, Any]], trained: Trained | None
+) -> dict[str, Any]:
+    """What the report shows: INT8 layers per branch, the guarded metric on val in float, rounded and trained, and the curves."""
+    shown: dict[str, Any] = {"int8_layers": dict(layers), "float_branches": sorted(floats)}
+    for name in card.outputs:
+        for when, values in found.items():
+            if name in values:
+                metric = next(iter(values[name]))
+                shown.setdefault("val", {}).setdefault(f"{name} {metric}", {})[when] = values[name][metric]
+    if trained is not None:
+        shown |= {"best_epoch": trained.best_epoch, "epochs": trained.epochs, "curves": trained.curves}
+    return shown

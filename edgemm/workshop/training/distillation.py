@@ -1,0 +1,184 @@
+"""What a student learns from a teacher: its answers, its features at the ends of branches, and which samples it finds alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemm.contracts.card import Card, Output
+from edgemm.workshop.models.feature_taps import Taps
+from edgemm.workshop.training.losses import TaskLosses, Tensors, trained_outputs
+from edgemm.workshop.training.teacher import Teacher
+
+TEMPERATURE = 2.0
+SMALL = 1e-6  # a variance below it is a feature that never changes
+
+
+class Distillation(nn.Module):
+    """The loss of a student beside its teacher: a ``LossHook`` whose own weights (the projectors) ``train_model`` trains along.
+
+    The projectors belong to this object alone: the student's weights never hold them.
+
+    Args:
+        temperature: Softens both models' answers of classification and multilabel outputs.
+        logits_weight, task_weight: Factors of what the teacher answers and of what the labels say; with ``task_weight`` 0 no label is read.
+        loss_weights: Output -> factor of both, 1 where not named.
+        deviations: Regression output -> standard deviation of its training targets.
+        taps: Listens to the student; None = answers only.
+        features: Tap -> weight of its feature loss.
+        feature_loss: ``mse`` in units of the teacher's variance, or ``cosine``.
+        relations: Weight of the loss on how alike the samples of a batch are.
+
+    Raises:
+        CardError: A weight for no output.
+
+    Source: Hinton et al. 2015 (answers), Romero et al. 2015 (features), Tung & Mori 2019 (relations).
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        teacher: Teacher,
+        *,
+        temperature: float = TEMPERATURE,
+        logits_weight: float = 1.0,
+        task_weight: float = 1.0,
+        loss_weights: Mapping[str, float] | None = None,
+        deviations: Mapping[str, float] | None = None,
+        taps: Taps | None = None,
+        features: Mapping[str, float] | None = None,
+        feature_loss: Literal["mse", "cosine"] = "mse",
+        relations: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.card, self.teacher, self.taps = card, teacher, taps
+        self.temperature, self.logits_weight, self.task_weight = temperature, logits_weight, task_weight
+        self.weights, self.deviations = dict(loss_weights or {}), dict(deviations or {})
+        self.features, self.feature_loss, self.relations = dict(features or {}), feature_loss, relations
+        learns = task_weight > 0 and trained_outputs(card)
+        self.task = TaskLosses(card, weights=self.weights, deviations=self.deviations) if learns else None
+        self.projectors = nn.ModuleDict()
+
+    def project(self, student: Mapping[str, tuple[int, ...]], teacher: Mapping[str, tuple[int, ...]]) -> None:
+        """Make a linear projector for every feature whose width differs.
+
+        Args:
+            student, teacher: Tap -> shape of one sample.
+        """
+        for name in self.features:
+            axis = width_axis(student[name], teacher[name])
+            if axis is not None:
+                self.projectors[_key(name)] = Projector(student[name][axis], teacher[name][axis], axis + 1)
+
+    def forward(self, outputs: Mapping[str, Tensor], batch: Tensors) -> dict[str, Tensor]:
+        """Parts of the loss by name. A batch without labels has no part of the labels."""
+        known = self.teacher(batch, "train" if self.training else "val")
+        parts: dict[str, Tensor] = {}
+        if self.task is not None and (batch.targets or not self._labelled()):
+            parts |= {f"{name} (labels)": self.task_weight * part for name, part in self.task(outputs, batch).items()}
+        if self.logits_weight:
+            parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, known.outputs).items()}
+        if self.taps is not None and (self.features or self.relations):
+            parts |= self._features(self.taps.features(len(batch.rows)), known.features)
+        return parts
+
+    def _labelled(self) -> bool:
+        """Whether some output's loss reads labels; a pair of embeddings needs none."""
+        return any(output.task in ("classification", "multilabel", "regression") for output in self.card.outputs.values())
+
+    def _answers(self, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: self.weights.get(name, 1.0)
+            * imitation(output, outputs[name], taught[name], temperature=self.temperature, deviation=self.deviations.get(name, 1.0))
+            for name, output in self.card.outputs.items()
+        }
+
+    def _features(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        parts = {}
+        for name, weight in self.features.items():
+            key = _key(name)
+            own = self.projectors[key](student[name]) if key in self.projectors else student[name]
+            parts[f"{name} (features)"] = weight * feature_loss(own, teacher[name], self.feature_loss)
+        if self.relations:
+            compared = [relation_loss(student[name], teacher[name]) for name in student if name in teacher]
+            parts["relations"] = self.relations * torch.stack(compared).mean()
+        return parts
+
+
+class Projector(nn.Module):
+    """A linear map of one axis: from the student's width to the teacher's."""
+
+    def __init__(self, inside: int, outside: int, axis: int) -> None:
+        super().__init__()
+        self.axis, self.linear = axis, nn.Linear(inside, outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.float().movedim(self.axis, -1)).movedim(-1, self.axis)
+
+
+def comparable(student: tuple[int, ...], teacher: tuple[int, ...]) -> bool:
+    """Whether two shapes of a sample differ in one width at most: what a projector can bridge."""
+    return len(student) == len(teacher) and sum(ours != theirs for ours, theirs in zip(student, teacher, strict=True)) <= 1
+
+
+def width_axis(student: tuple[int, ...], teacher: tuple[int, ...]) -> int | None:
+    """The axis in which two comparable shapes differ; None where they are equal."""
+    return next((axis for axis, (ours, theirs) in enumerate(zip(student, teacher, strict=True)) if ours != theirs), None)
+
+
+def imitation(output: Output, student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE, deviation: float = 1.0) -> Tensor:
+    """How far a student's answers are from the teacher's; 0 where they are equal.
+
+    classification: KL divergence of the softened labels, times temperature squared so that its gradient keeps its size; multilabel: the
+    same for each label's yes and no, averaged over the labels; regression: squared error in ``deviation``; embedding: 1 - cosine; tensor:
+    squared error in units of the teacher's variance. The steps of ``per_step`` count one by one.
+    """
+    student, teacher = student.float(), teacher.float()
+    if output.task == "classification":
+        ours, theirs = ((logits / temperature).flatten(0, -2).log_softmax(-1) for logits in (student, teacher))
+        return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    if output.task == "multilabel":
+        soft = torch.sigmoid(teacher / temperature)
+        apart = F.binary_cross_entropy_with_logits(student / temperature, soft)
+        return temperature**2 * (apart - F.binary_cross_entropy_with_logits(teacher / temperature, soft))
+    if output.task == "regression":
+        return F.mse_loss(student.reshape(teacher.shape) / deviation, teacher / deviation)
+    return feature_loss(student, teacher, "cosine" if output.task == "embedding" else "mse")
+
+
+def feature_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+    """``mse``: squared error in units of the teacher's variance over the batch, so that one weight suits every branch; or 1 - cosine."""
+    student, teacher = student.float(), teacher.float()
+    if kind == "cosine":
+        if student.dim() > 3:  # a picture's channels and places together; of a sequence each token, of a vector all of it
+            student, teacher = student.flatten(1), teacher.flatten(1)
+        return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+    spread = (teacher - teacher.mean(0)).square().mean().clamp(min=SMALL)
+    return F.mse_loss(student, teacher) / spread
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """How differently two models find the samples of a batch alike; for sequences of one length also the tokens of a sample.
+
+    No projector is needed: similarities of n samples are n x n in any width.
+    """
+    student, teacher = student.float(), teacher.float()
+    apart = (_alike(student.flatten(1)) - _alike(teacher.flatten(1))).square().mean()
+    if student.dim() == 3 and teacher.dim() == 3 and student.shape[1] == teacher.shape[1] > 1:
+        apart = apart + (_alike(student) - _alike(teacher)).square().mean()
+    return apart
+
+
+def _alike(x: Tensor) -> Tensor:
+    """Cosine of every pair of rows: (..., n, width) -> (..., n, n)."""
+    unit = F.normalize(x, dim=-1)
+    return unit @ unit.transpose(-1, -2)
+
+
+def _key(name: str) -> str:
+    """A tap's name as a key of ModuleDict, which takes neither dots nor names of its own methods."""
+    return "of " + name.replace(".", " ")

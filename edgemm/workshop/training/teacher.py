@@ -1,0 +1,195 @@
+"""The teacher of a distillation: checked against the student, frozen, and asked once for each row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import input_specs
+from edgemm.errors import Collector, TrainError
+from edgemm.workshop.models.feature_taps import Taps
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.training.answers import answer, in_precision
+from edgemm.workshop.training.losses import Tensors
+
+MEMORY_BYTES = 256 << 20  # 2 million rows of 10 logits and a branch of 20 numbers; beside 1 GiB of decoded rows
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a teacher says to a batch: outputs by name, and features by tap, (n, ...) each."""
+
+    outputs: dict[str, Tensor]
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Teacher:
+    """A frozen model that answers batches. It sees every modality, whatever the student is deprived of.
+
+    Args:
+        model: Left as it is, in eval mode.
+        taps: Listens to ``model``; None = outputs only.
+        rows: Split -> its rows, where an answer may be kept and given again to the same row; a split not named is asked anew each time.
+            Only for rows that always decode to the same sample.
+        memory_bytes: What may be kept, in all.
+        note: Told when that is too little.
+        precision: ``bf16`` or ``fp16``: what the model computes in, as in training; ``no`` = float32. What it says is float32.
+    """
+
+    def __init__(
+        self,
+        model: FusedModel,
+        *,
+        taps: Taps | None = None,
+        rows: Mapping[str, int] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        note: Callable[[str], None] = lambda text: None,
+        precision: str = "no",
+    ) -> None:
+        self.model, self._taps, self._note, self._precision = model, taps, note, precision
+        self._rows, self._memory = dict(rows or {}), memory_bytes
+        self._kept: dict[str, _Kept] = {}
+
+    def __call__(self, batch: Tensors, split: str = "") -> Known:
+        """The teacher's outputs and features for a batch, on the batch's device, without gradients."""
+        device = next(iter(batch.inputs.values())).device
+        numbers = batch.rows.tolist()
+        kept = self._kept.get(split)
+        if kept is not None and kept.has(numbers):
+            return kept.read(numbers, device)
+        with torch.no_grad():
+            known = self._asked(batch, device)
+        if split in self._rows and self._fits(known):
+            self._kept.setdefault(split, _Kept(self._rows[split])).write(numbers, known)
+        return known
+
+    def _asked(self, batch: Tensors, device: torch.device) -> Known:
+        where = next((parameter.device for parameter in self.model.parameters()), device)
+        if where != device:
+            self.model = copy.deepcopy(self.model).to(device)  # its hooks come along and write to the same taps
+        self.model.eval()
+        with in_precision(self._precision, device.type):
+            outputs = answer(self.model, batch)
+        features = self._taps.features(len(batch.rows)) if self._taps else {}
+        return Known(_float(outputs), _float(features))
+
+    def _fits(self, known: Known) -> bool:
+        """Whether all rows' answers fit the memory; says so once when they do not."""
+        tensors = (*known.outputs.values(), *known.features.values())
+        row = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
+        needed = row * sum(self._rows.values())
+        if needed > self._memory:
+            self._note(f"the teacher's answers would take {needed / 2**30:.1f} GiB; it is asked anew in every epoch.")
+            self._rows = {}
+        return bool(self._rows)
+
+
+def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+class _Kept:
+    """Answers to the rows of one split, in numpy: a tensor made in inference mode could not be trained with later."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows, self._places = rows, dict[int, int]()
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    def has(self, numbers: list[int]) -> bool:
+        return all(number in self._places for number in numbers)
+
+    def write(self, numbers: list[int], known: Known) -> None:
+        if len(self._places.keys() | numbers) > self._rows:
+            return  # the split has more rows than it said; those beyond are asked anew
+        places = [self._places.setdefault(number, len(self._places)) for number in numbers]
+        for kind, tensors in (("output", known.outputs), ("feature", known.features)):
+            for name, tensor in tensors.items():
+                values = tensor.float().cpu().numpy()
+                room = self._arrays.setdefault((kind, name), np.empty((self._rows, *values.shape[1:]), np.float32))
+                room[places] = values
+
+    def read(self, numbers: list[int], device: torch.device) -> Known:
+        places = [self._places[number] for number in numbers]
+        found: dict[str, dict[str, Tensor]] = {"output": {}, "feature": {}}
+        for (kind, name), room in self._arrays.items():
+            found[kind][name] = torch.from_numpy(room[places]).to(device)
+        return Known(found["output"], found["feature"])
+
+
+def require_same_heads(teacher: Card, student: Card) -> None:
+    """Refuse a teacher that cannot answer for the student, naming every output and input that differs.
+
+    Raises:
+        TrainError, Mistakes: An output of the student that the teacher lacks, or has with another task or other labels; an input that
+            the student has not, or reads in another shape.
+    """
+    found = Collector()
+    for name, output in student.outputs.items():
+        other = teacher.outputs.get(name)
+        if other is None:
+            found.add(
+                TrainError(
+                    f"the teacher has no output '{name}'.",
+                    why=f"its outputs are {', '.join(teacher.outputs)}; the student's are {', '.join(student.outputs)}.",
+                    fix="take a teacher with the student's heads.",
+                )
+            )
+            continue
+        for what in ("task", "per_step", "labels"):
+            theirs, ours = getattr(other, what), getattr(output, what)
+            if theirs != ours:
+                found.add(_unlike(name, what, theirs, ours))
+                break
+    theirs_in, ours_in = ({spec.name: spec for spec in input_specs(card)} for card in (teacher, student))
+    for name, spec in theirs_in.items():
+        if name not in ours_in or (spec.shape, spec.dtype) != (ours_in[name].shape, ours_in[name].dtype):
+            why = f"the teacher takes {spec}, the student {ours_in.get(name, 'no such input')}."
+            found.add(_unread(name, why))
+        elif (option := _decoded_otherwise(teacher, student, name)) is not None:
+            found.add(_unread(name, f"their '{option}' differs, so the same row would be another sample to the teacher."))
+    found.raise_if_any()
+
+
+def _unread(name: str, why: str) -> TrainError:
+    return TrainError(f"the teacher's input '{name}' is not the student's.", why=why, fix="take a teacher that reads the same inputs.")
+
+
+def _decoded_otherwise(teacher: Card, student: Card, name: str) -> str | None:
+    """The option by which one row of data becomes different samples for two cards; the front-ends, being in the models, may differ."""
+    theirs, ours = (card.inputs[name].options for card in (teacher, student))
+    for option in ("rate_hz", "fit"):
+        if theirs.get(option) != ours.get(option):
+            return option
+    files = [card.folder / str(options["tokenizer"]) for card, options in ((teacher, theirs), (student, ours)) if options.get("tokenizer")]
+    return "tokenizer" if len(files) == 2 and files[0].read_bytes() != files[1].read_bytes() else None
+
+
+def _unlike(name: str, what: str, theirs: object, ours: object) -> TrainError:
+    if what != "labels":
+        return TrainError(
+            f"output '{name}': {what} is {theirs!r} for the teacher and {ours!r} for the student.",
+            fix="take a teacher with the student's heads.",
+        )
+    theirs, ours = (tuple(labels) if isinstance(labels, tuple) else () for labels in (theirs, ours))
+    why = f"the teacher's are {_listed(theirs)}; the student's {_listed(ours)}."
+    if len(theirs) != len(ours):
+        return TrainError(
+            f"output '{name}': the teacher has {len(theirs)} labels, the student {len(ours)}.",
+            why=why,
+            fix="take a teacher with the student's labels.",
+        )
+    return TrainError(
+        f"output '{name}': teacher and student name its labels differently, or in another order.",
+        why=why,
+        fix="train the student with the teacher's labels in the teacher's order.",
+    )
+
+
+def _listed(labels: tuple[object, ...]) -> str:
+    return ", ".join(map(str, labels[:12])) + (", ..." if len(labels) > 12 else "")

@@ -1,0 +1,73 @@
+"""A bundle in parts and whole: the same answers, stand-ins for what is missing, another runtime for one branch."""
+
+import numpy as np
+import pytest
+
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.box.serving.model import choose_target, open_model
+from edgemm.box.serving.settings import InputSettings
+from edgemm.errors import RunError
+from tests.box.serving.conftest import RATE_HZ, make_bundle
+
+
+@pytest.fixture(scope="module")
+def feed():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (1, 32, 32, 3)).astype(np.uint8)
+    return {"image": image, "audio": rng.normal(0, 0.2, (1, RATE_HZ // 2)).astype(np.float32)}
+
+
+def test_in_parts_and_whole_agree(bundle, whole_bundle, feed):
+    with open_model(open_bundle(bundle), "onnxruntime") as parts, open_model(open_bundle(whole_bundle), "onnxruntime") as whole:
+        assert parts.in_parts
+        assert not whole.in_parts
+        answers = [model.answer({name: model.embed(name, array) for name, array in feed.items()}) for model in (parts, whole)]
+    np.testing.assert_allclose(answers[0]["event"], answers[1]["event"], atol=1e-5)
+
+
+def test_a_missing_input_is_replaced_by_its_stand_in(bundle, feed):
+    with open_model(open_bundle(bundle), "onnxruntime") as model:
+        only = model.answer({"audio": model.embed("audio", feed["audio"])})["event"]
+    heard = np.abs(feed["audio"]).mean()
+    np.testing.assert_allclose(only, [[0, 8 * 0.5 - 4, 8 * 0.5 + 40 * heard - 16]], atol=1e-4)
+
+
+def test_a_bundle_without_parts_never_guesses_a_missing_input(whole_bundle, feed):
+    with open_model(open_bundle(whole_bundle), "onnxruntime") as model:
+        assert model.lacking(["image"]) == ["audio"]
+        with pytest.raises(RunError, match="no answer without audio") as caught:
+            model.answer({"image": model.embed("image", feed["image"])})
+    assert "zeros would be a guess" in str(caught.value)
+
+
+def test_a_whole_model_trained_with_an_input_missing_does_without_it(shared, feed):
+    made = shared("run-bundle-optional", lambda folder: make_bundle(folder, in_parts=False, optional=True)) / "bundle"
+    with open_model(open_bundle(made), "onnxruntime") as model:
+        assert model.lacking(["image"]) == []
+        assert model.answer({"image": model.embed("image", feed["image"])})["event"].shape == (1, 3)
+
+
+def test_nothing_at_all_is_no_answer(bundle):
+    with open_model(open_bundle(bundle), "onnxruntime") as model:
+        assert model.lacking([]) == ["image", "audio"]
+
+
+def test_one_branch_may_run_on_another_target_and_in_float(shared, feed):
+    pytest.importorskip("openvino")
+    made = shared("run-bundle-both", lambda folder: make_bundle(folder, targets=("onnxruntime", "openvino"))) / "bundle"
+    given = {"image": InputSettings(target="openvino"), "audio": InputSettings(precision="fp32")}
+    with open_model(open_bundle(made), "onnxruntime", given) as mixed, open_model(open_bundle(made), "onnxruntime") as plain:
+        answers = [model.answer({name: model.embed(name, array) for name, array in feed.items()})["event"] for model in (mixed, plain)]
+    np.testing.assert_allclose(*answers, atol=1e-3)
+
+
+def test_a_branch_of_its_own_needs_a_bundle_in_parts(whole_bundle):
+    with pytest.raises(RunError, match=r"inputs.image: this bundle holds no branches"):
+        open_model(open_bundle(whole_bundle), "onnxruntime", {"image": InputSettings(precision="fp32")})
+
+
+def test_the_target_is_the_bundles_own_unless_somebody_chooses(bundle):
+    opened = open_bundle(bundle)
+    assert choose_target(opened, None) == "onnxruntime"
+    with pytest.raises(RunError, match="this bundle was not made for 'tensorrt'"):
+        choose_target(opened, "tensorrt")
