@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from edgemm import errors
-from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS
 from edgemm.box.bundle.opened import Bundle, copy, open_bundle
 from edgemm.box.devices.advice import APT_TENSORRT
-from edgemm.box.remote import packing
+from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
 from edgemm.box.remote.ssh import Address, Remote, failed, parse
 from edgemm.contracts.report import Report, read
 from edgemm.data.dataset import open_dataset

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.opened import verify as verify_bundle
 from edgemm.box.devices import memory, thermals
+from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.contracts.report import Report
 from edgemm.errors import EdgemmError
 from edgemm.progress import Progress

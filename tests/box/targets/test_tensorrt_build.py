@@ -9,6 +9,7 @@ pytest.importorskip("tensorrt_rtx")
 onnx = pytest.importorskip("onnx")
 
 from edgemm.box.targets._tensorrt import api  # noqa: E402
+from edgemm.box.targets._tensorrt import build as building  # noqa: E402
 from edgemm.box.targets._tensorrt.build import Settings, build  # noqa: E402
 from edgemm.box.targets.tensorrt import TensorRT  # noqa: E402
 from edgemm.errors import Mistakes, QuantizeError, TargetError  # noqa: E402  (the packages may be absent)

@@ -13,7 +13,6 @@ from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.pruning.analysis import analyse
 from edgemm.workshop.pruning.cutting import cut_for_now, masked_for_now
 from edgemm.workshop.pruning.proof import answers, cases, difference, disturbed, prove
-
 from tests.workshop.pruning.conftest import VECTOR
 
 
