@@ -21,7 +21,8 @@ import yaml
 
 from edgemm.box.devices import boards
 from edgemm.box.devices.boards import PRECISIONS, Board
-from edgemm.box.devices.estimate import Layer, latency_ms
+from edgemm.box.devices.estimate import latency_ms
+from edgemm.contracts.layer_work import LayerWork
 
 PUBLISHED = Path(__file__).with_name("roofline_published.yaml")
 FITTED = ("fp32", "fp16", "int8", "values")
@@ -68,7 +69,7 @@ def estimated(time: Time, board: Board) -> float:
     facts = _file()["models"][time.model]
     count = facts["layers"]
     macs, weights, values = (int(facts[key] * unit / count) for key, unit in (("gop", 5e8), ("parameters_m", 1e6), ("values_m", 1e6)))
-    one = Layer("all", macs, weights, values, quantizable=True)
+    one = LayerWork("all", macs, weights, values, quantizable=True)
     return count * latency_ms([one], time.precision, board)
 
 

@@ -30,7 +30,7 @@ from _results import save
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.scheduling import Decision
+from edgemm.contracts.decision import Decision
 from edgemm.verbs import _demo_scenes
 
 SIZE, FPS, SCENE_S = (1280, 720), 15, 4

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from edgemm.box.serving.scheduling import Decision
 from edgemm.contracts.card import Output
+from edgemm.contracts.decision import Decision
 
 
 @dataclass(frozen=True)

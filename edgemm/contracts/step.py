@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.dataset import Dataset
+from edgemm.contracts.report import Measurement
 from edgemm.contracts.target import Numerics
-
-if TYPE_CHECKING:
-    from edgemm.contracts.report import Measurement
-    from edgemm.data.dataset import Dataset
-    from edgemm.graph.branches import Branches
-    from edgemm.workshop.models.fused import FusedModel
 
 
 def silent(what: str, done: float) -> None:
@@ -31,10 +27,10 @@ class Context:
 
     Attributes:
         dataset: Where samples come from; None = seeded synthetic ones of the card's modalities.
-        branches: Branches of the graph a graph step works on; None = the step finds them itself.
+        branches: ``graph.branches.Branches`` of the graph a graph step works on; None = the step finds them itself.
         target: Name of the target this graph is made for; for a torch step the recipe's first.
         numerics: What Q/DQ that target wants.
-        teacher: The model before any compression, in eval mode; torch steps only.
+        teacher: The model before any compression (a ``FusedModel``), in eval mode; torch steps only.
         measure: Exports, compiles and times a model on ``target`` in a process of its own; has ``latency_p50_ms``. What later
             models take is told as of the machine at the first: that one runs beside them. Torch steps only.
         note: Takes a sentence that the user and the report are shown.
@@ -48,10 +44,10 @@ class Context:
     scratch: Path
     target: str = "onnxruntime"
     numerics: Numerics = field(default_factory=lambda: Numerics("mixed"))
-    branches: Branches | None = None
+    branches: Any = None
     seed: int = 0
     progress: Callable[[str, float], None] = silent
     note: Callable[[str], None] = unheard
-    teacher: FusedModel | None = None
-    measure: Callable[[FusedModel], list[Measurement]] | None = None
+    teacher: Any = None
+    measure: Callable[[Any], list[Measurement]] | None = None
     facts: dict[str, Any] = field(default_factory=dict)

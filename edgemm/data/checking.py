@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgemm.contracts.card import Input, Output
 from edgemm.contracts.modality import Modality, existing
 from edgemm.data import labels
+from edgemm.data.dataset import TableDataset
 from edgemm.data.manifest import Row
 from edgemm.errors import Collector, DataError
-
-if TYPE_CHECKING:
-    from edgemm.data.dataset import Dataset
 
 TOLD = 8  # mistakes in one message
 REMEMBERED = 65536  # cells known to be good: labels repeat, and so do files where several rows share one
 
 
-def check(dataset: Dataset, *, needed: Sequence[str] = ()) -> None:
+def check(dataset: TableDataset, *, needed: Sequence[str] = ()) -> None:
     """Look at every row of a manifest; a function's first rows only, and npz files not at all: their cells are arrays.
 
     Costs about a second for 100,000 rows. No row is looked at in a dataset that leaves out bad ones: it counts them when they are read.
@@ -52,7 +50,7 @@ def check(dataset: Dataset, *, needed: Sequence[str] = ()) -> None:
 class _Looker:
     """Finds the first mistake of a row."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: TableDataset) -> None:
         card = dataset.card
         self.name, self.folder = dataset.source.name, dataset.source.folder
         self.inputs = [(card.column(key), card.inputs[key], part) for key, part in dataset.parts.items()]

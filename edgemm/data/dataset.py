@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.card import Card, Output
+from edgemm.contracts.dataset import Batch, Dataset
 from edgemm.contracts.modality import Modality, modalities
 from edgemm.data import labels
 from edgemm.data import samples as arrays
@@ -24,28 +24,7 @@ from edgemm.errors import DataError, nearest
 FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some samples, decoded.
-
-    Attributes:
-        inputs: Card input -> (n[, steps], *sample) as the graph takes it; a ``tensor`` has n where its card says ``batch``.
-        targets: Output -> int64 (n,) for classification, float32 (n, labels) for multilabel, float32 (n,) or (n, d) for regression;
-            ``per_step`` adds T after n. Outputs of task embedding or tensor have none.
-        present: Optional input -> bool (n,); where False the input holds zeros or padding.
-        rows: int64 (n,), the rows' numbers as a person counts: the line in a text manifest.
-    """
-
-    inputs: dict[str, np.ndarray]
-    targets: dict[str, np.ndarray]
-    present: dict[str, np.ndarray]
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> Dataset:
+def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> TableDataset:
     """Open the data for a card.
 
     Args:
@@ -57,12 +36,12 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
     """
     bad: dict[int, str] = {}
     card = taken_as_it_is(card) if is_ready(data) else card
-    return Dataset(
+    return TableDataset(
         open_source(data, card, bad=bad if skip_bad_rows else None, row_bytes=_row_bytes(card)), card, bad=bad if skip_bad_rows else None
     )
 
 
-def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> Dataset:
+def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> TableDataset:
     """Seeded samples for a model that comes without data; every split yields the same ones, and there are no targets."""
 
     def rows(_split: str) -> Iterator[dict[str, Any]]:
@@ -71,10 +50,10 @@ def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> Dataset:
             yield {card.column(name): _synthetic_cell(part, card.inputs[name].steps, rng) for name, part in modalities(card).items()}
 
     name = f"{samples} synthetic samples of seed {seed}"
-    return Dataset(arrays.Function(rows, name, card.folder, name, _row_bytes(card)), card, bad=None, labelled=False)
+    return TableDataset(arrays.Function(rows, name, card.folder, name, _row_bytes(card)), card, bad=None, labelled=False)
 
 
-def find_labels(data: str | Path | Dataset, card: Card) -> Card:
+def find_labels(data: str | Path | TableDataset, card: Card) -> Card:
     """The card with the missing ``labels`` of its outputs filled in from the train split (sorted; as numbers when all are).
 
     Raises:
@@ -83,7 +62,7 @@ def find_labels(data: str | Path | Dataset, card: Card) -> Card:
     missing = [spec for spec in card.outputs.values() if spec.task in ("classification", "multilabel") and not spec.labels]
     if not missing:
         return card
-    source = data.source if isinstance(data, Dataset) else open_dataset(data, card).source
+    source = data.source if isinstance(data, TableDataset) else open_dataset(data, card).source
     found: dict[str, set[str]] = {spec.name: set() for spec in missing}
     reading = as_named_in(card, source.columns)
     for row in source.rows("train"):
@@ -118,7 +97,7 @@ def sensor_statistics(dataset: Dataset, name: str) -> tuple[list[float], list[fl
     return mean.tolist(), np.where(deviation > 1e-9 * np.maximum(1.0, np.abs(mean)), deviation, 1.0).tolist()
 
 
-class Dataset:
+class TableDataset(Dataset):
     """Rows and how a card reads them. Nothing is decoded before a batch is asked for; each call to ``batches`` reads anew."""
 
     def __init__(self, source: Source, card: Card, *, bad: dict[int, str] | None, labelled: bool = True) -> None:
@@ -134,6 +113,16 @@ class Dataset:
         self._decoder = Decoder(card, dict(self._parts), self._outputs, name=source.name, folder=source.folder)
         self._one_a_call = any(part.batch_axis() is None and part.initial() is None for part in self._parts.values())
         self._check_columns()
+
+    @property
+    def name(self) -> str:
+        """What errors call it: the manifest, the file or the function."""
+        return self.source.name
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a row is the same sample in every pass; a function that is called anew may make another of it."""
+        return not isinstance(self.source, arrays.Function)
 
     @property
     def bad_rows(self) -> list[str]:
@@ -155,20 +144,16 @@ class Dataset:
         """Outputs that a column tells the truth of."""
         return self._outputs
 
-    def with_card(self, card: Card) -> Dataset:
-        """The same rows read by another card; the manifest is not read again."""
-        return Dataset(self.source, card, bad=self._bad)
-
     def cells(self, split: str, name: str) -> Iterator[Any]:
         """What stands in the column of an input or output, undecoded and without empty cells: the texts for a vocabulary."""
         self.require_rows(split)
         column = self.card.column(name)
         return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not labels.is_empty(row.cells.get(column)))
 
-    def only(self, *inputs: str) -> Dataset:
+    def only(self, *inputs: str) -> TableDataset:
         """The same rows with some inputs and no targets, so that nothing else is decoded."""
         card = self.card.replace(inputs={name: self.card.inputs[name] for name in inputs})
-        return Dataset(self.source, card, bad=self._bad, labelled=False)
+        return TableDataset(self.source, card, bad=self._bad, labelled=False)
 
     def splits(self) -> list[str]:
         return [split for split in SPLITS if self.source.has(split)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgemm.contracts.card import Card, Output
-from edgemm.data.dataset import Batch, Dataset, open_dataset
-from edgemm.data.samples import Function
+from edgemm.contracts.dataset import Batch, Dataset
+from edgemm.data.dataset import open_dataset
 from edgemm.errors import DataError, TrainError
 
 MEMORY_BYTES = 1 << 30  # 80,000 pictures of 64 x 64, or 16,000 seconds of sound; leaves room beside torch on an 8 GiB machine
@@ -34,7 +34,7 @@ class Split:
     @property
     def is_fixed(self) -> bool:
         """Whether a row is the same sample in every pass; a function that is called anew may make another of it."""
-        return self.arrays is not None or not isinstance(self.dataset.source, Function)
+        return self.arrays is not None or self.dataset.is_fixed
 
     def steps(self, batch_size: int) -> int:
         """How many batches of at least two rows ``batches`` gives; at least 1."""

@@ -1,48 +1,22 @@
-"""Who broke a rung: the first node, in the order of the graph, whose value differs from the reference."""
+"""Who broke the rung to the target: the first node, in the order of the graph, whose value differs from the reference."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 
 from edgemm.contracts.target import Session
 from edgemm.errors import TargetError
 from edgemm.graph import files, parity
-from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, find_branches
-
-if TYPE_CHECKING:
-    from edgemm.graph.parity import Difference, Feed
-    from edgemm.workshop.models.fused import FusedModel
+from edgemm.graph.branches import WEIGHTED, Branches
+from edgemm.graph.parity import Difference, Feed
 
 LOOKED_AT = 2  # samples; the reference keeps every tensor of each
 SILENT = ("QuantizeLinear", "Constant", "Shape", "Size", "Range")
 THROUGH = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid", "Add", "Mul", "Identity")
-
-
-def in_export(model: FusedModel, graph: onnx.ModelProto, sample: Feed) -> tuple[str, str]:
-    """(branch, node) where the exported graph first differs from torch; empty strings where none does.
-
-    The model is traced again: names of torch's nodes are names of the graph's tensors.
-    """
-    from edgemm.workshop.models import values
-    from edgemm.workshop.models.onnx_export import trace
-
-    features = values.features(model, sample)
-    expected = values.on_the_way(trace(model).program, features)
-    expected |= {f"{FRONTEND}{name}/out": value for name, value in features.items()}
-    expected |= values.outputs(model, sample)
-    made = [(name, node.name) for node in graph.graph.node for name in node.output if name in expected]
-    found, _ = parity.run_reference(parity.with_outputs(graph, [name for name, _ in made]), [sample])
-    owner = find_branches(graph, model.card).of_node
-    for name, node in made:
-        value = expected[name].reshape(-1)
-        if value.size == found[name].size and not parity.within(parity.difference(value, found[name])):
-            return owner[node], node
-    return "", ""
 
 
 def in_target(

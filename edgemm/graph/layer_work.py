@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from edgemm.box.devices.estimate import Layer
 from edgemm.contracts.card import Card
+from edgemm.contracts.layer_work import LayerWork
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.specs import BATCH
 from edgemm.graph import files
@@ -25,7 +25,7 @@ OWN = (
 """Operators that every runtime starts by themselves; activations, additions, reshapes, Q/DQ are fused into their neighbours."""
 
 
-def layers(path: Path, card: Card | None) -> list[Layer]:
+def layers(path: Path, card: Card | None) -> list[LayerWork]:
     """The layers of an ONNX file for one sample, float or with Q/DQ, in the order of the graph."""
     model = files.load(path)
     branches = find_branches(model, card)
@@ -40,7 +40,7 @@ def layers(path: Path, card: Card | None) -> list[Layer]:
             read = [name for name in node_inputs(node) if name not in constant]
             moved = sum(math.prod(shapes[name]) for name in (*read, node.output[0]) if name in shapes)
             found.append(
-                Layer(
+                LayerWork(
                     branches.of_node[node.name], macs, weights.get(node.name, 0), moved, launches=_launches(node, shapes),
                     quantizable=node.op_type in QUANTIZED_AT,
                 )

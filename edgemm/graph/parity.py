@@ -1,30 +1,25 @@
-"""The parity ladder: torch -> ONNX -> Q/DQ -> target, on real samples; a rung that breaks is named by branch and node.
+"""How far two forms of a model are apart, on real samples: the values a graph stands for, and one comparison, a rung of the ladder.
 
 ONNX Runtime with every optimisation off is the reference for what a graph means.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 
-from edgemm.contracts.card import Card
-from edgemm.contracts.target import Session
-from edgemm.errors import ParityError
+from edgemm.errors import EdgemmError, ExportError
 from edgemm.graph import files
-from edgemm.graph.branches import Branches, find_branches
-from edgemm.graph.untaken import untaken
-
-if TYPE_CHECKING:
-    from edgemm.workshop.models.fused import FusedModel
+from edgemm.graph.branches import find_branches
 
 Feed = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
@@ -38,6 +33,10 @@ TARGET_SQNR_DB = 20.0
 POOR_SQNR_DB = 10.0  # below this a quantized tensor is noise for a third of its amplitude
 SECONDS_A_RUNG = 10.0  # a large model is compared on fewer samples, at least FEWEST
 FEWEST = 2
+UNKNOWN = re.compile(r"(?P<op>\w+)\(-?\d+\) is not a registered function/op")
+UNBUILT = re.compile(r"Could not find an implementation for (?P<op>\w+)\(\d+\) node with name '(?P<node>[^']*)'")
+INSIDE = re.compile(r"[Nn]ode ?(?:\(|with name '|:)(?P<node>[^)'\s]+)")
+MOST_WORDS = 300  # characters of its own words
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         try:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as err:  # its exceptions have no common base
-            raise untaken(model, str(err)) from err
+            raise not_taken(model, str(err)) from err
 
 
 def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf")) -> tuple[Arrays, int]:
@@ -169,125 +168,36 @@ def join(names: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Arrays:
     return {name: np.concatenate([np.asarray(row[place]).reshape(-1) for row in rows]) for place, name in enumerate(names)}
 
 
-def check_export(model: FusedModel, onnx_path: Path, samples: Sequence[Feed]) -> Rung:
-    """The rung torch -> ONNX: each output on each sample, and on all samples as one batch.
-
-    Raises:
-        ParityError: An output differs; names it, the error, and the branch and node where the difference arises.
-    """
-    from edgemm.workshop.models import values
-
-    names = list(model.card.outputs)
-    graph = files.load(onnx_path)
-    feeds = [*samples, *_one_batch(samples)]
-    reference = join(names, [list(values.outputs(model, feed).values()) for feed in feeds])
-    found, _ = run_reference(graph, feeds)
-    rung = Rung("torch to ONNX", "torch", "ONNX Runtime", compare(reference, {name: found[name] for name in names}))
-    broken = [name for name, entry in rung.outputs.items() if not within(entry)]
-    if not broken:
-        return rung
-    from edgemm.graph.culprits import in_export
-
-    branch, node = next((place for feed in feeds if any(place := in_export(model, graph, feed))), ("", ""))
-    worst = rung.outputs[broken[0]]
-    raise ParityError(
-        f"output '{broken[0]}' of the exported graph differs from torch by {worst.max_abs:.3g} (its scale is {worst.scale:.3g}).",
-        why=f"the difference arises in branch '{branch}' at node '{node}'." if node else "no single node could be named.",
-        fix="write that layer with simpler torch operations; please report the model, the exporter writes it wrongly.",
-    )
-
-
 def within(found: Difference) -> bool:
     """Whether an exported tensor equals torch's."""
     return found.max_abs <= EXPORT_TOLERANCE * found.scale + ABSOLUTE_TOLERANCE
 
 
-def _one_batch(samples: Sequence[Feed]) -> list[Feed]:
-    """All samples as one feed, where their shapes allow it: a graph that works for one sample may mix several."""
-    shapes = {tuple((name, value.shape) for name, value in sample.items()) for sample in samples}
-    if len(samples) < 2 or len(shapes) > 1 or any(value.shape[:1] != (1,) for value in samples[0].values()):
-        return []
-    return [{name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}]
-
-
-def check_graphs(
-    reference: Path,
-    quantized: Path,
-    session: Session,
-    samples: Sequence[Feed],
-    *,
-    card: Card | None = None,
-    target: str = "target",
-    reopen: Callable[[Path], Session] | None = None,
-) -> list[Rung]:
-    """The rungs ONNX -> Q/DQ and Q/DQ -> target, as the target is opened.
-
-    Args:
-        reference: The float graph. May be the same file as ``quantized`` (a float deployment): then there is only the second rung.
-        session: ``quantized``, opened in the shape mode and with the options that ship.
-        reopen: Opens another ONNX file in the same way; used to find the culprit when the target's rung breaks.
-
-    Returns:
-        Rungs. The first never fails: what quantizing costs is judged by accuracy. The second fails where the target's error is above
-        ``TARGET_SQNR_DB`` and also above what quantizing costs.
-    """
-    graph = files.load(quantized)
-    branches = find_branches(graph, card)
-    rungs: list[Rung] = []
-    costs: dict[str, Difference] = {}
-    if reference.resolve() == quantized.resolve():
-        expected, count = run_reference(graph, samples, seconds=SECONDS_A_RUNG)
-    else:
-        rung, expected, count = _quantizing(files.load(reference), graph, branches, samples, card)
-        rungs.append(rung)
-        costs = dict(rung.outputs)
-    names = [value.name for value in graph.graph.output]
-    rows = [_answers(session, sample, names) for sample in samples[:count]]
-    rung = judge_target({name: expected[name] for name in names}, join(names, rows), costs, target)
-    if not rung.ok and reopen is not None:
-        from edgemm.graph.culprits import in_target
-
-        culprit, by_branch, note = in_target(graph, branches, samples[:count], reopen)
-        rung = Rung(
-            rung.name, rung.reference, rung.candidate, rung.outputs, by_branch, False, culprit, "; ".join(filter(None, (rung.note, note)))
-        )
-    return [*rungs, rung]
-
-
-def judge_target(reference: Feed, found: Feed, costs: Mapping[str, Difference], target: str = "target") -> Rung:
-    """The rung Q/DQ -> target from both sides' outputs; ``costs``: what quantizing did to each output."""
-    outputs = compare(reference, found)
-    broken = [
-        name for name, entry in outputs.items() if entry.sqnr_db < min(TARGET_SQNR_DB, costs[name].sqnr_db if name in costs else np.inf)
-    ]
-    note = f"output '{broken[0]}' is off by {outputs[broken[0]].max_abs:.3g} at a scale of {outputs[broken[0]].scale:.3g}" if broken else ""
-    return Rung(f"Q/DQ to {target}", "ONNX Runtime, no optimisation", target, outputs, ok=not broken, note=note)
-
-
-def _answers(session: Session, sample: Feed, names: Sequence[str]) -> list[np.ndarray]:
-    wanted = {spec.name for spec in session.inputs}
-    answers = session.run({key: value for key, value in sample.items() if key in wanted})
-    return [answers[name] for name in names]
-
-
-def _quantizing(
-    plain: onnx.ModelProto, graph: onnx.ModelProto, branches: Branches, samples: Sequence[Feed], card: Card | None
-) -> tuple[Rung, Arrays, int]:
-    """The rung ONNX -> Q/DQ, with the Q/DQ graph's values and the number of samples that ran."""
-    cuts = find_branches(plain, card).cuts
-    made = {name for node in graph.graph.node for name in node.output}
-    kept = {branch: [name for name in tensors if name in made] for branch, tensors in cuts.items()}
-    exposed = [name for tensors in kept.values() for name in tensors]
-    found, count = run_reference(with_outputs(graph, exposed), samples, seconds=SECONDS_A_RUNG)
-    expected, _ = run_reference(with_outputs(plain, exposed), samples[:count])
-    outputs = compare({value.name: expected[value.name] for value in plain.graph.output}, found)
-    by_branch = {branch: worst(compare({name: expected[name] for name in names}, found)) for branch, names in kept.items() if names}
-    poor = [f"{what} '{name}' has {entry.sqnr_db:.0f} dB" for what, group in (("output", outputs), ("branch", by_branch))
-            for name, entry in group.items() if entry.sqnr_db < POOR_SQNR_DB]  # fmt: skip
-    note = f"poor after quantizing: {', '.join(poor)}" if poor else ""
-    return Rung("ONNX to Q/DQ", "ONNX Runtime, float", "ONNX Runtime, Q/DQ", outputs, by_branch, note=note), found, count
-
-
 def worst(found: Mapping[str, Difference]) -> Difference:
     """The entry with the least SQNR."""
     return min(found.values(), key=lambda entry: entry.sqnr_db)
+
+
+def not_taken(model: onnx.ModelProto, said: str) -> ExportError:
+    """The error of a graph that is the reference for everything after it, and cannot be run."""
+    named = next((found.groupdict() for pattern in (UNKNOWN, UNBUILT, INSIDE) if (found := pattern.search(said))), {})
+    node = next((node for node in model.graph.node if _is(node, named)), None)
+    place = "" if node is None else f" at node '{node.name}' ({node.op_type}){_branch(model, node.name)}"
+    words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ ", "", " ".join(said.split()))
+    return ExportError(
+        f"ONNX Runtime does not take the graph{place}.",
+        why=words[:MOST_WORDS],
+        fix="every command runs the graph there first, to know what it means: write that layer with ONNX's own operators (opset 18).",
+    )
+
+
+def _is(node: onnx.NodeProto, named: dict[str, str]) -> bool:
+    return node.name == named["node"] if "node" in named else node.op_type == named.get("op")
+
+
+def _branch(model: onnx.ModelProto, name: str) -> str:
+    try:
+        branch = find_branches(model).of_node.get(name)
+    except EdgemmError:  # a graph that has none
+        return ""
+    return f" of branch '{branch}'" if branch else ""

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Output
+from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.target import Target
 from edgemm.data import scoring
-from edgemm.data.dataset import Dataset
 from edgemm.pipeline.stages import Job
 from edgemm.store.artifact import Artifact
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.box.bundle import opened
+from edgemm.box.bundle import packing
 from edgemm.contracts import plugins
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Report
@@ -44,7 +44,7 @@ def assemble(
         files |= _target_files(part, output.with_name(f"{part.target} companions"))
     files |= {path.name: path for path in exported.folder.glob("*.onnx.data")}
     with job.progress.stage("bundle"):
-        return opened.pack(
+        return packing.pack(
             output,
             card=job.card,
             files=files,
@@ -66,11 +66,11 @@ def _target_files(part: Compiled, place: Path) -> dict[str, Path]:
     return {f"targets/{part.target}/model.onnx": part.model.main} | {f"targets/{part.target}/{path.name}": path for path in beside}
 
 
-def _options(part: Compiled, plan: Recipe) -> opened.TargetOptions:
+def _options(part: Compiled, plan: Recipe) -> packing.TargetOptions:
     """How a target is opened; that it could not run here is no option of the bundle's."""
     safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
     machine = fingerprint(plugins.find(Target, part.target)(**part.given))
-    return opened.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(plan)))
+    return packing.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(plan)))
 
 
 def _provenance(shaped: Shaped, compiled: Sequence[Compiled], plan: Recipe) -> dict[str, Any]:

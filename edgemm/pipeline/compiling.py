@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.box.bundle.golden import Golden, stack, tolerance
 from edgemm.box.bundle.golden import run as run_golden
-from edgemm.box.bundle.golden import stack, tolerance
-from edgemm.box.bundle.opened import Golden, write_npz
+from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.candidates import asked as precision_asked
 from edgemm.box.measuring.predict import Predictor
@@ -173,10 +173,10 @@ def ladder(
     target = plugins.find(Target, name)(**given)
 
     def make(scratch: Path) -> Path:
-        from edgemm.graph import parity
+        from edgemm.graph import ladder
 
         with target.open(quantized.main, **options) as session:
-            rungs = parity.check_graphs(
+            rungs = ladder.check_graphs(
                 exported.main, quantized.main, session, samples(job), card=job.card, target=name,
                 reopen=(lambda path: target.open(path, **options)) if search else None,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.packing import write_npz
 from edgemm.box.bundle.parts import SplitFiles
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts import plugins
 from edgemm.contracts.recipe import Step

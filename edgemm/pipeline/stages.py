@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.box.bundle.opened import Reference, write_npz
+from edgemm.box.bundle.packing import Reference, write_npz
 from edgemm.box.measuring.busy import load
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card
+from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.recipe import Recipe, Step
 from edgemm.contracts.target import Target
 from edgemm.data.checking import check
-from edgemm.data.dataset import Dataset, find_labels, open_dataset, synthetic
+from edgemm.data.dataset import find_labels, open_dataset, synthetic
 from edgemm.progress import Progress
 from edgemm.store import cache
 from edgemm.store.artifact import Artifact, Maker, write_bytes, write_json
@@ -159,13 +160,13 @@ def export(job: Job, *, opset: int = OPSET) -> Artifact:
 
             user_onnx.prepare(job.card, path)
         else:
-            from edgemm.graph import parity
+            from edgemm.workshop.models import export_parity
             from edgemm.workshop.models.checkpoint.loading import load_model
             from edgemm.workshop.models.onnx_export import export_onnx
 
             model = load_model(job.card)
             export_onnx(model, path, opset=opset)
-            write_json(scratch / "parity.json", parity.check_export(model, path, samples(job)).to_dict())
+            write_json(scratch / "parity.json", export_parity.check_export(model, path, samples(job)).to_dict())
         return path
 
     inputs = {"model": job.identity, "opset": opset, "data": job.fingerprint}

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.opened import write_npz
+from edgemm.box.bundle.packing import write_npz
 from edgemm.box.bundle.parts import Parts
 from edgemm.contracts import plugins
+from edgemm.contracts.dataset import Batch
 from edgemm.contracts.target import Target
-from edgemm.data.dataset import Batch
 from edgemm.errors import MeasureError
 from edgemm.pipeline.stages import Job
 from edgemm.store.artifact import Artifact, write_json

@@ -10,8 +10,8 @@ from typing import Any
 
 from edgemm.box.bundle.golden import Golden, compare
 from edgemm.box.bundle.golden import run as run_golden
-from edgemm.box.bundle.opened import Bundle, TargetOptions, open_bundle
-from edgemm.box.bundle.packing import SUFFIX
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.packing import SUFFIX, TargetOptions
 from edgemm.box.measuring.tuning import tune
 from edgemm.contracts import plugins
 from edgemm.contracts.target import BuildsAhead, Target, fingerprint

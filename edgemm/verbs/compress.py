@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgemm.box.bundle import opened, seal
+from edgemm.box.bundle import packing, seal
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.recipe import load as load_recipe
 from edgemm.contracts.report import Report
@@ -75,7 +75,7 @@ def compress(
         EdgemmError: Anything a user can mend, before work starts where it can be known.
     """
     output = Path(output)
-    opened.check_place(output)
+    packing.check_place(output)
     signer = seal.public_hex(sign) if sign else None
     job = stages.start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     plan = load_recipe(recipe, card=job.card)
@@ -96,7 +96,7 @@ def compress(
         return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
 
     made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
-    opened.copy(made.folder, output)
+    packing.copy(made.folder, output)
     place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
 

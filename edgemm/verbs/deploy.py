@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm.box.bundle import opened as bundles
+from edgemm.box.bundle import packing, proving
 from edgemm.box.bundle.packing import SUFFIX
 from edgemm.box.remote.ssh import Remote, parse
 from edgemm.errors import BundleError, RemoteError
@@ -71,10 +71,10 @@ def deploy(
         RemoteError: The machine cannot be reached, or the run there did not take the bundle; the old one lies there again.
     """
     progress = progress or Progress()
-    bundles.verify(bundle, run=False).raise_if_bad()
+    proving.verify(bundle, run=False).raise_if_bad()
     config = Path(ssh_config) if ssh_config else None
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder, Remote(parse(remote), config=config) as there:
-        packed = Path(bundle) if Path(bundle).is_file() else bundles.copy(Path(bundle), Path(folder) / f"bundle{SUFFIX}")
+        packed = Path(bundle) if Path(bundle).is_file() else packing.copy(Path(bundle), Path(folder) / f"bundle{SUFFIX}")
         with progress.stage(f"copy to {there.address.host}"):
             there.put(packed, f"{to}.new")
         with progress.stage("verify there"):

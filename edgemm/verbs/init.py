@@ -15,7 +15,7 @@ import yaml
 from edgemm.contracts.card import FILL_IN, Card, Input, Output
 from edgemm.errors import CardError, OutputError, nearest
 from edgemm.store.artifact import write_bytes
-from edgemm.workshop.models import huggingface_card
+from edgemm.workshop.models.checkpoint import huggingface_card
 
 FORMS = (
     "image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40, imu=50x6@50hz, text=tokens:16, text=tokens:16+mask"
@@ -80,7 +80,7 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
     Raises:
         CheckpointError: It takes none; the error is that of the inputs as they were given.
     """
-    from edgemm.workshop.models.drafting import Refused, returned_shapes  # torch
+    from edgemm.workshop.models.checkpoint.drafting import Refused, returned_shapes  # torch
 
     try:
         return card, returned_shapes(card)

@@ -15,7 +15,7 @@ from edgemm.contracts import card as cards
 from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement, Report
 from edgemm.data import scoring
-from edgemm.data.dataset import Dataset, find_labels, open_dataset, sensor_statistics
+from edgemm.data.dataset import TableDataset, find_labels, open_dataset, sensor_statistics
 from edgemm.data.modalities.text import build_vocabulary
 from edgemm.errors import OutputError
 from edgemm.progress import Progress
@@ -164,7 +164,7 @@ def train(
         return _write(model, dataset, done, folder, key, progress)
 
 
-def completed(card: Card, dataset: Dataset, scratch: Path, progress: Progress) -> Card:
+def completed(card: Card, dataset: TableDataset, scratch: Path, progress: Progress) -> Card:
     """The card with what it leaves open filled in from the train split.
 
     Args:
@@ -220,11 +220,11 @@ def _finished(folder: Path, key: str) -> Training | None:
     return None
 
 
-def _texts(dataset: Dataset, column: str) -> Iterator[str]:
+def _texts(dataset: TableDataset, column: str) -> Iterator[str]:
     return (str(cell) for row in dataset.source.rows("train") if (cell := row.cells.get(column)) is not None)
 
 
-def _write(model: FusedModel, dataset: Dataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:
+def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:
     """Score the test split and write everything in one step; in a run of several processes only the first does."""
     from edgemm.data.in_memory import open_split
     from edgemm.workshop.models.checkpoint import loading

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm.box.bundle import opened as bundles
-from edgemm.box.bundle.opened import Verification
+from edgemm.box.bundle import proving
+from edgemm.box.bundle.verification import Verification
 
 
 def verify(bundle: str | Path, *, key: str | Path | None = None) -> Verification:
@@ -22,6 +22,6 @@ def verify(bundle: str | Path, *, key: str | Path | None = None) -> Verification
         BundleError: Not a bundle, or something in it is wrong: names every bad file.
         MissingExtra: The bundle is signed, or ``key`` is given, and the package cryptography is not installed.
     """
-    result = bundles.verify(bundle, key=Path(key) if key else None)
+    result = proving.verify(bundle, key=Path(key) if key else None)
     result.raise_if_bad()
     return result

@@ -809,9 +809,9 @@ def test_decoding_runs_ahead_but_not_far_and_stops_with_the_reader(tmp_path):
                 drawn.append(number)
                 yield Row(number, {"x": np.zeros(1 << 20, np.float32)})
 
-    from edgemm.data.dataset import Dataset
+    from edgemm.data.dataset import TableDataset
 
-    batches = Dataset(Endless(), card, bad=None).batches("train", 2)
+    batches = TableDataset(Endless(), card, bad=None).batches("train", 2)
     next(batches)
     time.sleep(0.3)
     assert 2 <= len(drawn) <= 40  # 64 MiB of 4 MiB rows wait

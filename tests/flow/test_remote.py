@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import edgemm
+from edgemm.box.bundle.golden import Golden, tolerance
 from edgemm.box.bundle.golden import run as run_golden
-from edgemm.box.bundle.golden import tolerance
-from edgemm.box.bundle.opened import Golden, TargetOptions, pack
+from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.cli import main
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins

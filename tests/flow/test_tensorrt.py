@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgemm import compress, inspect, verify
-from edgemm.box.bundle import opened as bundle
+from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.targets.tensorrt import TensorRT
 
 torch = pytest.importorskip("torch")
@@ -107,7 +107,7 @@ def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, option
 
 
 def test_the_bundle_opens_as_any_other(built):
-    opened = bundle.open_bundle(built.bundle)
+    opened = open_bundle(built.bundle)
     assert opened.targets() == ["openvino", "tensorrt"]
 
 
@@ -117,7 +117,7 @@ def test_every_form_answers_the_golden_samples_and_a_wrong_one_is_not_taken(buil
 
     from edgemm.verbs.compile import _objection
 
-    opened = bundle.open_bundle(built.bundle)
+    opened = open_bundle(built.bundle)
     golden = opened.golden()
     objection = _objection(opened, "tensorrt", golden)
     for precision in ("f16", "f32"):

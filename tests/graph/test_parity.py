@@ -14,7 +14,8 @@ from torch import nn
 from edgemm.contracts import card as cards
 from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import ExportError, ParityError
-from edgemm.graph import files, parity
+from edgemm.graph import files, ladder, parity
+from edgemm.workshop.models import export_parity
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import export_onnx
 
@@ -60,7 +61,7 @@ def changed(path: Path, name: str, tmp_path: Path) -> Path:
 
 
 def test_an_export_that_equals_torch_passes(small, small_onnx, small_samples):
-    rung = parity.check_export(small, small_onnx, small_samples)
+    rung = export_parity.check_export(small, small_onnx, small_samples)
     assert rung.ok
     assert rung.outputs["sum"].max_abs < 1e-5
 
@@ -68,7 +69,7 @@ def test_an_export_that_equals_torch_passes(small, small_onnx, small_samples):
 @pytest.mark.parametrize(("weight", "branch"), [("right.bias", "right"), ("left.bias", "left"), ("last.bias", "head:sum")])
 def test_an_export_that_differs_is_named_by_output_error_and_branch(small, small_onnx, small_samples, tmp_path, weight, branch):
     with pytest.raises(ParityError, match=r"output 'sum' of the exported graph differs from torch by \d") as caught:
-        parity.check_export(small, changed(small_onnx, weight, tmp_path), small_samples)
+        export_parity.check_export(small, changed(small_onnx, weight, tmp_path), small_samples)
     assert f"the difference arises in branch '{branch}' at node 'node_linear" in str(caught.value)
 
 
@@ -80,7 +81,7 @@ def test_a_graph_that_mixes_the_samples_of_a_batch_is_caught(small, small_onnx, 
     model.graph.node.append(helper.make_node("ReduceMax", ["mixed", "batch_axis"], ["peak"], name="peak"))
     model.graph.node.append(helper.make_node("Max", ["peak", "mixed"], ["sum"], name="mixing"))
     with pytest.raises(ParityError, match="output 'sum'"):
-        parity.check_export(small, files.save(model, tmp_path / "mixing.onnx"), small_samples)
+        export_parity.check_export(small, files.save(model, tmp_path / "mixing.onnx"), small_samples)
 
 
 def test_differences_have_error_scale_and_ratio():
@@ -183,7 +184,7 @@ def fault(tmp_path_factory):
 
 def test_openvinos_wrong_int8_with_a_dynamic_batch_breaks_the_rung_and_the_convolution_is_named(fault):
     path, samples = fault
-    (rung,) = parity.check_graphs(path, path, Compiled(path, dynamic=True), samples, reopen=lambda p: Compiled(p, dynamic=True))
+    (rung,) = ladder.check_graphs(path, path, Compiled(path, dynamic=True), samples, reopen=lambda p: Compiled(p, dynamic=True))
     assert not rung.ok
     assert rung.outputs["y"].sqnr_db < 10
     assert rung.culprit == {"branch": "head:y", "node": "conv"}
@@ -192,7 +193,7 @@ def test_openvinos_wrong_int8_with_a_dynamic_batch_breaks_the_rung_and_the_convo
 
 def test_the_same_graph_with_a_fixed_batch_passes(fault):
     path, samples = fault
-    (rung,) = parity.check_graphs(path, path, Compiled(path, dynamic=False), samples, reopen=lambda p: Compiled(p, dynamic=False))
+    (rung,) = ladder.check_graphs(path, path, Compiled(path, dynamic=False), samples, reopen=lambda p: Compiled(p, dynamic=False))
     assert rung.ok
     assert rung.culprit is None
     assert rung.outputs["y"].sqnr_db > 30
@@ -200,7 +201,7 @@ def test_the_same_graph_with_a_fixed_batch_passes(fault):
 
 def test_a_broken_rung_without_a_way_to_look_closer_still_says_which_output_is_off(fault):
     path, samples = fault
-    (rung,) = parity.check_graphs(path, path, Compiled(path, dynamic=True), samples)
+    (rung,) = ladder.check_graphs(path, path, Compiled(path, dynamic=True), samples)
     assert (rung.ok, rung.culprit) == (False, None)
     assert "'y'" in rung.note
 
@@ -215,7 +216,7 @@ def test_what_quantizing_costs_is_told_per_output_and_branch_and_fails_nothing(s
     ctx = Context(small.card, dataset.synthetic(small.card), tmp_path, numerics=Numerics("mixed"))
     path = files.save(quantize(files.load(small_onnx), ctx, calibration_samples=16), tmp_path / "quantized.onnx")
     with load(Target, "openvino").open(path) as session:
-        cost, target = parity.check_graphs(small_onnx, path, session, small_samples, card=small.card, target="openvino")
+        cost, target = ladder.check_graphs(small_onnx, path, session, small_samples, card=small.card, target="openvino")
     assert cost.ok
     assert 10 < cost.outputs["sum"].sqnr_db < 60
     assert set(cost.branches) == {"left", "right"}
@@ -232,7 +233,7 @@ def test_a_poor_branch_is_noted(small_onnx, small, small_samples, tmp_path):
             found, _ = parity.run_reference(onnx.load(path), [feed])
             return found
 
-    cost, _ = parity.check_graphs(small_onnx, path, Same(), small_samples, card=small.card)
+    cost, _ = ladder.check_graphs(small_onnx, path, Same(), small_samples, card=small.card)
     assert cost.branches["left"].sqnr_db > 100
     assert cost.branches["right"].sqnr_db < 30
     assert cost.ok
@@ -240,9 +241,9 @@ def test_a_poor_branch_is_noted(small_onnx, small, small_samples, tmp_path):
 
 def test_a_target_may_be_as_far_off_as_quantizing_itself():
     reference, found = {"y": np.array([1.0, -1.0])}, {"y": np.array([1.2, -0.8])}
-    assert not parity.judge_target(reference, found, {}).ok
-    assert not parity.judge_target(reference, found, {"y": parity.Difference(0.01, 40.0, 1.0)}).ok
-    assert parity.judge_target(reference, found, {"y": parity.Difference(0.3, 11.0, 1.0)}).ok
+    assert not ladder.judge_target(reference, found, {}).ok
+    assert not ladder.judge_target(reference, found, {"y": parity.Difference(0.01, 40.0, 1.0)}).ok
+    assert ladder.judge_target(reference, found, {"y": parity.Difference(0.3, 11.0, 1.0)}).ok
 
 
 def test_a_slow_graph_is_compared_on_fewer_samples(small_onnx, small_samples):

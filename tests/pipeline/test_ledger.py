@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.opened import open_bundle, pack, verify
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.box.bundle.packing import pack
 from edgemm.box.bundle.parts import Parts
+from edgemm.box.bundle.proving import verify
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Output
 from edgemm.contracts.report import Report

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import typer
 
-from edgemm.box.bundle.opened import Golden, Reference, TargetOptions, pack
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.packing import Reference, TargetOptions, pack
 from edgemm.box.devices.environment import instructions
 from edgemm.box.devices.peaks import Peaks
 from edgemm.box.devices.power import open_meter

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm.box.bundle.opened import Golden, TargetOptions, pack
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.cli import main
 from edgemm.contracts import card as cards
 from edgemm.contracts.report import Report

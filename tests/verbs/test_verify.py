@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import edgemm
-from edgemm.box.bundle.opened import Golden, pack
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.packing import pack
 from edgemm.cli import main
 from edgemm.contracts import card as cards
 from edgemm.contracts.report import Report

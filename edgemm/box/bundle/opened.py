@@ -3,14 +3,13 @@
 A folder, or the same files in one ``.edgemm`` zip: ``manifest.json`` (format, card, every other file with size and sha256, accuracy,
 provenance), ``manifest.sha256``, ``manifest.sig`` where signed, ``model.onnx`` (float), ``targets/<t>/model.onnx`` and ``options.json``,
 ``tokenizer.json`` (one text input) or ``<input>.tokenizer.json`` (several), ``golden.npz``, ``reference.npz``, ``standins.npz`` and the
-graphs in parts, ``split/`` (float) and ``targets/<t>/split/`` (see ``splits``; large models go without), ``report.json``, ``report.html``.
+graphs in parts, ``split/`` (float) and ``targets/<t>/split/`` (see ``parts``; large models go without), ``report.json``, ``report.html``.
 No pickle, no code.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ import numpy as np
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle import seal
 from edgemm.box.bundle.golden import Golden
-from edgemm.box.bundle.packing import Reference, TargetOptions, check_place, copy, entries, pack, write_npz
+from edgemm.box.bundle.packing import Reference, TargetOptions, entries
 from edgemm.box.bundle.parts import SplitFiles
-from edgemm.box.bundle.seal import HASH, MANIFEST, SIGNATURE, Check
-from edgemm.box.bundle.verification import Verification, check_files, check_golden, plain_bytes
+from edgemm.box.bundle.seal import HASH, MANIFEST, Check
+from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card
@@ -35,11 +34,6 @@ from edgemm.contracts.target import Target
 from edgemm.errors import BundleError, EdgemmError, nearest
 from edgemm.store import cache, stored_zip
 from edgemm.store.artifact import folder_in_one_step, sha256_of
-
-__all__ = [
-    "Bundle", "Check", "Golden", "Reference", "TargetOptions", "Verification", "check_place", "copy", "open_bundle", "pack", "verify",
-    "write_npz",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -196,8 +190,8 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path, path)
-    _require_zip(path)
+        return open_folder(path, path)
+    require_zip(path)
     try:
         with path.open("rb") as file:
             members = {member.name: member for member in stored_zip.members(file)}
@@ -207,48 +201,20 @@ def open_bundle(path: str | Path) -> Bundle:
         raise _damaged(path, err) from err
     place = cache.root() / "bundles" / line[:64].decode()
     try:
-        return _open_folder(place, path)
+        return open_folder(place, path)
     except BundleError:  # not unpacked yet, or somebody tidied the cache by hand
         with folder_in_one_step(place) as scratch:
-            _unpack(path, scratch)
+            unpack(path, scratch)
             Verification(path, tuple(check_files(scratch, path)[1])).raise_if_bad()
-        return _open_folder(place, path)
+        return open_folder(place, path)
 
 
-def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Verification:
-    """Look at everything a bundle says about itself; damage is reported in the result, not raised.
-
-    Args:
-        key: PEM public key that must have signed it.
-        run: Also run the golden samples on every target that can run here.
+def open_folder(folder: Path, path: Path) -> Bundle:
+    """The bundle whose files lie in ``folder``; errors speak of ``path``.
 
     Raises:
-        BundleError: ``path`` is no bundle at all, or ``key`` is no key.
-        MissingExtra: The bundle is signed (or ``key`` given) and the package cryptography is not installed.
+        BundleError: It is none, or a file is missing or of another size.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _verify_folder(path, path, key, run)
-    _require_zip(path)
-    with tempfile.TemporaryDirectory(prefix="edgemm-verify-") as scratch:
-        try:
-            _unpack(path, Path(scratch))
-        except stored_zip.Damaged as err:
-            return Verification(path, (Check(err.member or path.name, False, err.reason),))
-        return _verify_folder(Path(scratch), path, key, run)
-
-
-def _verify_folder(folder: Path, path: Path, key: Path | None, run: bool) -> Verification:
-    manifest, checks = check_files(folder, path)
-    if manifest is not None:
-        line, signature = (plain_bytes(folder / name) for name in (HASH, SIGNATURE))
-        checks += seal.check_signature(manifest.get("signer"), line or b"", signature, key)
-    if run and all(check.ok for check in checks):
-        checks += check_golden(_open_folder(folder, path))
-    return Verification(path, tuple(checks))
-
-
-def _open_folder(folder: Path, path: Path) -> Bundle:
     raw, line = plain_bytes(folder / MANIFEST), plain_bytes(folder / HASH)
     if raw is None or line is None:
         missing = MANIFEST if raw is None else HASH
@@ -274,7 +240,8 @@ def _card(manifest: Mapping[str, Any], folder: Path, path: Path) -> Card:
         raise BundleError(f"{path}: {MANIFEST} does not describe a model.", why=str(err), fix="pack the bundle again.") from err
 
 
-def _require_zip(path: Path) -> None:
+def require_zip(path: Path) -> None:
+    """Raises BundleError where ``path`` is no zip file."""
     try:
         with path.open("rb") as file:
             if file.read(2) == b"PK":
@@ -284,7 +251,7 @@ def _require_zip(path: Path) -> None:
     raise BundleError(f"{path} is not a bundle.", why="it is neither a folder nor a zip.", fix="give what compress wrote with -o.")
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> None:
     """Write every member below ``folder``; names were checked by ``stored_zip.members``."""
     with path.open("rb") as file:
         for member in stored_zip.members(file):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
 from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import BundleError, CardError, OutputError
-from edgemm.report import page
 from edgemm.store import stored_zip
 from edgemm.store.artifact import folder_in_one_step, remove_leftovers, require_writable, unwritable, write_bytes
 
@@ -81,6 +80,7 @@ def pack(
     card: Card,
     files: Files,
     report: Report,
+    page: Callable[[Report], str] | None = None,
     golden: Golden | None = None,
     provenance: Mapping[str, Any],
     accuracy: Mapping[str, Any],
@@ -94,7 +94,8 @@ def pack(
     Args:
         out: A folder, or a file ending in ``.edgemm`` for the zip form.
         card: The model's card; a tokenizer it names is taken along.
-        report: Written as ``report.json`` and ``report.html``, with the sizes of ``files`` among its details.
+        report: Written as ``report.json``, with the sizes of ``files`` among its details.
+        page: Draws the report; what it returns is written as ``report.html``.
         files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them; what ``Ledger.files``
             names.
         golden: Samples with the outputs of every target.
@@ -123,7 +124,7 @@ def pack(
     _check_names(everything)
     sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content) for name, content in sorted(everything.items())}
     report = replace(report, details={**report.details, "files": sizes})
-    everything |= {"report.json": report.to_json(), "report.html": page.render(report).encode()}
+    everything |= {"report.json": report.to_json(), **({"report.html": page(report).encode()} if page else {})}
     manifest = {
         "format": 1,
         "inputs": inputs,

@@ -1,21 +1,15 @@
-"""What ``verify`` looks at: every file against the manifest, and every target against its golden samples."""
+"""What ``verify`` says, and its first half: every file against the manifest."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgemm.box.bundle import golden, seal
-from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle import seal
 from edgemm.box.bundle.packing import entries
 from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
-from edgemm.contracts import plugins
-from edgemm.contracts.target import fingerprint
-from edgemm.errors import BundleError, EdgemmError, MissingExtra
-
-if TYPE_CHECKING:
-    from edgemm.box.bundle.opened import Bundle
+from edgemm.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -73,36 +67,6 @@ def check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[C
     hashed = {name: place if isinstance(place, str) else seal.entry(seal.pieces(place)) for name, place in found.items()}
     whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
     return manifest, [whole, *seal.compare(manifest["files"], hashed)]
-
-
-def check_golden(bundle: Bundle) -> list[Check]:
-    samples = bundle.golden()
-    if samples is None:
-        return [Check("golden.npz", None, "the bundle holds no golden samples.")]
-    return [_run_golden(bundle, samples, target) for target in bundle.targets()]
-
-
-def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
-    where = f"targets/{name}/model.onnx"
-    if name not in samples.outputs or name not in plugins.names("targets"):
-        missing = "golden.npz holds no outputs for it" if name not in samples.outputs else "this edgemm has no such target"
-        return Check(where, None, f"golden samples not run: {missing}.")
-    try:
-        target = bundle.load_target(name)
-        options, reason = bundle.options_for(name, fingerprint(target))
-        if why := target.cannot_run():
-            options, reason = {**options, "stand_in": "onnxruntime"}, f"computed by ONNX Runtime: {why.rstrip('.')}"
-        with target.open(bundle.target_model(name), **options) as session:
-            answers = golden.run(session, samples)
-            ran = session.precision()
-    except MissingExtra as err:
-        return Check(where, None, f"golden samples not run: {err.what} {err.fix}")
-    except EdgemmError as err:
-        return Check(where, False, f"golden samples cannot run here: {err.what} {err.why}")
-    off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}))
-    how = f"{len(samples)} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
-    wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
-    return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)
 
 
 def plain_bytes(path: Path) -> bytes | None:

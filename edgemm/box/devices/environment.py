@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 from edgemm import __version__
 from edgemm.box.devices.jetson import identify
 from edgemm.store import cache
+from edgemm.store.machine import usable_cores
 
 CPU = Path("/sys/devices/system/cpu")
-CGROUP = Path("/sys/fs/cgroup")
 DEVICE_TREE = Path("/proc/device-tree/model")
 RELEVANT_FLAGS = frozenset(
     {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f", "avx_vnni", "avx2"}
@@ -57,14 +56,6 @@ def device_name() -> str:
     return board or cache.machine()["processor"] or platform.machine()
 
 
-@functools.cache
-def usable_cores() -> int:
-    """Cores this process may use: physical ones of those allowed, within the container's quota of processor time."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = {_read(CPU / f"cpu{index}" / "topology" / "thread_siblings_list") or str(index) for index in allowed}
-    return max(1, min(len(siblings), _quota(len(allowed))))
-
-
 def memory_gib() -> float | None:
     """Memory of the machine in GiB."""
     for line in _read(Path("/proc/meminfo")).splitlines():
@@ -104,13 +95,6 @@ def system() -> str:
         if line.startswith("PRETTY_NAME="):
             pretty = line.partition("=")[2].strip('"')
     return " ".join(part for part in (pretty, platform.system(), ".".join(platform.release().split(".")[:2])) if part)
-
-
-def _quota(fallback: int) -> int:
-    quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit() and int(period):
-        return max(1, int(quota) // int(period))
-    return fallback
 
 
 def _read(path: Path) -> str:

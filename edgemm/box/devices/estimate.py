@@ -11,31 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgemm.box.devices.boards import PRECISIONS, Board
+from edgemm.contracts.layer_work import LayerWork
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 BOUNDS = ("compute", "memory", "layers")
 BEYOND = 2.0  # the interval's ends times and by this, for a model smaller than all of the fit
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one layer has to do for one sample.
-
-    Attributes:
-        branch: Whose it is.
-        macs: Multiply-accumulates.
-        weights: Trained values it reads.
-        values: Other values it reads and writes.
-        launches: How often it is started: 1, or the steps of a recurrent layer.
-        quantizable: Whether INT8 runs it; what it does not stays in fp16.
-    """
-
-    branch: str
-    macs: int
-    weights: int
-    values: int
-    launches: int = 1
-    quantizable: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class Estimate:
         return "\n".join([f"estimate for {board.title}, one sample ({board.calibrated}{wide}; nothing was run):", *lines])
 
 
-def estimate(layers: Sequence[Layer], board: Board) -> Estimate:
+def estimate(layers: Sequence[LayerWork], board: Board) -> Estimate:
     """The latency of each branch and of all together, at each precision."""
     beyond = 2e-9 * sum(layer.macs for layer in layers) < board.smallest_gop
     ends = (board.low / BEYOND, board.high * BEYOND) if beyond else (board.low, board.high)
@@ -98,12 +78,12 @@ def estimate(layers: Sequence[Layer], board: Board) -> Estimate:
     return Estimate(board, tuple(rows), beyond)
 
 
-def latency_ms(layers: Iterable[Layer], precision: str, board: Board) -> float:
+def latency_ms(layers: Iterable[LayerWork], precision: str, board: Board) -> float:
     """The estimate of ``layers`` one after the other."""
     return sum(max(_compute_ms(layer, precision, board), _memory_ms(layer, precision, board)) + _start_ms(layer, board) for layer in layers)
 
 
-def _row(branch: str, precision: str, layers: Sequence[Layer], board: Board, ends: tuple[float, float]) -> Row:
+def _row(branch: str, precision: str, layers: Sequence[LayerWork], board: Board, ends: tuple[float, float]) -> Row:
     by = dict.fromkeys(BOUNDS, 0.0)
     for layer in layers:
         compute, memory = _compute_ms(layer, precision, board), _memory_ms(layer, precision, board)
@@ -113,22 +93,22 @@ def _row(branch: str, precision: str, layers: Sequence[Layer], board: Board, end
     return Row(branch, precision, total, ends[0] * total, ends[1] * total, max(by, key=lambda key: by[key]))
 
 
-def _runs_in(layer: Layer, precision: str) -> str:
+def _runs_in(layer: LayerWork, precision: str) -> str:
     return "fp16" if precision == "int8" and not layer.quantizable else precision
 
 
-def _compute_ms(layer: Layer, precision: str, board: Board) -> float:
+def _compute_ms(layer: LayerWork, precision: str, board: Board) -> float:
     kind = _runs_in(layer, precision)
     return 2 * layer.macs / (board.reach[kind] * board.gops[kind] * 1e6)
 
 
-def _memory_ms(layer: Layer, precision: str, board: Board) -> float:
+def _memory_ms(layer: LayerWork, precision: str, board: Board) -> float:
     """Weights stream; the values between layers come in pieces and reach less of the bandwidth."""
     size, rate = BYTES[_runs_in(layer, precision)], board.bandwidth_gbs * 1e6
     return size * (layer.weights / (board.reach["weights"] * rate) + layer.values / (board.reach["values"] * rate))
 
 
-def _start_ms(layer: Layer, board: Board) -> float:
+def _start_ms(layer: LayerWork, board: Board) -> float:
     return layer.launches * board.layer_us / 1e3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from edgemm.box.devices.environment import usable_cores
+from edgemm.store.machine import usable_cores
 
 BUSY = 0.5  # load per core, before we start, from which a report warns
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.opened import Bundle, Reference, open_bundle
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.packing import Reference
 from edgemm.box.measuring.schedule import Candidate
 from edgemm.box.targets._openvino import ir
 from edgemm.contracts import card as cards

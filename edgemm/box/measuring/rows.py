@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.contracts import card as cards
-from edgemm.data.dataset import Batch, open_dataset
+from edgemm.contracts.dataset import Batch
+from edgemm.data.dataset import open_dataset
 
 MOST_KEPT = 256 * 2**20
 """Bytes of decoded rows that are kept; of more, all are decoded anew."""

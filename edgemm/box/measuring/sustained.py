@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.devices.environment import usable_cores
 from edgemm.box.devices.peaks import peaks
 from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.candidates import Named
@@ -22,6 +21,7 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement
 from edgemm.errors import EdgemmError
 from edgemm.progress import Progress
+from edgemm.store.machine import usable_cores
 
 Found = tuple[list[Measurement], dict[str, Any], list[str]]
 """Measurements, details of the report, notes."""

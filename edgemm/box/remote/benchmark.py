@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from edgemm import errors
-from edgemm.box.bundle.opened import Bundle, copy, open_bundle
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.packing import copy
 from edgemm.box.devices.advice import APT_TENSORRT
 from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
 from edgemm.box.remote.ssh import Address, Remote, failed, parse

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from edgemm.box.bundle.opened import Bundle, open_bundle
-from edgemm.box.bundle.opened import verify as verify_bundle
+from edgemm.box.bundle.proving import verify as verify_bundle
 from edgemm.box.devices import memory, thermals
 from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.contracts.report import Report

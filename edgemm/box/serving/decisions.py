@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgemm.box.serving.settings import PER_CLASS, DecisionSettings
 from edgemm.contracts.card import Card, Output
+from edgemm.contracts.decision import Change, Reading
 
 HYSTERESIS = 0.1  # between going on and going off where nobody says: noise of a score near the threshold is a few hundredths
 CHANGE = 0.01  # of a number's own value: smaller moves are not told again
-
-
-@dataclass(frozen=True)
-class Change:
-    """A class that went on or off.
-
-    Attributes:
-        is_event: Worth telling: it went on, it is not a quiet class, and its cool-down is over.
-    """
-
-    output: str
-    label: str
-    is_on: bool
-    score: float
-    is_event: bool
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One output now.
-
-    Attributes:
-        label: The class that has led for ``debounce`` decisions; None for a number.
-        scores: Class -> score of this moment, in the card's order.
-        on: Classes that are on.
-        value: The number of a regression, the likeness of a pair of embeddings; else None.
-        moved: The number differs from the one told last.
-    """
-
-    label: str | None = None
-    scores: Mapping[str, float] | None = None
-    on: tuple[str, ...] = ()
-    value: float | None = None
-    unit: str | None = None
-    moved: bool = False
 
 
 def scores(output: Output, raw: np.ndarray) -> dict[str, float]:

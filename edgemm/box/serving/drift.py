@@ -18,10 +18,10 @@ import numpy as np
 from edgemm.box.bundle.opened import Bundle
 from edgemm.box.serving.decisions import scores
 from edgemm.box.serving.model import Model
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.secrets import secret
 from edgemm.box.serving.settings import DriftSettings
 from edgemm.contracts.card import Card
+from edgemm.contracts.decision import Decision
 from edgemm.errors import EdgemmError, RunError
 
 SURE_QUANTILE = 0.05  # a window less sure on average than this share of single test samples is out of the ordinary

@@ -13,15 +13,16 @@ from typing import Any
 from edgemm import __version__
 from edgemm.box.bundle.opened import Bundle
 from edgemm.box.serving import model as serving
-from edgemm.box.serving.decisions import Change, Decider
+from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
 from edgemm.box.serving.health import Summary, rss_mib, source_status
-from edgemm.box.serving.scheduling import Decision, Engine
+from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import DecisionSettings, Part, Settings
 from edgemm.box.serving.sink_threads import Inline, Outlet
 from edgemm.box.serving.source_threads import Feeder, Patience
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
+from edgemm.contracts.decision import Change, Decision
 from edgemm.contracts.modality import Modality, modalities
 from edgemm.contracts.sink import About, Event, Sink
 from edgemm.contracts.source import Item, Source

@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgemm.box.serving.decisions import Change, Decider, Reading, scores
+from edgemm.box.serving.decisions import Decider, scores
 from edgemm.box.serving.model import Arrays, Model
 from edgemm.box.serving.settings import Settings
-from edgemm.box.serving.windows import Sample, Windows
+from edgemm.box.serving.windows import Windows
 from edgemm.contracts.card import Card
+from edgemm.contracts.decision import Decision, Sample
 from edgemm.contracts.modality import modalities
 from edgemm.errors import DataError
 
@@ -24,36 +24,6 @@ ALL = "all"
 LATENCIES = 1000  # of the last decisions, for percentiles
 PATIENCE_S = 3.0  # from the first data to a first decision without all inputs
 CALM_S = 0.5  # ticks are looked at at least so often, so that an input's going stale is noticed
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One answer of the model.
-
-    Attributes:
-        number: Counts from 1.
-        at_s: When the newest data it rests on ended, on the monotonic clock.
-        wall_s: Wall clock, for people.
-        voted: Inputs that were there.
-        stood_in: Inputs that a stand-in replaced, or that the model was trained to do without.
-        ages_s: Input that voted -> how old its data was.
-        latency_ms: From the arrival of the newest data it rests on.
-        frame: The picture it rests on, where there is one.
-        embedded: Input -> what its branch made of it, for whoever watches drift.
-    """
-
-    number: int
-    at_s: float
-    wall_s: float
-    readings: Mapping[str, Reading]
-    changes: tuple[Change, ...]
-    voted: tuple[str, ...]
-    stood_in: tuple[str, ...]
-    ages_s: Mapping[str, float]
-    latency_ms: float
-    frame: Any = field(default=None, compare=False, repr=False)
-    samples: Mapping[str, Sample] = field(default_factory=dict, compare=False, repr=False)
-    embedded: Mapping[str, Arrays] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.secrets import redact
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink
 
 WAITING = 256  # events; a sink that is so far behind is broken

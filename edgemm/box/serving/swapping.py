@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle.golden import difference
-from edgemm.box.bundle.opened import Bundle, open_bundle, verify
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.proving import verify
 from edgemm.box.serving.model import Model, choose_target, open_model
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.secrets import redact

@@ -25,9 +25,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.secrets import secret
 from edgemm.box.serving.settings import WebSettings
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
 from edgemm.errors import RunError
 

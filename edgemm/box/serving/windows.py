@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.decision import Sample
 from edgemm.contracts.modality import Modality, modalities
 from edgemm.contracts.source import Item
 from edgemm.data.modalities.audio import Audio
@@ -22,23 +22,6 @@ from edgemm.errors import RunError
 PICTURES_KEPT = 8  # half a second at 15 a second: as far as sound may lag behind and still find its picture; 11 MB of 720p
 GAP_S = 0.2  # sound that is this much later than its predecessor ended has a hole; a network's jitter moves no sample
 ALIGN_S = 0.15  # pictures this much newer than the newest sound are not held back: a sound track comes in pieces of up to 0.1 s
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one input's branch gets.
-
-    Attributes:
-        array: One sample with its batch axis.
-        time_s: When it ends, on the monotonic clock.
-        arrived_s: When its last part came out of its source.
-        frame: The picture it was made of, for whoever wants to see it.
-    """
-
-    array: np.ndarray
-    time_s: float
-    arrived_s: float
-    frame: Any = None
 
 
 class Window:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from edgemm.box.devices.environment import usable_cores
 from edgemm.box.targets._errors.vendor import explain
 from edgemm.contracts import onnx_file
 from edgemm.contracts.runtime_options import check_options
@@ -21,6 +20,7 @@ from edgemm.contracts.target import LayerRan, Numerics, Session, Target
 from edgemm.errors import TargetError
 from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
+from edgemm.store.machine import usable_cores
 
 OPTIONS = {"threads": "int", "optimize": "'all' | 'none'", "precision": "'f32' | 'default'"}
 """Runtime options. ``optimize: none`` switches every graph rewrite off: the parity ladder's reference. The CPU runs floats in f32 only."""

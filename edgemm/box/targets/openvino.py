@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemm.box.devices.environment import instructions, usable_cores
+from edgemm.box.devices.environment import instructions
 from edgemm.box.targets._openvino.session import OpenVINOSession
 from edgemm.contracts import onnx_file
 from edgemm.contracts.runtime_options import check_options
@@ -19,6 +19,7 @@ from edgemm.contracts.target import Numerics, Session, Target
 from edgemm.errors import TargetError
 from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
+from edgemm.store.machine import usable_cores
 
 OPTIONS = {
     "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",

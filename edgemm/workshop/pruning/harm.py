@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgemm.data.dataset import Dataset
+from edgemm.contracts.dataset import Dataset
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.pruning.cutting import cut

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgemm.workshop.models.torch_branches import Parts
-from edgemm.workshop.pruning.tracing import Traced, Work
+from edgemm.workshop.pruning.rules import Traced, Work
 
 Slot = tuple[str, int]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgemm.workshop.pruning.atoms import ADAPTS, FIXED
 from edgemm.workshop.pruning.labels import Label, along, fixed
-from edgemm.workshop.pruning.tracing import Call, Labels, rule
+from edgemm.workshop.pruning.rules import Call, Labels, rule
 
 ELEMENTWISE = (
     "add", "sub", "mul", "div", "true_divide", "rsub", "pow", "maximum", "minimum", "fmod", "remainder", "floor_divide", "atan2", "addcmul",

@@ -11,8 +11,8 @@ from torch.fx import Node
 from edgemm.workshop.models.torch_branches import operator
 from edgemm.workshop.pruning.atoms import ADAPTS
 from edgemm.workshop.pruning.labels import Label, adapting, fixed, gather
+from edgemm.workshop.pruning.rules import Call, Labels, rule
 from edgemm.workshop.pruning.rules_joining import meet
-from edgemm.workshop.pruning.tracing import Call, Labels, rule
 
 PACKED = (2, 3)
 """A leading axis of this size in a split of channels may hold keys and values, or queries, keys and values."""

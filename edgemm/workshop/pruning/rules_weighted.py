@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from edgemm.workshop.pruning.labels import Label, along, fixed
-from edgemm.workshop.pruning.tracing import Call, Labels, rule
+from edgemm.workshop.pruning.rules import Call, Labels, rule
+from edgemm.workshop.pruning.rules_joining import product
 
 GATES = {"gru": 3, "lstm": 4, "rnn_tanh": 1, "rnn_relu": 1}
 COMPUTED = "its weight is computed, not a plain parameter"
@@ -24,8 +25,6 @@ def linear(call: Call) -> Labels:
 @rule("matmul", "mm")
 def matmul(call: Call) -> Labels:
     """``x @ W`` with a plain parameter W (in, out) is a layer; two activations are a contraction."""
-    from edgemm.workshop.pruning.rules_joining import product  # the other half of this operator
-
     name = call.parameter(call.args[1])
     if name and call.real(call.args[1]).dim() == 2 and call.real(call.args[0]).dim() > 1:
         return _matrix(call, call.args[0], call.args[1], None, inside=0, outside=1)

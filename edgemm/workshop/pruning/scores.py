@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemm.data.dataset import Dataset
+from edgemm.contracts.dataset import Dataset
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import evaluating

@@ -2,112 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from edgemm.workshop.models.torch_branches import CHECKS, Parts, modules_of, operator, tensor_names
-from edgemm.workshop.pruning.atoms import Atoms
+from edgemm.workshop.models.torch_branches import CHECKS, Parts, operator, tensor_names
+from edgemm.workshop.pruning import rules_joining, rules_moving, rules_weighted  # noqa: F401  each registers its rules
 from edgemm.workshop.pruning.labels import Label, fixed, gather, renewed
-
-Labels = Label | tuple[Any, ...] | None
-Rule = Callable[["Call"], Labels]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers what an operator does to labels; ``names`` as ``parts.operator`` gives them."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
-
-
-@dataclass(frozen=True)
-class Work:
-    """Multiply-accumulates of one node: ``macs`` for one sample, in proportion to the share kept of each of ``labels``."""
-
-    branch: str
-    macs: float
-    labels: tuple[Tensor, ...]
-
-
-@dataclass
-class Traced:
-    """What a trace finds.
-
-    Attributes:
-        works: Multiply-accumulates of every node that has some.
-        unknown: Names of operators that no rule covers.
-    """
-
-    atoms: Atoms = field(default_factory=Atoms)
-    works: list[Work] = field(default_factory=list)
-    unknown: dict[str, int] = field(default_factory=dict)
-    bare: dict[str, Label] = field(default_factory=dict)
-
-
-class Call:
-    """One node as its rule sees it: arguments, their values and labels, and where to note what follows."""
-
-    def __init__(self, run: _Run, node: Node, value: Any) -> None:
-        self.node, self.value, self._run = node, value, run
-        self.args, self.kwargs = node.args, node.kwargs
-        self.atoms = run.found.atoms
-
-    def arg(self, place: int, name: str = "", default: Any = None) -> Any:
-        """An argument by place, or by name where it was given so."""
-        if place < len(self.args):
-            return self.args[place]
-        return self.kwargs.get(name, default)
-
-    def real(self, argument: Any) -> Any:
-        """An argument with nodes replaced by their values."""
-        return torch.fx.node.map_arg(argument, lambda node: self._run.env[node])
-
-    def label(self, argument: Any) -> Label:
-        """Labels of a tensor argument; a bare parameter gets one wild atom for each element."""
-        return self._run.label(argument)
-
-    def labels(self) -> list[Label]:
-        """Labels of all tensor arguments, lists included."""
-        return [self.label(node) for node in self.node.all_input_nodes if isinstance(self._run.env.get(node), Tensor)]
-
-    def parameter(self, argument: Any) -> str | None:
-        """The name of the parameter or buffer that an argument is; None for anything else."""
-        return self._run.names.get(argument.name) if isinstance(argument, Node) else None
-
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    def reason(self, text: str) -> str:
-        """A reason with the place in the model."""
-        place = next(reversed([name for name in modules_of(self.node) if name]), "")
-        return f"{text} (in '{place}')" if place else text
-
-    def freeze(self, label: Label, text: str) -> Label:
-        self.atoms.freeze(label.at, self.reason(text))
-        return label
-
-    def one_axis(self, label: Label, axis: int, text: str) -> Tensor:
-        """One label for each position on ``axis``; atoms that also vary along other axes are tied along those."""
-        axis %= len(label.shape)
-        if label.has_atoms() and not label.varying() and label.shape[axis] > 1:
-            self.freeze(label, f"one channel of it is {text} many times")
-        wide = label.at.expand([size if place == axis else label.at.shape[place] for place, size in enumerate(label.shape)])
-        found = self.atoms.tie(wide, axis, self.reason(f"it meets a fixed size where it is {text}"))
-        return found.clamp(min=0)
-
-    def work(self, macs: float, *labels: Tensor) -> None:
-        """Note multiply-accumulates of the whole traced batch, in proportion to each of ``labels``."""
-        branch = self._run.parts.of_node.get(self.node.name, "fusion")
-        self._run.found.works.append(Work(branch, macs / self._run.batch, labels))
+from edgemm.workshop.pruning.rules import RULES, Call, Labels, Traced
 
 
 class _Run(Interpreter):
@@ -185,8 +90,6 @@ def _live(graph: torch.fx.Graph) -> set[Node]:
 
 def follow(parts: Parts, features: tuple[Tensor, ...]) -> Traced:
     """Run the graph of ``parts`` once on ``features`` and note how its channels hang together."""
-    from edgemm.workshop.pruning import rules_joining, rules_moving, rules_weighted  # noqa: F401  each registers its rules
-
     found = Traced()
     with torch.no_grad():
         _Run(parts, found, len(features[0])).run(*_arguments(parts.program, features))

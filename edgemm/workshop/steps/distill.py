@@ -13,10 +13,10 @@ import torch
 
 from edgemm.contracts import card as cards
 from edgemm.contracts.card import Card
+from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
 from edgemm.data import scoring
-from edgemm.data.dataset import Dataset
 from edgemm.data.in_memory import Split, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
 from edgemm.workshop.models.checkpoint.loading import load_model
@@ -198,7 +198,7 @@ def _labelled(ctx: Context) -> Dataset:
         )
     if not dataset.count("train"):
         raise DataError(
-            f"distill needs training data, and {dataset.source.name} has no rows of split 'train'.",
+            f"distill needs training data, and {dataset.name} has no rows of split 'train'.",
             fix="add rows with split = train, or leave the step out of the recipe.",
         )
     return dataset

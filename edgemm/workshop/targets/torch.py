@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemm.box.devices.environment import usable_cores
 from edgemm.contracts import card as cards
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.runtime_options import check_options
@@ -22,6 +21,7 @@ from edgemm.data.dataset import synthetic
 from edgemm.errors import TargetError
 from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
+from edgemm.store.machine import usable_cores
 from edgemm.workshop.models.checkpoint.loading import load_model
 
 OPTIONS = {"threads": "int", "precision": "'f32'", "compile": "'on' | 'off'"}

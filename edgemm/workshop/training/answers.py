@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.dataset import Batch
 from edgemm.data import scoring
-from edgemm.data.dataset import Batch
 from edgemm.data.in_memory import Split
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.workshop.models.fused import FusedModel

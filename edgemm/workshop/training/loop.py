@@ -18,8 +18,8 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.dataset import Dataset
 from edgemm.data import scoring
-from edgemm.data.dataset import Dataset
 from edgemm.data.in_memory import Split, Splits, open_splits
 from edgemm.errors import TrainError
 from edgemm.store.artifact import write_bytes

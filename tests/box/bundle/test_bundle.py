@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.box.bundle import golden, seal
-from edgemm.box.bundle import opened as bundles
-from edgemm.box.bundle.opened import Golden, Reference, TargetOptions, check_place, open_bundle, pack, verify
+from edgemm.box.bundle import golden, packing, seal
+from edgemm.box.bundle.golden import Golden
+from edgemm.box.bundle.opened import open_bundle
+from edgemm.box.bundle.packing import Reference, TargetOptions, check_place, pack
+from edgemm.box.bundle.proving import verify
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.report import Measurement, Report, Verdict
@@ -581,8 +583,8 @@ def test_arrays_are_never_unpickled(parts, tmp_path):
 
 def test_npz_bytes_are_the_same_on_every_run_and_read_by_numpy(tmp_path):
     arrays = {"b/c": np.arange(6).reshape(2, 3).T, "a": np.float64(2.5), "words": np.array(["x", "yy"])}
-    bundles.write_npz(tmp_path / "a.npz", arrays)
-    bundles.write_npz(tmp_path / "b.npz", dict(reversed(arrays.items())))
+    packing.write_npz(tmp_path / "a.npz", arrays)
+    packing.write_npz(tmp_path / "b.npz", dict(reversed(arrays.items())))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         for name, array in arrays.items():

@@ -5,7 +5,9 @@ import os
 import socket
 
 from edgemm.box.devices import environment as box
-from edgemm.box.devices.environment import environment, usable_cores
+from edgemm.box.devices.environment import environment
+from edgemm.store import machine
+from edgemm.store.machine import usable_cores
 
 
 def test_it_is_plain_values_that_name_processor_cores_memory_and_versions():
@@ -31,7 +33,7 @@ def test_a_board_is_named_by_its_device_tree(tmp_path, monkeypatch):
 
 
 def test_a_container_with_a_quota_has_so_many_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(box, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     for text, cores in (("100000 100000", 1), ("max 100000", None), ("50000 100000", 1)):
         (tmp_path / "cpu.max").write_text(text)
         usable_cores.cache_clear()
@@ -45,7 +47,7 @@ def test_two_threads_of_one_core_count_once(tmp_path, monkeypatch):
         folder = tmp_path / f"cpu{index}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings)
-    monkeypatch.setattr(box, "CPU", tmp_path)
+    monkeypatch.setattr(machine, "CPU", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     usable_cores.cache_clear()
     assert usable_cores() == 2

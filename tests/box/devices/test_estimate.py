@@ -7,7 +7,8 @@ from statistics import median
 import pytest
 
 from edgemm.box.devices import boards
-from edgemm.box.devices.estimate import Layer, estimate, latency_ms
+from edgemm.box.devices.estimate import estimate, latency_ms
+from edgemm.contracts.layer_work import LayerWork
 from edgemm.errors import EdgemmError
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "roofline.py"
@@ -60,9 +61,9 @@ def test_an_unknown_board_names_the_nearest():
 
 def test_what_limits_a_branch_is_named():
     board = boards.load("agx-orin-64gb")
-    heavy = Layer("compute", 5_000_000_000, 1_000_000, 1_000_000, quantizable=True)
-    fat = Layer("memory", 1000, 300_000_000, 1000, quantizable=True)
-    many = Layer("layers", 1000, 10, 1000, launches=500)
+    heavy = LayerWork("compute", 5_000_000_000, 1_000_000, 1_000_000, quantizable=True)
+    fat = LayerWork("memory", 1000, 300_000_000, 1000, quantizable=True)
+    many = LayerWork("layers", 1000, 10, 1000, launches=500)
     found = estimate([heavy, fat, many], board)
     assert {row.branch: row.bound for row in found.rows if row.precision == "fp16" and row.branch != "total"} == {
         "compute": "compute",
@@ -77,12 +78,12 @@ def test_what_limits_a_branch_is_named():
 
 def test_what_int8_does_not_run_stays_in_fp16():
     board = boards.load("orin-nx-16gb")
-    recurrent = Layer("audio", 10**9, 10**6, 10**6)
+    recurrent = LayerWork("audio", 10**9, 10**6, 10**6)
     assert latency_ms([recurrent], "int8", board) == latency_ms([recurrent], "fp16", board)
 
 
 def test_a_model_smaller_than_all_of_the_fit_gets_a_wide_interval_and_says_so():
     board = boards.load("orin-nano-8gb-super")
-    small = estimate([Layer("image", 10**6, 10**4, 10**4)], board).total("fp16")
+    small = estimate([LayerWork("image", 10**6, 10**4, 10**4)], board).total("fp16")
     assert (small.low_ms, small.high_ms) == pytest.approx((small.latency_ms * board.low / 2, small.latency_ms * board.high * 2))
-    assert "smaller than the 5.4 GOP of its smallest model" in str(estimate([Layer("image", 10**6, 10**4, 10**4)], board))
+    assert "smaller than the 5.4 GOP of its smallest model" in str(estimate([LayerWork("image", 10**6, 10**4, 10**4)], board))

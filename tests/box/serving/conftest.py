@@ -56,7 +56,8 @@ def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, 
     import json
 
     from edgemm.box.bundle import golden
-    from edgemm.box.bundle.opened import Golden, TargetOptions, pack
+    from edgemm.box.bundle.golden import Golden
+    from edgemm.box.bundle.packing import TargetOptions, pack
     from edgemm.contracts import card as cards
     from edgemm.contracts import plugins
     from edgemm.contracts.report import Report

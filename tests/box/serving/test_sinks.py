@@ -8,12 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from edgemm.box.serving.decisions import Reading
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.sink_threads import WAITING, Outlet
 from edgemm.box.serving.sinks.console import Console
 from edgemm.box.serving.sinks.jsonl import Jsonl
 from edgemm.box.serving.sinks.webhook import Webhook
+from edgemm.contracts.decision import Decision, Reading
 from edgemm.contracts.sink import About, Event
 from edgemm.errors import RunError
 from tests.box.serving.conftest import wait_for

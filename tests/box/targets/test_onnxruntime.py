@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import usable_cores
 from edgemm.contracts import plugins
 from edgemm.contracts.target import Target
 from edgemm.errors import TargetError
+from edgemm.store.machine import usable_cores
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import instructions, usable_cores
+from edgemm.box.devices.environment import instructions
 from edgemm.contracts import plugins
 from edgemm.contracts.target import Target
 from edgemm.errors import SpecMismatch, TargetError
+from edgemm.store.machine import usable_cores
 
 pytest.importorskip("openvino")
 onnx = pytest.importorskip("onnx")

@@ -136,9 +136,9 @@ def test_early_stopping_ends_after_so_many_epochs_without_a_better_one(data):
 
 
 def test_without_val_the_last_epochs_weights_are_kept(data, monkeypatch):
-    from edgemm.data.dataset import Dataset
+    from edgemm.data.dataset import TableDataset
 
-    monkeypatch.setattr(Dataset, "count", lambda self, split, real=Dataset.count: 0 if split == "val" else real(self, split))
+    monkeypatch.setattr(TableDataset, "count", lambda self, split, real=TableDataset.count: 0 if split == "val" else real(self, split))
     notes: list[str] = []
     _, done = run(data, epochs=2, note=notes.append)
     assert (done.best_epoch, done.metrics) == (2, {})

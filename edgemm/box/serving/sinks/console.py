@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.markup import escape
 
-from edgemm.box.serving.scheduling import Decision
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink
 
 BAR = 20  # characters of a full score

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgemm.box.serving.scheduling import Decision
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
 from edgemm.errors import RunError
 

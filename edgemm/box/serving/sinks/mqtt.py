@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from edgemm.box.serving.broker import Broker, address
 from edgemm.box.serving.outbox import Outbox
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.sinks._mqtt import homeassistant as ha
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
 
 TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgemm.box.serving.outbox import Letter, Outbox
-from edgemm.box.serving.scheduling import Decision
 from edgemm.box.serving.secrets import redact, refuse_password, secret
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink
 from edgemm.errors import RunError
 

@@ -14,8 +14,8 @@ from edgemm.errors import CheckpointError
 from edgemm.store.artifact import folder_in_one_step
 from edgemm.workshop.models.checkpoint import files
 from edgemm.workshop.models.checkpoint.files import WEIGHTS
+from edgemm.workshop.models.checkpoint.weights import fit, read_state, write_state
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.weights import fit, read_state, write_state
 
 
 def load_model(card: Card, *, weights: bool = True) -> FusedModel:
@@ -82,7 +82,7 @@ def build_module(card: Card, *, weights: bool = True) -> nn.Module:
 
         return build(card)
     if kind == "hf":
-        from edgemm.workshop.models import huggingface  # transformers takes seconds to import
+        from edgemm.workshop.models.checkpoint import huggingface  # transformers takes seconds to import
 
         return huggingface.build(card, weights=weights)
     module = user_code.call(card)

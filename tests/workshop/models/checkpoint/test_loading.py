@@ -18,8 +18,8 @@ from edgemm.errors import CardError, CheckpointError, OutputError
 from edgemm.workshop.models.checkpoint import files
 from edgemm.workshop.models.checkpoint.identity import identity
 from edgemm.workshop.models.checkpoint.loading import load_model, save_model
+from edgemm.workshop.models.checkpoint.weights import _first_line
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.weights import _first_line
 
 MODEL = """
 import torch
