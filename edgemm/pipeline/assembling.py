@@ -16,6 +16,7 @@ from edgemm.pipeline import compiling, stages
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.torch_steps import Shaped
+from edgemm.report import page
 from edgemm.store.artifact import Artifact
 
 METRICS = ("accuracy", "f1", "mae", "recall_at_1")
@@ -49,6 +50,7 @@ def assemble(
             card=job.card,
             files=files,
             report=report,
+            page=page.render,
             golden=compiling.golden(job, exported, compiled),
             provenance=_provenance(shaped, compiled, plan),
             accuracy=_accuracy(report),

@@ -21,6 +21,7 @@ from edgemm.contracts import plugins
 from edgemm.contracts.report import Measurement, Report, Verdict
 from edgemm.contracts.target import Target, fingerprint
 from edgemm.errors import BundleError, CardError, MissingExtra, OutputError, TargetError
+from edgemm.report import page
 from edgemm.store import stored_zip
 from edgemm.store.cache import machine
 
@@ -62,6 +63,7 @@ def parts(tmp_path):
         "card": card,
         "files": {"model.onnx": model, MODEL: model},
         "report": Report({"device": "a box"}, [Measurement("size_mib", 1.0, "MiB")], [Verdict("size_mib", 2.0, 1.0, "met")]),
+        "page": page.render,
         "golden": Golden(
             {"picture": pictures[:, None]}, {"onnxruntime": outputs}, {"onnxruntime": golden.tolerance(outputs, outputs, "f32")}
         ),
