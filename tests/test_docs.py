@@ -151,8 +151,8 @@ def test_the_example_card_loads_and_is_the_readmes():
 def test_the_step_in_the_document_works_as_shown(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "adding-a-variant.md").read_text(encoding="utf-8")
     source = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
-    (tmp_path / "steps").mkdir()
-    (tmp_path / "steps" / "halve.py").write_text(source)
+    (tmp_path / "workshop" / "steps").mkdir(parents=True)
+    (tmp_path / "workshop" / "steps" / "halve.py").write_text(source)
     monkeypatch.setattr(plugins, "ROOT", tmp_path)
     assert plugins.names("steps") == ["halve"]
     assert plugins.constant.__wrapped__("steps", "halve", "STAGE") == "graph"

@@ -17,7 +17,10 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
-BOX = ("artifact", "bundle", "cache", "card", "data", "metrics", "porch", "recipe", "report", "_report.page", "specs")
+BOX = (
+    "store.artifact", "store.cache", "contracts.card", "contracts.recipe", "contracts.report", "contracts.specs", "contracts.step",
+    "data.dataset", "data.scoring", "report.page", "verbs._demo_scenes", "box.bundle.proving", "box.remote.job", "box.serving.runner",
+)  # fmt: skip
 BOX_VERBS = ("benchmark", "compile", "doctor", "list", "run", "verify")
 
 

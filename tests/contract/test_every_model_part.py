@@ -16,7 +16,7 @@ EVERY = [(kind, name) for kind in KINDS for name in plugins.names(kind)]
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_it_is_found_and_its_options_are_keywords_with_defaults(kind, name):
-    found = plugins.find(KINDS[kind], name, folder=kind)
+    found = plugins.find(KINDS[kind], name)
     positional = {"encoders": ["features"], "fusions": ["widths", "outputs"], "heads": ["width", "output"]}[kind]
     parameters = list(inspect.signature(found).parameters.values())
     assert [p.name for p in parameters[: len(positional)]] == positional

@@ -16,7 +16,7 @@ def package(tmp_path, monkeypatch):
     for name in ("options", "constant"):
         getattr(plugins, name).cache_clear()
     monkeypatch.setattr(plugins, "ROOT", tmp_path)
-    (tmp_path / "steps").mkdir()
+    (tmp_path / "workshop" / "steps").mkdir(parents=True)
     yield tmp_path
     for name in ("options", "constant"):
         getattr(plugins, name).cache_clear()
@@ -24,7 +24,7 @@ def package(tmp_path, monkeypatch):
 
 def test_names_are_the_files_that_do_not_start_with_an_underscore(package):
     for name in ("b.py", "a.py", "_protocol.py", "__init__.py", "note.txt"):
-        (package / "steps" / name).write_text("")
+        (package / "workshop" / "steps" / name).write_text("")
     assert plugins.names("steps") == ["a", "b"]
 
 
@@ -44,7 +44,7 @@ def test_an_unknown_modality_is_called_by_its_kind():
 
 
 def test_options_of_a_step_are_its_keyword_only_parameters(package):
-    (package / "steps" / "thin.py").write_text(
+    (package / "workshop" / "steps" / "thin.py").write_text(
         "import torch\n\ndef thin(model, ctx, *, ratio: float, rounds: int = 8, cut: str | None = None): ...\n"
     )
     found = plugins.options("steps", "thin")
@@ -55,16 +55,16 @@ def test_options_of_a_step_are_its_keyword_only_parameters(package):
 
 
 def test_options_of_a_class_are_its_fields_or_its_init(package):
-    (package / "steps" / "a.py").write_text(
+    (package / "workshop" / "steps" / "a.py").write_text(
         "class A(Base):\n    size: int\n    rate_hz: float = 16e3\n    _hidden: int = 0\n    kind: ClassVar[str] = 'x'\n"
     )
-    (package / "steps" / "b.py").write_text("class B(Base):\n    x: int\n    def __init__(self, *, threads: int = 1): ...\n")
+    (package / "workshop" / "steps" / "b.py").write_text("class B(Base):\n    x: int\n    def __init__(self, *, threads: int = 1): ...\n")
     assert list(plugins.options("steps", "a")) == ["size", "rate_hz"]
     assert list(plugins.options("steps", "b")) == ["threads"]
 
 
 def test_a_constant_is_read_without_importing(package):
-    (package / "steps" / "thin.py").write_text('import no_such_package\nSTAGE = "torch"\n')
+    (package / "workshop" / "steps" / "thin.py").write_text('import no_such_package\nSTAGE = "torch"\n')
     assert plugins.constant("steps", "thin", "STAGE") == "torch"
     assert plugins.constant("steps", "thin", "OTHER") is None
 

@@ -899,7 +899,7 @@ def test_the_easyvqa_set_is_read_with_its_own_column_names(unpacked, tmp_path):
     assert card.outputs["answer"].labels == tuple(sorted(card.outputs["answer"].labels))
 
 
-@pytest.mark.parametrize(("package", "leaf", "column"), [("PIL", "_pictures", "image"), ("soundfile", "_sounds", "audio")])
+@pytest.mark.parametrize(("package", "leaf", "column"), [("PIL", "_image.pictures", "image"), ("soundfile", "_audio.sounds", "audio")])
 def test_without_the_package_that_decodes_the_error_says_which_extra_brings_it(porchlike, monkeypatch, package, leaf, column):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"edgemm.data.modalities.{leaf}", raising=False)

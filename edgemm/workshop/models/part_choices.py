@@ -74,7 +74,7 @@ def _read(kwargs: Mapping[str, Any], found: Collector) -> dict[str, Section]:
             continue
         for key, value in given.items():
             with found.catch():
-                sections[section][str(key)] = _choice(value, f"models/{section}", f"kwargs.{section}.{key}")
+                sections[section][str(key)] = _choice(value, section, f"kwargs.{section}.{key}")
     if kwargs.get("fusion"):
         with found.catch():
             sections["fusion"]["fusion"] = _choice(kwargs["fusion"], "fusions", "kwargs.fusion")
@@ -130,5 +130,5 @@ def _head_for(name: str, task: str) -> str:
     raise CardError(
         f"outputs.{name}: the reference models have no head for task '{task}'.",
         why="such an output has no meaning that could be trained.",
-        fix=f"choose a task among {', '.join(t for t in cards.TASKS if t in plugins.names('models/heads'))}, or bring your own module.",
+        fix=f"choose a task among {', '.join(t for t in cards.TASKS if t in plugins.names('heads'))}, or bring your own module.",
     )

@@ -73,7 +73,7 @@ def test_every_name_that_is_called_is_there(version):
 
 def test_the_list_of_names_that_are_called_is_complete():
     used = set()
-    for file in ("_tensorrt_build.py", "_tensorrt_session.py"):
+    for file in ("_tensorrt/build.py", "_tensorrt/session.py"):
         for node in ast.walk(ast.parse((FILES / file).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")

@@ -258,7 +258,7 @@ def test_a_failure_names_module_and_line_of_the_users_model(module, words, tmp_p
         export_onnx(single(module), tmp_path / "model.onnx")
     text = str(caught.value)
     assert all(word in text for word in words), text
-    assert "test_exporting.py:" in text
+    assert "test_onnx_export.py:" in text
     assert capfd.readouterr() == ("", ""), "the exporter's own complaints are not shown"
     assert not list(tmp_path.iterdir())
 

@@ -199,7 +199,7 @@ made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 from edgemm.workshop.steps.quantize import quantize
 card = made.cards.parse(made.CARD)
-ctx = made.Context(card, made.data.synthetic(card), pathlib.Path({str(tmp_path)!r}), numerics=made.Numerics({name!r}))
+ctx = made.Context(card, made.dataset.synthetic(card), pathlib.Path({str(tmp_path)!r}), numerics=made.Numerics({name!r}))
 print(hashlib.sha256(quantize(made.build(), ctx, calibration_samples=32).SerializeToString(deterministic=True)).hexdigest())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "3"})
