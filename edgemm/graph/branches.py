@@ -254,3 +254,16 @@ def groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:
         else:
             group[name] = name
     return group
+
+
+def name_owners(model: onnx.ModelProto, branches: Branches) -> dict[str, str]:
+    """Node name, and name of each tensor that a node makes -> branch. Runtimes call a layer by either."""
+    return dict(_named(model, branches))
+
+
+def _named(model: onnx.ModelProto, branches: Branches) -> Iterator[tuple[str, str]]:
+    for node in model.graph.node:
+        branch = branches.of_node[node.name]
+        for name in (node.name, *node.output):
+            if name:
+                yield name, branch

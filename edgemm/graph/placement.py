@@ -1,7 +1,12 @@
-"""Where quantizers stand so that TensorRT fuses them: at the inputs of products that have INT8 kernels, and at a residual Add's skip.
+"""Where quantizers stand so that a runtime fuses them.
 
-A pair that no kernel takes in is work of its own (a reformat or a requantize layer), and often slower than FP16 throughout. The limits on
-sizes are those that TensorRT Model Optimizer applies; they are written here from the rules, not from its source.
+For TensorRT: at the inputs of products that have INT8 kernels, and at a residual Add's skip. A pair that no kernel takes in is work of its own
+(a reformat or a requantize layer), and often slower than FP16 throughout. The limits on sizes are those that TensorRT Model Optimizer
+applies; they are written here from the rules, not from its source.
+
+For OpenVINO: not before elementwise arithmetic on vectors, as in a gated fusion. A product of two dozen numbers costs the same in any type, and
+a quantizer before it is one more rounding. In OpenVINO 2026.4 it also stands in the way of fusing, and kills the process where it follows two
+Linears and a Tanh. A gated fusion of 0.05 ms ran 1.2x as fast without.
 """
 
 from __future__ import annotations
@@ -22,6 +27,10 @@ LEAST = 16
 ROUND = 8  # a convolution may have fewer on one side when the other fills groups of so many
 PICTURE = 4  # input channels of a first layer, at most
 SERVED_BATCH = 1  # rows that a box serves at a time; a linear layer on one row is a product of a matrix and a vector
+
+
+ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
+VECTOR = 2  # axes: batch and features. Maps and sequences keep their quantizers: in int8 they are a quarter to move
 
 
 def sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
@@ -220,3 +229,14 @@ def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     unfold(copy, {node.name for node in copy.graph.node if node.op_type == "DequantizeLinear"})
     drop_unread(copy)
     return copy
+
+
+def read_floats(model: onnx.ModelProto) -> None:
+    """Let elementwise arithmetic on vectors read what was quantized instead of what came of it; in place."""
+    wiring, shapes = Wiring(model), sizes(model)
+    for quantize, dequantize in wiring.activations():
+        for node, place in list(wiring.users.get(dequantize.output[0], ())):
+            if node.op_type in ELEMENTWISE and len(shapes.get(node.output[0], ())) == VECTOR:
+                wiring.rewire(node, place, quantize.input[0])
+    drop_dead_pairs(model)
+    drop_unread(model)

@@ -54,9 +54,8 @@ def take_apart(
         feed: One batch for it.
     """
     from edgemm.graph import files  # onnx: only where a model is really looked at
-    from edgemm.graph.branches import find_branches
+    from edgemm.graph.branches import find_branches, name_owners
     from edgemm.graph.costs import branch_costs
-    from edgemm.graph.names import name_owners
 
     model = files.load(onnx)
     branches = find_branches(model, card)

@@ -3,9 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.graph.branches import find_branches
+from edgemm.graph.branches import find_branches, name_owners
 from edgemm.graph.costs import branch_costs, tensor_shapes
-from edgemm.graph.names import name_owners
 
 FLOAT = TensorProto.FLOAT
 

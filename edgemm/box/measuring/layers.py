@@ -54,7 +54,7 @@ def latency_shares(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict
 
     Args:
         layers: In execution order, as ``Session.layers`` tells.
-        owner: Node or tensor name of the ONNX graph -> branch (``graph.names.name_owners``).
+        owner: Node or tensor name of the ONNX graph -> branch (``graph.branches.name_owners``).
     """
     times: dict[str, float] = {}
     for layer, branches in zip(layers, layer_owners(layers, owner), strict=True):

@@ -44,9 +44,8 @@ def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: 
         layers: As ``profile`` gives them.
     """
     from edgemm.graph import files  # onnx: only where a model is really looked at
-    from edgemm.graph.branches import find_branches
+    from edgemm.graph.branches import find_branches, name_owners
     from edgemm.graph.costs import branch_costs
-    from edgemm.graph.names import name_owners
 
     graph = files.load(model)
     branches = find_branches(graph, card)

@@ -9,7 +9,7 @@ import onnx
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import back_to_float, gates, symmetric_qdq, trained_qdq
+from edgemm.graph import back_to_float, placement, symmetric_qdq, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.workshop.quantizing import calibration, nncf, onnxruntime, tensorrt
 
@@ -87,7 +87,7 @@ def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
     elif ctx.numerics.activations == "int8":
         symmetric_qdq.make_symmetric(model)
     elif ctx.numerics.activations == "mixed":
-        gates.read_floats(model)
+        placement.read_floats(model)
     return model
 
 
