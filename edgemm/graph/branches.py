@@ -8,7 +8,7 @@ Values that only pass on a size (Shape, Size) make no dependence: an exporter ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx

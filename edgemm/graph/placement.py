@@ -1,12 +1,12 @@
 """Where quantizers stand so that a runtime fuses them.
 
-For TensorRT: at the inputs of products that have INT8 kernels, and at a residual Add's skip. A pair that no kernel takes in is work of its own
-(a reformat or a requantize layer), and often slower than FP16 throughout. The limits on sizes are those that TensorRT Model Optimizer
+For TensorRT: at the inputs of products that have INT8 kernels, and at a residual Add's skip. A pair that no kernel takes in is work of its
+own (a reformat or a requantize layer), and often slower than FP16 throughout. The limits on sizes are those that TensorRT Model Optimizer
 applies; they are written here from the rules, not from its source.
 
-For OpenVINO: not before elementwise arithmetic on vectors, as in a gated fusion. A product of two dozen numbers costs the same in any type, and
-a quantizer before it is one more rounding. In OpenVINO 2026.4 it also stands in the way of fusing, and kills the process where it follows two
-Linears and a Tanh. A gated fusion of 0.05 ms ran 1.2x as fast without.
+For OpenVINO: not before elementwise arithmetic on vectors, as in a gated fusion. A product of two dozen numbers costs the same in any
+type, and a quantizer before it is one more rounding. In OpenVINO 2026.4 it also stands in the way of fusing, and kills the process where
+it follows two Linears and a Tanh. A gated fusion of 0.05 ms ran 1.2x as fast without.
 """
 
 from __future__ import annotations
