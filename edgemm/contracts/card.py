@@ -11,13 +11,11 @@ from typing import Any
 import yaml
 
 from edgemm.contracts import options, plugins
-from edgemm.errors import CardError, Collector, nearest
+from edgemm.errors import CardError, Collector, EdgemmError, nearest
 
 FILL_IN = "# FILL IN"
-TASKS = ("classification", "multilabel", "regression", "embedding", "tensor")
 KEYS = ("factory", "kwargs", "weights", "model", "source", "inputs", "outputs", "columns", "applied")
 INPUT_KEYS = ("modality", "optional", "steps")
-OUTPUT_KEYS = ("task", "labels", "unit", "pair", "per_step")
 SHIPPED = Path(__file__).parents[1] / "workshop" / "models" / "cards"
 
 
@@ -37,18 +35,38 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One output (head): its task, and what the task needs.
+    """One output (head): its task and that task's options as the card gives them; lists of names are tuples.
 
-    ``labels`` for classification and multilabel, ``unit`` for regression, ``pair`` for an embedding that is matched with another
-    output, ``per_step`` for one answer a time step.
+    Options that several tasks have can be asked for by name; they are None, or False, where the task or the card has none.
     """
 
     name: str
     task: str
-    labels: tuple[str, ...] | None = None
-    unit: str | None = None
-    pair: str | None = None
-    per_step: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of its classes."""
+        return self.options.get("labels")
+
+    @property
+    def unit(self) -> str | None:
+        """What a number counts."""
+        return self.options.get("unit")
+
+    @property
+    def pair(self) -> str | None:
+        """The output that it is matched with."""
+        return self.options.get("pair")
+
+    @property
+    def per_step(self) -> bool:
+        """Whether it answers once a time step."""
+        return bool(self.options.get("per_step", False))
+
+    def with_options(self, **options: Any) -> Output:
+        """The same output with some options set anew."""
+        return dataclasses.replace(self, options={**self.options, **options})
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,8 @@ class Card:
             for name, spec in self.inputs.items()
         }
         plain["outputs"] = {
-            name: {key: _plain(value) for key in OUTPUT_KEYS if (value := getattr(spec, key))} for name, spec in self.outputs.items()
+            name: {"task": spec.task, **{key: _plain(value) for key, value in spec.options.items() if value not in (None, False)}}
+            for name, spec in self.outputs.items()
         }
         for key in ("columns", "applied"):
             if getattr(self, key):
@@ -270,24 +289,31 @@ def _input(name: str, plain: Any, where: str, found: Collector) -> Input | None:
 def _output(name: str, plain: Any, where: str, found: Collector) -> Output | None:
     here = f"{where}: outputs.{name}"
     if not isinstance(plain, dict) or "task" not in plain:
-        found.add(CardError(f"{here}: 'task' is missing.", fix=f"one of: {', '.join(TASKS)}."))
+        found.add(CardError(f"{here}: 'task' is missing.", fix=f"one of: {', '.join(plugins.names('tasks'))}."))
         return None
-    if plain["task"] not in TASKS:
-        found.add(CardError(f"{here}: unknown task '{plain['task']}'.", fix=nearest(str(plain["task"]), TASKS)))
+    task = plain["task"]
+    if task not in plugins.names("tasks"):
+        found.add(CardError(f"{here}: unknown task '{task}'.", fix=nearest(str(task), plugins.names("tasks"))))
         return None
-    for key in plain:
-        if key not in OUTPUT_KEYS:
-            found.add(CardError(f"{here}: unknown key '{key}'.", fix=nearest(str(key), OUTPUT_KEYS)))
-    labels = plain.get("labels")
-    if labels is not None:
-        if not isinstance(labels, list) or not labels:
-            found.add(CardError(f"{here}.labels: {labels!r} is not a list of names.", fix="labels: [first, second]"))
-            return None
-        labels = tuple(_label(value) for value in labels)
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            found.add(CardError(f"{here}.labels: '{twice[0]}' stands there twice.", fix="give every class one name of its own."))
-    return Output(name, plain["task"], labels, plain.get("unit"), plain.get("pair"), bool(plain.get("per_step", False)))
+    declared = plugins.options("tasks", task)
+    errors = options.check(plain, declared, here, CardError, skip=("task",))
+    given = {key: value for key, value in plain.items() if key != "task"}
+    for key, option in declared.items():
+        if options.mentions(option.annotation, "Labels") and given.get(key) is not None:
+            given[key] = _labels(given[key], f"{here}.{key}", errors)
+    for error in errors:
+        found.add(error)
+    return None if errors else Output(name, task, given)
+
+
+def _labels(names: Any, where: str, errors: list[EdgemmError]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names:
+        errors.append(CardError(f"{where}: {names!r} is not a list of names.", fix="labels: [first, second]"))
+        return ()
+    labels = tuple(_label(value) for value in names)
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        errors.append(CardError(f"{where}: '{twice[0]}' stands there twice.", fix="give every class one name of its own."))
+    return labels
 
 
 def _label(value: Any) -> str:
@@ -308,8 +334,18 @@ def _check_names(
         if ours not in known:
             found.add(CardError(f"{where}: columns.{column} names '{ours}', which is no input or output.", fix=nearest(str(ours), known)))
     for spec in outputs.values():
-        if spec and spec.pair and spec.pair not in outputs:
-            found.add(CardError(f"{where}: outputs.{spec.name}.pair names '{spec.pair}', no output.", fix=nearest(spec.pair, outputs)))
+        if spec:
+            _check_references(spec, inputs, outputs, where, found)
+
+
+def _check_references(spec: Output, inputs: Mapping[str, Any], outputs: Mapping[str, Any], where: str, found: Collector) -> None:
+    """An option that names an input or output of the card has to name one that is there."""
+    for key, option in plugins.options("tasks", spec.task).items():
+        for annotation, what, there in (("OutputName", "output", outputs), ("InputName", "input", inputs)):
+            value = spec.options.get(key) if options.mentions(option.annotation, annotation) else None
+            for name in [value] if isinstance(value, str) else value or ():
+                if name not in there:
+                    found.add(CardError(f"{where}: outputs.{spec.name}.{key} names '{name}', no {what}.", fix=nearest(str(name), there)))
 
 
 def _plain(value: Any) -> Any:

@@ -18,14 +18,13 @@ class Batch:
 
     Attributes:
         inputs: Card input -> (n[, steps], *sample) as the graph takes it; a ``tensor`` has n where its card says ``batch``.
-        targets: Output -> int64 (n,) for classification, float32 (n, labels) for multilabel, float32 (n,) or (n, d) for regression;
-            ``per_step`` adds T after n. Outputs of task embedding or tensor have none.
+        truth: Output -> (n, ...) as its task makes it of a cell; an output whose task has no truth is not there.
         present: Optional input -> bool (n,); where False the input holds zeros or padding.
         rows: int64 (n,), the rows' numbers as a person counts: the line in a text manifest.
     """
 
     inputs: dict[str, np.ndarray]
-    targets: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
     rows: np.ndarray
 
@@ -85,7 +84,7 @@ class Dataset(Protocol):
         ...
 
     def only(self, *inputs: str) -> Dataset:
-        """The same rows with some inputs and no targets, so that nothing else is decoded."""
+        """The same rows with some inputs and no truth, so that nothing else is decoded."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:

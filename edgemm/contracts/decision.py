@@ -27,6 +27,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """What one answer of the model says of an output, before any threshold: scores of its classes, or a number.
+
+    Attributes:
+        scores: Class -> score, 0 to 1, in the card's order; None for a number.
+    """
+
+    scores: Mapping[str, float] | None = None
+    value: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
 class Change:
     """A class that went on or off.
 

@@ -16,7 +16,8 @@ SCALARS: dict[str, tuple[type, ...]] = {
 WORDS = {
     "int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts"),
     "bool": ("true or false", "true or false"), "dict": ("a mapping", "mappings"), "list": ("a list", "lists"), "None": ("null", "null"),
-    "Branch": ("a branch", "branches"), "Any": ("anything", "anything"),
+    "Branch": ("a branch", "branches"), "Labels": ("a list of names", "lists of names"),
+    "OutputName": ("an output", "outputs"), "InputName": ("an input", "inputs"), "Any": ("anything", "anything"),
 }  # fmt: skip
 """An annotation's name, in words: one, and several."""
 
@@ -80,6 +81,11 @@ def selector_keys(value: Any, annotation: ast.expr) -> list[str]:
             case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[ast.Name(id="Branch"), _])):
                 return [str(key) for key in value] if isinstance(value, dict) else []
     return []
+
+
+def mentions(annotation: ast.expr, name: str) -> bool:
+    """Whether an annotation speaks of ``name``: as it is, in a union or in a list."""
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(annotation))
 
 
 def in_words(annotation: ast.expr) -> str:

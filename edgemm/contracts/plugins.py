@@ -26,10 +26,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "steps": ("workshop/steps",),
     "targets": ("box/targets", "workshop/targets"),
     "modalities": ("data/modalities",),
+    "tasks": ("data/tasks",),
     "probes": ("box/measuring/probes",),
     "encoders": ("workshop/models/encoders",),
     "fusions": ("workshop/models/fusions",),
     "heads": ("workshop/models/heads",),
+    "losses": ("workshop/training/losses",),
     "sources": ("box/serving/sources",),
     "sinks": ("box/serving/sinks",),
     "verbs": ("verbs",),
@@ -45,7 +47,6 @@ EXTRAS = {
     "PIL": "data", "soundfile": "data", "tokenizers": "data", "pyarrow": "data", "cryptography": "sign",
     "torch": "compress", "torchao": "compress", "onnx": "compress", "onnxscript": "compress", "onnx_ir": "compress",
     "nncf": "compress", "accelerate": "compress", "safetensors": "compress", "transformers": "compress",
-    "torchmetrics": "compress",
     "av": "run", "paho": "run", "starlette": "run", "uvicorn": "run", "prometheus_client": "run",
 }  # fmt: skip
 """Third-party module -> the extra of pyproject.toml that brings it."""
@@ -85,9 +86,14 @@ def _files(kind: str) -> dict[str, Path]:
 
 
 def kind_of(protocol: type) -> str:
-    """The kind of variant that a protocol describes: ``Target`` -> ``targets``, ``Modality`` -> ``modalities``."""
+    """The kind of variant that a protocol describes: ``Target`` -> ``targets``, ``Modality`` -> ``modalities``, ``Loss`` -> ``losses``."""
     word = protocol.__name__.lower()
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
+
+
+def name_of(plugin: type) -> str:
+    """The name a recipe or card has for a plugin's class: that of its file."""
+    return plugin.__module__.rpartition(".")[2]
 
 
 def find(protocol: type[P], name: str) -> type[P]:
@@ -153,8 +159,8 @@ def missing_extra(err: ModuleNotFoundError, what: str) -> EdgemmError:
 
 
 def singular(kind: str) -> str:
-    """``targets`` -> ``target``, ``modalities`` -> ``modality``."""
-    return f"{kind[:-3]}y" if kind.endswith("ies") else kind[:-1]
+    """``targets`` -> ``target``, ``modalities`` -> ``modality``, ``losses`` -> ``loss``."""
+    return f"{kind[:-3]}y" if kind.endswith("ies") else kind.removesuffix("es") if kind.endswith("sses") else kind[:-1]
 
 
 def require_known(kind: str, name: str) -> None:

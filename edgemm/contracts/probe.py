@@ -21,8 +21,8 @@ class Probe(Protocol):
         """A round begins; the first call follows at once."""
         ...
 
-    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
-        """A call ended. ``targets`` is what the dataset says about its rows, where they come from one.
+    def observe(self, answers: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray] | None) -> None:
+        """A call ended. ``truth`` is what the dataset says about its rows, where they come from one.
 
         Part of what a latency probe times: it must be cheap.
         """

@@ -9,8 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from edgemm.contracts.card import Input, Output
+from edgemm.contracts import task as tasks
+from edgemm.contracts.card import Input
 from edgemm.contracts.modality import Modality, existing
+from edgemm.contracts.task import Cells, Task
 from edgemm.data import labels
 from edgemm.data.dataset import TableDataset
 from edgemm.data.manifest import Row
@@ -54,7 +56,7 @@ class _Looker:
         card = dataset.card
         self.name, self.folder = dataset.source.name, dataset.source.folder
         self.inputs = [(card.column(key), card.inputs[key], part) for key, part in dataset.parts.items()]
-        self.outputs = [(card.column(key), spec) for key, spec in dataset.labelled.items()]
+        self.outputs = [(card.column(key), tasks.of(spec)) for key, spec in dataset.labelled.items()]
         self.good: set[tuple[str, str]] = set()
 
     def mistake(self, row: Row) -> DataError | None:
@@ -64,8 +66,9 @@ class _Looker:
         try:
             for column, spec, part in self.inputs:
                 self._input(column, row.cells.get(column), spec, part)
-            for column, output in self.outputs:
-                self._output(column, row.cells.get(column), output)
+            beside = Cells(self.folder, {spec.name: row.cells.get(named) for named, spec, _ in self.inputs})
+            for column, task in self.outputs:
+                self._output(column, row.cells.get(column), task, beside)
         except DataError as err:
             return DataError(f"{self.name}, row {row.number}, column '{column}': {err.what}", why=err.why, fix=err.fix)
         return None
@@ -83,10 +86,10 @@ class _Looker:
                 existing(file, self.folder)  # says what is wrong
             self._remember(column, cell)
 
-    def _output(self, column: str, cell: Any, spec: Output) -> None:
+    def _output(self, column: str, cell: Any, task: Task, beside: Cells) -> None:
         if isinstance(cell, str) and (column, cell) in self.good:
             return
-        labels.encode(cell, spec)
+        task.truth(cell, beside)
         self._remember(column, cell)
 
     def _remember(self, column: str, cell: Any) -> None:

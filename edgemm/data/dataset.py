@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.dataset import Batch, Dataset
 from edgemm.contracts.modality import Modality, modalities
 from edgemm.data import labels
 from edgemm.data import samples as arrays
-from edgemm.data.columns import as_named_in
-from edgemm.data.decoding import Decoder, Sample, decode_ahead
+from edgemm.data.decoding import Decoder, Sample, as_named_in, decode_ahead
 from edgemm.data.manifest import SPLITS, Row, Source
-from edgemm.data.ready import is_ready, taken_as_it_is
-from edgemm.data.sources import open_source
+from edgemm.data.sources import is_ready, open_source, taken_as_it_is
 from edgemm.errors import DataError, nearest
 
 FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
@@ -35,14 +34,13 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
         DataError: Nothing there, duplicate or missing columns, unknown splits.
     """
     bad: dict[int, str] = {}
-    card = taken_as_it_is(card) if is_ready(data) else card
-    return TableDataset(
-        open_source(data, card, bad=bad if skip_bad_rows else None, row_bytes=_row_bytes(card)), card, bad=bad if skip_bad_rows else None
-    )
+    ready = is_ready(data)
+    card, left_out = taken_as_it_is(card) if ready else card, bad if skip_bad_rows else None
+    return TableDataset(open_source(data, card, bad=left_out, row_bytes=_row_bytes(card)), card, bad=left_out, is_ready=ready)
 
 
 def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> TableDataset:
-    """Seeded samples for a model that comes without data; every split yields the same ones, and there are no targets."""
+    """Seeded samples for a model that comes without data; every split yields the same ones, and there is no truth."""
 
     def rows(_split: str) -> Iterator[dict[str, Any]]:
         rng = np.random.default_rng(seed)
@@ -59,23 +57,18 @@ def find_labels(data: str | Path | TableDataset, card: Card) -> Card:
     Raises:
         DataError: No labels there, or values that look like measurements.
     """
-    missing = [spec for spec in card.outputs.values() if spec.task in ("classification", "multilabel") and not spec.labels]
+    missing = {name: task for name, task in tasks.tasks(card).items() if task.lacks_labels}
     if not missing:
         return card
     source = data.source if isinstance(data, TableDataset) else open_dataset(data, card).source
-    found: dict[str, set[str]] = {spec.name: set() for spec in missing}
+    found: dict[str, set[str]] = {name: set() for name in missing}
     reading = as_named_in(card, source.columns)
     for row in source.rows("train"):
-        for spec in missing if not row.trouble else ():
-            if len(found[spec.name]) <= labels.MOST_LABELS:
-                found[spec.name].update(labels.labels_in(row.cells.get(reading.column(spec.name)), spec))
-    filled = {
-        name: Output(name, spec.task, labels.sorted_labels(found[name], spec, source.name), spec.unit, spec.pair, spec.per_step)
-        if name in found
-        else spec
-        for name, spec in card.outputs.items()
-    }
-    return card.replace(outputs=filled)
+        for name, task in missing.items() if not row.trouble else ():
+            if len(found[name]) <= labels.MOST_LABELS:
+                found[name].update(task.labels_in(row.cells.get(reading.column(name))))
+    filled = {name: card.outputs[name].with_options(labels=labels.sorted_labels(words, name, source.name)) for name, words in found.items()}
+    return card.replace(outputs={**card.outputs, **filled})
 
 
 def sensor_statistics(dataset: Dataset, name: str) -> tuple[list[float], list[float]]:
@@ -100,17 +93,18 @@ def sensor_statistics(dataset: Dataset, name: str) -> tuple[list[float], list[fl
 class TableDataset(Dataset):
     """Rows and how a card reads them. Nothing is decoded before a batch is asked for; each call to ``batches`` reads anew."""
 
-    def __init__(self, source: Source, card: Card, *, bad: dict[int, str] | None, labelled: bool = True) -> None:
+    def __init__(self, source: Source, card: Card, *, bad: dict[int, str] | None, labelled: bool = True, is_ready: bool = False) -> None:
         """
         Args:
             bad: Row number -> what is wrong, filled as bad rows are left out; None = a bad row is an error.
-            labelled: Whether batches have targets.
+            labelled: Whether batches have truth.
+            is_ready: The truth in the rows was decoded already.
         """
         card = as_named_in(card, source.columns)
         self.source, self.card, self._bad = source, card, bad
         self._parts = modalities(card)
-        self._outputs = {name: spec for name, spec in card.outputs.items() if labelled and spec.task not in labels.UNLABELLED}
-        self._decoder = Decoder(card, dict(self._parts), self._outputs, name=source.name, folder=source.folder)
+        self._tasks = {name: task for name, task in tasks.tasks(card).items() if labelled and task.has_truth}
+        self._decoder = Decoder(card, self._parts, self._tasks, name=source.name, folder=source.folder, is_ready=is_ready)
         self._one_a_call = any(part.batch_axis() is None and part.initial() is None for part in self._parts.values())
         self._check_columns()
 
@@ -142,7 +136,7 @@ class TableDataset(Dataset):
     @property
     def labelled(self) -> Mapping[str, Output]:
         """Outputs that a column tells the truth of."""
-        return self._outputs
+        return {name: self.card.outputs[name] for name in self._tasks}
 
     def cells(self, split: str, name: str) -> Iterator[Any]:
         """What stands in the column of an input or output, undecoded and without empty cells: the texts for a vocabulary."""
@@ -151,7 +145,7 @@ class TableDataset(Dataset):
         return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not labels.is_empty(row.cells.get(column)))
 
     def only(self, *inputs: str) -> TableDataset:
-        """The same rows with some inputs and no targets, so that nothing else is decoded."""
+        """The same rows with some inputs and no truth, so that nothing else is decoded."""
         card = self.card.replace(inputs={name: self.card.inputs[name] for name in inputs})
         return TableDataset(self.source, card, bad=self._bad, labelled=False)
 
@@ -205,7 +199,7 @@ class TableDataset(Dataset):
         return self._batched(self.source.rows(split, rng=rng), batch_size, split, limit=limit, drop_last=drop_last)
 
     def calibration(self, samples: int, *, seed: int = 0) -> Iterator[Batch]:
-        """The samples to calibrate on, one a batch: from calib, else train; stratified by the first classification's label.
+        """The samples to calibrate on, one a batch: from calib, else train; stratified by the first output of one label.
 
         Deterministic in data and ``seed``, in random order. Uses all rows when there are fewer.
 
@@ -224,7 +218,7 @@ class TableDataset(Dataset):
         return self._batched(self._stratified(split, samples, seed), 1, split)
 
     def _stratified(self, split: str, samples: int, seed: int) -> Iterator[Row]:
-        output = next((name for name, spec in self._outputs.items() if spec.task == "classification" and not spec.per_step), None)
+        output = next((name for name, task in self._tasks.items() if task.is_one_label), None)
         column = self.card.column(output) if output else ""
         rank = labels.stratified((str(row.cells.get(column)) for row in self.source.rows(split)), samples, seed)
         chosen = [(rank[place], row) for place, row in enumerate(self.source.rows(split)) if place in rank]
@@ -266,7 +260,7 @@ class TableDataset(Dataset):
             )
         return Batch(
             inputs,
-            {name: self._stacked(name, [s.targets[name] for s in samples], samples) for name in self._outputs},
+            {name: self._stacked(name, [s.truth[name] for s in samples], samples) for name in self._tasks},
             {name: np.array([s.present[name] for s in samples]) for name, spec in self.card.inputs.items() if spec.optional},
             np.array([s.number for s in samples], np.int64),
         )
@@ -284,7 +278,7 @@ class TableDataset(Dataset):
 
     def _check_columns(self) -> None:
         needed = [name for name, part in self._parts.items() if not self.card.inputs[name].optional and part.initial() is None]
-        for name in [*needed, *self._outputs]:
+        for name in [*needed, *self._tasks]:
             column = self.card.column(name)
             if column not in self.source.columns:
                 raise DataError(

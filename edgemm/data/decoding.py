@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemm.contracts.card import Card, Input, Output
+from edgemm.contracts.card import Card, Input
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.number_cells import is_npy, numbers
+from edgemm.contracts.task import Cells, Task
 from edgemm.data import labels
 from edgemm.data.manifest import Row
 from edgemm.errors import DataError
@@ -25,22 +26,43 @@ CHUNK_ROWS = 16  # rows a thread takes at once: handing over a single small pict
 BETWEEN_STEPS = "|"
 
 
+def as_named_in(card: Card, there: Collection[str]) -> Card:
+    """The card for data of these columns: what it maps to a column that is absent is read from one of its own name, where there is one.
+
+    A manifest is written by people and calls things as they do; an npz or a function is often keyed by the model's own names. A name
+    that the card maps elsewhere is never taken for another's column.
+    """
+    kept = {
+        column: name
+        for column, name in card.columns.items()
+        if column in there or name not in there or card.columns.get(name, name) != name
+    }
+    return card if len(kept) == len(card.columns) else card.replace(columns=kept)
+
+
 class Sample(NamedTuple):
     """A decoded row."""
 
     number: int
     inputs: dict[str, np.ndarray]
-    targets: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
     present: dict[str, bool]
 
 
 class Decoder:
     """Turns rows into samples for one card."""
 
-    def __init__(self, card: Card, modalities: dict[str, Modality], outputs: dict[str, Output], *, name: str, folder: Path) -> None:
+    def __init__(
+        self, card: Card, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], *, name: str, folder: Path, is_ready: bool = False
+    ) -> None:
+        """
+        Args:
+            tasks: Of the outputs whose truth is wanted.
+            is_ready: The truth in the rows was decoded already.
+        """
         self.inputs = {key: (card.column(key), spec, modalities[key]) for key, spec in card.inputs.items()}
-        self.outputs = {key: (card.column(key), spec) for key, spec in outputs.items()}
-        self.name, self.folder = name, folder
+        self.outputs = {key: (card.column(key), task) for key, task in tasks.items()}
+        self.name, self.folder, self.is_ready = name, folder, is_ready
 
     def decode(self, row: Row) -> Sample:
         """
@@ -56,8 +78,10 @@ class Decoder:
                 present, sample.inputs[key] = self._input(row.cells.get(column), spec, part)
                 if spec.optional:
                     sample.present[key] = present
-            for key, (column, output) in self.outputs.items():
-                sample.targets[key] = labels.encode(row.cells.get(column), output)
+            beside = Cells(self.folder, {key: row.cells.get(named) for key, (named, _, _) in self.inputs.items()} if self.outputs else {})
+            for key, (column, task) in self.outputs.items():
+                cell = row.cells.get(column)
+                sample.truth[key] = np.asarray(cell) if self.is_ready else task.truth(cell, beside)
         except DataError as err:
             raise DataError(f"{self.name}, row {row.number}, column '{column}': {err.what}", why=err.why, fix=err.fix) from err
         return sample

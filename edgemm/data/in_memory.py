@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.dataset import Batch, Dataset
 from edgemm.data.dataset import open_dataset
@@ -54,7 +55,7 @@ class Split:
 class WithUnlabeled(Split):
     """A train split with rows of another dataset that have no labels.
 
-    A batch holds rows of one kind. One without labels has no targets, and its rows' numbers are negative (-1 - number).
+    A batch holds rows of one kind. One without labels has no truth, and its rows' numbers are negative (-1 - number).
     """
 
     unlabeled: Split
@@ -77,11 +78,11 @@ class WithUnlabeled(Split):
         for kind in turns if shuffle is None else np.random.default_rng(shuffle).permutation(turns):
             batch = next(of_kind[kind], None)  # a streamed split may have lost bad rows since they were counted
             if batch is not None:
-                yield replace(batch, targets={}, rows=-1 - batch.rows) if kind else batch
+                yield replace(batch, truth={}, rows=-1 - batch.rows) if kind else batch
 
 
 def with_unlabeled(train: Split, unlabeled: Split) -> Split:
-    """``train`` and beside it ``unlabeled``, whose targets are never looked at."""
+    """``train`` and beside it ``unlabeled``, whose truth is never looked at."""
     return WithUnlabeled(train.dataset, train.name, train.rows + unlabeled.rows, train.arrays, unlabeled)
 
 
@@ -90,7 +91,7 @@ class Splits:
     """What a training learns from and is judged on.
 
     Attributes:
-        means, deviations: Regression output -> mean and standard deviation of its targets in train.
+        means, deviations: Output that is a measurement -> mean and standard deviation of its truth in train.
     """
 
     train: Split
@@ -109,7 +110,7 @@ def open_splits(
     """Decode train and val, as ``open_split`` does.
 
     Args:
-        unlabeled: Rows to learn from beside those of train, their targets unknown; its own train split is taken.
+        unlabeled: Rows to learn from beside those of train, their truth unknown; its own train split is taken.
 
     Raises:
         TrainError: Fewer than two rows to train on.
@@ -128,7 +129,7 @@ def open_splits(
 
 
 def open_unlabeled(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> Dataset:
-    """Open rows whose targets nobody knows: no column is read for any output.
+    """Open rows whose truth nobody knows: no column is read for any output.
 
     Raises:
         DataError: As ``open_dataset``; or there is no train split.
@@ -174,14 +175,14 @@ def open_split(
 
 
 def _spreads(card: Card, train: Split) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation of every regression's targets in a split (in its first 4,096 rows where it is streamed)."""
-    wanted = [name for name, output in card.outputs.items() if output.task == "regression"]
+    """Mean and standard deviation of every measurement's truth in a split (in its first 4,096 rows where it is streamed)."""
+    wanted = [name for name, task in tasks.tasks(card).items() if task.is_quantity]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for number, batch in enumerate(train.batches(256, shuffle=0) if wanted else ()):
         if train.arrays is None and number >= 16:
             break
         for name in wanted:
-            parts[name].append(batch.targets[name])
+            parts[name].append(batch.truth[name])
     joined = {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
     return {name: float(values.mean()) for name, values in joined.items()}, {
         name: float(values.std()) or 1.0 for name, values in joined.items()
@@ -189,7 +190,7 @@ def _spreads(card: Card, train: Split) -> tuple[dict[str, float], dict[str, floa
 
 
 def _arrays(batch: Batch) -> dict[tuple[str, str], np.ndarray]:
-    fields = {"inputs": batch.inputs, "targets": batch.targets, "present": batch.present}
+    fields = {"inputs": batch.inputs, "truth": batch.truth, "present": batch.present}
     return {(field, name): array for field, arrays in fields.items() for name, array in arrays.items()} | {("rows", ""): batch.rows}
 
 
@@ -197,7 +198,7 @@ def _batch(arrays: dict[tuple[str, str], np.ndarray]) -> Batch:
     def of(field: str) -> dict[str, np.ndarray]:
         return {name: array for (kind, name), array in arrays.items() if kind == field}
 
-    return Batch(inputs=of("inputs"), targets=of("targets"), present=of("present"), rows=arrays["rows", ""])
+    return Batch(inputs=of("inputs"), truth=of("truth"), present=of("present"), rows=arrays["rows", ""])
 
 
 def _take(batch: Batch, order: np.ndarray) -> Batch:

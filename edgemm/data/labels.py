@@ -1,4 +1,4 @@
-"""What a row says about the outputs: labels, numbers, and a choice of rows that covers the labels."""
+"""Labels in the cells of a dataset, as tasks read them, and a choice of rows that covers them."""
 
 from __future__ import annotations
 
@@ -7,44 +7,16 @@ import heapq
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from edgemm.contracts.card import Output
 from edgemm.errors import DataError, nearest
-
-UNLABELLED = ("embedding", "tensor")
-"""Tasks that have no column."""
 
 MOST_LABELS = 10_000  # more different values than that are measurements, not labels
 STRATA = 4096  # labels beyond that many share a stratum
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
-
-
-def encode(cell: Any, spec: Output) -> np.ndarray:
-    """The target in a cell.
-
-    Returns:
-        classification: int64 (); multilabel: float32 (labels,); regression: float32 () or (d,). ``per_step`` puts T before. Steps are
-        separated by ``|`` (multilabel: ``;``) or are the items of a list.
-
-    Raises:
-        DataError: A label that is not in the card, a word that is no number, NaN, an empty cell.
-    """
-    if spec.per_step:
-        steps = _items(cell, ";" if spec.task == "multilabel" else "|")
-        if not steps:
-            raise _empty()
-        return np.stack([encode(step, _of_a_step(spec)) for step in steps])
-    if spec.task == "regression":
-        return _numbers(cell)
-    if spec.task == "multilabel":
-        return _several(cell, spec)
-    if is_empty(cell):
-        raise _empty()
-    return np.asarray(_index(cell, spec), np.int64)
 
 
 def is_empty(cell: Any) -> bool:
@@ -58,21 +30,90 @@ def is_empty(cell: Any) -> bool:
     return isinstance(cell, (list, tuple, np.ndarray)) and np.size(np.asarray(cell, object)) == 0
 
 
-def labels_in(cell: Any, spec: Output) -> list[str]:
-    """The labels' names in a cell, for ``find_labels``."""
+def items(cell: Any, between: str) -> list[Any]:
+    """What a cell lists: text parted by ``between``, or the items of a list; [] where it is empty."""
     if is_empty(cell):
         return []
-    if spec.per_step:
-        return [label for step in _items(cell, ";" if spec.task == "multilabel" else "|") for label in labels_in(step, _of_a_step(spec))]
-    if spec.task == "multilabel":
-        if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub":
-            return [str(place) for place in range(len(cell))]
-        return [_word(item) for item in _items(cell, "|")]
-    return [_word(cell)]
+    if isinstance(cell, str):
+        return [item.strip() for item in cell.split(between) if item.strip()]
+    return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(np.asarray(cell, object)) else [cell]
 
 
-def sorted_labels(found: Iterable[str], spec: Output, name: str) -> tuple[str, ...]:
+def by_step(cell: Any, between: str, truth: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """The truth of every step of a cell, (T, ...).
+
+    Raises:
+        DataError: There is no step in it, or as ``truth``.
+    """
+    steps = items(cell, between)
+    if not steps:
+        raise empty()
+    return np.stack([truth(step) for step in steps])
+
+
+def index_of(cell: Any, labels: tuple[str, ...] | None, output: str) -> int:
+    """Which label stands in a cell: its name, yes or no for a boolean, or its number where no label is a number itself.
+
+    Raises:
+        DataError: The cell is empty, the label is none of ``labels``, or these are not known yet.
+    """
+    if is_empty(cell):
+        raise empty()
+    labels = require_labels(labels, output)
+    places, numeric = _places(labels)
+    word = word_of(cell)
+    if word in places:
+        return places[word]
+    if isinstance(cell, (bool, np.bool_)) and "yes" in places and "no" in places:
+        return places["yes" if cell else "no"]  # the card, too, reads YAML's booleans as these words
+    if not numeric and WHOLE.fullmatch(word) and 0 <= int(float(word)) < len(labels):
+        return int(float(word))
+    listing = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
+    raise DataError(
+        f"label '{word}' is not in the card.",
+        why=f"outputs.{output}.labels: {listing}.",
+        fix=f"mend the row or the card; {nearest(word, labels[:30])}",
+    )
+
+
+def require_labels(labels: tuple[str, ...] | None, output: str) -> tuple[str, ...]:
+    """Raises DataError where the card lists none."""
+    if labels is None:
+        raise DataError(
+            f"output '{output}' has no labels yet.",
+            why="the card lists none.",
+            fix=f"train the model (train fills them in), or list outputs.{output}.labels.",
+        )
+    return labels
+
+
+def word_of(cell: Any) -> str:
+    """What a cell says, as a label is written."""
+    if isinstance(cell, (np.generic, np.ndarray)) and np.ndim(cell) == 0:
+        cell = cell.item()
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell).strip()
+
+
+def empty() -> DataError:
+    """The error of a cell that has to hold something."""
+    return DataError("the cell is empty.", fix="fill it, remove the row, or pass --skip-bad-rows.")
+
+
+def named(scores: np.ndarray, labels: tuple[str, ...] | None) -> dict[str, float]:
+    """Label -> its score; numbers where the card lists no labels."""
+    labels = labels or tuple(str(number) for number in range(len(scores)))
+    return {label: float(score) for label, score in zip(labels, scores, strict=False)}
+
+
+def sorted_labels(found: Iterable[str], output: str, name: str) -> tuple[str, ...]:
     """Labels in order: as numbers when all are whole numbers, else as words.
+
+    Args:
+        output, name: Of the output and of the dataset, for errors.
 
     Raises:
         DataError: None were found, or so many that they must be measurements.
@@ -80,13 +121,13 @@ def sorted_labels(found: Iterable[str], spec: Output, name: str) -> tuple[str, .
     labels = set(found)
     if not labels:
         raise DataError(
-            f"{name}: no row of split 'train' has a label for '{spec.name}'.", fix=f"fill the column, or list outputs.{spec.name}.labels."
+            f"{name}: no row of split 'train' has a label for '{output}'.", fix=f"fill the column, or list outputs.{output}.labels."
         )
     if len(labels) > MOST_LABELS:
         raise DataError(
-            f"{name}: column for '{spec.name}' holds more than {MOST_LABELS} different values.",
+            f"{name}: column for '{output}' holds more than {MOST_LABELS} different values.",
             why="those are measurements, not labels.",
-            fix=f"set outputs.{spec.name}.task to regression, or list its labels in the card.",
+            fix=f"set outputs.{output}.task to regression, or list its labels in the card.",
         )
     if all(re.fullmatch(r"[+-]?\d+", label) for label in labels):
         return tuple(sorted(labels, key=int))
@@ -129,87 +170,7 @@ def _shares(counts: Mapping[str, int], samples: int) -> dict[str, int]:
     return shares
 
 
-@functools.lru_cache(maxsize=256)
-def _of_a_step(spec: Output) -> Output:
-    return Output(spec.name, spec.task, spec.labels, spec.unit)
-
-
-def _items(cell: Any, between: str) -> list[Any]:
-    if is_empty(cell):
-        return []
-    if isinstance(cell, str):
-        return [item.strip() for item in cell.split(between) if item.strip()]
-    return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(np.asarray(cell, object)) else [cell]
-
-
-def _index(cell: Any, spec: Output) -> int:
-    labels = _labels(spec)
-    places, numeric = _places(labels)
-    word = _word(cell)
-    if word in places:
-        return places[word]
-    if isinstance(cell, (bool, np.bool_)) and "yes" in places and "no" in places:
-        return places["yes" if cell else "no"]  # the card, too, reads YAML's booleans as these words
-    if not numeric and WHOLE.fullmatch(word) and 0 <= int(float(word)) < len(labels):
-        return int(float(word))
-    listing = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
-    raise DataError(
-        f"label '{word}' is not in the card.",
-        why=f"outputs.{spec.name}.labels: {listing}.",
-        fix=f"mend the row or the card; {nearest(word, labels[:30])}",
-    )
-
-
 @functools.lru_cache(maxsize=64)
 def _places(labels: tuple[str, ...]) -> tuple[dict[str, int], bool]:
     """Label -> index, and whether all labels are numbers (then a number in the data is a label's name, never an index)."""
     return {label: place for place, label in enumerate(labels)}, all(WHOLE.fullmatch(label) for label in labels)
-
-
-def _labels(spec: Output) -> tuple[str, ...]:
-    if spec.labels is None:
-        raise DataError(
-            f"output '{spec.name}' has no labels yet.",
-            why="the card lists none.",
-            fix=f"train the model (train fills them in), or list outputs.{spec.name}.labels.",
-        )
-    return spec.labels
-
-
-def _word(cell: Any) -> str:
-    if isinstance(cell, (np.generic, np.ndarray)) and np.ndim(cell) == 0:
-        cell = cell.item()
-    if isinstance(cell, bytes):
-        cell = cell.decode("utf-8", "replace")
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return str(cell).strip()
-
-
-def _several(cell: Any, spec: Output) -> np.ndarray:
-    labels = _labels(spec)
-    if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and cell.shape == (len(labels),) and np.isin(cell, (0, 1)).all():
-        return cell.astype(np.float32)
-    row = np.zeros(len(labels), np.float32)
-    for item in _items(cell, "|"):
-        row[_index(item, spec)] = 1.0
-    return row
-
-
-def _numbers(cell: Any) -> np.ndarray:
-    if isinstance(cell, str):
-        words = re.split(r"[\s,;|]+", cell.strip().strip("[]").strip())
-        cell = words if len(words) > 1 else words[0]
-    if cell is None or (isinstance(cell, (str, list, tuple)) and not cell):
-        raise _empty()
-    try:
-        numbers = np.asarray(cell, np.float32)
-    except (TypeError, ValueError) as err:
-        raise DataError(f"'{cell}' is no number.", fix="write a number, such as 61.5.") from err
-    if not np.isfinite(numbers).all():
-        raise DataError(f"the value is {cell}.", why="a target is a finite number.", fix="mend or remove the row, or pass --skip-bad-rows.")
-    return numbers[0] if numbers.shape == (1,) else numbers
-
-
-def _empty() -> DataError:
-    return DataError("the cell is empty.", fix="fill it, remove the row, or pass --skip-bad-rows.")

@@ -1,225 +1,213 @@
-"""How good predictions are, per head, with 95% intervals; and what a compressed model lost. numpy only: it runs on the box.
+"""What tasks score with: a metric with its 95% interval, and the paired interval of what another model lost on the same rows. numpy only.
 
-Every metric is an average over rows (or, for f1, has a per-row influence), so one pair of formulas gives the interval of a score and
-the paired interval of a difference.
-
-Shapes, n = rows, T = steps: classification predictions are logits (n, labels), truth int64 (n,); multilabel logits and truth
-(n, labels); regression (n,), (n, 1) or (n, d); with ``per_step`` an axis T comes after n. An embedding's truth is the predictions
-of its ``pair``. A tensor's truth is the reference output.
+Two kinds of metric. ``RowScores`` is an average over rows (or, as F1, has an influence per row): its intervals are formulas. ``Resampled``
+needs all rows together (mean average precision, intersection over union): rows are drawn anew with replacement, the same ones for every
+model, and a task gives the metric of weighted rows from pieces that it made once.
 """
 
 from __future__ import annotations
 
+import functools
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
+from edgemm.contracts.task import Score, Statistics
 from edgemm.errors import MeasureError
 
 Z = 1.959964  # two-sided 95% of the normal distribution
-SIMILARITY_ROWS = 1024  # rows of the similarity matrix held at a time: 40 MB for 10,000 candidates
-TIE = 1e-6  # cosines closer than float32's rounding are one and the same
+DRAWS = 1000  # the ends of a 95% interval then rest on 25 draws each
+SEED = 0
+DRAWN_AT_ONCE = 1 << 22  # row weights held at a time: 32 MB
 
 
 @dataclass(frozen=True)
-class Score:
-    """One metric of one output.
+class Metric:
+    """What a guarded number is.
 
     Attributes:
-        value: In ``unit``.
-        low, high: 95% interval; None where a single row allows none.
-        n: Rows behind it. The steps of a ``per_step`` output are averaged within their row: they are not independent.
         better: ``higher`` or ``lower``.
-        per_point: What a budget's bare number counts in ``unit``: one, and for a regression's loss a hundredth of its labels' spread
-            (their standard deviation), since its own unit says nothing about how much is much. None where no budget is held against it.
+        in_points: It is a share from 0 to 1, and a difference is told in points; else both are in ``unit``.
     """
 
     name: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    better: str
-    unit: str
-    per_point: float | None = None
+    better: str = "higher"
+    unit: str = "ratio"
+    in_points: bool = True
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.better == "higher" else -1.0
 
 
-def guarded(output: Output) -> str:
-    """The metric that budgets guard for this output: accuracy, f1 (macro), mae, recall_at_1; ``sqnr_db`` where there is no truth."""
-    if output.task == "embedding":
-        return "recall_at_1" if output.pair else "sqnr_db"
-    return {"classification": "accuracy", "multilabel": "f1", "regression": "mae"}.get(output.task, "sqnr_db")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Paired(Statistics):
+    """What both kinds share: how a value and an interval become scores.
 
-
-def measure(output: Output, predictions: np.ndarray, truth: np.ndarray) -> Score:
-    """Score one output.
-
-    Raises:
-        MeasureError: No rows, shapes that do not belong together, or predictions that are not finite.
+    Attributes:
+        spread: Standard deviation of the truth, where the metric is an error in the truth's own unit.
     """
-    name = guarded(output)
-    _check(output, predictions, truth)
-    if name == "sqnr_db":
-        return Score(name, _sqnr_db(truth, predictions), None, None, len(truth), "higher", "dB")
-    value, rows = _value_and_rows(output, predictions, truth)
-    n = len(rows)
-    if name in ("accuracy", "recall_at_1"):
-        low, high = _wilson(value, n)
-        return Score(name, value, low, high, n, "higher", "ratio")
-    if n < 2:
-        return Score(name, value, None, None, n, "higher" if name == "f1" else "lower", "ratio" if name == "f1" else output.unit or "")
-    half = Z * float(rows.std(ddof=1)) / n**0.5
-    if name == "f1":
-        return Score(name, value, max(0.0, value - half), min(1.0, value + half), n, "higher", "ratio")
-    return Score(name, value, max(0.0, value - half), value + half, n, "lower", output.unit or "")
+
+    metric: Metric
+    spread: float | None = None
+
+    @abstractmethod
+    def value(self) -> float:
+        """The metric of all rows."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Rows."""
+
+    @abstractmethod
+    def interval(self) -> tuple[float | None, float | None]:
+        """Of the value."""
+
+    @abstractmethod
+    def interval_of(self, terms: Sequence[tuple[float, Any]], value: float, most: float) -> tuple[float | None, float | None]:
+        """Of ``value``, a weighted sum of metrics over answers to the same rows, which is never beyond ``most`` either way."""
+
+    def score(self) -> Score:
+        low, high = self.interval()
+        return Score(self.metric.name, self.value(), low, high, self.count(), self.metric.better, self.metric.unit)
+
+    def drop(self, after: Statistics) -> Score:
+        sign = self.metric.sign
+        lost, low, high = self._sum([(sign, self), (-sign, after)], 1.0)
+        per_point = 1.0 if self.spread is None else self.spread / 100
+        return Score("accuracy_drop_points", lost, low, high, self.count(), "lower", self._unit, per_point)
+
+    def gain(self, weight: float, others: Sequence[tuple[float, Statistics]] = ()) -> Score:
+        sign = self.metric.sign
+        terms = [(sign * factor, one) for factor, one in [(weight, self), *others]]
+        gained, low, high = self._sum(terms, sum(abs(factor) for factor, _ in terms))
+        return Score("gain_points", gained, low, high, self.count(), "higher", self._unit)
+
+    def goodness(self) -> float:
+        return self.value() if self.metric.better == "higher" else 1 - self.value() / (self.spread or 1.0)
+
+    @property
+    def _unit(self) -> str:
+        return "points" if self.metric.in_points else self.metric.unit
+
+    def _sum(self, terms: Sequence[tuple[float, Any]], most: float) -> tuple[float, float | None, float | None]:
+        """The weighted sum with its interval, in points where the metric is a share."""
+        factor = 100.0 if self.metric.in_points else 1.0
+        total = sum(weight * one.value() for weight, one in terms)
+        low, high = self.interval_of(terms, total, most if self.metric.in_points else np.inf)
+        return factor * total, None if low is None else factor * low, None if high is None else factor * high
 
 
-def drop(output: Output, before: np.ndarray, after: np.ndarray, truth: np.ndarray, *, pair_after: np.ndarray | None = None) -> Score:
-    """What ``after`` lost against ``before``, both answers to the same rows.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowScores(Paired):
+    """A metric that is an average over rows.
 
-    Args:
-        truth: As in ``measure``. For an embedding it is the pair's predictions before, ``pair_after`` those after (default: unchanged).
+    Attributes:
+        rows: float64 (n,), one value a row whose mean's variance is the metric's variance.
+        whole: The metric; None = the mean of ``rows``.
+        is_share: Each row is right or wrong, or a share of that: the interval of one model is Wilson's, and the paired one has half a
+            pseudo-row in each cell, so that two models that never disagree on n rows still may differ by about 2/n.
 
-    Returns:
-        Score ``accuracy_drop_points``: 100 * (before - after) in points, or, for regression, mae after - mae before in its unit.
-        Positive is a loss. The interval is paired: rows answered alike say nothing.
-
-    Raises:
-        MeasureError: As ``measure``; or the output has no metric.
-
-    Source: Agresti & Min (2005), Statistics in Medicine 24: Wald interval for matched proportions with half a pseudo-row in each cell,
-        so that two models that never disagree on n rows still may differ by about 2/n. f1: delta method.
+    Source: Wilson (1927), JASA 22; Agresti & Min (2005), Statistics in Medicine 24, for matched proportions.
     """
-    name = guarded(output)
-    if name == "sqnr_db":
+
+    rows: np.ndarray
+    whole: float | None = None
+    is_share: bool = False
+
+    def value(self) -> float:
+        return float(self.rows.mean()) if self.whole is None else self.whole
+
+    def count(self) -> int:
+        return len(self.rows)
+
+    def interval(self) -> tuple[float | None, float | None]:
+        value, n = self.value(), len(self.rows)
+        if self.is_share:
+            return _wilson(value, n)
+        if n < 2:
+            return None, None
+        half = Z * float(self.rows.std(ddof=1)) / n**0.5
+        return max(0.0, value - half), min(1.0, value + half) if self.metric.in_points else value + half
+
+    def interval_of(self, terms: Sequence[tuple[float, RowScores]], value: float, most: float) -> tuple[float | None, float | None]:
+        rows = np.asarray(sum(weight * one.rows for weight, one in terms))
+        return _paired(value, rows, 1.0 if self.is_share else 0.0, most)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resampled(Paired):
+    """A metric of all rows together, whose intervals come of rows drawn anew. A task derives a class that holds its pieces by row."""
+
+    @abstractmethod
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        """The metric where each row counts as often as it was drawn.
+
+        Args:
+            weights: float64 (draws, rows), whole numbers; a weight of 2 is a row that stands there twice.
+
+        Returns:
+            (draws,); NaN for a draw that has no value (no object in it), which is left out.
+        """
+
+    def value(self) -> float:
+        return float(self.values(np.ones((1, self.count())))[0])
+
+    def interval(self) -> tuple[float | None, float | None]:
+        return self.interval_of([(1.0, self)], self.value(), np.inf)
+
+    def interval_of(self, terms: Sequence[tuple[float, Resampled]], value: float, most: float) -> tuple[float | None, float | None]:
+        drawn = np.asarray(sum(weight * one.drawn for weight, one in terms))
+        drawn = drawn[np.isfinite(drawn)]
+        if self.count() < 2 or not len(drawn):
+            return None, None
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return min(float(low), value), max(float(high), value)
+
+    @functools.cached_property
+    def drawn(self) -> np.ndarray:
+        """The metric of every draw, (DRAWS,): the same rows for whoever has as many, so that differences are paired."""
+        rng, rows = np.random.default_rng(SEED), self.count()
+        at_once = int(np.clip(DRAWN_AT_ONCE // max(rows, 1), 1, DRAWS))
+        parts = []
+        for start in range(0, DRAWS, at_once):
+            draws = min(at_once, DRAWS - start)
+            weights = [np.bincount(rng.integers(0, rows, rows), minlength=rows) for _ in range(draws)]
+            parts.append(self.values(np.array(weights, np.float64)))
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SignalToNoise(Statistics):
+    """Signal to error in dB: how near two answers are, where there is no truth and so no accuracy to lose."""
+
+    of: str
+    reference: np.ndarray
+    other: np.ndarray
+
+    def score(self) -> Score:
+        return Score("sqnr_db", sqnr_db(self.reference, self.other), None, None, len(self.reference), "higher", "dB")
+
+    def drop(self, after: Statistics) -> Score:
         raise MeasureError(
-            f"output '{output.name}' has no accuracy to lose.",
-            why=f"its task is '{output.task}'" + (" without a pair." if output.task == "embedding" else "."),
+            f"output '{self.of}' has no accuracy to lose.",
+            why="there is no truth that it could be held against.",
             fix="compare its values as SQNR (the parity table), or give it a task with labels.",
         )
-    _check(output, before, truth)
-    _check(output, after, truth)
-    first, rows_before = _value_and_rows(output, before, truth)
-    second, rows_after = _value_and_rows(output, after, truth if pair_after is None else pair_after)
-    if name == "mae":
-        lost, rows, scale, bound, pseudo = second - first, rows_after - rows_before, 1.0, np.inf, 0.0
-    else:
-        lost, rows, scale, bound, pseudo = first - second, rows_before - rows_after, 100.0, 1.0, 0.0 if name == "f1" else 1.0
-    low, high = _paired(lost, rows, pseudo, bound)
-    unit = "points" if scale == 100.0 else output.unit or ""
-    scaled = [None if edge is None else scale * edge for edge in (low, high)]
-    per_point = float(np.std(truth.astype(np.float64))) / 100 if name == "mae" else 1.0
-    return Score("accuracy_drop_points", scale * lost, scaled[0], scaled[1], len(rows), "lower", unit, per_point)
+
+    def gain(self, weight: float, others: Sequence[tuple[float, Statistics]] = ()) -> Score:
+        raise MeasureError(f"output '{self.of}' has no accuracy to compare.", fix="give it a task with labels.")
+
+    def goodness(self) -> float:
+        return 0.0
 
 
-@dataclass(frozen=True)
-class Term:
-    """One term of ``combine``: a weight, and answers to the rows with their truth (for an embedding the pair's answers)."""
-
-    weight: float
-    predictions: np.ndarray
-    truth: np.ndarray
-
-
-def combine(output: Output, terms: Sequence[Term]) -> Score:
-    """A weighted sum of one metric over several answers to the same rows, such as what an input contributes: with it minus without it.
-
-    Returns:
-        Score ``gain_points``: in points, or for regression in its unit; a smaller error counts as a gain. The interval is paired.
-
-    Raises:
-        MeasureError: As ``measure``; or the output has no metric.
-    """
-    name = guarded(output)
-    if name == "sqnr_db":
-        raise MeasureError(f"output '{output.name}' has no accuracy to compare.", fix="give it a task with labels.")
-    total, rows = 0.0, np.zeros(1)
-    for term in terms:
-        _check(output, term.predictions, term.truth)
-        value, found = _value_and_rows(output, term.predictions, term.truth)
-        total, rows = total + term.weight * value, rows + term.weight * found
-    sign, factor, bound, pseudo = (-1.0, 1.0, np.inf, 0.0) if name == "mae" else (1.0, 100.0, sum(abs(t.weight) for t in terms), 1.0)
-    low, high = _paired(sign * total, sign * rows, 0.0 if name == "f1" else pseudo, bound)
-    edges = [None if edge is None else factor * edge for edge in (low, high)]
-    unit = output.unit or "" if name == "mae" else "points"
-    return Score("gain_points", factor * sign * total, edges[0], edges[1], len(rows), "higher", unit)
-
-
-def confusion(predictions: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Confusion matrix of a classification output: int64 (labels, labels), rows are the truth, columns what was answered."""
-    count = len(labels)
-    answered = predictions.argmax(axis=-1).reshape(-1)
-    return np.bincount(truth.reshape(-1) * count + answered, minlength=count * count).reshape(count, count)
-
-
-def confusions(
-    outputs: Mapping[str, Output], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """``details.confusion`` of a report: for each labelled classification output that was answered, its matrices as plain lists."""
-    found: dict[str, Any] = {}
-    for name, output in outputs.items():
-        if output.task == "classification" and output.labels and name in truth and name in after:
-            found[name] = {"labels": list(output.labels), "after": confusion(after[name], truth[name], output.labels).tolist()}
-            if name in before:
-                found[name]["before"] = confusion(before[name], truth[name], output.labels).tolist()
-    return found
-
-
-def _value_and_rows(output: Output, predictions: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """The metric, and one value a row whose mean's variance is the metric's variance."""
-    if output.task == "classification":
-        rows = _mean_of_steps(predictions.argmax(axis=-1) == truth)
-    elif output.task == "multilabel":
-        return _macro_f1(predictions > 0, truth > 0.5)
-    elif output.task == "regression":
-        rows = _mean_of_steps(np.abs(predictions.astype(np.float64).reshape(truth.shape) - truth))
-    else:
-        rows = _hits(predictions, truth)
-    return float(rows.mean()), rows
-
-
-def _mean_of_steps(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1).astype(np.float64).mean(axis=1)
-
-
-def _macro_f1(answered: np.ndarray, true: np.ndarray) -> tuple[float, np.ndarray]:
-    """Macro F1 and its influence per row (n,): the first-order change of the score when the row is seen once more.
-
-    A label that is neither there nor answered counts as 0, as in torchmetrics.
-    """
-    rows = len(true)
-    labels = true.shape[-1]
-    hit = (answered & true).reshape(rows, -1, labels).sum(axis=1).astype(np.float64)
-    size = answered.reshape(rows, -1, labels).sum(axis=1) + true.reshape(rows, -1, labels).sum(axis=1).astype(np.float64)
-    mean_size = size.mean(axis=0)
-    safe = np.where(mean_size > 0, mean_size, 1.0)
-    per_label = 2 * hit.mean(axis=0) / safe
-    influence = ((2 * hit - per_label * size) / safe).mean(axis=1)
-    return float(per_label.mean()), influence
-
-
-def _hits(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """1 where a row's own partner is the nearest by cosine, 1/k where k candidates tie with it (a collapsed embedding scores 1/n)."""
-    queries, candidates = _unit(queries), _unit(candidates)
-    hits = np.empty(len(queries))
-    for start in range(0, len(queries), SIMILARITY_ROWS):
-        cosine = queries[start : start + SIMILARITY_ROWS] @ candidates.T
-        own = cosine[np.arange(len(cosine)), start + np.arange(len(cosine))]
-        best = cosine.max(axis=1)
-        ties = (cosine >= (best - TIE)[:, None]).sum(axis=1)
-        hits[start : start + len(cosine)] = np.where(own >= best - TIE, 1.0 / ties, 0.0)
-    return hits
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
     """10 log10 of signal power over the power of the difference; 200 where they are equal to the last bit."""
     reference = reference.astype(np.float64)
     noise = float(np.square(reference - other).sum())
@@ -227,8 +215,68 @@ def _sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
     return 200.0 if noise == 0 else -200.0 if signal == 0 else float(np.clip(10 * np.log10(signal / noise), -200, 200))
 
 
+def mean_of_steps(values: np.ndarray) -> np.ndarray:
+    """(rows, ...) -> float64 (rows,): the steps of a row are not independent of each other."""
+    return values.reshape(len(values), -1).astype(np.float64).mean(axis=1)
+
+
+def confusion_matrix(answered: np.ndarray, truth: np.ndarray, labels: int) -> np.ndarray:
+    """int64 (labels, labels) of label numbers, rows are the truth, columns what was answered."""
+    return np.bincount(truth.reshape(-1) * labels + answered.reshape(-1), minlength=labels * labels).reshape(labels, labels)
+
+
+def hits(answered: np.ndarray, truth: np.ndarray, labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each label how often it was answered rightly, was answered, and was there."""
+    matrix = confusion_matrix(answered, truth, labels)
+    return matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+
+
+def precision_recall_f1(right: np.ndarray, answered: np.ndarray, there: np.ndarray) -> dict[str, float]:
+    """Means over labels; what would divide by nothing counts 0."""
+    pairs = {"precision": (right, answered), "recall": (right, there), "f1": (2 * right, answered + there)}
+    return {name: float((over / np.maximum(under, 1)).mean()) for name, (over, under) in pairs.items()}
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The chance that a positive row scores above a negative one, a tie counting half; NaN where a kind has no row.
+
+    Source: the rank sum of Mann & Whitney (1947).
+    """
+    order = np.argsort(scores, kind="stable")
+    _, first, count = np.unique(scores[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(scores))
+    ranks[order] = np.repeat(first + (count + 1) / 2, count)
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return float("nan")
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def confusions(
+    outputs: Mapping[str, Output], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """``details.confusion`` of a report: for each labelled output that was answered and has one, its matrices as plain lists."""
+    found: dict[str, Any] = {}
+    for name, output in outputs.items():
+        task = tasks.of(output)
+        for when, answers in (("after", after), ("before", before)):
+            if not output.labels or name not in truth or any(read not in answers for read in task.reads):
+                continue
+            matrix = task.confusion(answers, truth[name])
+            if matrix is not None and (when == "after" or name in found):
+                found.setdefault(name, {"labels": list(output.labels)})[when] = matrix.tolist()
+    return found
+
+
 def _wilson(ratio: float, n: int) -> tuple[float, float]:
-    """Wilson score interval. Source: Wilson (1927), JASA 22."""
+    """Wilson score interval."""
     centre = (ratio + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * (ratio * (1 - ratio) / n + Z * Z / (4 * n * n)) ** 0.5
     return max(0.0, min(centre - half, ratio)), min(1.0, max(centre + half, ratio))
@@ -244,34 +292,3 @@ def _paired(mean: float, rows: np.ndarray, pseudo: float, bound: float) -> tuple
     half = Z * variance**0.5 / effective
     centre = total / effective if pseudo else mean
     return max(-bound, min(centre - half, mean)), min(bound, max(centre + half, mean))
-
-
-def _check(output: Output, predictions: np.ndarray, truth: np.ndarray) -> None:
-    if len(predictions) == 0 or len(predictions) != len(truth):
-        raise MeasureError(
-            f"output '{output.name}' cannot be scored: {len(predictions)} predictions for {len(truth)} rows.",
-            fix="score every row of a split that has some.",
-        )
-    if not _belong_together(output, predictions.shape, truth.shape):
-        raise MeasureError(
-            f"output '{output.name}' cannot be scored: predictions {predictions.shape} and truth {truth.shape} do not belong together.",
-            why=f"its task is '{output.task}'" + (", one answer a step." if output.per_step else "."),
-            fix="check the output's task, labels and per_step in the card against what the model returns.",
-        )
-    broken = int((~np.isfinite(predictions.reshape(len(predictions), -1))).any(axis=1).sum())
-    if broken:
-        raise MeasureError(
-            f"output '{output.name}' is not finite in {broken} of {len(predictions)} rows.",
-            why="the model that answered computed NaN or infinity.",
-            fix="look at the parity table for the first branch that differs.",
-        )
-
-
-def _belong_together(output: Output, predictions: tuple[int, ...], truth: tuple[int, ...]) -> bool:
-    if output.task == "classification":
-        return predictions[:-1] == truth
-    if output.task == "regression":
-        return int(np.prod(predictions)) == int(np.prod(truth))
-    if output.task == "embedding" and output.pair:
-        return int(np.prod(predictions[1:])) == int(np.prod(truth[1:]))
-    return predictions == truth

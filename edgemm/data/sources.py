@@ -1,4 +1,4 @@
-"""Which source a dataset's name means."""
+"""Which source a dataset's name means, and whether its rows were decoded already."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgemm.contracts import plugins, user_code
-from edgemm.contracts.card import Card
-from edgemm.data import labels, samples
+from edgemm.contracts import task as tasks
+from edgemm.contracts.card import Card, Input
+from edgemm.contracts.modality import input_specs
+from edgemm.data import samples
 from edgemm.data.lines import CsvManifest, JsonManifest
 from edgemm.data.manifest import SPLITS, Source
 from edgemm.errors import DataError
 from edgemm.store.artifact import sha256_of
+
+MARK = "decoded"
+"""An empty file of this name beside ``<split>.npz`` says so."""
+
+
+def is_ready(data: str | Path) -> bool:
+    """Whether a dataset folder holds arrays that another machine decoded, so that no package for files is needed here.
+
+    They hold just what the graph takes, and the truth as tasks score it, named as the card's inputs and outputs.
+    """
+    return (Path(data) / MARK).is_file()
+
+
+def taken_as_it_is(card: Card) -> Card:
+    """The card with every input a plain tensor of the shape that the graph takes."""
+    inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in input_specs(card)}
+    return card.replace(inputs=inputs, columns={})
 
 
 def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row_bytes: int) -> Source:
@@ -25,7 +44,7 @@ def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row
         DataError: Nothing there that could be a dataset.
     """
     path = Path(data)
-    labelled = any(spec.task not in labels.UNLABELLED for spec in card.outputs.values())
+    labelled = any(task.has_truth for task in tasks.tasks(card).values())
     if path.is_dir():
         found = [path / f"manifest{suffix}" for suffix in MANIFESTS if (path / f"manifest{suffix}").is_file()]
         if len(found) > 1:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.recipe import DEFAULT, Recipe
 from edgemm.contracts.report import Measurement
-from edgemm.data import scoring
 from edgemm.pipeline.part_quantized import Partial
 
 BUDGET = "accuracy_drop_points"
@@ -43,7 +43,7 @@ def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measure
         lost: Output -> its loss on the rows judged, which knows their spread.
     """
     given = budgets.get(BUDGET)
-    outputs = [name for name, output in card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+    outputs = tasks.scored_outputs(card)
     if given is None:
         return {}
     if isinstance(given, Mapping):

@@ -14,11 +14,11 @@ from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
 from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
 from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.target import Target
-from edgemm.data import scoring
 from edgemm.pipeline.stages import Job
 from edgemm.store.artifact import Artifact
 
@@ -107,4 +107,4 @@ def _packages(candidate: Candidate) -> list[str]:
 
 
 def _with_metric(job: Job, found: Arrays) -> dict[str, Output]:
-    return {key: output for key, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db" and key in found}
+    return {key: job.card.outputs[key] for key in tasks.scored_outputs(job.card) if key in found}

@@ -18,10 +18,10 @@ from edgemm.box.measuring.candidates import asked as precision_asked
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.tuning import tune
 from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import ROUNDING
 from edgemm.contracts.target import Target
-from edgemm.data import scoring
 from edgemm.errors import ParityError
 from edgemm.pipeline import answers
 from edgemm.pipeline.accuracy_policy import policy_of
@@ -239,7 +239,7 @@ def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str,
     Nothing ("") where val has no rows, or no output has a metric that can be lost.
     """
     job = partial.job
-    if not partial.split or all(scoring.guarded(output) == "sqnr_db" for output in job.card.outputs.values()):
+    if not partial.split or not tasks.scored_outputs(job.card):
         return lambda options: ""
 
     def loses(options: dict[str, Any]) -> str:

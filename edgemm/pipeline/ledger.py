@@ -21,10 +21,10 @@ from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
 from edgemm.box.measuring.subsets import answer_subsets
 from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.target import Target
-from edgemm.data import scoring
-from edgemm.data.scoring import Score, Term
+from edgemm.contracts.task import Score, Statistics
 from edgemm.errors import EdgemmError
 from edgemm.pipeline import standins
 from edgemm.pipeline.compiling import Compiled
@@ -95,7 +95,7 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
     except EdgemmError as err:
         return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
     files = {name: path for form in forms for name, path in form.files().items()}
-    guarded = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+    guarded = tasks.scored_outputs(job.card)
     if len(job.card.inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
         return Ledger(files=files)
     try:
@@ -209,7 +209,7 @@ def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subs
 def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
     inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
-    outputs = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db" and _known(before, job, name)]
+    outputs = [name for name in tasks.scored_outputs(job.card) if _known(before, job, name)]
     rows = [row for form in after for name in outputs for given in inputs if (row := _contribution(job, name, given, before, form))]
     counted = next((m.n for m in measured if m.n), 0)
     details = {
@@ -223,7 +223,7 @@ def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapp
 
 
 def _known(form: _Answered, job: Job, name: str) -> bool:
-    return name in form.truth or bool(job.card.outputs[name].pair)
+    return name in form.truth or not tasks.of(job.card.outputs[name]).has_truth
 
 
 def _measurements(job: Job, form: _Answered) -> list[Measurement]:
@@ -247,16 +247,15 @@ def _contribution(job: Job, output: str, given: str, before: _Answered, after: _
     whole = next(iter(before.subsets))
     without = tuple(name for name in whole if name != given)
 
-    def terms(form: _Answered, weight: float) -> list[Term]:
-        return [
-            Term(sign * weight, form.subsets[subset][output], _truth(job, form, subset, output))
-            for sign, subset in ((1.0, whole), (-1.0, without))
-        ]
+    task = tasks.of(job.card.outputs[output])
 
-    spec = job.card.outputs[output]
-    first, second = scoring.combine(spec, terms(before, 1.0)), scoring.combine(spec, terms(after, 1.0))
-    change = scoring.combine(spec, [*terms(after, 1.0), *terms(before, -1.0)])
-    kept = scoring.combine(spec, [*terms(after, 1.0), *terms(before, -DEAF_SHARE)])
+    def measured(form: _Answered, subset: Subset) -> Statistics:
+        return task.measure(form.subsets[subset], form.truth.get(output))
+
+    (was, was_without), (now, now_without) = ([measured(form, subset) for subset in (whole, without)] for form in (before, after))
+    first, second = was.gain(1.0, [(-1.0, was_without)]), now.gain(1.0, [(-1.0, now_without)])
+    change = now.gain(1.0, [(-1.0, now_without), (-1.0, was), (1.0, was_without)])
+    kept = now.gain(1.0, [(-1.0, now_without), (-DEAF_SHARE, was), (DEAF_SHARE, was_without)])
     listened = first.low is not None and first.low > 0
     return {
         "input": given,
@@ -266,11 +265,6 @@ def _contribution(job: Job, output: str, given: str, before: _Answered, after: _
         **{key: _plain(score) for key, score in (("before", first), ("after", second), ("change", change))},
         "deaf": bool(listened and kept.high is not None and kept.high < 0),
     }
-
-
-def _truth(job: Job, form: _Answered, subset: Subset, output: str) -> np.ndarray:
-    pair = job.card.outputs[output].pair
-    return form.truth[output] if output in form.truth else form.subsets[subset][str(pair)]
 
 
 def _plain(score: Score) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from edgemm.box.measuring.measurements import measurements as timing_measurement
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
 from edgemm.box.measuring.schedule import Candidate, time_candidates
 from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Measurement, Report, Verdict, judge
 from edgemm.contracts.target import Target
@@ -182,7 +183,7 @@ def _scores(
 
 def _guarded(job: Job) -> list[str]:
     """Outputs with a metric that can be lost."""
-    return [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+    return tasks.scored_outputs(job.card)
 
 
 def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Any]:

@@ -18,10 +18,10 @@ import numpy as np
 from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.recipe import Step
 from edgemm.contracts.report import Measurement, show_interval
 from edgemm.contracts.target import Target
-from edgemm.data import scoring
 from edgemm.errors import DataError, MissingExtra, PruneError
 from edgemm.pipeline import answers as answering
 from edgemm.pipeline import stages
@@ -170,7 +170,7 @@ def _cells(
     job: Job, branch: str, treatment: str, before: answering.Arrays, after: answering.Arrays | None, truth: answering.Arrays, note: str
 ) -> list[Cell]:
     if after is None:
-        names = [name for name, output in job.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+        names = tasks.scored_outputs(job.card)
         return [Cell(branch, treatment, name, note=note) for name in names]
     lost, scored = answering.lost(job, before, after, truth), {m.output: m.value for m in answering.scored(job, after, truth)}
     return [Cell(branch, treatment, name, m.value, m.low, m.high, m.unit, scored.get(name), note) for name, m in lost.items()]

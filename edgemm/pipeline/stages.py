@@ -207,7 +207,7 @@ def reference(job: Job, exported: Artifact) -> Artifact:
             for batch in job.dataset.batches("test", batch_size):
                 for name, value in session.run(batch.inputs).items():
                     parts.setdefault(name, []).append(value)
-                for name, value in batch.targets.items():
+                for name, value in batch.truth.items():
                     parts.setdefault(f"label:{name}", []).append(value)
         path = scratch / "reference.npz"
         write_npz(path, {name: np.concatenate(values) for name, values in parts.items()})

@@ -27,6 +27,7 @@ from edgemm.workshop.training.plan import Plan
 
 if TYPE_CHECKING:
     from edgemm.workshop.models.fused import FusedModel
+    from edgemm.workshop.training.answers import Answered
     from edgemm.workshop.training.loop import Trained
 
 STATE, LAST_GOOD = ".training", "last_good"
@@ -228,17 +229,17 @@ def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path
     """Score the test split and write everything in one step; in a run of several processes only the first does."""
     from edgemm.data.in_memory import open_split
     from edgemm.workshop.models.checkpoint import loading
-    from edgemm.workshop.training.answers import evaluate, measured
+    from edgemm.workshop.training.answers import evaluate
 
     found = {"val": done.metrics} if done.metrics else {}
     if not done.is_main:
         return Training(folder, found, done.best_epoch)
-    answers = evaluate(model, open_split(dataset, "test")) if dataset.count("test") else {}
-    if answers:
-        found["test"] = measured(model.card, answers)
+    test = evaluate(model, open_split(dataset, "test")) if dataset.count("test") else None
+    if test is not None:
+        found["test"] = test.measured()
     if dataset.bad_rows:
         progress.note(f"{_left_out(dataset.bad_rows)}: {dataset.bad_rows[0]}")
-    report = _report(model.card, done, found, answers, dataset.bad_rows)
+    report = _report(model.card, done, found, test, dataset.bad_rows)
     with folder_in_one_step(folder) as aside:
         loading.write_model(model, aside, folder)
         write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, **found})
@@ -248,25 +249,22 @@ def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path
     return Training(folder, found, done.best_epoch)
 
 
-def _report(card: Card, done: Trained, found: Mapping[str, Any], answers: Mapping[str, Any], bad_rows: list[str]) -> Report:
-    measurements, confusion = [], {}
-    for name, (given, truth) in answers.items():
-        output = card.outputs[name]
-        score = scoring.measure(output, given, truth)
+def _report(card: Card, done: Trained, found: Mapping[str, Any], test: Answered | None, bad_rows: list[str]) -> Report:
+    measurements = []
+    for name, statistics in test.statistics().items() if test else ():
+        score = statistics.score()
         measurements.append(
             Measurement(
                 score.name, score.value, score.unit, score.better, "original", target="torch", output=name, low=score.low, high=score.high,
                 n=score.n, precision_asked="fp32", precision_ran="fp32",
             )
         )  # fmt: skip
-        if output.task == "classification" and output.labels:
-            confusion[name] = {"labels": list(output.labels), "after": scoring.confusion(given, truth, output.labels).tolist()}
     notes = [f"The weights are those of epoch {done.best_epoch} of {done.epochs}, the best on val."] if "val" in found else []
     notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
     details = {
         "title": f"{card.path.stem if card.path else 'model'}, trained",
         "notes": notes,
-        "confusion": confusion,
+        "confusion": scoring.confusions(card.outputs, test.truth, {}, test.answers) if test else {},
         "curves": done.curves,
     }
     return Report(environment({"torch": cache.version("torch")}), measurements, details=details)

@@ -91,10 +91,10 @@ def test_a_batch_holds_what_the_graph_takes_and_what_the_heads_should_say(porchl
         "imu": ((3, 3), "float32"),
     }
     assert first.inputs["image"][:, 0, 0, 0].tolist() == [0, 10, 20]
-    assert first.targets["event"].tolist() == [0, 1, 2]
-    assert first.targets["event"].dtype == np.int64
-    assert first.targets["level"].tolist() == [0.0, 0.5, 1.0]
-    assert first.targets["level"].dtype == np.float32
+    assert first.truth["event"].tolist() == [0, 1, 2]
+    assert first.truth["event"].dtype == np.int64
+    assert first.truth["level"].tolist() == [0.0, 0.5, 1.0]
+    assert first.truth["level"].dtype == np.float32
     assert first.rows.tolist() == [2, 3, 4]
     assert (len(first), len(second)) == (3, 1)
     assert first.present == {}
@@ -111,8 +111,8 @@ def test_csv_jsonl_and_parquet_say_the_same(porchlike, tmp_path_factory):
     parquet.write_table(pyarrow.Table.from_pylist(typed), porchlike / "other.parquet")
     for source in (porchlike, porchlike / "other.parquet"):
         (got,) = open_dataset(source, card).batches("train", 4)
-        for name, value in (want.inputs | want.targets).items():
-            np.testing.assert_array_equal((got.inputs | got.targets)[name], value)
+        for name, value in (want.inputs | want.truth).items():
+            np.testing.assert_array_equal((got.inputs | got.truth)[name], value)
 
 
 def test_a_manifest_may_be_named_itself_and_two_of_them_are_an_error(tmp_path):
@@ -157,7 +157,7 @@ def test_a_folder_of_npz_files_holds_what_the_graph_takes(tmp_path, compressed):
     assert {split: dataset.count(split) for split in dataset.splits()} == {"train": 4, "val": 1, "test": 2}
     (batch,) = dataset.batches("test", 4)
     np.testing.assert_array_equal(batch.inputs["image"], pictures[:2])
-    assert batch.targets["event"].tolist() == [0, 1]
+    assert batch.truth["event"].tolist() == [0, 1]
     rows = [int(row) for split in ("train", "val") for b in dataset.batches(split, 4, shuffle=1) for row in b.rows]
     assert sorted(rows) == [0, 1, 2, 3, 4]
 
@@ -228,7 +228,7 @@ def test_a_labelled_npz_file_needs_to_say_which_rows_are_for_what(tmp_path):
     np.savez(tmp_path / "all.npz", imu=np.zeros((4, 3)), level=np.arange(4), split=np.array(["train", "train", "val", "test"]))
     dataset = open_dataset(tmp_path / "all.npz", SENSOR)
     assert [dataset.count(split) for split in ("train", "val", "test")] == [2, 1, 1]
-    assert next(dataset.batches("test", 4)).targets["level"].tolist() == [3]
+    assert next(dataset.batches("test", 4)).truth["level"].tolist() == [3]
     np.savez(tmp_path / "all.npz", imu=np.zeros((1, 3)), level=np.arange(1), split=np.array(["dev"]))
     with pytest.raises(DataError, match="row 0, column 'split': 'dev' is no split"):
         open_dataset(tmp_path / "all.npz", SENSOR)
@@ -329,7 +329,7 @@ def test_synthetic_samples_follow_the_seed_and_have_no_targets():
     card = make_card({"image": INPUTS["image"] | {"steps": 2}, "audio": INPUTS["audio"]})
     first, again, other = (next(synthetic(card, samples=5, seed=seed).batches("test", 8)) for seed in (1, 1, 2))
     assert first.inputs["image"].shape == (5, 2, 4, 4, 1)
-    assert first.targets == {}
+    assert first.truth == {}
     np.testing.assert_array_equal(first.inputs["audio"], again.inputs["audio"])
     assert (first.inputs["audio"] != other.inputs["audio"]).any()
 
@@ -390,7 +390,7 @@ def test_a_dataset_can_be_read_again_and_again(tmp_path):
 def one_target(tmp_path, cell, output):
     card = make_card({"imu": INPUTS["imu"]}, {"y": output})
     write_csv(tmp_path, [{"split": split, "imu": "1 2 3", "y": cell} for split in ("train", "val")])
-    return next(open_dataset(tmp_path, card).batches("train", 1)).targets["y"][0]
+    return next(open_dataset(tmp_path, card).batches("train", 1)).truth["y"][0]
 
 
 LABELS = {"labels": ["quiet", "glass", "person"]}
@@ -442,7 +442,7 @@ def test_targets_that_cannot_be_are_errors_with_file_row_and_column(tmp_path, ce
 def test_embeddings_and_tensors_have_no_target_and_need_no_column(tmp_path):
     card = make_card({"imu": INPUTS["imu"]}, {"left": {"task": "embedding"}, "right": {"task": "tensor"}})
     write_csv(tmp_path, [{"split": "train", "imu": "1 2 3"}, {"split": "val", "imu": "1 2 3"}])
-    assert next(open_dataset(tmp_path, card).batches("train", 1)).targets == {}
+    assert next(open_dataset(tmp_path, card).batches("train", 1)).truth == {}
 
 
 def test_rows_with_unequal_targets_cannot_be_one_batch(tmp_path):
@@ -486,7 +486,7 @@ def test_columns_map_dataset_columns_to_card_names(tmp_path):
     card = make_card({"imu": INPUTS["imu"]}, {"level": OUTPUTS["level"]}, columns={"accelerometer": "imu", "loudness": "level"})
     batch = next(open_dataset(tmp_path, card).batches("train", 1))
     assert batch.inputs["imu"].tolist() == [[1, 2, 3]]
-    assert batch.targets["level"].tolist() == [4]
+    assert batch.truth["level"].tolist() == [4]
 
 
 MAPPED = make_card({"imu": INPUTS["imu"]}, {"level": OUTPUTS["level"]}, columns={"accelerometer": "imu", "loudness": "level"})
@@ -518,7 +518,7 @@ def test_data_keyed_by_the_cards_own_names_are_read_though_the_card_maps_columns
     dataset = open_dataset(_in_own_names(tmp_path, kind, monkeypatch), MAPPED)
     batch = next(dataset.batches("train", 1))
     assert batch.inputs["imu"].tolist() == [[1, 2, 3]]
-    assert batch.targets["level"].tolist() == [4]
+    assert batch.truth["level"].tolist() == [4]
 
 
 def test_the_mapped_column_comes_before_one_of_the_cards_own_name(tmp_path):
@@ -723,13 +723,13 @@ def test_calibration_is_deterministic_and_covers_the_labels(tmp_path):
     dataset = open_dataset(labelled_folder(tmp_path, {"quiet": 600, "glass": 399, "person": 1}), TENSOR)
     chosen = list(dataset.calibration(20))
     assert all(len(batch) == 1 for batch in chosen)
-    assert np.bincount([batch.targets["event"][0] for batch in chosen]).tolist() == [12, 7, 1]
+    assert np.bincount([batch.truth["event"][0] for batch in chosen]).tolist() == [12, 7, 1]
     rows = [batch.rows[0] for batch in chosen]
     assert len(set(rows)) == 20
     assert rows != sorted(rows)
     assert rows == [batch.rows[0] for batch in dataset.calibration(20)]
     assert rows != [batch.rows[0] for batch in dataset.calibration(20, seed=1)]
-    assert len({batch.targets["event"][0] for batch in dataset.calibration(3)}) == 3
+    assert len({batch.truth["event"][0] for batch in dataset.calibration(3)}) == 3
 
 
 def test_calibration_takes_calib_first_and_all_rows_when_there_are_few(tmp_path):

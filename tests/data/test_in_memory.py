@@ -27,7 +27,7 @@ def joined(split, **options):
     batches = list(split.batches(64, **options))
     return {
         "x": np.concatenate([batch.inputs["x"] for batch in batches])[:, 0],
-        "kind": np.concatenate([batch.targets["kind"] for batch in batches]),
+        "kind": np.concatenate([batch.truth["kind"] for batch in batches]),
         "present": np.concatenate([batch.present["x"] for batch in batches]),
         "rows": np.concatenate([batch.rows for batch in batches]),
     }
@@ -84,10 +84,10 @@ def test_rows_without_labels_come_in_batches_of_their_own(tmp_path):
         batches = list(splits.train.batches(4, shuffle=shuffle))
         assert sorted(len(batch) for batch in batches) == [2, 3, 4, 4, 4]
         for batch in batches:
-            known = bool(batch.targets)
+            known = bool(batch.truth)
             assert (batch.inputs["x"] == (10 if known else 7)).all()
             assert ((batch.rows >= 0) == known).all()
         assert sorted(row for batch in batches for row in batch.rows) == [*range(-7, 0), *range(10)]
-    kinds = [[bool(batch.targets) for batch in splits.train.batches(4, shuffle=seed)] for seed in range(5)]
+    kinds = [[bool(batch.truth) for batch in splits.train.batches(4, shuffle=seed)] for seed in range(5)]
     assert len({tuple(order) for order in kinds}) > 1, "the two kinds take turns at random"
-    assert kinds[0] == [bool(batch.targets) for batch in splits.train.batches(4, shuffle=0)]
+    assert kinds[0] == [bool(batch.truth) for batch in splits.train.batches(4, shuffle=0)]

@@ -6,11 +6,11 @@ import pytest
 from edgemm.contracts import card as cards
 from edgemm.contracts.card import SHIPPED
 from edgemm.data.dataset import find_labels, open_dataset, synthetic
-from edgemm.data.ready import MARK
+from edgemm.data.sources import MARK
 
 
 def stored(folder, batch):
-    np.savez(folder / "test.npz", **batch.inputs, **batch.targets)
+    np.savez(folder / "test.npz", **batch.inputs, **batch.truth)
     (folder / MARK).touch()
     return folder
 
@@ -41,4 +41,4 @@ columns: {image: picture}
     before = next(iter(open_dataset(porch, card).batches("test", 10)))
     after = next(iter(open_dataset(stored(tmp_path, before), card).batches("test", 10)))
     np.testing.assert_array_equal(after.inputs["picture"], before.inputs["picture"])
-    np.testing.assert_array_equal(after.targets["event"], before.targets["event"])
+    np.testing.assert_array_equal(after.truth["event"], before.truth["event"])

@@ -17,11 +17,9 @@ from edgemm.box.bundle.packing import pack
 from edgemm.box.bundle.parts import Parts
 from edgemm.box.bundle.proving import verify
 from edgemm.contracts import plugins
-from edgemm.contracts.card import Output
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target
-from edgemm.data import scoring
-from edgemm.data.scoring import Term
+from edgemm.contracts.task import of
 from edgemm.errors import BundleError, MeasureError
 from edgemm.pipeline import ledger, stages, standins
 from edgemm.pipeline.compiling import Compiled
@@ -149,7 +147,7 @@ def test_the_whole_set_scores_what_the_plain_model_scores_and_every_subset_is_th
     with plugins.load(Target, "onnxruntime").open(exported.main) as session:
         answers = session.run({name: test[name] for name in ("image", "audio")})
     for output in ("event", "level"):
-        plain = scoring.measure(run.card.outputs[output], answers[output], test[output])
+        plain = of(run.card.outputs[output]).measure(answers, test[output]).score()
         for subject in ("original", "bundle"):
             (whole,) = found(taken, subject=subject, output=output, modalities=("image", "audio"))
             assert (whole.name, whole.n) == (plain.name, 90)
@@ -336,24 +334,6 @@ def test_a_large_graph_is_measured_but_not_stored_twice(job, monkeypatch):
 def test_an_unreadable_split_record_says_so(tmp_path):
     with pytest.raises(BundleError, match=r"split\.json cannot be read"):
         splits.read(tmp_path)
-
-
-def test_a_combination_of_answers_is_paired_and_a_smaller_error_is_a_gain():
-    truth = np.arange(40) % 2
-    right, wrong = np.eye(2)[truth], np.eye(2)[(np.arange(40) % 4 == 0).astype(int)]
-    event = Output("event", "classification")
-    gained = scoring.combine(event, [Term(1.0, right, truth), Term(-1.0, wrong, truth)])
-    assert gained.value == pytest.approx(75.0)
-    assert gained.low < 75 < gained.high
-    assert gained.unit == "points"
-    still = scoring.combine(event, [Term(1.0, right, truth), Term(-1.0, right, truth)])
-    assert still.value == 0
-    assert -10 < still.low < 0 < still.high < 10, "forty rows that agree do not prove that all do"
-    level = Output("level", "regression", unit="dB")
-    gained = scoring.combine(level, [Term(1.0, np.zeros(8), np.ones(8)), Term(-1.0, np.zeros(8), np.full(8, 3.0))])
-    assert (gained.value, gained.unit) == (2.0, "dB")
-    with pytest.raises(MeasureError, match="'x' has no accuracy to compare"):
-        scoring.combine(Output("x", "tensor"), [])
 
 
 def test_two_towers_find_each_other_only_with_both_there(tmp_path):

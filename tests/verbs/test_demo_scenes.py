@@ -77,4 +77,4 @@ def test_the_card_takes_what_the_scenes_are(porch):
     for row, scene in zip(range(4), scenes("test", 4), strict=True):
         np.testing.assert_array_equal(batch.inputs["image"][row], scene.image)
         np.testing.assert_allclose(batch.inputs["audio"][row], scene.audio, atol=2**-14)
-        assert LABELS[batch.targets["event"][row]] == scene.event
+        assert LABELS[batch.truth["event"][row]] == scene.event

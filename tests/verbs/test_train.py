@@ -124,7 +124,7 @@ def test_the_checkpoint_answers_as_measured_from_any_directory(own, monkeypatch)
     batch = next(open_dataset(own / "data", card).batches("test", 50))
     with torch.no_grad():
         answers = model({name: torch.from_numpy(array) for name, array in batch.inputs.items()})
-    right = (answers["mood"].argmax(1).numpy() == batch.targets["mood"]).mean()
+    right = (answers["mood"].argmax(1).numpy() == batch.truth["mood"]).mean()
     assert right == pytest.approx(done.metrics["test"]["mood"]["accuracy"])
 
 

@@ -16,11 +16,11 @@ from edgemm.box.measuring.schedule import Candidate
 from edgemm.box.targets._openvino import ir
 from edgemm.contracts import card as cards
 from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card, Input, Output
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.specs import BATCH
 from edgemm.contracts.target import Target, fingerprint
-from edgemm.data import scoring
 from edgemm.errors import BundleError, EdgemmError, MeasureError, MissingExtra, nearest
 
 COMMAND, COMPILED = "command:", "torch-compile:"
@@ -56,13 +56,13 @@ class Named:
 
     def output_facts(self) -> dict[str, str] | None:
         """Output name -> task and labels in words; None where a drafted card cannot know."""
-        if all(output.task == "tensor" for output in self.card.outputs.values()):
+        if all(task.is_opaque for task in tasks.tasks(self.card).values()):
             return None
         return {name: f"{o.task} of {', '.join(o.labels)}" if o.labels else o.task for name, o in self.card.outputs.items()}
 
     def guarded(self) -> list[str]:
         """Outputs with a metric that can be lost."""
-        return [name for name, output in self.card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+        return tasks.scored_outputs(self.card)
 
 
 Prepare = Callable[[Path], tuple[Path, Card]]

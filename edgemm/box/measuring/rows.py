@@ -38,7 +38,7 @@ class Rows:
         dataset = open_dataset(data, cards.parse(card, path=Path(card_path) if card_path else None), skip_bad_rows=skip_bad_rows)
         size, kept = 0, list[Batch]()
         for batch in dataset.batches(split, batch_size, limit=limit):
-            size += sum(array.nbytes for array in (*batch.inputs.values(), *batch.targets.values()))
+            size += sum(array.nbytes for array in (*batch.inputs.values(), *batch.truth.values()))
             if size <= MOST_KEPT:
                 kept.append(batch)
             else:

@@ -14,6 +14,7 @@ from edgemm.box.measuring.candidates import Named
 from edgemm.box.measuring.measurements import about
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
+from edgemm.contracts import task as tasks
 from edgemm.contracts.report import Measurement
 from edgemm.data import scoring
 from edgemm.errors import MeasureError, TargetError
@@ -33,7 +34,7 @@ def accuracy(
 ) -> tuple[list[Measurement], dict[str, Any], list[str]]:
     """Every measured form's metrics on the test split, what it lost against the original, and confusion matrices."""
     card = things[0].card
-    guarded = [name for name, output in card.outputs.items() if scoring.guarded(output) != "sqnr_db"]
+    guarded = tasks.scored_outputs(card)
     if not guarded:
         return [], {}, ["No output has a metric: accuracy was not measured."]
     answers: dict[str, Mapping[str, np.ndarray]] = {}

@@ -89,7 +89,7 @@ def run_subsets(
             embedded = {name: parts.embed(name, batch.inputs) for name in there}
             for place, (subset, writer) in enumerate(zip(subsets, writers, strict=True)):
                 present = {name: embedded[name] for name in subset if name in embedded}
-                writer.observe(parts.answer(present, replaced, batch.inputs), None if place else batch.targets)
+                writer.observe(parts.answer(present, replaced, batch.inputs), None if place else batch.truth)
             done += 1
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()

@@ -173,7 +173,7 @@ class _Worker:
         probe.start()
         rows, told = 0, time.monotonic()
         for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
-            probe.observe(self._session.run(batch.inputs), batch.targets)
+            probe.observe(self._session.run(batch.inputs), batch.truth)
             rows += len(batch.rows)
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()

@@ -25,7 +25,7 @@ from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, pac
 from edgemm.box.remote.ssh import Address, Remote, failed, parse
 from edgemm.contracts.report import Report, read
 from edgemm.data.dataset import open_dataset
-from edgemm.data.ready import MARK
+from edgemm.data.sources import MARK
 from edgemm.errors import EdgemmError, RemoteError
 from edgemm.progress import Progress
 from edgemm.report import page
@@ -217,7 +217,7 @@ def _decoded(bundle: Bundle, data: str | Path, limit: int | None, skip_bad_rows:
     """The test split as the graph takes it: reading pictures and sounds needs packages that a box may lack."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in open_dataset(data, bundle.card, skip_bad_rows=skip_bad_rows).batches("test", 64, limit=limit):
-        for name, array in {**batch.inputs, **batch.targets}.items():
+        for name, array in {**batch.inputs, **batch.truth}.items():
             parts.setdefault(name, []).append(array)
     np.savez(place, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in _schedule
     return place

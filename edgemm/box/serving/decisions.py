@@ -9,25 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.serving.settings import PER_CLASS, DecisionSettings
-from edgemm.contracts.card import Card, Output
+from edgemm.contracts import task as tasks
+from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Change, Reading
 
 HYSTERESIS = 0.1  # between going on and going off where nobody says: noise of a score near the threshold is a few hundredths
 CHANGE = 0.01  # of a number's own value: smaller moves are not told again
-
-
-def scores(output: Output, raw: np.ndarray) -> dict[str, float]:
-    """Class -> score of one sample's logits: softmax, or sigmoid where several may be true; of a series its last step."""
-    logits = np.asarray(raw, np.float64)[0]
-    logits = logits[-1] if output.per_step else logits
-    logits = np.atleast_1d(logits)
-    if output.task == "multilabel":
-        values = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
-    else:
-        shifted = np.exp(logits - logits.max())
-        values = shifted / shifted.sum()
-    labels = output.labels or tuple(str(number) for number in range(len(values)))
-    return {label: float(value) for label, value in zip(labels, values, strict=False)}
 
 
 class Decider:
@@ -38,7 +25,7 @@ class Decider:
     """
 
     def __init__(self, card: Card, settings: Mapping[str, DecisionSettings]) -> None:
-        self._card = card
+        self._tasks = tasks.tasks(card)
         self._given = {name: settings.get(name, DecisionSettings()) for name in card.outputs}
         self._classes: dict[tuple[str, str], _Class] = {}
         self._leads: dict[str, _Lead] = {}
@@ -49,21 +36,21 @@ class Decider:
         """Take in what the model answered at ``at_s`` (monotonic)."""
         readings: dict[str, Reading] = {}
         changes: list[Change] = []
-        for name, output in self._card.outputs.items():
-            if name not in outputs:
+        for name, task in self._tasks.items():
+            seen = task.read(outputs) if all(read in outputs for read in task.reads) else None
+            if seen is None:
                 continue
-            if output.task in ("classification", "multilabel"):
-                found = scores(output, outputs[name])
+            if seen.value is not None:
+                readings[name] = self._number(name, seen.value, seen.unit)
+            elif seen.scores:
+                found = seen.scores
                 classes = {label: self._class(name, label) for label in found}
                 moved = [classes[label].update(score, at_s, self.threshold) for label, score in found.items()]
                 changes += [change for change in moved if change]
                 on = tuple(label for label, one in classes.items() if one.is_on)
-                lead = self._leads.setdefault(name, _Lead()).update(max(found, key=lambda label: found[label]), self._given[name].debounce)
+                top = max(found, key=found.__getitem__)
+                lead = self._leads.setdefault(name, _Lead()).update(top, self._given[name].debounce)
                 readings[name] = Reading(lead, found, on)
-            elif output.task == "regression":
-                readings[name] = self._number(name, float(np.ravel(outputs[name])[-1]), output.unit)
-            elif output.task == "embedding" and output.pair in outputs:
-                readings[name] = self._number(name, _likeness(outputs[name], outputs[str(output.pair)]), None)
         return readings, changes
 
     def _class(self, output: str, label: str) -> _Class:
@@ -119,9 +106,3 @@ class _Lead:
         if self.label is None or self._count >= debounce:
             self.label = top
         return self.label
-
-
-def _likeness(left: np.ndarray, right: np.ndarray) -> float:
-    """Cosine of the angle between two embeddings."""
-    a, b = np.ravel(left).astype(np.float64), np.ravel(right).astype(np.float64)
-    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle.opened import Bundle
-from edgemm.box.serving.decisions import scores
 from edgemm.box.serving.model import Model
 from edgemm.box.serving.secrets import secret
 from edgemm.box.serving.settings import DriftSettings
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Decision
 from edgemm.errors import EdgemmError, RunError
@@ -222,8 +222,10 @@ def _least_sure(bundle: Bundle, card: Card) -> dict[str, float]:
     except EdgemmError:
         return {}
     found = {}
-    for name, output in card.outputs.items():
-        if reference is not None and output.task == "classification" and not output.per_step and name in reference.predictions:
-            sure = [max(scores(output, row[None]).values()) for row in reference.predictions[name]]
+    for name, task in tasks.tasks(card).items():
+        if reference is not None and task.is_one_label and all(read in reference.predictions for read in task.reads):
+            answers = {read: reference.predictions[read] for read in task.reads}
+            seen = [task.read({read: array[row : row + 1] for read, array in answers.items()}) for row in range(len(answers[name]))]
+            sure = [max(one.scores.values()) for one in seen if one is not None and one.scores]
             found[name] = float(np.quantile(sure, SURE_QUANTILE))
     return found

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm.box.serving.decisions import Decider, scores
+from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.model import Arrays, Model
 from edgemm.box.serving.settings import Settings
 from edgemm.box.serving.windows import Windows
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Decision, Sample
 from edgemm.contracts.modality import modalities
@@ -133,11 +134,8 @@ class Engine:
             for name in self.voted:
                 if self.model.in_parts and name in self._kept and not self.model.lacking([name]):
                     outputs = self.model.answer({name: self._kept[name].arrays})
-                    found[name] = {
-                        output: scores(spec, outputs[output])
-                        for output, spec in self._card.outputs.items()
-                        if spec.task in ("classification", "multilabel")
-                    }
+                    seen = {output: task.read(outputs) for output, task in tasks.tasks(self._card).items()}
+                    found[name] = {output: dict(one.scores) for output, one in seen.items() if one is not None and one.scores}
             return found
 
     def control(self, what: str, value: str) -> bool:

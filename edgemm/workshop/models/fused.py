@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, SpecMismatch, nearest
 from edgemm.workshop.models.frontend import Frontend
@@ -190,13 +191,14 @@ def _hugging_face_names(card: Card) -> dict[str, str]:
 
 def _check_width(name: str, value: torch.Tensor, card: Card) -> None:
     spec = card.outputs[name]
-    if spec.labels is None or spec.task not in ("classification", "multilabel"):
+    width = tasks.of(spec).answer_width
+    if width is None:
         return
     axes = 3 if spec.per_step else 2
-    if value.dim() != axes or value.shape[-1] != len(spec.labels):
-        wants = f"({'N, T' if spec.per_step else 'N'}, {len(spec.labels)})"
+    if value.dim() != axes or value.shape[-1] != width:
+        wants = f"({'N, T' if spec.per_step else 'N'}, {width})"
         raise CardError(
-            f"output '{name}' has shape {tuple(value.shape)}; the card's {len(spec.labels)} labels want {wants} logits.",
+            f"output '{name}' has shape {tuple(value.shape)}; the card's {len(spec.labels or ())} labels want {wants} logits.",
             why="a classification answers with one logit a label" + (" and step." if spec.per_step else "."),
             fix="give the card as many labels as the model has classes, or set the factory's kwargs to match.",
         )

@@ -127,8 +127,9 @@ def _encoder_for(spec: Input) -> str:
 def _head_for(name: str, task: str) -> str:
     if task in plugins.names("heads"):
         return task
+    others = ", ".join(other for other in plugins.names("tasks") if other in plugins.names("heads"))
     raise CardError(
         f"outputs.{name}: the reference models have no head for task '{task}'.",
         why="such an output has no meaning that could be trained.",
-        fix=f"choose a task among {', '.join(t for t in cards.TASKS if t in plugins.names('heads'))}, or bring your own module.",
+        fix=f"choose a task among {others}, or bring your own module.",
     )

@@ -13,8 +13,8 @@ from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.pruning.cutting import cut
 from edgemm.workshop.pruning.layers import Structure
+from edgemm.workshop.training import loss as losses
 from edgemm.workshop.training.answers import answer, tensors
-from edgemm.workshop.training.distillation import imitation
 
 BATCH = 64
 
@@ -45,7 +45,10 @@ class Harm:
         batches = [tensors(batch) for batch in dataset.batches(split, BATCH, shuffle=seed, limit=max(2, samples))]
         self._batches = [batch for batch in batches if len(batch.rows) > 1]
         self._whole = self._answers([])
-        self._deviations = {name: float(torch.cat([given[name] for given in self._whole]).std()) or 1.0 for name in self._whole[0]}
+        self._losses = {
+            name: losses.of(output, deviation=float(torch.cat([given[name] for given in self._whole]).std()) or 1.0)
+            for name, output in model.card.outputs.items()
+        }
 
     def __call__(self, removed: Sequence[int]) -> float:
         total, rows = 0.0, 0
@@ -64,6 +67,5 @@ class Harm:
             return [answer(pruned, batch) for batch in self._batches]
 
     def _divergence(self, given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-        outputs = self._model.card.outputs
-        parts = [imitation(outputs[n], given[n], wanted[n], temperature=1.0, deviation=self._deviations[n]) for n in wanted]
-        return float(torch.stack(parts).sum())
+        ours, theirs = ({name: answer.float() for name, answer in answers.items()} for answers in (given, wanted))
+        return float(torch.stack([loss.imitation(ours, theirs, temperature=1.0) for loss in self._losses.values()]).sum())

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.dataset import Dataset
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import evaluating
 from edgemm.workshop.pruning.layers import Structure
 from edgemm.workshop.training.answers import answer, tensors
-from edgemm.workshop.training.losses import TaskLosses, trained_outputs
+from edgemm.workshop.training.loss import supervised_outputs
+from edgemm.workshop.training.task_losses import TaskLosses
 
 BATCH = 32
 Progress = Callable[[str, float], None]
@@ -44,9 +46,9 @@ def taylor(
     batches = _batches(model, dataset, samples, seed, labelled="taylor")
     gradients = {id(p): torch.zeros_like(p) for p in model.module.parameters()}
     deviations = {
-        name: float(np.concatenate([batch.targets[name].reshape(-1).numpy() for batch in batches]).std()) or 1.0
-        for name, output in model.card.outputs.items()
-        if output.task == "regression"
+        name: float(np.concatenate([batch.truth[name].reshape(-1).numpy() for batch in batches]).std()) or 1.0
+        for name, task in tasks.tasks(model.card).items()
+        if task.is_quantity
     }
     losses = TaskLosses(model.card, deviations=deviations)
     wanted = {id(p): p.requires_grad for p in model.module.parameters()}
@@ -149,7 +151,7 @@ def _batches(model: FusedModel, dataset: Dataset | None, samples: int, seed: int
     assert dataset is not None  # just checked
     batches = [tensors(batch) for batch in dataset.batches("train", BATCH, shuffle=seed, limit=samples)]
     if labelled:
-        lacking = [name for name in trained_outputs(model.card) if name not in batches[0].targets and not model.card.outputs[name].pair]
+        lacking = [name for name in supervised_outputs(model.card) if name not in batches[0].truth]
         if lacking:
             raise PruneError(
                 f"criterion '{labelled}' needs training data with labels.",

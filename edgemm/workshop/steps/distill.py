@@ -16,7 +16,6 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
-from edgemm.data import scoring
 from edgemm.data.in_memory import Split, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
 from edgemm.workshop.models.checkpoint.loading import load_model
@@ -27,8 +26,9 @@ from edgemm.workshop.training.answers import Collected, answers, in_precision
 from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.layer_pairs import pair
 from edgemm.workshop.training.loop import Diverged, train_model
-from edgemm.workshop.training.losses import check_weights
+from edgemm.workshop.training.loss import supervised_outputs
 from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.task_losses import check_weights
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
 STAGE = "torch"
@@ -189,8 +189,7 @@ def _teacher(model: FusedModel, ctx: Context, named: str | None) -> FusedModel:
 def _labelled(ctx: Context) -> Dataset:
     """The dataset, if it can be trained on."""
     dataset = ctx.dataset
-    needs = [name for name, output in ctx.card.outputs.items() if output.task in ("classification", "multilabel", "regression")]
-    if dataset is None or (needs and not dataset.labelled):
+    if dataset is None or (supervised_outputs(ctx.card) and not dataset.labelled):
         raise DataError(
             "distill needs training data.",
             why="there is no dataset." if dataset is None else "these samples are made up and have no labels to choose the best epoch by.",
@@ -244,5 +243,5 @@ def _scores(model: FusedModel, card: Card, val: Split, precision: str) -> dict[s
     collected = Collected(card)
     for batch, outputs in answers(model, val, autocast=partial(in_precision, precision)):
         collected.add(batch, outputs)
-    scores = {name: scoring.measure(card.outputs[name], given, truth) for name, (given, truth) in collected.by_output().items()}
+    scores = {name: statistics.score() for name, statistics in collected.answered().statistics().items()}
     return {name: {score.name: score.value} for name, score in scores.items()}

@@ -18,11 +18,12 @@ from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.quantized import QuantizedModel
 from edgemm.workshop.models.torch_branches import Parts, find_parts, selected
 from edgemm.workshop.quantizing import pt2e
-from edgemm.workshop.training.answers import evaluate, measured, tensors
+from edgemm.workshop.training.answers import evaluate, tensors
 from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.loop import Diverged, Trained, train_model
-from edgemm.workshop.training.losses import LossHook
+from edgemm.workshop.training.loss import supervised_outputs
 from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.task_losses import LossHook
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
 STAGE = "torch"
@@ -109,8 +110,7 @@ def _check(
 
 
 def _require_data(ctx: Context) -> None:
-    supervised = [output for output in ctx.card.outputs.values() if output.task in ("classification", "multilabel", "regression")]
-    if ctx.dataset is None or not ctx.dataset.count("train") or (supervised and not ctx.dataset.labelled):
+    if ctx.dataset is None or not ctx.dataset.count("train") or (supervised_outputs(ctx.card) and not ctx.dataset.labelled):
         raise TrainError(
             "qat has no data to train on.",
             why="it trains the model with rounded weights, and needs rows with labels in a train split.",
@@ -168,7 +168,7 @@ def _train(student: FusedModel, splits: Splits, plan: Plan, loss: LossHook | Non
 
 
 def _on_val(model: FusedModel, val: Split) -> dict[str, Any]:
-    return measured(model.card, evaluate(model, val)) if val.rows else {}
+    return evaluate(model, val).measured() if val.rows else {}
 
 
 def _facts(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Batch
-from edgemm.data import scoring
+from edgemm.contracts.task import Statistics, Task
 from edgemm.data.in_memory import Split
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.training.losses import Tensors, score, trained_outputs
+from edgemm.workshop.training.task_losses import Tensors
 
 BATCH = 256
 
@@ -26,7 +29,7 @@ def tensors(batch: Batch, device: torch.device | str = "cpu", rows: slice = slic
     def move(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(np.ascontiguousarray(array[rows])).to(device) for name, array in arrays.items()}
 
-    return Tensors(move(batch.inputs), move(batch.targets), move(batch.present), torch.from_numpy(batch.rows[rows].copy()))
+    return Tensors(move(batch.inputs), move(batch.truth), move(batch.present), torch.from_numpy(batch.rows[rows].copy()))
 
 
 def answer(model: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], batch: Tensors) -> dict[str, torch.Tensor]:
@@ -81,45 +84,61 @@ class Collected:
     """Answers and truth of the outputs that have a metric, gathered batch by batch."""
 
     def __init__(self, card: Card) -> None:
-        self._card, self._metered = card, trained_outputs(card)
-        self._wanted = {name for metered in self._metered for name in (metered, card.outputs[metered].pair) if name}
-        self._answers: dict[str, list[np.ndarray]] = {name: [] for name in self._wanted}
-        self._truth: dict[str, list[np.ndarray]] = {}
+        self._tasks = {name: task for name, task in tasks.tasks(card).items() if task.is_scored}
+        self._answers: dict[str, list[np.ndarray]] = {read: [] for task in self._tasks.values() for read in task.reads}
+        self._truth: dict[str, list[np.ndarray]] = {name: [] for name in self._tasks}
 
     def add(self, batch: Tensors, outputs: Mapping[str, torch.Tensor]) -> None:
-        for name in self._wanted:
-            self._answers[name].append(outputs[name].cpu().numpy())
-        for name, truth in batch.targets.items():
-            self._truth.setdefault(name, []).append(truth.cpu().numpy())
+        for name, answered in self._answers.items():
+            answered.append(outputs[name].cpu().numpy())
+        for name in self._truth.keys() & batch.truth.keys():
+            self._truth[name].append(batch.truth[name].cpu().numpy())
 
-    def by_output(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Output -> (answers, truth); an embedding's truth is its pair's answers."""
-        joined = {name: np.concatenate(parts) for name, parts in self._answers.items() if parts}
-        truth = {name: np.concatenate(parts) for name, parts in self._truth.items()}
-        pairs = {name: joined[str(self._card.outputs[name].pair)] for name in self._metered if self._card.outputs[name].pair and joined}
-        return {name: (joined[name], (truth | pairs)[name]) for name in self._metered if name in joined}
+    def answered(self) -> Answered:
+        """All rows together."""
+        answers = {name: np.concatenate(parts) for name, parts in self._answers.items() if parts}
+        return Answered(self._tasks, answers, {name: np.concatenate(parts) for name, parts in self._truth.items() if parts})
 
 
-def evaluate(model: FusedModel, split: Split, *, batch_size: int = BATCH) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Output -> (answers, truth) for all rows of a split, for the outputs that have a metric."""
+@dataclass(frozen=True)
+class Answered:
+    """What a model answered to a split, beside the truth.
+
+    Attributes:
+        tasks: Of the outputs that have a metric.
+        answers: Output -> (rows, ...); {} where there were no rows.
+        truth: The same, of outputs that have some.
+    """
+
+    tasks: Mapping[str, Task]
+    answers: Mapping[str, np.ndarray]
+    truth: Mapping[str, np.ndarray]
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Output -> what its answers come to.
+
+        Raises:
+            MeasureError: As ``Task.measure``.
+        """
+        return {name: task.measure(self.answers, self.truth.get(name)) for name, task in self.tasks.items()} if self.answers else {}
+
+    def measured(self) -> dict[str, dict[str, float | int | None]]:
+        """Output -> the guarded metric first, its ``low``, ``high`` and ``n``, and the task's further ones."""
+        values: dict[str, dict[str, float | int | None]] = {}
+        for name, statistics in self.statistics().items():
+            score = statistics.score()
+            further = self.tasks[name].further(self.answers, self.truth.get(name))
+            values[name] = {score.name: score.value, "low": score.low, "high": score.high, "n": score.n}
+            values[name] |= {key: value for key, value in further.items() if math.isfinite(value)}
+        return values
+
+
+def evaluate(model: FusedModel, split: Split, *, batch_size: int = BATCH) -> Answered:
+    """Answers to all rows of a split, of the outputs that have a metric."""
     collected = Collected(model.card)
     for batch, outputs in answers(model, split, batch_size=batch_size, device=next((p.device for p in model.parameters()), "cpu")):
         collected.add(batch, outputs)
-    return collected.by_output()
-
-
-def measured(card: Card, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float | int | None]]:
-    """Output -> torchmetrics' values, and ``low``, ``high`` and ``n`` of the guarded one."""
-    values: dict[str, dict[str, float | int | None]] = {}
-    for name, (given, truth) in found.items():
-        guarded = scoring.measure(card.outputs[name], given, truth)
-        values[name] = {guarded.name: guarded.value, "low": guarded.low, "high": guarded.high, "n": guarded.n}
-        values[name] |= {
-            key: value
-            for key, value in score(card.outputs[name], torch.from_numpy(given), torch.from_numpy(truth)).items()
-            if key != guarded.name
-        }
-    return values
+    return collected.answered()
 
 
 def _first_line(err: BaseException) -> str:

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemm.contracts.card import Card, Output
+from edgemm.contracts.card import Card
 from edgemm.workshop.models.feature_taps import Taps
-from edgemm.workshop.training.losses import TaskLosses, Tensors, trained_outputs
+from edgemm.workshop.training import loss as losses
+from edgemm.workshop.training.loss import feature_loss
+from edgemm.workshop.training.task_losses import TaskLosses, Tensors
 from edgemm.workshop.training.teacher import Teacher
 
 TEMPERATURE = 2.0
-SMALL = 1e-6  # a variance below it is a feature that never changes
 
 
 class Distillation(nn.Module):
@@ -27,7 +28,7 @@ class Distillation(nn.Module):
         temperature: Softens both models' answers of classification and multilabel outputs.
         logits_weight, task_weight: Factors of what the teacher answers and of what the labels say; with ``task_weight`` 0 no label is read.
         loss_weights: Output -> factor of both, 1 where not named.
-        deviations: Regression output -> standard deviation of its training targets.
+        deviations: Output that is a measurement -> standard deviation of its truth in train.
         taps: Listens to the student; None = answers only.
         features: Tap -> weight of its feature loss.
         feature_loss: ``mse`` in units of the teacher's variance, or ``cosine``.
@@ -59,8 +60,10 @@ class Distillation(nn.Module):
         self.temperature, self.logits_weight, self.task_weight = temperature, logits_weight, task_weight
         self.weights, self.deviations = dict(loss_weights or {}), dict(deviations or {})
         self.features, self.feature_loss, self.relations = dict(features or {}), feature_loss, relations
-        learns = task_weight > 0 and trained_outputs(card)
+        learns = task_weight > 0 and losses.trained_outputs(card)
         self.task = TaskLosses(card, weights=self.weights, deviations=self.deviations) if learns else None
+        self.imitated = {name: losses.of(output, deviation=self.deviations.get(name, 1.0)) for name, output in card.outputs.items()}
+        self.supervised = bool(losses.supervised_outputs(card))
         self.projectors = nn.ModuleDict()
 
     def project(self, student: Mapping[str, tuple[int, ...]], teacher: Mapping[str, tuple[int, ...]]) -> None:
@@ -78,7 +81,7 @@ class Distillation(nn.Module):
         """Parts of the loss by name. A batch without labels has no part of the labels."""
         known = self.teacher(batch, "train" if self.training else "val")
         parts: dict[str, Tensor] = {}
-        if self.task is not None and (batch.targets or not self._labelled()):
+        if self.task is not None and (batch.truth or not self.supervised):
             parts |= {f"{name} (labels)": self.task_weight * part for name, part in self.task(outputs, batch).items()}
         if self.logits_weight:
             parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, known.outputs).items()}
@@ -86,15 +89,11 @@ class Distillation(nn.Module):
             parts |= self._features(self.taps.features(len(batch.rows)), known.features)
         return parts
 
-    def _labelled(self) -> bool:
-        """Whether some output's loss reads labels; a pair of embeddings needs none."""
-        return any(output.task in ("classification", "multilabel", "regression") for output in self.card.outputs.values())
-
     def _answers(self, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ours, theirs = ({name: answer.float() for name, answer in answers.items()} for answers in (outputs, taught))
         return {
-            name: self.weights.get(name, 1.0)
-            * imitation(output, outputs[name], taught[name], temperature=self.temperature, deviation=self.deviations.get(name, 1.0))
-            for name, output in self.card.outputs.items()
+            name: self.weights.get(name, 1.0) * loss.imitation(ours, theirs, temperature=self.temperature)
+            for name, loss in self.imitated.items()
         }
 
     def _features(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,37 +127,6 @@ def comparable(student: tuple[int, ...], teacher: tuple[int, ...]) -> bool:
 def width_axis(student: tuple[int, ...], teacher: tuple[int, ...]) -> int | None:
     """The axis in which two comparable shapes differ; None where they are equal."""
     return next((axis for axis, (ours, theirs) in enumerate(zip(student, teacher, strict=True)) if ours != theirs), None)
-
-
-def imitation(output: Output, student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE, deviation: float = 1.0) -> Tensor:
-    """How far a student's answers are from the teacher's; 0 where they are equal.
-
-    classification: KL divergence of the softened labels, times temperature squared so that its gradient keeps its size; multilabel: the
-    same for each label's yes and no, averaged over the labels; regression: squared error in ``deviation``; embedding: 1 - cosine; tensor:
-    squared error in units of the teacher's variance. The steps of ``per_step`` count one by one.
-    """
-    student, teacher = student.float(), teacher.float()
-    if output.task == "classification":
-        ours, theirs = ((logits / temperature).flatten(0, -2).log_softmax(-1) for logits in (student, teacher))
-        return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
-    if output.task == "multilabel":
-        soft = torch.sigmoid(teacher / temperature)
-        apart = F.binary_cross_entropy_with_logits(student / temperature, soft)
-        return temperature**2 * (apart - F.binary_cross_entropy_with_logits(teacher / temperature, soft))
-    if output.task == "regression":
-        return F.mse_loss(student.reshape(teacher.shape) / deviation, teacher / deviation)
-    return feature_loss(student, teacher, "cosine" if output.task == "embedding" else "mse")
-
-
-def feature_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
-    """``mse``: squared error in units of the teacher's variance over the batch, so that one weight suits every branch; or 1 - cosine."""
-    student, teacher = student.float(), teacher.float()
-    if kind == "cosine":
-        if student.dim() > 3:  # a picture's channels and places together; of a sequence each token, of a vector all of it
-            student, teacher = student.flatten(1), teacher.flatten(1)
-        return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
-    spread = (teacher - teacher.mean(0)).square().mean().clamp(min=SMALL)
-    return F.mse_loss(student, teacher) / spread
 
 
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -19,15 +19,14 @@ from torch import nn
 
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
-from edgemm.data import scoring
 from edgemm.data.in_memory import Split, Splits, open_splits
 from edgemm.errors import TrainError
 from edgemm.store.artifact import write_bytes
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.training.answers import Collected, answer, answers, evaluate, measured, tensors
-from edgemm.workshop.training.losses import LossHook, TaskLosses, Tensors
+from edgemm.workshop.training.answers import Collected, answer, answers, evaluate, tensors
 from edgemm.workshop.training.plan import Plan, default_epochs, learning_rate
+from edgemm.workshop.training.task_losses import LossHook, TaskLosses, Tensors
 
 CLIP_NORM = 1.0
 Progress = Callable[[str, float], None]
@@ -50,7 +49,7 @@ class Trained:
 
     Attributes:
         curves: Series -> [[epoch, value], ...].
-        metrics: Output -> torchmetrics' values on val, with the best weights.
+        metrics: Output -> its metrics on val, with the best weights.
         best_epoch: Counted from 1; 0 where the weights it started from were better than all that followed (``judge_start``).
         epochs: How many were trained.
         is_main: False in all but the first process of a run of several; only the first writes files.
@@ -93,7 +92,7 @@ def train_model(
         dataset: Or its splits, already decoded.
         loss: Parts of the loss to minimise; None = each head's own (``TaskLosses``). Where it is a Module, its own parameters are trained
             too, and it is in train and eval mode as the model is.
-        from_scratch: The weights are fresh: regression heads of reference models start at mean and deviation of their targets.
+        from_scratch: The weights are fresh: heads of measurements, in reference models, start at mean and deviation of their truth.
         judge_start: The weights it starts from are measured on val too, as epoch 0, and kept if no epoch is better. Not for weights that
             answer nothing yet, such as those of a model whose observers have seen no data.
         state: File that holds the run after every epoch. A run that finds its own there goes on from it, to the same result.
@@ -192,7 +191,7 @@ class _Loop:
     def finish(self) -> Trained:
         """Put the best weights back and score them."""
         model = self.restore_best()
-        found = measured(model.card, evaluate(model, self.val)) if self.val.rows else {}
+        found = evaluate(model, self.val).measured() if self.val.rows else {}
         return Trained(self.state.curves, found, self.state.best_epoch, self.state.epoch, self.accelerator.is_main_process)
 
     def restore_best(self) -> FusedModel:
@@ -286,11 +285,10 @@ class _Loop:
             rate = self.optimizer.param_groups[0]["lr"]
             self._stop(f"the loss on val is {loss}", max(0, self.state.epoch - 1), self.steps - 1 if self.state.epoch else -1, rate)
         goods, shown = [], {"loss/val": loss}
-        for name, (given, truth) in collected.by_output().items():
-            found = scoring.measure(self.model.card.outputs[name], given, truth)
-            spread = float(np.std(truth)) or 1.0
-            goods.append(1 - found.value / spread if found.better == "lower" else found.value)
-            shown[f"{name} {found.name}/val"] = found.value
+        for name, statistics in collected.answered().statistics().items():
+            score = statistics.score()
+            goods.append(statistics.goodness())
+            shown[f"{name} {score.name}/val"] = score.value
         return loss, float(np.mean(goods)) if goods else -loss, shown
 
     def _curve(self, name: str, value: float) -> None:
@@ -373,7 +371,7 @@ def _accelerator(plan: Plan) -> Accelerator:
 
 
 def _start_at_mean(model: FusedModel, splits: Splits) -> None:
-    """Set the last layer of every regression head so that it answers around the targets' mean, in their spread.
+    """Set the last layer of every measurement's head so that it answers around the truth's mean, in its spread.
 
     AdamW moves a weight by about the learning rate a step: from 0 to 60 dB would take it 60,000 steps.
     """

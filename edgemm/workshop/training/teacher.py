@@ -16,7 +16,7 @@ from edgemm.errors import Collector, TrainError
 from edgemm.workshop.models.feature_taps import Taps
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.training.answers import answer, in_precision
-from edgemm.workshop.training.losses import Tensors
+from edgemm.workshop.training.task_losses import Tensors
 
 MEMORY_BYTES = 256 << 20  # 2 million rows of 10 logits and a branch of 20 numbers; beside 1 GiB of decoded rows
 

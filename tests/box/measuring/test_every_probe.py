@@ -12,7 +12,7 @@ from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
 from edgemm.errors import MeasureError
 
-KIND = Output("kind", "classification", ("a", "b", "c"))
+KIND = Output("kind", "classification", {"labels": ("a", "b", "c")})
 
 
 @pytest.fixture(params=plugins.names("probes"))
@@ -87,7 +87,7 @@ def test_accuracy_and_what_was_lost_come_per_output():
 
 def test_embeddings_are_scored_by_the_pair_they_find():
     rng = np.random.default_rng(0)
-    image, text = Output("image", "embedding", pair="text"), Output("text", "embedding", pair="image")
+    image, text = Output("image", "embedding", {"pair": "text"}), Output("text", "embedding", {"pair": "image"})
     vectors = rng.normal(size=(20, 8)).astype(np.float32)
     broken = vectors.copy()
     broken[:5] = vectors[5:10]

@@ -39,8 +39,8 @@ def _head(name, output, width=8, **options):
 
 def test_each_task_answers_in_its_shape():
     vector = torch.randn(5, 8)
-    assert _head("classification", Output("x", "classification", tuple(ABC)))(vector).shape == (5, 3)
-    assert _head("multilabel", Output("x", "multilabel", tuple(ABC)), hidden=4)(vector).shape == (5, 3)
+    assert _head("classification", Output("x", "classification", {"labels": tuple(ABC)}))(vector).shape == (5, 3)
+    assert _head("multilabel", Output("x", "multilabel", {"labels": tuple(ABC)}), hidden=4)(vector).shape == (5, 3)
     assert _head("regression", Output("x", "regression"))(vector).shape == (5,)
     assert _head("regression", Output("x", "regression"), size=2)(vector).shape == (5, 2)
 
@@ -53,7 +53,7 @@ def test_an_embedding_has_length_one_and_survives_a_zero_vector():
 
 
 def test_a_change_depends_on_the_steps_before_and_not_on_those_after():
-    head = _head("change", Output("x", "classification", tuple(ABC), per_step=True))
+    head = _head("change", Output("x", "classification", {"labels": tuple(ABC), "per_step": True}))
     steps = torch.randn(1, 4, 8)
     later = steps.clone()
     later[:, 2:] = 0.0

@@ -90,7 +90,8 @@ def weights(model: FusedModel) -> torch.Tensor:
 
 
 def accuracy(model: FusedModel, data: Path, split: str = "val") -> float:
-    given, truth = evaluate(model, open_split(datasets.open_dataset(data, CARD), split))["kind"]
+    found = evaluate(model, open_split(datasets.open_dataset(data, CARD), split))
+    given, truth = found.answers["kind"], found.truth["kind"]
     return float((given.argmax(1) == truth).mean())
 
 
@@ -185,7 +186,7 @@ def test_without_a_modality_a_student_answers_better_when_it_was_deprived_in_tra
         with torch.no_grad():
             answered = model(inputs)["kind"].argmax(1).numpy()
         hook.remove()
-        return float((answered == batch.targets["kind"]).mean())
+        return float((answered == batch.truth["kind"]).mean())
 
     options = {"epochs": 10, "learning_rate": 0.01}
     spoiled, deprived = (distill(crippled, context(), **options, modality_dropout=share) for share in (0.0, 0.5))

@@ -16,13 +16,18 @@ from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.feature_taps import Deprivation, Taps, find_ends
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.training.distillation import Distillation, Projector, comparable, feature_loss, imitation, relation_loss, width_axis
+from edgemm.workshop.training.distillation import Distillation, Projector, comparable, relation_loss, width_axis
 from edgemm.workshop.training.layer_pairs import pair
-from edgemm.workshop.training.losses import Tensors
+from edgemm.workshop.training.loss import feature_loss, of
+from edgemm.workshop.training.task_losses import Tensors
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
-LABELS = Output("kind", "classification", ("a", "b", "c"))
+LABELS = Output("kind", "classification", {"labels": ("a", "b", "c")})
 SENSORS = {"left": {"modality": "sensor", "shape": [4]}, "right": {"modality": "sensor", "shape": [3]}}
+
+
+def imitation(student, teacher):
+    return of(LABELS).imitation(student, teacher, temperature=2.0)
 
 
 def own_card(outputs=None, inputs=None):
@@ -66,61 +71,6 @@ def batch_of(rows: int, seed: int = 0, first: int = 0) -> Tensors:
     )
 
 
-OUTPUTS = [
-    (LABELS, (5, 3)),
-    (Output("kind", "classification", ("a", "b", "c"), per_step=True), (5, 4, 3)),
-    (Output("tags", "multilabel", ("x", "y")), (5, 2)),
-    (Output("level", "regression"), (5, 1)),
-    (Output("vector", "embedding"), (5, 8)),
-    (Output("raw", "tensor"), (5, 2, 3)),
-]
-
-
-@pytest.mark.parametrize(("output", "shape"), OUTPUTS, ids=lambda value: value.task if isinstance(value, Output) else "")
-def test_the_loss_is_zero_for_the_teachers_answers_and_above_for_others(output, shape):
-    torch.manual_seed(0)
-    teacher = torch.randn(shape)
-    assert imitation(output, teacher.clone(), teacher) == pytest.approx(0.0, abs=1e-6)
-    assert imitation(output, torch.randn(shape), teacher) > 0.05
-
-
-def test_labels_are_learned_by_the_softened_divergence_times_temperature_squared():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
-    p, q = (teacher / 3).softmax(-1), (student / 3).softmax(-1)
-    expected = 9 * (p * (p / q).log()).sum(-1).mean()
-    assert imitation(LABELS, student, teacher, temperature=3.0) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_the_size_of_the_gradient_does_not_fall_with_the_temperature():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(6, 3, requires_grad=True), torch.randn(6, 3)
-    sizes = [
-        torch.autograd.grad(imitation(LABELS, student, teacher, temperature=temperature), student)[0].norm() for temperature in (5.0, 50.0)
-    ]
-    assert sizes[1] == pytest.approx(float(sizes[0]), rel=0.2)
-
-
-def test_several_labels_are_learned_each_by_its_yes_and_no():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
-    p, q = torch.sigmoid(teacher / 2), torch.sigmoid(student / 2)
-    expected = 4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
-    assert imitation(Output("tags", "multilabel", ("x", "y")), student, teacher) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_a_measurement_is_learned_in_deviations_of_its_targets():
-    student, teacher = torch.tensor([[60.0], [80.0]]), torch.tensor([70.0, 70.0])
-    assert imitation(Output("level", "regression"), student, teacher, deviation=5.0) == pytest.approx(4.0)
-
-
-def test_steps_count_one_by_one():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(5, 4, 3), torch.randn(5, 4, 3)
-    per_step = imitation(Output("kind", "classification", ("a", "b", "c"), per_step=True), student, teacher)
-    assert per_step == pytest.approx(float(imitation(LABELS, student.reshape(20, 3), teacher.reshape(20, 3))))
-
-
 def test_one_feature_weight_suits_branches_of_any_scale():
     torch.manual_seed(0)
     student, teacher = torch.randn(8, 6), torch.randn(8, 6)
@@ -162,8 +112,8 @@ def test_the_loss_is_the_sum_of_labels_and_teacher_and_skips_labels_where_a_batc
         outputs, taught = student(batch.inputs), teacher(batch.inputs)
     loss = Distillation(student.card, Teacher(teacher), logits_weight=2.0, task_weight=0.5, loss_weights={"kind": 3.0})
     parts = loss(outputs, batch)
-    assert parts["kind (teacher)"] == pytest.approx(6.0 * float(imitation(LABELS, outputs["kind"], taught["kind"])))
-    assert parts["kind (labels)"] == pytest.approx(1.5 * float(F.cross_entropy(outputs["kind"], batch.targets["kind"])))
+    assert parts["kind (teacher)"] == pytest.approx(6.0 * float(imitation(outputs, taught)))
+    assert parts["kind (labels)"] == pytest.approx(1.5 * float(F.cross_entropy(outputs["kind"], batch.truth["kind"])))
     assert set(loss(outputs, Tensors(batch.inputs, {}, {}, batch.rows))) == {"kind (teacher)"}
     assert not list(loss.parameters()), "the teacher is no part of what is trained"
 
@@ -202,7 +152,7 @@ def test_answers_kept_in_inference_mode_can_be_trained_with():
     with torch.inference_mode():
         asked(batch_of(8), "train")
     student = own(1)
-    loss = imitation(LABELS, student(batch_of(8).inputs)["kind"], asked(batch_of(8), "train").outputs["kind"])
+    loss = imitation(student(batch_of(8).inputs), asked(batch_of(8), "train").outputs)
     loss.backward()
     assert student.module.head.weight.grad.abs().sum() > 0
 

@@ -14,10 +14,10 @@ from edgemm.data.dataset import open_dataset
 from edgemm.data.in_memory import open_split
 from edgemm.errors import CardError, TrainError
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.training.answers import evaluate, measured
+from edgemm.workshop.training.answers import evaluate
 from edgemm.workshop.training.loop import Diverged, train_model
-from edgemm.workshop.training.losses import TaskLosses, Tensors, contrastive, score
 from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.task_losses import TaskLosses, Tensors
 
 PLAIN = {
     "factory": "own:build",
@@ -74,7 +74,7 @@ def test_it_learns_what_needs_both_inputs(data):
     model, done = run(data, epochs=40, rate=0.05)
     assert done.metrics["kind"]["accuracy"] > 0.8
     assert not model.training
-    test = measured(model.card, evaluate(model, open_split(open_dataset(data, model.card), "test")))
+    test = evaluate(model, open_split(open_dataset(data, model.card), "test")).measured()
     assert test["kind"]["accuracy"] > 0.8
     assert test["kind"]["n"] == 60
 
@@ -157,10 +157,10 @@ def test_after_a_divergence_the_model_holds_the_best_weights_so_far(data):
 
     def explodes(outputs, batch):
         calls.append(1)
-        part = F.cross_entropy(outputs["kind"], batch.targets["kind"])
+        part = F.cross_entropy(outputs["kind"], batch.truth["kind"])
         return {"kind": part * (math.nan if len(calls) == 10 else 1)}
 
-    good = run(data, epochs=2, loss=lambda outputs, batch: {"kind": F.cross_entropy(outputs["kind"], batch.targets["kind"])})[1]
+    good = run(data, epochs=2, loss=lambda outputs, batch: {"kind": F.cross_entropy(outputs["kind"], batch.truth["kind"])})[1]
     model = model_of()
     with pytest.raises(Diverged, match="the loss is nan at step") as caught:
         run(data, model, epochs=4, loss=explodes)
@@ -274,44 +274,6 @@ def test_loss_weights_scale_a_heads_part():
     assert list(plain) == ["kind", "tags", "level", "here"]
 
 
-def test_a_regression_is_weighed_in_deviations_of_its_targets():
-    card = cards.parse(PLAIN | {"outputs": {"level": {"task": "regression"}}})
-    batch = Tensors({}, {"level": torch.tensor([60.0, 70.0])}, {}, torch.arange(2))
-    loss = TaskLosses(card, deviations={"level": 10.0})({"level": torch.tensor([[70.0], [70.0]])}, batch)
-    assert loss["level"] == pytest.approx(0.25)
-
-
-def test_the_contrastive_loss_is_low_for_matched_pairs_only():
-    vectors = torch.eye(8)
-    assert contrastive(vectors, vectors) < 0.01 < 1 < contrastive(vectors, vectors.flip(0))
-
-
-def test_scores_equal_torchmetrics_classes():
-    from torchmetrics import classification as oracle
-    from torchmetrics.retrieval import RetrievalRecall
-
-    torch.manual_seed(0)
-    answers, truth = torch.randn(200, 4), torch.randint(4, (200,))
-    found = score(cards.Output("y", "classification", tuple("abcd")), answers, truth)
-    for name, metric in {
-        "accuracy": oracle.MulticlassAccuracy(4, average="micro"), "precision": oracle.MulticlassPrecision(4),
-        "recall": oracle.MulticlassRecall(4), "f1": oracle.MulticlassF1Score(4), "auroc": oracle.MulticlassAUROC(4),
-    }.items():  # fmt: skip
-        assert found[name] == pytest.approx(float(metric(answers, truth)), abs=1e-6)
-    there = torch.randn(50, 6)
-    here = there + torch.randn(50, 6)
-    cosine = F.normalize(here, dim=1) @ F.normalize(there, dim=1).T
-    rows = torch.arange(50).repeat_interleave(50)
-    for k in (1, 5, 10):
-        expected = RetrievalRecall(top_k=k)(cosine.flatten(), torch.eye(50).flatten().bool(), indexes=rows)
-        assert score(cards.Output("h", "embedding", pair="t"), here, there)[f"recall_at_{k}"] == pytest.approx(float(expected))
-
-
-def test_labels_that_never_occur_are_left_out_of_auroc():
-    found = score(cards.Output("y", "classification", tuple("abc")), torch.eye(3)[[0, 1, 0, 1]], torch.tensor([0, 1, 0, 1]))
-    assert found["auroc"] == pytest.approx(1.0)
-
-
 def test_a_loss_weight_for_no_output_is_an_error(data):
     with pytest.raises(CardError, match=r"a loss weight names 'kinds', no output(.|\n)*did you mean 'kind'"):
         train_model(model_of(), open_dataset(data, model_of().card), plan=Plan(epochs=1, loss_weights={"kinds": 2.0}))
@@ -374,7 +336,7 @@ class Learned(nn.Module):
 
     def forward(self, outputs, batch):
         self.modes.append(self.training)
-        return {"kind": F.cross_entropy(self.scale(outputs["kind"]), batch.targets["kind"]), "size": 0.01 * outputs["kind"].square().mean()}
+        return {"kind": F.cross_entropy(self.scale(outputs["kind"]), batch.truth["kind"]), "size": 0.01 * outputs["kind"].square().mean()}
 
 
 def test_a_loss_that_is_a_module_is_trained_along_and_its_weights_are_not_the_models(data):

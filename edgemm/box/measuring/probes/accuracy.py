@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
-from edgemm.data import scoring
+from edgemm.contracts.task import Score
 from edgemm.errors import MeasureError
 
 
@@ -46,8 +47,8 @@ class Accuracy(Probe):
     def start(self) -> None:
         self._writers = {}
 
-    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
-        for kind, arrays in (("prediction", answers), ("truth", targets or {})):
+    def observe(self, answers: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray] | None) -> None:
+        for kind, arrays in (("prediction", answers), ("truth", truth or {})):
             for name, array in arrays.items():
                 self._writer(f"{kind}.{name}").append(np.asarray(array))
 
@@ -62,12 +63,13 @@ class Accuracy(Probe):
         (answers,) = samples
         found = []
         for name, output in answers.outputs.items():
-            if name not in answers.truth and not (output.task == "embedding" and output.pair):
+            task, truth = tasks.of(output), answers.truth.get(name)
+            if not task.is_scored or (task.has_truth and truth is None):
                 continue
-            truth = answers.predictions[output.pair] if name not in answers.truth else answers.truth[name]
-            found.append(_measurement(scoring.measure(output, answers.predictions[name], truth), name))
-            if name in answers.before:
-                found.append(_measurement(_lost(answers, name, output), name))
+            after = task.measure(answers.predictions, truth)
+            found.append(_measurement(after.score(), name))
+            if all(read in answers.before for read in task.reads):
+                found.append(_measurement(task.measure(answers.before, truth).drop(after), name))
         return found
 
     def _writer(self, key: str) -> NpyWriter:
@@ -120,13 +122,6 @@ class NpyWriter:
         return header.getvalue()
 
 
-def _lost(answers: Answers, name: str, output: Output) -> scoring.Score:
-    if output.task == "embedding" and output.pair:
-        before = answers.before[output.pair]
-        return scoring.drop(output, answers.before[name], answers.predictions[name], before, pair_after=answers.predictions[output.pair])
-    return scoring.drop(output, answers.before[name], answers.predictions[name], answers.truth[name])
-
-
-def _measurement(score: scoring.Score, output: str) -> Measurement:
+def _measurement(score: Score, output: str) -> Measurement:
     found = Measurement(score.name, score.value, score.unit, score.better, output=output, n=score.n, per_point=score.per_point)
     return replace(found, low=score.low, high=score.high)

@@ -25,7 +25,7 @@ class Energy(Probe):
         if self._meter:
             self._meter.start()
 
-    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
+    def observe(self, answers: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray] | None) -> None:
         self._calls += 1
 
     def stop(self) -> float | None:

@@ -26,7 +26,7 @@ class Latency(Probe):
         self._samples = []
         self._last = time.perf_counter_ns()
 
-    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
+    def observe(self, answers: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray] | None) -> None:
         now = time.perf_counter_ns()
         self._samples.append((now - self._last) / 1e6)
         self._last = time.perf_counter_ns()

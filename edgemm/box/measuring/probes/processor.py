@@ -27,7 +27,7 @@ class Processor(Probe):
     def start(self) -> None:
         self._calls, self._began = 0, time.clock_gettime(self._clock)
 
-    def observe(self, answers: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray] | None) -> None:
+    def observe(self, answers: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray] | None) -> None:
         self._calls += 1
 
     def stop(self) -> float:

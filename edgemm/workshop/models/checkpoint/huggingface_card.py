@@ -34,7 +34,7 @@ def read(folder: Path, weights: str) -> Card:
     text = (folder / "tokenizer.json").is_file() or "vocab_size" in config
     inputs = {"text": _text(folder, config, weights)} if text else {"image": _image(config, pictures)}
     task = "multilabel" if config.get("problem_type") == "multi_label_classification" else "classification"
-    output = Output("logits", task, labels) if labels else Output("logits", "tensor")
+    output = Output("logits", task, {"labels": labels}) if labels else Output("logits", "tensor")
     return Card(inputs=inputs, outputs={"logits": output}, factory=f"hf:{auto}", weights=weights)
 
 

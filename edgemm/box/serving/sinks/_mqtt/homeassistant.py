@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
 from edgemm.contracts.sink import About
+from edgemm.contracts.task import Entity
 
 ALL = "all"
-CLASSED = ("classification", "multilabel")
 
 
 def slug(text: str) -> str:
@@ -20,7 +21,7 @@ def slug(text: str) -> str:
 
 def events(about: About) -> list[str]:
     """Labels that can be an event, of all outputs."""
-    return [label for name, output in about.outputs.items() for label in _labels(about, name, output)]
+    return [entity.key for name, output in about.outputs.items() for entity in _told(about, name, output) if entity.kind == "on_off"]
 
 
 def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
@@ -60,31 +61,33 @@ def _device(about: About) -> dict[str, Any]:
     return {"ids": [f"edgemm_{slug(about.name)}"], "name": about.name, "mf": "edgemm", "mdl": about.model, "sw": about.version}
 
 
-def _labels(about: About, name: str, output: Output) -> list[str]:
-    if output.task not in CLASSED:
-        return []
-    return [label for label in output.labels or () if label not in about.quiet.get(name, frozenset())]
+def _told(about: About, name: str, output: Output) -> list[Entity]:
+    """What the output's task shows, without the classes that are never an event."""
+    quiet = about.quiet.get(name, frozenset())
+    return [entity for entity in tasks.of(output).entities() if entity.kind != "on_off" or entity.key not in quiet]
 
 
 def _of_output(about: About, base: str, name: str, output: Output) -> dict[str, dict[str, Any]]:
-    made: dict[str, dict[str, Any]] = {}
-    place = f"{base}/{slug(name)}"
-    running = {"availability": [{"topic": f"{base}/availability"}, {"topic": f"{base}/running"}], "availability_mode": "all"}
-    if output.task in CLASSED:
-        for label in _labels(about, name, output):
-            made[f"{slug(name)}_{slug(label)}"] = {
-                "p": "binary_sensor",
-                "name": label.replace("_", " ").capitalize(),
-                "state_topic": f"{place}/{slug(label)}",
-                "json_attributes_topic": f"{place}/{slug(label)}/attributes",
-                **running,
-            }
-        scene = {"p": "sensor", "name": name.replace("_", " ").capitalize(), "state_topic": f"{place}/scene", **running}
-        made[f"{slug(name)}_scene"] = scene | ({"device_class": "enum", "options": list(output.labels)} if output.labels else {})
-    elif output.task in ("regression", "embedding") and (output.task == "regression" or output.pair):
-        value = {"p": "sensor", "name": name.replace("_", " ").capitalize(), "state_topic": f"{place}/value", **running}
-        made[f"{slug(name)}_value"] = value | ({"unit_of_measurement": output.unit} if output.unit else {})
-    return made
+    return {f"{slug(name)}_{slug(entity.key)}": _of_entity(base, name, entity) for entity in _told(about, name, output)}
+
+
+def _of_entity(base: str, name: str, entity: Entity) -> dict[str, Any]:
+    topic = f"{base}/{slug(name)}/{slug(entity.key)}"
+    running: dict[str, Any] = {
+        "availability": [{"topic": f"{base}/availability"}, {"topic": f"{base}/running"}],
+        "availability_mode": "all",
+    }
+    if entity.kind == "on_off":
+        attributes = {"json_attributes_topic": f"{topic}/attributes"}
+        return {"p": "binary_sensor", "name": _title(entity.key), "state_topic": topic, **attributes, **running}
+    shown: dict[str, Any] = {"p": "sensor", "name": _title(name), "state_topic": topic, **running}
+    if entity.choices:
+        shown |= {"device_class": "enum", "options": list(entity.choices)}
+    return shown | ({"unit_of_measurement": entity.unit} if entity.unit else {})
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _controls(about: About, base: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,97 @@
+"""Any number of labels at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgemm.contracts.decision import Observation
+from edgemm.contracts.task import Arrays, Cells, Entity, Labels, Task
+from edgemm.data import labels as cells
+from edgemm.data import scoring
+from edgemm.data.scoring import Metric, RowScores
+
+STEPS, LABELS = ";", "|"
+WORDS = {"f1": "Macro F1"}
+
+
+@dataclass(frozen=True)
+class Multilabel(Task):
+    """Logits and truth float32 (n, labels), truth 0 or 1; ``per_step`` puts T after n. Guarded: macro F1.
+
+    Attributes:
+        labels: Names of the classes; where there are none, train takes those of its data.
+        per_step: One answer a time step; a cell lists its steps, separated by ";".
+    """
+
+    labels: Labels | None = None
+    per_step: bool = False
+
+    @property
+    def answer_width(self) -> int | None:
+        return len(self.labels) if self.labels else None
+
+    @property
+    def lacks_labels(self) -> bool:
+        return not self.labels
+
+    def labels_in(self, cell: Any) -> Iterable[str]:
+        return [label for step in (cells.items(cell, STEPS) if self.per_step else [cell]) for label in _labels_in(step)]
+
+    def truth(self, cell: Any, row: Cells) -> np.ndarray:
+        """Labels separated by "|", a list of them, or an array of 0 and 1; an empty cell has none of them."""
+        return cells.by_step(cell, STEPS, self._row) if self.per_step else self._row(cell)
+
+    def statistics(self, answers: Arrays, truth: np.ndarray | None) -> RowScores:
+        """F1 has an influence per row: the first-order change of the score when the row is seen once more (the delta method).
+
+        A label that is neither there nor answered counts as 0, as in torchmetrics.
+        """
+        assert truth is not None
+        rows, labels = len(truth), truth.shape[-1]
+        answered, true = answers[self.name] > 0, truth > 0.5
+        hit = (answered & true).reshape(rows, -1, labels).sum(axis=1).astype(np.float64)
+        size = answered.reshape(rows, -1, labels).sum(axis=1) + true.reshape(rows, -1, labels).sum(axis=1).astype(np.float64)
+        mean_size = size.mean(axis=0)
+        safe = np.where(mean_size > 0, mean_size, 1.0)
+        per_label = 2 * hit.mean(axis=0) / safe
+        influence = ((2 * hit - per_label * size) / safe).mean(axis=1)
+        return RowScores(metric=Metric("f1"), rows=influence, whole=float(per_label.mean()))
+
+    def further(self, answers: Arrays, truth: np.ndarray | None) -> Mapping[str, float]:
+        """Accuracy of all yes and no; macro averages of precision, recall and, over the labels that have both answers, auroc."""
+        assert truth is not None
+        labels = truth.shape[-1]
+        logits, true = answers[self.name].reshape(-1, labels), truth.reshape(-1, labels) > 0.5
+        answered = logits > 0
+        macro = scoring.precision_recall_f1((answered & true).sum(axis=0), answered.sum(axis=0), true.sum(axis=0))
+        areas = [scoring.area_under_roc(logits[:, label], true[:, label]) for label in range(labels)]
+        return {"accuracy": float((answered == true).mean()), **macro, "auroc": scoring.mean_of_known(areas)}
+
+    def read(self, answers: Arrays) -> Observation:
+        """A sigmoid each; of a series its last step."""
+        logits = np.atleast_1d(np.asarray(answers[self.name], np.float64)[0])
+        logits = logits[-1] if self.per_step else logits
+        return Observation(cells.named(1 / (1 + np.exp(-np.clip(logits, -500, 500))), self.labels))
+
+    def entities(self) -> Sequence[Entity]:
+        """A switch a label, and the label that leads."""
+        return [*(Entity(label, "on_off") for label in self.labels or ()), Entity("scene", "word", self.labels or ())]
+
+    def _row(self, cell: Any) -> np.ndarray:
+        labels = cells.require_labels(self.labels, self.name)
+        if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and cell.shape == (len(labels),) and np.isin(cell, (0, 1)).all():
+            return cell.astype(np.float32)
+        row = np.zeros(len(labels), np.float32)
+        for item in cells.items(cell, LABELS):
+            row[cells.index_of(item, labels, self.name)] = 1.0
+        return row
+
+
+def _labels_in(cell: Any) -> list[str]:
+    if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and not cells.is_empty(cell):
+        return [str(place) for place in range(len(cell))]
+    return [cells.word_of(item) for item in cells.items(cell, LABELS)]

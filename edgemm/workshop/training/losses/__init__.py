@@ -1,0 +1,1 @@
+"""What an output is trained with: one small file a task."""

@@ -1,0 +1,62 @@
+"""The sum of the outputs' own losses, by which ``train`` trains; and what a loss is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from edgemm.contracts.card import Card
+from edgemm.errors import CardError, nearest
+from edgemm.workshop.training import loss as losses
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A ``data.Batch`` on the training device: same fields, tensors instead of arrays."""
+
+    inputs: dict[str, Tensor]
+    truth: dict[str, Tensor]
+    present: dict[str, Tensor]
+    rows: Tensor
+
+
+LossHook = Callable[[Mapping[str, Tensor], Tensors], Mapping[str, Tensor]]
+"""Outputs by name and the batch -> parts of the loss by name; the loop minimises their sum."""
+
+
+def check_weights(card: Card, weights: Mapping[str, float]) -> None:
+    """Raises CardError where a weight is for no output of the card."""
+    for name in weights:
+        if name not in card.outputs:
+            raise CardError(f"a loss weight names '{name}', no output of this model.", fix=nearest(name, card.outputs))
+
+
+class TaskLosses:
+    """The weighted sum of the outputs' losses, each as its task's file in ``losses/`` has it.
+
+    Args:
+        weights: Output name -> factor; 1 where not named.
+        deviations: Output that is a measurement -> standard deviation of its truth in train.
+
+    Raises:
+        CardError: A weight for no output, or no output that has a loss.
+    """
+
+    def __init__(self, card: Card, *, weights: Mapping[str, float] | None = None, deviations: Mapping[str, float] | None = None) -> None:
+        self._weights = dict(weights or {})
+        check_weights(card, self._weights)
+        scales = deviations or {}
+        self._losses = {name: losses.of(card.outputs[name], deviation=scales.get(name, 1.0)) for name in losses.trained_outputs(card)}
+        if not self._losses:
+            raise CardError(
+                "no output of this card can be trained.",
+                why="a tensor, and an embedding without a pair, have no loss.",
+                fix="give one output a task: classification, multilabel, regression, or embedding with `pair: <other output>`.",
+            )
+
+    def __call__(self, outputs: Mapping[str, Tensor], batch: Tensors) -> dict[str, Tensor]:
+        """One weighted part an output: scalar tensors."""
+        answers = {name: answer.float() for name, answer in outputs.items()}
+        return {name: self._weights.get(name, 1.0) * loss.supervised(answers, batch.truth.get(name)) for name, loss in self._losses.items()}
