@@ -104,7 +104,9 @@ def test_every_key_of_sound_features_stands_in_the_reference_with_its_default():
 
 def test_the_reference_names_every_key_task_target_option_budget_and_recipe():
     card, recipe = ((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("card.md", "recipe.md"))
-    for key in (*cards.KEYS, *cards.INPUT_KEYS, *cards.OUTPUT_KEYS, *cards.TASKS):
+    tasks = plugins.names("tasks")
+    options = [key for task in tasks for key in plugins.options("tasks", task)]
+    for key in (*cards.KEYS, *cards.INPUT_KEYS, "task", *tasks, *options):
         assert re.search(rf"`{key}(?:`|:)", card), f"card.md does not name {key}"
     for name in [*recipes.BUDGETS, *recipes.shipped()]:
         assert f"`{name}`" in recipe, f"recipe.md does not name {name}"

@@ -110,6 +110,7 @@ class Entity:
 class Task:
     """One output's task with its options. A plugin is a frozen dataclass whose own fields are the options a card may set.
 
+    ``METRIC`` at the top of its file names the guarded metric and what people call it: ``{"mae": "Mean absolute error"}``.
     ``__post_init__`` checks values and raises ``CardError`` without naming the output (``of`` adds the name). A loss and, for reference
     models, a head of the same name belong to it in the workshop.
 
@@ -250,6 +251,14 @@ def _named(err: EdgemmError, spec: Output) -> CardError:
 def tasks(card: Card) -> dict[str, Task]:
     """Every output's task object, in card order."""
     return {name: of(spec) for name, spec in card.outputs.items()}
+
+
+def guarded_metrics() -> dict[str, str]:
+    """Every task's guarded metric -> what people call it; read from source, nothing is imported."""
+    found: dict[str, str] = {}
+    for name in plugins.names("tasks"):
+        found |= plugins.constant("tasks", name, "METRIC") or {}
+    return found
 
 
 def scored_outputs(card: Card) -> list[str]:

@@ -12,14 +12,13 @@ from edgemm.contracts import plugins
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target, fingerprint
+from edgemm.contracts.task import guarded_metrics
 from edgemm.pipeline import compiling, stages
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.report import page
 from edgemm.store.artifact import Artifact
-
-METRICS = ("accuracy", "f1", "mae", "recall_at_1")
 
 
 def assemble(
@@ -90,7 +89,8 @@ def _provenance(shaped: Shaped, compiled: Sequence[Compiled], plan: Recipe) -> d
 def _accuracy(report: Report) -> dict[str, Any]:
     """Per output and target: the metric of the compressed model with its interval."""
     found: dict[str, Any] = {}
+    metrics = guarded_metrics()
     for m in report.measurements:
-        if m.subject == "bundle" and m.name in METRICS and m.output and not m.modalities:
+        if m.subject == "bundle" and m.name in metrics and m.output and not m.modalities:
             found.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
     return found

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgemm.contracts.report import Measurement, Report
+from edgemm.contracts.task import guarded_metrics
 from edgemm.errors import MeasureError
 from edgemm.report.words import in_unit, name_of
 
 TIMES = ("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "cpu_ms", "cold_start_ms", "paced_p50_ms", "paced_p95_ms")
 OTHERS = ("peak_rss_mib", "unique_mib", "throughput_per_s", "energy_mj")
-SCORES = ("accuracy", "f1", "mae", "recall_at_1", "accuracy_drop_points")
 TOLERANCE = 0.05  # runs at different times differ by so much without any change: other pages in memory, another temperature
 SIZE_TOLERANCE = 0.01
 WIDER = 2.576 / 1.96  # of 95% half widths: among a hundred rows five would seem to differ at 95%
@@ -132,7 +132,7 @@ def _change(old: Measurement | None, new: Measurement | None) -> Change:
 def _verdict(old: Measurement, new: Measurement) -> str:
     lower = new.better == "lower"
     worse = (new.value - old.value) if lower else (old.value - new.value)
-    if new.name in SCORES:
+    if new.name == "accuracy_drop_points" or new.name in guarded_metrics():
         least = 0.0
     elif new.name in (*TIMES, *OTHERS):
         least = TOLERANCE * abs(old.value)

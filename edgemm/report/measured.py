@@ -8,12 +8,12 @@ from html import escape
 from typing import Any
 
 from edgemm.contracts.report import Measurement, Report, Variant
+from edgemm.contracts.task import guarded_metrics
 from edgemm.report.charts import nice_ticks
 from edgemm.report.sections import section, table
 from edgemm.report.words import name_of
 
 LATENCIES = ("latency_p50_ms", "paced_p50_ms")
-SCORES = ("accuracy", "f1", "recall_at_1", "mae")
 COLOURS = {subject: f"var(--{subject})" for subject in ("original", "float", "default", "bundle")}
 AUDITED = 12  # layers shown at once; the rest is in report.json
 MARK = 1.1  # per cent of the width: the least a turn takes in the timeline
@@ -26,8 +26,8 @@ def measured(report: Report) -> str:
 
 def _pareto(report: Report) -> str:
     """For each output with a score: its value against the median latency of every variant; the best trade-offs joined by a line."""
-    parts = []
-    for name, output in dict.fromkeys((m.name, m.output) for m in report.measurements if m.name in SCORES and m.output):
+    parts, metrics = [], guarded_metrics()
+    for name, output in dict.fromkeys((m.name, m.output) for m in report.measurements if m.name in metrics and m.output):
         pairs = [(v, v.get("latency_p50_ms"), v.get(name, output)) for v in report.variants()]
         points = [(v, x, y) for v, x, y in pairs if x and y and math.isfinite(x.value) and math.isfinite(y.value)]
         if len(points) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from edgemm.contracts.report import Measurement
+from edgemm.contracts.task import guarded_metrics
 
 NAMES = {
     "latency_p50_ms": "Latency, median", "latency_p90_ms": "Latency, 90th percentile", "latency_p95_ms": "Latency, 95th percentile",
@@ -16,7 +17,7 @@ NAMES = {
     "paced_max_ms": "At the pace, slowest call", "paced_jitter_ms": "At the pace, jitter",
     "paced_late_p95_ms": "At the pace, begun late by (95th percentile)", "paced_dropped": "At the pace, dropped",
     "paced_cpu_ms": "At the pace, processor time a step", "energy_j_per_hour": "Energy an hour at the pace",
-    "parameters": "Parameters", "accuracy": "Accuracy", "f1": "Macro F1", "mae": "Mean absolute error", "recall_at_1": "Recall@1",
+    "parameters": "Parameters",
     "sqnr_db": "Signal to error (SQNR)", "accuracy_drop_points": "Loss against the original",
 }  # fmt: skip
 UNITS = {"_points": "points", "_ms": "ms", "_mib": "MiB"}
@@ -24,7 +25,7 @@ UNITS = {"_points": "points", "_ms": "ms", "_mib": "MiB"}
 
 def name_of(measured: str, output: str | None = None) -> str:
     """A measurement's name in words; one that has none stands as it is."""
-    return NAMES.get(measured, measured) + (f", {output}" if output else "")
+    return (NAMES.get(measured) or guarded_metrics().get(measured, measured)) + (f", {output}" if output else "")
 
 
 def unit_of(measured: str) -> str:

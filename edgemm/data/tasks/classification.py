@@ -15,7 +15,7 @@ from edgemm.data import scoring
 from edgemm.data.scoring import Metric, RowScores
 
 STEPS = "|"
-WORDS = {"accuracy": "Accuracy"}
+METRIC = {"accuracy": "Accuracy"}
 
 
 @dataclass(frozen=True)

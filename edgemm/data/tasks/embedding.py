@@ -15,7 +15,7 @@ from edgemm.data.scoring import Metric, RowScores, SignalToNoise
 SIMILARITY_ROWS = 1024  # rows of the similarity matrix held at a time: 40 MB for 10,000 candidates
 TIE = 1e-6  # cosines closer than float32's rounding are one and the same
 FURTHER = (5, 10)
-WORDS = {"recall_at_1": "Recall@1"}
+METRIC = {"recall_at_1": "Recall@1"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgemm.data.scoring import Metric, RowScores
 from edgemm.errors import DataError
 
 STEPS = "|"
-WORDS = {"mae": "Mean absolute error"}
+METRIC = {"mae": "Mean absolute error"}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ import numpy as np
 from edgemm.contracts.task import Arrays, Statistics, Task
 from edgemm.data.scoring import SignalToNoise
 
-WORDS = {"sqnr_db": "Signal to error (SQNR)"}
-
 
 @dataclass(frozen=True)
 class Tensor(Task):

@@ -1,0 +1,223 @@
+"""What holds for every task: cell, truth, metric, interval, reading, entity; and its loss and head in the workshop."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgemm.contracts import plugins
+from edgemm.contracts.card import parse
+from edgemm.contracts.task import Cells, Task, guarded_metrics, of, scored_outputs
+from edgemm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A card's outputs, cells of a dataset and what a model that is right about them answers.
+
+    Attributes:
+        nonsense: Cells that cannot be.
+        no_head: Why the reference models have none.
+    """
+
+    options: dict[str, Any]
+    answers: dict[str, np.ndarray]
+    cells: list[Any] = field(default_factory=list)
+    nonsense: tuple[Any, ...] = ()
+    others: dict[str, Any] = field(default_factory=dict)
+    no_head: str = ""
+
+
+VECTORS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+EXAMPLES = {
+    "classification": Example(
+        {"labels": ["quiet", "glass"]},
+        {"y": 9 * np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]},
+        ["quiet", "glass", 1, "quiet"],
+        ("smell", None, "", 2),
+    ),
+    "multilabel": Example(
+        {"labels": ["red", "round"]},
+        {"y": np.array([[9, 9], [9, -9], [-9, 9]], np.float32)},
+        ["red|round", ["red"], "round"],
+        ("red|loud",),
+    ),
+    "regression": Example(
+        {"unit": "dB"}, {"y": np.array([[61.5], [3.0], [-2.0]], np.float32)}, ["61.5", 3, "-2.0"], ("loud", None, "", "nan")
+    ),
+    "embedding": Example({"pair": "z"}, {"y": VECTORS, "z": 2 * VECTORS}, others={"z": {"task": "embedding"}}),
+    "tensor": Example({}, {"y": VECTORS}, no_head="nobody knows what it is to answer"),
+}
+"""An entry a task: a newcomer writes its own here, or in a test beside its folder."""
+
+
+@pytest.fixture(params=plugins.names("tasks"))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def example(name) -> Example:
+    return EXAMPLES[name]
+
+
+@pytest.fixture
+def card(name, example):
+    outputs = {"y": {"task": name, **example.options}, **example.others}
+    return parse({"factory": "own:build", "inputs": {"x": {"modality": "sensor", "shape": [4]}}, "outputs": outputs})
+
+
+@pytest.fixture
+def task(card) -> Task:
+    return of(card.outputs["y"])
+
+
+@pytest.fixture
+def truth(task, example) -> np.ndarray | None:
+    if not task.has_truth:
+        return None if task.is_scored else example.answers["y"]
+    return np.stack([task.truth(cell, Cells(Path())) for cell in example.cells])
+
+
+def worse(answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The answers given to the wrong rows."""
+    return answers | {"y": np.roll(answers["y"], 1, axis=0)}
+
+
+def test_a_card_with_it_is_written_and_read_again_as_it_was(card):
+    assert parse(card.to_dict()).outputs == card.outputs
+
+
+def test_it_has_a_line_about_itself_and_its_options_have_meanings(name):
+    from edgemm.verbs.list import list as list_variants
+
+    described = list_variants("tasks", name).variants[0]
+    assert described.about
+    assert all(choice.meaning for choice in described.options.values())
+
+
+def test_an_unknown_option_is_refused(card, name, example):
+    from edgemm.errors import CardError
+
+    plain = card.to_dict()
+    plain["outputs"]["y"]["labells"] = 3
+    with pytest.raises(CardError, match=r"outputs\.y: unknown key 'labells'"):
+        parse(plain)
+
+
+def test_every_truth_has_one_shape_and_a_number_for_each_row(task, truth, example):
+    if task.has_truth:
+        assert len(truth) == len(example.cells)
+        assert truth.dtype in (np.int64, np.float32)
+
+
+def test_what_cannot_be_in_a_cell_is_an_error_that_names_no_row(task, example):
+    if not task.has_truth:
+        pytest.skip("no column is read")
+    for cell in example.nonsense:
+        with pytest.raises(DataError) as caught:
+            task.truth(cell, Cells(Path()))
+        assert "row" not in caught.value.what
+
+
+def test_right_answers_score_best_and_the_interval_holds_the_value(task, truth, example):
+    score, other = (task.measure(answers, truth).score() for answers in (example.answers, worse(example.answers)))
+    assert score.n == len(example.answers["y"])
+    assert other.value < score.value if score.better == "higher" else other.value > score.value
+    best = {"ratio": 1.0, "dB": 200.0 if score.name == "sqnr_db" else 0.0}
+    assert score.value == pytest.approx(best[score.unit])
+    for one in (score, other):
+        assert one.low is None or one.low <= one.value <= one.high
+
+
+def test_what_is_lost_is_positive_paired_and_nothing_between_equals(task, truth, example):
+    if not task.is_scored:
+        pytest.skip("there is no accuracy to lose")
+    right, wrong = (task.measure(answers, truth) for answers in (example.answers, worse(example.answers)))
+    lost, nothing = right.drop(wrong), right.drop(right)
+    assert lost.name == "accuracy_drop_points"
+    assert lost.value > 0 == nothing.value
+    assert lost.low <= lost.value <= lost.high
+    assert lost.per_point > 0
+    assert right.gain(1.0, [(-1.0, wrong)]).value == pytest.approx(lost.value)
+    assert right.goodness() > wrong.goodness()
+
+
+def test_the_guarded_metric_has_a_name_for_people(task, truth, example):
+    if task.is_scored:
+        assert guarded_metrics()[task.measure(example.answers, truth).score().name]
+
+
+def test_only_what_is_scored_counts_as_that(card, task):
+    assert ("y" in scored_outputs(card)) == task.is_scored
+
+
+def test_other_metrics_are_numbers(task, truth, example):
+    found = task.further(example.answers, truth)
+    assert all(isinstance(value, float) for value in found.values())
+    if task.is_scored:
+        assert task.measure(example.answers, truth).score().name not in found
+
+
+def test_a_confusion_matrix_counts_every_row_once(task, truth, example):
+    matrix = task.confusion(example.answers, truth)
+    if matrix is not None:
+        assert matrix.sum() == len(example.answers["y"]) == np.trace(matrix)
+
+
+def test_a_reading_is_what_was_answered_and_its_entities_show_it(task, example):
+    first = {read: example.answers[read][:1] for read in task.reads}
+    seen, entities = task.read(first), list(task.entities())
+    assert len({entity.key for entity in entities}) == len(entities)
+    if seen is None:
+        assert not entities
+    elif seen.scores is None:
+        assert [(entity.kind, entity.unit) for entity in entities] == [("number", seen.unit)]
+    else:
+        assert [entity.key for entity in entities if entity.kind == "on_off"] == list(seen.scores)
+        assert all(0 <= score <= 1 for score in seen.scores.values())
+        leading = max(seen.scores, key=seen.scores.__getitem__)
+        assert all(leading in entity.choices for entity in entities if entity.kind == "word")
+        assert task.answer_width in (None, example.answers["y"].shape[-1])
+
+
+def test_it_is_served_and_told_to_home_assistant(card, task, example):
+    from edgemm.box.serving.decisions import Decider
+    from edgemm.box.serving.sinks._mqtt import homeassistant
+    from edgemm.contracts.sink import About
+
+    answers = {read: example.answers[read][:1] for read in task.reads}
+    readings, _ = Decider(card, {}).update(answers, 0.0)
+    about = About("box", "model", "1", ("x",), {"y": card.outputs["y"]}, {}, 0.5, lambda what, value: True)
+    shown = [key for key in homeassistant.components(about, "edgemm/box", pictures=False) if key.startswith("y_")]
+    assert len(shown) == len(list(task.entities()))
+    assert ("y" in readings) == bool(shown)
+
+
+def test_it_has_a_loss_that_is_least_for_right_answers(card, task, truth, example):
+    torch = pytest.importorskip("torch")
+    from edgemm.workshop.training.loss import of as loss_of
+
+    loss = loss_of(card.outputs["y"])
+    right, wrong = ({key: torch.from_numpy(array) for key, array in one.items()} for one in (example.answers, worse(example.answers)))
+    assert loss.imitation(right, right, temperature=2.0) == pytest.approx(0.0, abs=1e-6)
+    assert loss.imitation(wrong, right, temperature=2.0) > 0.01
+    assert loss.learns == task.is_scored
+    if loss.learns:
+        true = torch.from_numpy(truth) if task.has_truth else None
+        assert loss.supervised(right, true) < loss.supervised(wrong, true)
+
+
+def test_it_has_a_head_of_its_name_or_a_reason_why_not(card, name, example):
+    torch = pytest.importorskip("torch")
+    from edgemm.workshop.models.protocols import Head
+
+    if example.no_head:
+        assert name not in plugins.names("heads")
+        return
+    answer = plugins.find(Head, name)(8, card.outputs["y"])(torch.zeros(3, 8))
+    width = of(card.outputs["y"]).answer_width
+    assert len(answer) == 3
+    assert width is None or answer.shape[-1] == width
