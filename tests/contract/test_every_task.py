@@ -191,9 +191,13 @@ def test_it_is_served_and_told_to_home_assistant(card, task, example):
     answers = {read: example.answers[read][:1] for read in task.reads}
     readings, _ = Decider(card, {}).update(answers, 0.0)
     about = About("box", "model", "1", ("x",), {"y": card.outputs["y"]}, {}, 0.5, lambda what, value: True)
-    shown = [key for key in homeassistant.components(about, "edgemm/box", pictures=False) if key.startswith("y_")]
+    components = homeassistant.components(about, "edgemm/box", pictures=False)
+    shown = [key for key in components if key.startswith("y_")]
     assert len(shown) == len(list(task.entities()))
     assert ("y" in readings) == bool(shown)
+    if shown:
+        topics = {entity["state_topic"] for key, entity in components.items() if key.startswith("y_")}
+        assert homeassistant.states(about, "edgemm/box", "y", readings["y"]).keys() == topics
 
 
 def test_it_has_a_loss_that_is_least_for_right_answers(card, task, truth, example):

@@ -96,15 +96,9 @@ class Mqtt(Sink):
     def decision(self, decision: Decision) -> None:
         self._set(f"{self._base}/running", "online")
         for name, reading in decision.readings.items():
-            place = f"{self._base}/{ha.slug(name)}"
-            if reading.label is not None:
-                self._set(f"{place}/scene", reading.label)
-                for label in reading.scores or {}:
-                    topic = f"{place}/{ha.slug(label)}"
-                    if topic in self._states:
-                        self._set(topic, "ON" if label in reading.on else "OFF")
-            elif reading.moved or f"{place}/value" not in self._states:
-                self._set(f"{place}/value", f"{reading.value:.6g}")
+            for topic, value in ha.states(self._about, self._base, name, reading).items() if self._about else ():
+                if reading.value is None or reading.moved or topic not in self._states:
+                    self._set(topic, value)
         if self._scores and self._broker:
             self._broker.publish(f"{self._base}/decision", json.dumps(decision_dict(decision)))
 

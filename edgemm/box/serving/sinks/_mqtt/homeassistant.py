@@ -8,6 +8,7 @@ from typing import Any
 
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
+from edgemm.contracts.decision import Reading
 from edgemm.contracts.sink import About
 from edgemm.contracts.task import Entity
 
@@ -55,6 +56,20 @@ def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str
         made["picture"] = {"p": "image", "name": "Last event", "image_topic": f"{base}/picture", "content_type": "image/jpeg"}
     made |= _controls(about, base) | _diagnostics(base)
     return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in made.items()}
+
+
+def states(about: About, base: str, name: str, reading: Reading) -> dict[str, str]:
+    """Topic -> payload of an output's entities."""
+    found = {}
+    for entity in _told(about, name, about.outputs[name]):
+        topic = f"{base}/{slug(name)}/{slug(entity.key)}"
+        if entity.kind == "on_off":
+            found[topic] = "ON" if entity.key in reading.on else "OFF"
+        elif entity.kind == "word" and reading.label is not None:
+            found[topic] = reading.label
+        elif entity.kind == "number" and reading.value is not None:
+            found[topic] = f"{reading.value:.6g}"
+    return found
 
 
 def _device(about: About) -> dict[str, Any]:
