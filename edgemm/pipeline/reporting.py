@@ -210,15 +210,16 @@ def title(path: Path | None) -> str:
 
 
 def _limits(budgets: Sequence[Verdict], found: Sequence[Measurement], recipe: Recipe) -> list[str]:
-    """For each regression under a bare accuracy budget: what its points are in its own unit."""
+    """For each loss in a unit of its own under a bare accuracy budget: what its points are in that unit."""
     given = recipe.budgets.get("accuracy_drop_points")
     if given is None or isinstance(given, Mapping):
         return []
     scaled = {m.output for m in found if m.name == "accuracy_drop_points" and m.per_point not in (None, 1.0)}
     rows = {v.output: v for v in budgets if v.name == "accuracy_drop_points" and v.output in scaled and v.value is not None}
+    words = {m.output: tasks.guarded_metrics()[m.name].lower() for m in found if m.name in tasks.guarded_metrics()}
     return [
-        f"Of '{name}', a regression, one point is a hundredth of its labels' standard deviation: its limit of {given:g} points is "
-        f"{row.limit:g}{f' {row.unit}' if row.unit else ''} of mean absolute error on the test rows."
+        f"Of '{name}' one point is a hundredth of its labels' standard deviation: its limit of {given:g} points is "
+        f"{row.limit:g}{f' {row.unit}' if row.unit else ''} of {words.get(name, 'error')} on the test rows."
         for name, row in rows.items()
     ]
 

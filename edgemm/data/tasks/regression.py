@@ -74,5 +74,7 @@ def _numbers(cell: Any) -> np.ndarray:
     except (TypeError, ValueError) as err:
         raise DataError(f"'{cell}' is no number.", fix="write a number, such as 61.5.") from err
     if not np.isfinite(numbers).all():
-        raise DataError(f"the value is {cell}.", why="a target is a finite number.", fix="mend or remove the row, or pass --skip-bad-rows.")
+        raise DataError(
+            f"the value is {cell}.", why="a measurement is a finite number.", fix="mend or remove the row, or pass --skip-bad-rows."
+        )
     return numbers[0] if numbers.shape == (1,) else numbers

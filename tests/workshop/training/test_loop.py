@@ -298,7 +298,7 @@ def test_a_model_that_fails_on_a_batch_is_named_with_its_line(data):
             return left @ right
 
     model = FusedModel(cards.parse(PLAIN), Failing(kind=3))
-    with pytest.raises(TrainError, match=r"the model failed on a batch of 64 rows, at .*test_training.py:\d+(.|\n)*RuntimeError"):
+    with pytest.raises(TrainError, match=r"the model failed on a batch of 64 rows, at .*test_loop.py:\d+(.|\n)*RuntimeError"):
         run(data, model)
 
 

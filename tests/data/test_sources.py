@@ -42,3 +42,14 @@ columns: {image: picture}
     after = next(iter(open_dataset(stored(tmp_path, before), card).batches("test", 10)))
     np.testing.assert_array_equal(after.inputs["picture"], before.inputs["picture"])
     np.testing.assert_array_equal(after.truth["event"], before.truth["event"])
+
+
+def test_labels_that_are_numbers_come_back_as_they_were_counted(tmp_path):
+    outputs = {"digit": {"task": "classification", "labels": ["2", "1", "5"]}}
+    card = cards.parse({"factory": "own:build", "inputs": {"x": {"modality": "sensor", "shape": [1]}}, "outputs": outputs})
+    np.savez(tmp_path / "whole.npz", x=np.zeros((3, 1), np.float32), digit=np.array([5, 2, 1]), split=np.array(["test"] * 3))
+    before = next(iter(open_dataset(tmp_path / "whole.npz", card).batches("test", 3)))
+    assert before.truth["digit"].tolist() == [2, 0, 1]
+    (tmp_path / "there").mkdir()
+    after = next(iter(open_dataset(stored(tmp_path / "there", before), card).batches("test", 3)))
+    assert after.truth["digit"].tolist() == [2, 0, 1], "2 is the third label here, not the one called 2"
