@@ -87,7 +87,12 @@ def _files(kind: str) -> dict[str, Path]:
 
 def kind_of(protocol: type) -> str:
     """The kind of variant that a protocol describes: ``Target`` -> ``targets``, ``Modality`` -> ``modalities``, ``Loss`` -> ``losses``."""
-    word = protocol.__name__.lower()
+    return plural(protocol.__name__)
+
+
+def plural(protocol: str) -> str:
+    """``kind_of`` for a protocol's name."""
+    word = protocol.lower()
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
 
 
@@ -207,6 +212,11 @@ def constant(kind: str, name: str, variable: str) -> Any:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable:
             return ast.literal_eval(node.value)
     return None
+
+
+def packages(kind: str, name: str) -> tuple[str, ...]:
+    """Distributions that change what a plugin computes, as its file lists them in ``PACKAGES``."""
+    return tuple(constant(kind, name, "PACKAGES") or ())
 
 
 def _parameters(node: ast.FunctionDef) -> dict[str, Option]:

@@ -55,7 +55,7 @@ def answers(
         "limit": limit,
     }
     name = f"accuracy {candidate.name}" if split == "test" else f"{split} {candidate.name}"
-    made = job.stage(name, inputs, make, packages=_packages(candidate), on_this_machine=True)
+    made = job.stage(name, inputs, make, steps=(), targets=[candidate.target], packages=_packages(candidate), on_this_machine=True)
     with np.load(made.main, allow_pickle=False) as file:
         flat = dict(file)
     labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}

@@ -132,7 +132,7 @@ def _timed(
         "forbid": sorted(forbid),
         "data": job.fingerprint,
     }
-    made = job.stage(f"precision {name}", inputs, make, packages=("onnx", *versions), on_this_machine=True)
+    made = job.stage(f"precision {name}", inputs, make, steps=(), targets=[name], packages=("onnx", *versions), on_this_machine=True)
     return dict(json.loads(made.main.read_text(encoding="utf-8")))
 
 

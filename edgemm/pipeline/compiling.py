@@ -193,7 +193,8 @@ def ladder(
         "seed": job.seed,
         "search": search,
     }
-    made = job.stage(f"parity {name}", inputs, make, packages=("onnxruntime", *target.versions()), on_this_machine=True)
+    packages = ("onnxruntime", *target.versions())
+    made = job.stage(f"parity {name}", inputs, make, steps=(), targets=[name], packages=packages, on_this_machine=True)
     return list(json.loads(made.main.read_text(encoding="utf-8")))
 
 
@@ -229,8 +230,11 @@ def _tuned(
         "original": partial.original[0].identity if limits else None,
         "data": job.fingerprint,
     }
-    made = json.loads(job.stage(f"tune {name}", inputs, make, packages=versions, on_this_machine=True).main.read_text(encoding="utf-8"))
-    return made["options"], made["table"]
+    # limits hold accuracy against the original, a torch model perhaps
+    targets = [name, *(["torch"] if limits else [])]
+    made = job.stage(f"tune {name}", inputs, make, steps=(), targets=targets, packages=versions, on_this_machine=True)
+    tuned = json.loads(made.main.read_text(encoding="utf-8"))
+    return tuned["options"], tuned["table"]
 
 
 def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], str]:
@@ -295,6 +299,7 @@ def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: in
         "data": job.fingerprint,
     }
     packages = [name for part in compiled for name in plugins.find(Target, part.target)(**part.given).versions()]
-    made = job.stage("golden", inputs, make, packages=packages, on_this_machine=True)
+    targets = [part.target for part in compiled]
+    made = job.stage("golden", inputs, make, steps=(), targets=targets, packages=packages, on_this_machine=True)
     with np.load(made.main, allow_pickle=False) as file:
         return Golden.of_arrays(dict(file))

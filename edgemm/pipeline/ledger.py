@@ -195,7 +195,15 @@ def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subs
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
-    made = job.stage(f"ledger {candidate.name}", stage_inputs, make, packages=target.versions(), on_this_machine=True)
+    made = job.stage(
+        f"ledger {candidate.name}",
+        stage_inputs,
+        make,
+        steps=(),
+        targets=[candidate.target],
+        packages=target.versions(),
+        on_this_machine=True,
+    )
     with np.load(made.main, allow_pickle=False) as file:
         flat = dict(file)
     truth = {key.removeprefix("label/"): array for key, array in flat.items() if key.startswith("label/")}

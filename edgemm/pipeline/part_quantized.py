@@ -149,7 +149,7 @@ class Partial:
             return files.save(revert(files.load(self.quantized.main), files.load(self.floats.main), wanted), scratch / "model.onnx")
 
         inputs = {"quantized": self.quantized.folder.name, "floats": self.floats.folder.name, "nodes": wanted}
-        made = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, packages=("onnx",))
+        made = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, steps=(), targets=(), packages=("onnx",))
         return made
 
     def answers(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> tuple[answering.Arrays, answering.Arrays]:
@@ -200,7 +200,7 @@ class Partial:
             "pieces": {name: sorted(nodes) for name, nodes in pieces.items()},
             "data": self.job.fingerprint,
         }
-        made = self.job.stage(f"noise {self.target}", inputs, make, packages=("onnx", "onnxruntime"))
+        made = self.job.stage(f"noise {self.target}", inputs, make, steps=(), targets=(), packages=("onnx", "onnxruntime"))
         return dict(json.loads(made.main.read_text(encoding="utf-8")))
 
     def pieces(self, branch: str) -> dict[str, list[str]]:

@@ -146,7 +146,8 @@ def _timings(job: Job, forms: Sequence[tuple[Candidate, Artifact]]) -> tuple[dic
         "data": job.fingerprint,
     }
     versions = {name for c, _ in forms for name in plugins.find(Target, c.target)(**c.target_options).versions()}
-    made = job.stage("benchmark", inputs, make, packages=versions, on_this_machine=True)
+    targets = {c.target for c, _ in forms}
+    made = job.stage("benchmark", inputs, make, steps=(), targets=targets, packages=versions, on_this_machine=True)
     told = json.loads(made.main.read_text(encoding="utf-8"))
     for row in told["rows"].values():
         row["measurements"] = [Measurement(**m) for m in row["measurements"]]
@@ -262,7 +263,10 @@ def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, An
         "target": [part.target, dict(part.given)],
         "options": dict(part.options),
     }
-    made = job.stage(f"branches {part.target}", inputs, make, packages=("onnx", *target.versions()), on_this_machine=True)
+    packages = ("onnx", *target.versions())
+    made = job.stage(
+        f"branches {part.target}", inputs, make, steps=(), targets=[part.target], packages=packages, on_this_machine=True
+    )
     ends = {branch: difference for rung in part.rungs for branch, difference in rung["branches"].items()}
     told = json.loads(made.main.read_text(encoding="utf-8"))
     before = {row["branch"]: row for row in told["before"]}

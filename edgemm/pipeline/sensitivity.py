@@ -195,7 +195,7 @@ class _Whole:
             write_json(path, [branch for branch in dict.fromkeys(parts.of_node.values()) if branch in weighed])
             return path
 
-        made = self.job.stage("parts", {"model": self.job.identity}, make, packages=TRAINERS)
+        made = self.job.stage("parts", {"model": self.job.identity}, make, steps=(), targets=(), packages=TRAINERS)
         return list(json.loads(made.main.read_text(encoding="utf-8")))
 
     def pruned(self, branch: str, ratio: float) -> tuple[answering.Arrays | None, str]:
@@ -234,7 +234,7 @@ class _Whole:
             "skip_bad_rows": self.job.skip_bad_rows,
             "seed": self.job.seed,
         }
-        made = self.job.stage(f"sensitivity {branch} {ratio:g}", inputs, make, packages=TRAINERS)
+        made = self.job.stage(f"sensitivity {branch} {ratio:g}", inputs, make, steps=["prune"], targets=(), packages=TRAINERS)
         told = json.loads(made.main.read_text(encoding="utf-8"))
         if not told["pruned"]:
             return None, told["note"]

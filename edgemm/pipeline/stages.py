@@ -6,7 +6,7 @@ the functions that do the work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -18,7 +18,7 @@ import numpy as np
 from edgemm.box.bundle.packing import Reference, write_npz
 from edgemm.box.measuring.busy import load
 from edgemm.contracts import card as cards
-from edgemm.contracts import plugins
+from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.recipe import Recipe, Step
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     pass
 
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
-QUANTIZERS = ("nncf", "onnx", "onnxruntime")
 OPSET = 18
 """What the exporter writes without conversion, and every target takes."""
 BATCH_SIZE = 64
@@ -78,7 +77,34 @@ class Job:
         """Progress of the running stage, in the form that probes and steps call."""
         self.progress.update(text, fraction)
 
-    def stage(self, name: str, inputs: Mapping[str, Any], make: Maker, **options: Any) -> Artifact:
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Maker,
+        *,
+        steps: Iterable[str] | None = None,
+        targets: Iterable[str] | None = None,
+        packages: Iterable[str] | None = None,
+        on_this_machine: bool = False,
+    ) -> Artifact:
+        """A stage of this run: found by the code of the module that ``make`` stands in, ``inputs`` and versions, or made.
+
+        What a stage leaves out of the following costs a needless repetition, never a wrong result.
+
+        Args:
+            name: The first word is the stage's in the cache, what follows is for the reader of the progress.
+            steps: Steps that ``make`` calls, beside those that the card's model went through; None = it may be any.
+            targets: Targets that it uses, beside those that the code names; None = it may be any.
+            packages: Distributions whose version matters, beside those that decode the inputs; None = all that the code imports.
+            on_this_machine: True where the result depends on the machine too.
+        """
+        only = {
+            **({} if steps is None else {"steps": [*steps, *applied_steps(self.card)]}),
+            **({} if targets is None else {"targets": targets}),
+        }
+        code = stage_code.of(make.__module__, only=only)
+        decoders = [name for spec in self.card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
         fresh = False
 
         def noted(scratch: Path) -> Path:
@@ -87,9 +113,22 @@ class Job:
             return make(scratch)
 
         with self.progress.stage(name):
-            artifact = cache.stage(name.split(" ")[0], inputs, noted, **options)
+            artifact = cache.stage(
+                name.split(" ")[0],
+                inputs,
+                noted,
+                code=code.digest,
+                packages=code.packages if packages is None else {*packages, *decoders},
+                on_this_machine=on_this_machine,
+                waiting=self.progress.note,
+            )
         (self.made if fresh else self.reused).append(name)
         return artifact
+
+
+def applied_steps(card: Card) -> list[str]:
+    """Steps that a checkpoint's model went through: loading it takes their code."""
+    return [step for entry in card.applied for step in entry]
 
 
 def start(
@@ -170,7 +209,7 @@ def export(job: Job, *, opset: int = OPSET) -> Artifact:
         return path
 
     inputs = {"model": job.identity, "opset": opset, "data": job.fingerprint}
-    return job.stage("export", inputs, make, packages=EXPORTERS)
+    return job.stage("export", inputs, make, steps=(), targets=(), packages=EXPORTERS)
 
 
 def files_of(artifact: Artifact) -> list[Path]:
@@ -198,9 +237,9 @@ def reference(job: Job, exported: Artifact) -> Artifact:
 
     The original is the torch model; for an ONNX file, that file in ONNX Runtime.
     """
+    runtime, artifact, batch_size = ("onnxruntime", exported.main, 1) if job.card.is_onnx else ("torch", job.card.path, BATCH_SIZE)
 
     def make(scratch: Path) -> Path:
-        runtime, artifact, batch_size = ("onnxruntime", exported.main, 1) if job.card.is_onnx else ("torch", job.card.path, BATCH_SIZE)
         parts: dict[str, list[np.ndarray]] = {}
         assert artifact is not None  # a card of torch was read from a file
         with plugins.load(Target, runtime).open(artifact) as session:
@@ -214,7 +253,7 @@ def reference(job: Job, exported: Artifact) -> Artifact:
         return path
 
     inputs = {"model": job.identity, "data": job.fingerprint, "graph": exported.folder.name if job.card.is_onnx else None}
-    return job.stage("reference", inputs, make, packages=("torch", "numpy"))
+    return job.stage("reference", inputs, make, steps=(), targets=[runtime], packages=(runtime, "numpy"))
 
 
 def read_reference(reference: Artifact) -> Reference:
@@ -258,4 +297,6 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
         "data": job.fingerprint,
         "seed": job.seed,
     }
-    return job.stage(f"quantize {target_name}", inputs, make, packages=QUANTIZERS)
+    packages = ["onnx", *(name for step in steps for name in plugins.packages("steps", step.name))]
+    names = [step.name for step in steps]
+    return job.stage(f"quantize {target_name}", inputs, make, steps=names, targets=[target_name], packages=packages)

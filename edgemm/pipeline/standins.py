@@ -54,7 +54,7 @@ def in_parts(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifac
         return scratch / splits.RECORD
 
     inputs = {"graph": graph.folder.name, "like": like.folder.name if like else None, "model": job.identity}
-    return job.stage("split", inputs, make, packages=("onnx",))
+    return job.stage("split", inputs, make, steps=(), targets=(), packages=("onnx",))
 
 
 def measure(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact:
@@ -81,7 +81,7 @@ def measure(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact
         return path
 
     inputs = {"split": parts.folder.name, "data": job.fingerprint, "seed": job.seed, "rows": rows}
-    return job.stage("standins", inputs, make, packages=("onnxruntime", "numpy"))
+    return job.stage("standins", inputs, make, steps=(), targets=(), packages=("onnxruntime", "numpy"))
 
 
 def rows_for(macs: int, most: int = ROWS) -> int:

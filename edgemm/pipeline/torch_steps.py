@@ -26,7 +26,8 @@ from edgemm.workshop.models.checkpoint.identity import identity
 if TYPE_CHECKING:
     from edgemm.workshop.models.fused import FusedModel
 
-TRAINERS = ("torch", "torchao", "accelerate", "transformers")
+LOADERS = ("torch", "transformers")
+"""Distributions that build and load a model; what a step calls beside them, its file lists."""
 QDQ = "qdq.onnx"
 TIMING_SAMPLES = 16
 """Calibration samples where a model is only timed: its ranges do not matter."""
@@ -131,25 +132,41 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
     def make(scratch: Path) -> Path:
         return _run(scratch, before.job, job, recipe, step, opset)
 
+    target = next(iter(recipe.targets))
     measures = any(key.startswith("latency") and value is not None for key, value in step.options.items())
     inputs = {
         "model": before.job.identity,
         "teacher": job.identity,
         "step": [step.name, dict(step.options)],
         "named": named(step, job.card),
-        "target": [next(iter(recipe.targets)), dict(next(iter(recipe.targets.values())))],
+        "target": [target, dict(recipe.targets[target])],
+        "numerics": repr(plugins.load(Target, target).numerics),
         "timed_with": [[s.name, dict(s.options)] for s in recipe.graph_steps()] if measures else None,
         "data": job.fingerprint,
         "seed": job.seed,
         "opset": opset,
     }
     name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
-    made = job.stage(name, inputs, make, packages=TRAINERS, on_this_machine=measures)
+    made = job.stage(
+        name,
+        inputs,
+        make,
+        steps=[step.name, *_restored(step, before.job.card), *(s.name for s in recipe.graph_steps() if measures)],
+        targets=[target] if measures else [],  # of a target that times nothing, training knows the numerics alone
+        packages=[*LOADERS, *plugins.packages("steps", step.name)],
+        on_this_machine=measures,
+    )
     told = json.loads(made.sibling("facts.json").read_text(encoding="utf-8"))
     after = replace(before.job, card=cards.load(made.main))
     graph = Artifact(made.sibling(QDQ), made.provenance) if made.sibling(QDQ).is_file() else None
     row = {"step": step.name, "options": dict(step.options), "facts": told["facts"]}
     return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *told["notes"]], graph)
+
+
+def _restored(step: Step, card: cards.Card) -> list[str]:
+    """The steps that the models a step works with went through before: its own and another teacher's."""
+    teacher = step.options.get("teacher")
+    return [*stages.applied_steps(card), *(stages.applied_steps(cards.load(teacher)) if teacher else [])]
 
 
 def named(step: Step, card: cards.Card) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The cache of finished stages: same key, same artifact, nothing is done twice.
 
-A key is the hash of everything a stage's result depends on: edgemm's own source, the versions of the packages it calls, options, the
+A key is the hash of everything a stage's result depends on: the code it runs, the versions of the packages it calls, options, the
 keys of what went in, and, for stages that measure or compile, the machine.
 """
 
@@ -12,14 +12,18 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgemm.errors import CheckpointError
+from edgemm.store import in_use, tidying
 from edgemm.store.artifact import RECORD, Artifact, Maker, folder_in_one_step, sha256_file, sha256_of, write_bytes, write_json
 
-PACKAGE = Path(__file__).parents[1]
+SLACK = 20  # the cache is measured again when this process has added a twentieth of the limit: measuring it takes 0.1 s in 5 GiB
+_added: dict[Path, int] = {}
+"""Of this process: cache -> bytes put into it since it was last measured."""
 
 
 def root() -> Path:
@@ -27,26 +31,64 @@ def root() -> Path:
     return Path(os.environ.get("EDGEMM_CACHE") or Path.home() / ".cache" / "edgemm")
 
 
-def stage(name: str, inputs: Mapping[str, Any], make: Maker, *, packages: Iterable[str] = (), on_this_machine: bool = False) -> Artifact:
+def stage(
+    name: str,
+    inputs: Mapping[str, Any],
+    make: Maker,
+    *,
+    code: str = "",
+    packages: Iterable[str] = (),
+    on_this_machine: bool = False,
+    waiting: Callable[[str], None] | None = None,
+) -> Artifact:
     """The artifact of stage ``name`` for ``inputs``: found in the cache, or made there by ``make`` in one step.
 
+    It stays there while this process runs. Of two processes that ask for the same at once, one makes it and the other waits.
+
     Args:
-        inputs: Plain values that, with edgemm's source and ``packages``, determine the result.
+        inputs: Plain values that, with ``code`` and ``packages``, determine the result.
         make: Called with an empty scratch folder; returns the main file in it.
+        code: Digest of the code that ``make`` runs.
         packages: Distributions whose version matters.
         on_this_machine: True where the result depends on the machine too.
+        waiting: Called with a sentence where another process makes it already.
+
+    Raises:
+        EdgemmError: ``$EDGEMM_CACHE_LIMIT`` is no size.
     """
-    facts = key_facts(inputs, packages=packages, on_this_machine=on_this_machine)
-    place = root() / name / sha256_of(facts)[:32]
+    facts = key_facts(inputs, code=code, packages=packages, on_this_machine=on_this_machine)
+    place, most_bytes = root() / name / sha256_of(facts)[:32], tidying.limit()
+    use(place)
     found = lookup(place)
     if found is not None:
         return found
-    with folder_in_one_step(place) as scratch:
-        main = make(scratch)
-        write_json(scratch / RECORD, {"stage": name, "main": str(main.relative_to(scratch)), "key": facts})
+    with in_use.making(root(), place, waiting):
+        found = lookup(place)  # made while this process waited
+        if found is not None:
+            return found
+        with folder_in_one_step(place) as scratch:
+            main = make(scratch)
+            write_json(scratch / RECORD, {"stage": name, "main": str(main.relative_to(scratch)), "key": facts})
     artifact = lookup(place)
-    assert artifact is not None  # just written
+    assert artifact is not None  # just written, and in use
+    _keep_within(most_bytes, artifact.size_bytes)
     return artifact
+
+
+def use(place: Path) -> None:
+    """Say that this process uses something in the cache, so that it stays until the process ends, and that it was used now."""
+    in_use.mark(root(), place)
+    with suppress(OSError):
+        os.utime(place)
+
+
+def _keep_within(most_bytes: int, added: int) -> None:
+    """Tidy the cache after something was added: the first time, and whenever much was."""
+    _added[root()] = _added.get(root(), most_bytes) + added
+    if _added[root()] > most_bytes / SLACK:
+        _added[root()] = 0
+        with suppress(OSError):  # the stage is there; what cannot be removed is no reason to lose it
+            tidying.tidy(root(), most_bytes)
 
 
 def lookup(place: Path) -> Artifact | None:
@@ -55,7 +97,6 @@ def lookup(place: Path) -> Artifact | None:
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
         main = place / record["main"]
         if main.exists():
-            os.utime(place)
             return Artifact(main, record["key"])
     except FileNotFoundError:
         pass
@@ -64,9 +105,12 @@ def lookup(place: Path) -> Artifact | None:
     return None
 
 
-def key_facts(inputs: Mapping[str, Any], *, packages: Iterable[str] = (), on_this_machine: bool = False) -> dict[str, Any]:
+def key_facts(
+    inputs: Mapping[str, Any], *, code: str = "", packages: Iterable[str] = (), on_this_machine: bool = False
+) -> dict[str, Any]:
+    """What a key is the hash of; arguments as in ``stage``."""
     return {
-        "edgemm": source_digest(),
+        "code": code,
         "versions": {name: version(name) for name in sorted(packages)},
         "inputs": dict(inputs),
         "machine": machine() if on_this_machine else None,
@@ -79,13 +123,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
-
-
-@functools.cache
-def source_digest() -> str:
-    """Hash of edgemm's own source files that can change a result (verbs' printing and the report's looks cannot)."""
-    files = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() not in ("cli.py",))
-    return sha256_of([(path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in files])
 
 
 @functools.cache
@@ -115,7 +152,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     try:
         status = path.stat()
         memory = root() / "sha256" / sha256_of([str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino])[:32]
-        if memory.is_file():
+        with suppress(FileNotFoundError):
             return {"sha256": memory.read_text().strip()}
         digest = sha256_file(path)
     except OSError as err:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgemm import __version__
 from edgemm.box.bundle import packing, seal
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.recipe import load as load_recipe
@@ -20,9 +21,6 @@ from edgemm.pipeline.torch_steps import Shaped
 from edgemm.progress import Progress
 from edgemm.store.artifact import Artifact
 from edgemm.workshop.models.checkpoint import files
-
-PACKAGES = (*stages.EXPORTERS, *stages.QUANTIZERS, *torch_steps.TRAINERS, "openvino", "numpy")
-"""Distributions whose version can change a bundle."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def compress(
         report = reporting.benchmark(job, exported, reference, compiled, plan, shaped, known)
         return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
 
-    made = job.stage("compress", _facts(job, plan, signer), whole_way, packages=PACKAGES, on_this_machine=True)
+    made = job.stage("compress", _facts(job, plan, signer), whole_way, targets=[*plan.targets, "torch", "onnxruntime"], on_this_machine=True)
     packing.copy(made.folder, output)
     place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
@@ -129,8 +127,9 @@ def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: 
 
 
 def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
-    """What the whole way depends on besides edgemm, the packages and the machine."""
+    """What the whole way depends on besides the code, the packages and the machine."""
     return {
+        "edgemm": __version__,
         "model": job.identity,
         "recipe": [plan.name, plan.sha256],
         "named": [torch_steps.named(step, job.card) for step in plan.torch_steps()],

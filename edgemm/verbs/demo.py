@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import edgemm
+from edgemm.contracts import stage_code
 from edgemm.contracts.report import Report
 from edgemm.progress import Progress
-from edgemm.store import cache
 from edgemm.store.artifact import folder_in_one_step, require_writable, write_bytes
 from edgemm.verbs import _demo_scenes
 
@@ -73,9 +73,9 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
 
 def _make_scenes(data: Path) -> None:
     """Write the scene set, unless this very edgemm wrote it before."""
-    mark = data / ".made_by"
-    if mark.is_file() and mark.read_text(encoding="utf-8") == cache.source_digest():
+    mark, code = data / ".made_by", stage_code.of(_demo_scenes.__name__).digest
+    if mark.is_file() and mark.read_text(encoding="utf-8") == code:
         return
     with folder_in_one_step(data) as scratch:
         _demo_scenes.write(scratch)
-        (scratch / mark.name).write_text(cache.source_digest(), encoding="utf-8")
+        (scratch / mark.name).write_text(code, encoding="utf-8")

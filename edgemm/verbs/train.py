@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgemm.box.devices.environment import environment
 from edgemm.contracts import card as cards
+from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement, Report
 from edgemm.data import scoring
@@ -42,7 +43,7 @@ WRITTEN = (
     STATE,
     LAST_GOOD,
 )
-PACKAGES = ("torch", "accelerate", "numpy", "tokenizers")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ def train(
     given = cards.load(card)
     dataset = open_dataset(data, given, skip_bad_rows=skip_bad_rows)
     _require_own(folder)
+    steps = {step for entry in given.applied for step in entry}
+    code = stage_code.of(__name__, only={"steps": steps}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
+    decoders = [name for spec in given.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     key = sha256_of(
         cache.key_facts(
             {
@@ -134,7 +138,8 @@ def train(
                 "plan": dataclasses.asdict(plan),
                 "skip_bad_rows": skip_bad_rows,
             },
-            packages=PACKAGES,
+            code=code.digest,
+            packages={*PACKAGES, *decoders},
         )
     )
     found = None if fresh else _finished(folder, key)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -37,9 +38,9 @@ def test_another_input_is_another_artifact(other):
     assert len(calls) == 2
 
 
-def test_the_key_holds_source_versions_and_where_asked_the_machine():
-    facts = cache.key_facts({"a": 1}, packages=["numpy", "no-such-package"], on_this_machine=True)
-    assert facts["edgemm"] == cache.source_digest()
+def test_the_key_holds_code_versions_and_where_asked_the_machine():
+    facts = cache.key_facts({"a": 1}, code="of the stage", packages=["numpy", "no-such-package"], on_this_machine=True)
+    assert facts["code"] == "of the stage"
     assert facts["versions"]["no-such-package"] == "absent"
     assert facts["machine"] == cache.machine()
     assert cache.key_facts({})["machine"] is None
@@ -88,6 +89,63 @@ cache.stage("export", {}, make)
     made = cache.stage("export", {}, maker([]))
     assert made.main.read_text() == "made"
     assert [path.name for path in made.folder.parent.iterdir()] == [made.folder.name], "what the killed run left is gone"
+
+
+TWO_AT_ONCE = """
+import sys, time
+from pathlib import Path
+from edgemm.store import cache
+def make(scratch):
+    with open(sys.argv[1], "a") as calls:
+        calls.write("made\\n")
+    for number in range(20):
+        with (scratch / "main").open("a") as file:
+            file.write(f"{number}\\n")
+        time.sleep(0.02)
+    return scratch / "main"
+said = []
+artifact = cache.stage("export", {}, make, waiting=said.append)
+print(artifact.main.read_text().split() == [str(number) for number in range(20)], len(said))
+"""
+
+
+def test_two_processes_that_run_one_stage_at_once_make_it_once(empty_cache, tmp_path):
+    calls = tmp_path / "calls"
+    environment = {**os.environ, "EDGEMM_CACHE": str(empty_cache)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", TWO_AT_ONCE, calls], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = sorted(process.communicate()[0].split() for process in started)
+    assert [process.returncode for process in started] == [0, 0]
+    assert said == [["True", "0"], ["True", "1"]], "both read it whole, and one was told that it waits"
+    assert calls.read_text() == "made\n"
+    (entry,) = (empty_cache / "export").iterdir()
+    assert sorted(path.name for path in entry.iterdir()) == ["artifact.json", "main"]
+    assert list((empty_cache / ".making").iterdir()) == []
+
+
+def test_a_process_goes_on_with_a_stage_whose_maker_is_killed(empty_cache, tmp_path):
+    began = tmp_path / "began"
+    environment = {**os.environ, "EDGEMM_CACHE": str(empty_cache)}
+    code = """
+import sys, time
+from pathlib import Path
+from edgemm.store import cache
+def make(scratch):
+    Path(sys.argv[1]).write_text("")
+    time.sleep(600)
+cache.stage("export", {}, make)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, began], env=environment)
+    while not began.exists():
+        time.sleep(0.01)
+
+    def kill(sentence: str) -> None:
+        assert str(process.pid) in sentence
+        process.kill()
+        process.wait()
+
+    assert cache.stage("export", {}, maker([]), waiting=kill).main.read_text() == "made"
 
 
 def test_the_root_follows_the_environment(monkeypatch, tmp_path):

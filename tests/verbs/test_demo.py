@@ -41,7 +41,6 @@ def test_the_demos_bundle_passes_verify(small):
 
 
 def test_scenes_of_another_edgemm_are_made_anew(tmp_path, monkeypatch):
-    from edgemm.store import cache
     from edgemm.verbs.demo import _make_scenes
 
     monkeypatch.setattr(_demo_scenes, "COUNTS", {"train": 2, "val": 1, "test": 1})
@@ -49,7 +48,7 @@ def test_scenes_of_another_edgemm_are_made_anew(tmp_path, monkeypatch):
     (tmp_path / "scenes" / "manifest.csv").write_text("mine")
     _make_scenes(tmp_path / "scenes")
     assert (tmp_path / "scenes" / "manifest.csv").read_text() == "mine", "the same edgemm leaves them"
-    monkeypatch.setattr(cache, "source_digest", lambda: "another")
+    (tmp_path / "scenes" / ".made_by").write_text("another")
     _make_scenes(tmp_path / "scenes")
     assert (tmp_path / "scenes" / "manifest.csv").read_text().startswith("split,")
 

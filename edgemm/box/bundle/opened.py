@@ -200,6 +200,7 @@ def open_bundle(path: str | Path) -> Bundle:
     except stored_zip.Damaged as err:
         raise _damaged(path, err) from err
     place = cache.root() / "bundles" / line[:64].decode()
+    cache.use(place)
     try:
         return open_folder(place, path)
     except BundleError:  # not unpacked yet, or somebody tidied the cache by hand

@@ -22,6 +22,7 @@ from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
+PACKAGES = ("onnxruntime",)
 OPTIONS = {"threads": "int", "optimize": "'all' | 'none'", "precision": "'f32' | 'default'"}
 """Runtime options. ``optimize: none`` switches every graph rewrite off: the parity ladder's reference. The CPU runs floats in f32 only."""
 

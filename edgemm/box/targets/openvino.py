@@ -21,6 +21,7 @@ from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
+PACKAGES = ("openvino",)
 OPTIONS = {
     "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",
     "snippets": "'on' | 'off' | 'single'",

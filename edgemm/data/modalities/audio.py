@@ -15,6 +15,8 @@ from edgemm.data.modalities._audio import mel as _mel
 from edgemm.data.modalities._audio.resample import needed, resample
 from edgemm.errors import CardError, DataError
 
+PACKAGES = ("soundfile",)
+
 
 @dataclass(frozen=True)
 class Audio(Modality):

@@ -13,6 +13,8 @@ from edgemm.contracts.frontend_ops import Affine, Cast, Op, Transpose
 from edgemm.contracts.modality import Modality, existing, leaf
 from edgemm.errors import CardError
 
+PACKAGES = ("pillow",)
+
 
 @dataclass(frozen=True)
 class Image(Modality):

@@ -13,6 +13,8 @@ from edgemm.contracts.frontend_ops import Mask, Op
 from edgemm.contracts.modality import Modality, leaf
 from edgemm.errors import CardError, DataError
 
+PACKAGES = ("tokenizers",)
+
 
 @dataclass(frozen=True)
 class Text(Modality):

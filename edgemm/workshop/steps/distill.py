@@ -32,6 +32,7 @@ from edgemm.workshop.training.task_losses import check_weights
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
 STAGE = "torch"
+PACKAGES = ("accelerate",)
 
 
 def distill(

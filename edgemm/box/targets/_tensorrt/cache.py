@@ -111,6 +111,7 @@ def l4t(release: Path = L4T_RELEASE) -> str:
 
 def find(wanted: Key) -> tuple[bytes | None, str]:
     """The plan of ``wanted``, or None and why it must be built, in words."""
+    cache.use(wanted.place.parent)
     content, why = read(wanted.place, wanted)
     if content is not None:
         return content, ""

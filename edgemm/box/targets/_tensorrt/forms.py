@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgemm.box.targets._tensorrt.cache import onnx_sha, root
-from edgemm.contracts import onnx_file
+from edgemm.contracts import onnx_file, stage_code
 from edgemm.errors import MissingExtra
+from edgemm.store import cache
 from edgemm.store.artifact import folder_in_one_step
-from edgemm.store.cache import source_digest
 
 
-@cache
+@functools.cache
 def has_onnx() -> bool:
     return importlib.util.find_spec("onnx") is not None
 
@@ -49,8 +49,9 @@ def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
             why="a strongly typed network has its types in the graph.",
             fix=f"pip install onnx, or run it as {'int8+f32' if quantized else 'f32'}: precision f32{', int8 on' if quantized else ''}.",
         )
-    made_by = f"{form.replace('+', '-')}-{source_digest()[:16]}"
-    place = root(onnx_sha(path)) / "forms" / made_by
+    code = stage_code.of("edgemm.graph.tensorrt").digest
+    place = root(onnx_sha(path)) / "forms" / f"{form.replace('+', '-')}-{code[:16]}"
+    cache.use(place.parents[1])
     if not (place / "model.onnx").is_file():
         from edgemm.graph import files
         from edgemm.graph.tensorrt import form as make

@@ -32,7 +32,7 @@ def identity(card: Card) -> dict[str, Any]:
 
 def _factory_facts(card: Card) -> dict[str, str]:
     match user_code.kind(card):
-        case "shipped":  # edgemm's own source is in every key already
+        case "shipped":  # edgemm's own code is in every stage's key already
             name = card.factory.partition(":")[2] if card.factory else ""
             return {name: (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")}
         case "hf":
