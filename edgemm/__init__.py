@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "benchmark", "compile", "compress", "demo", "deploy", "doctor", "export", "init", "inspect",
+    "benchmark", "cache", "compile", "compress", "demo", "deploy", "doctor", "export", "init", "inspect",
     "list", "quantize", "run", "train", "verify",
 ]  # fmt: skip
 

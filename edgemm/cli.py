@@ -451,6 +451,18 @@ def list_(
 
 
 @app.command()
+def cache(
+    tidy: Annotated[bool, typer.Option("--tidy", help="Remove what is over the limit, and leftovers of killed runs.")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Remove everything that no running process uses.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at the cache of finished stages, tidy or empty it."""
+    from edgemm.verbs.cache import cache as verb
+
+    _printing.show(verb(tidy=tidy, empty=empty), json)
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Say what this machine can do."""
     from edgemm.verbs.doctor import doctor as verb

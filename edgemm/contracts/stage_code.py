@@ -55,7 +55,9 @@ def of(module: str, *, only: Mapping[str, Iterable[str]] | None = None, without:
 
 
 @functools.cache
-def _of(module: str, only: tuple[tuple[str, tuple[str, ...]], ...], without: tuple[str, ...], root: Path, own: tuple[str, ...]) -> StageCode:
+def _of(
+    module: str, only: tuple[tuple[str, tuple[str, ...]], ...], without: tuple[str, ...], root: Path, own: tuple[str, ...]
+) -> StageCode:
     """``of`` for hashable arguments: once a process for each (``root`` and ``own`` change where what is read comes from)."""
     source = reader(root / "code")
     codes: dict[Path, Code] = {}
@@ -76,8 +78,8 @@ def _of(module: str, only: tuple[tuple[str, tuple[str, ...]], ...], without: tup
 
 def _leads_to(path: Path, code: Code, only: Mapping[str, tuple[str, ...]]) -> Iterator[Path]:
     """Files that a file imports, starts as a program of their own, or reaches through the registry."""
-    for name in (*code.imports, *code.strings):
-        yield from _modules(name)
+    for module in (*code.imports, *code.strings):
+        yield from _modules(module)
     for package in code.packages_under:
         yield from sorted(_folder(package).rglob("*.py")) if package.startswith(f"{PACKAGE}.") else ()
     if path == _file(f"{PACKAGE}.contracts.plugins"):
@@ -87,8 +89,8 @@ def _leads_to(path: Path, code: Code, only: Mapping[str, tuple[str, ...]]) -> It
             continue
         kind = asked if asked in plugins.KINDS else plugins.plural(asked)
         known = plugins.names(kind) if kind in plugins.KINDS else []
-        names = known if name is None and kind not in only else only.get(kind, ()) if name is None else (name,)
-        yield from (plugins.source(kind, found) for found in names if found in known)
+        possible = only.get(kind, known) if name is None else (name,)
+        yield from (plugins.source(kind, plugin) for plugin in possible if plugin in known)
 
 
 def _modules(name: str) -> Iterator[Path]:

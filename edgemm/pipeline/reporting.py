@@ -264,9 +264,7 @@ def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, An
         "options": dict(part.options),
     }
     packages = ("onnx", *target.versions())
-    made = job.stage(
-        f"branches {part.target}", inputs, make, steps=(), targets=[part.target], packages=packages, on_this_machine=True
-    )
+    made = job.stage(f"branches {part.target}", inputs, make, steps=(), targets=[part.target], packages=packages, on_this_machine=True)
     ends = {branch: difference for rung in part.rungs for branch, difference in rung["branches"].items()}
     told = json.loads(made.main.read_text(encoding="utf-8"))
     before = {row["branch"]: row for row in told["before"]}

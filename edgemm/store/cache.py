@@ -105,9 +105,7 @@ def lookup(place: Path) -> Artifact | None:
     return None
 
 
-def key_facts(
-    inputs: Mapping[str, Any], *, code: str = "", packages: Iterable[str] = (), on_this_machine: bool = False
-) -> dict[str, Any]:
+def key_facts(inputs: Mapping[str, Any], *, code: str = "", packages: Iterable[str] = (), on_this_machine: bool = False) -> dict[str, Any]:
     """What a key is the hash of; arguments as in ``stage``."""
     return {
         "code": code,

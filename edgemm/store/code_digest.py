@@ -36,7 +36,7 @@ class Code:
         imports: Full names of all that it imports, also inside functions; ``from a import b`` gives ``a`` and ``a.b``. What only the type
             checker sees is left out: it never runs.
         packages_under: Packages of which a module is imported by a name put together at run time, ``a.b`` of ``f"a.b.{name}"``.
-        strings: String constants in the form of a file's or a module's name: a file beside this one that it reads, a program that it starts.
+        strings: String constants that look like a file's or a module's name: a file beside this one that it reads, a program it starts.
         calls: For each call of the registry its function, its first argument and, where it is written out, the second:
             ``("load", "Target", "onnxruntime")``. A name that is known at run time only is None.
         packages: What a constant ``PACKAGES`` lists: distributions that are called otherwise than their modules, or imported by name.

@@ -93,7 +93,9 @@ def compress(
         report = reporting.benchmark(job, exported, reference, compiled, plan, shaped, known)
         return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
 
-    made = job.stage("compress", _facts(job, plan, signer), whole_way, targets=[*plan.targets, "torch", "onnxruntime"], on_this_machine=True)
+    made = job.stage(
+        "compress", _facts(job, plan, signer), whole_way, targets=[*plan.targets, "torch", "onnxruntime"], on_this_machine=True
+    )
     packing.copy(made.folder, output)
     place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)

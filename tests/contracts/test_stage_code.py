@@ -41,7 +41,11 @@ def copied(tmp_path_factory):
 
 def digests(place: Path, **variables: str) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", DIGESTS], env={**os.environ, "PYTHONPATH": str(place), **variables}, cwd=place, capture_output=True, check=True
+        [sys.executable, "-c", DIGESTS],
+        env={**os.environ, "PYTHONPATH": str(place), **variables},
+        cwd=place,
+        capture_output=True,
+        check=True,
     )
     return json.loads(done.stdout)
 
@@ -125,6 +129,8 @@ def test_a_package_that_is_left_out_is_not_followed():
     assert code.holds("edgemm.workshop.training.loop")
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch", "torchao", "nncf", "onnx", "transformers", "tensorrt", "tensorrt-rtx", "pillow"])
+@pytest.mark.parametrize(
+    "name", ["openvino", "onnxruntime", "torch", "torchao", "nncf", "onnx", "transformers", "tensorrt", "tensorrt-rtx", "pillow"]
+)
 def test_all_that_compress_calls_is_among_its_packages(name):
     assert name in stage_code.of("edgemm.verbs.compress", only={"targets": ["openvino"]}).packages

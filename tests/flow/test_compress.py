@@ -1,18 +1,24 @@
 """The main job, end to end: a person's own fused model becomes a bundle."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import edgemm
 from edgemm import compress, verify
 from edgemm.errors import DataError, EdgemmError, Mistakes
+from edgemm.pipeline import stages
+from edgemm.store import cache
 
 RECIPE = """
 steps:
@@ -74,6 +80,47 @@ def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, 
     )
     assert again.returncode == 0, again.stderr
     assert digests(tmp_path / "again") == digests(built.bundle)
+
+
+def test_after_a_change_of_the_reports_looks_only_the_page_is_drawn_again(built, own_model, porch, recipe, tmp_path):
+    shutil.copytree(Path(edgemm.__file__).parent, tmp_path / "edgemm", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "edgemm" / "report" / "charts.py").open("a") as file:
+        file.write("\nANOTHER_LOOK = 1\n")
+    code = (
+        "import sys\n"
+        "from edgemm import compress\n"
+        "done = compress(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], output=sys.argv[4])\n"
+        "print(*done.made, sep=',')\n"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, own_model, recipe, porch, tmp_path / "again"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split() == ["compress"]
+    assert digests(tmp_path / "again") == digests(built.bundle)
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch", "torchao", "nncf", "onnx", "onnxscript", "transformers", "pillow"],
+)
+def test_another_version_of_any_package_behind_a_bundle_is_another_key(own_model, porch, recipe, tmp_path, monkeypatch, package):
+    installed, keys = importlib.metadata.version, []
+
+    def told(name: str) -> str:
+        return "999.0" if name == package else installed(name)
+
+    def asked(name: str, inputs: object, make: object, **options: Any) -> None:
+        keys.append(cache.key_facts(inputs, **{key: options[key] for key in ("code", "packages", "on_this_machine")}))
+        raise EdgemmError("that is all.")
+
+    monkeypatch.setattr(stages.cache, "stage", asked)
+    for version in (installed, told):
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        with pytest.raises(EdgemmError, match="that is all"):
+            compress(own_model, recipe=recipe, data=porch, output=tmp_path / "b")
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("stage", ["export", "quantize openvino", "benchmark"])

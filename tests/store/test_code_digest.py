@@ -40,7 +40,9 @@ def test_docstrings_comments_and_layout_do_not_count(old, new):
     assert parse(SOURCE.replace(old, new)).digest == parse(SOURCE).digest
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"size = 1", b"size = 2"), (b"by: int = 1", b"by: int = 2"), (b"+ by", b"- by"), (b"import os", b"import re")])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"size = 1", b"size = 2"), (b"by: int = 1", b"by: int = 2"), (b"+ by", b"- by"), (b"import os", b"import re")]
+)
 def test_code_counts(old, new):
     assert parse(SOURCE.replace(old, new)).digest != parse(SOURCE).digest
 

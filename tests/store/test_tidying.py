@@ -208,7 +208,9 @@ def test_the_limit_is_read_from_the_environment(monkeypatch, words, size):
 @pytest.mark.parametrize("words", ["much", "-1GiB", "5 parsecs", "GiB"])
 def test_a_limit_that_is_no_size_is_told_before_any_work(monkeypatch, empty_cache, words):
     monkeypatch.setenv("EDGEMM_CACHE_LIMIT", words)
-    with pytest.raises(EdgemmError, match=rf"EDGEMM_CACHE_LIMIT is '{words}', which is no size.\n  fix: write a number and a unit, such as 5GiB"):
+    with pytest.raises(
+        EdgemmError, match=rf"EDGEMM_CACHE_LIMIT is '{words}', which is no size.\n  fix: write a number and a unit, such as 5GiB"
+    ):
         cache.stage("export", {}, lambda scratch: pytest.fail("it worked"))
     assert not empty_cache.exists()
 
