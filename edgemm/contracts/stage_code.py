@@ -69,7 +69,7 @@ def _of(
             continue
         code = codes[path] = source.read(path)
         beside = {found for word in code.strings if (found := path.with_name(word)).is_file()}
-        waiting += [*_leads_to(path, code, dict(only)), *(found for found in beside if found.suffix == ".py")]
+        waiting += [*_packages_around(path), *_leads_to(path, code, dict(only)), *(found for found in beside if found.suffix == ".py")]
         others |= {found for found in beside if found.suffix != ".py"}
     source.keep()
     named = sorted((_name(path), code.digest) for path, code in codes.items()) + sorted((_name(path), sha256_file(path)) for path in others)
@@ -94,10 +94,17 @@ def _leads_to(path: Path, code: Code, only: Mapping[str, tuple[str, ...]]) -> It
 
 
 def _modules(name: str) -> Iterator[Path]:
-    """The files of a module of edgemm and of the packages it lies in; the outermost holds names for the user alone."""
-    words = name.split(".")
-    if words[0] == PACKAGE:
-        yield from (path for end in range(2, len(words) + 1) if (path := _file(".".join(words[:end]))) is not None)
+    """The file of a module of edgemm, if it is one; the outermost package, which holds the user's names alone, is left out."""
+    if name.startswith(f"{PACKAGE}.") and (path := _file(name)) is not None:
+        yield path
+
+
+def _packages_around(path: Path) -> Iterator[Path]:
+    """The ``__init__.py`` of the packages that a file lies in, which run first; but the outermost."""
+    for folder in path.parents if path.is_relative_to(plugins.ROOT) else ():
+        if folder == plugins.ROOT:
+            return
+        yield from (init for init in [folder / "__init__.py"] if init.is_file())
 
 
 def _required(module: str) -> Path:

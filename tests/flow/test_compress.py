@@ -16,9 +16,12 @@ import pytest
 
 import edgemm
 from edgemm import compress, verify
+from edgemm.contracts import plugins, stage_code
+from edgemm.contracts.stage_code import StageCode
 from edgemm.errors import DataError, EdgemmError, Mistakes
 from edgemm.pipeline import stages
 from edgemm.store import cache
+from edgemm.store.artifact import Artifact
 
 RECIPE = """
 steps:
@@ -37,9 +40,41 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(own_model: Path, porch: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory):
+def asked() -> dict[str, set[tuple[str, str, bool]]]:
+    """Stage -> the plugins that it asked the registry for while ``built`` was made, and whether they are in the code of its key."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def built(own_model: Path, porch: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, asked):
     out = tmp_path_factory.mktemp("built") / "bundle"
-    return compress(own_model, recipe=recipe, data=porch, output=out)
+    running: list[tuple[str, StageCode]] = []
+    code_of, import_plugin, stage, codes = stage_code.of, plugins.import_plugin, cache.stage, {}
+
+    def noted_code(*given: Any, **options: Any) -> StageCode:
+        code = code_of(*given, **options)
+        return codes.setdefault(code.digest, code)
+
+    def noted_import(kind: str, name: str) -> Any:
+        for running_stage, code in running:
+            asked.setdefault(running_stage, set()).add((kind, name, plugins.source(kind, name) in code.files))
+        return import_plugin(kind, name)
+
+    def noted_stage(name: str, inputs: Any, make: Any, **options: Any) -> Artifact:
+        def noted_make(scratch: Path) -> Path:
+            running.append((name, codes[options["code"]]))
+            try:
+                return make(scratch)
+            finally:
+                running.pop()
+
+        return stage(name, inputs, noted_make, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_code, "of", noted_code)
+        patch.setattr(plugins, "import_plugin", noted_import)
+        patch.setattr(cache, "stage", noted_stage)
+        return compress(own_model, recipe=recipe, data=porch, output=out)
 
 
 def command(*words: object) -> list[str]:
@@ -80,6 +115,12 @@ def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, 
     )
     assert again.returncode == 0, again.stderr
     assert digests(tmp_path / "again") == digests(built.bundle)
+
+
+@pytest.mark.usefixtures("built")
+def test_the_code_in_a_stages_key_holds_every_plugin_that_it_asks_for(asked):
+    assert {"compress", "quantize", "tune", "ledger", "benchmark", "golden"} <= set(asked)
+    assert not {stage: found for stage, plugins_asked in asked.items() if (found := {row for row in plugins_asked if not row[2]})}
 
 
 def test_after_a_change_of_the_reports_looks_only_the_page_is_drawn_again(built, own_model, porch, recipe, tmp_path):
