@@ -119,7 +119,7 @@ def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, 
 
 @pytest.mark.usefixtures("built")
 def test_the_code_in_a_stages_key_holds_every_plugin_that_it_asks_for(asked):
-    assert {"compress", "quantize", "tune", "ledger", "benchmark", "golden"} <= set(asked)
+    assert {"compress", "quantize", "tune", "benchmark", "golden"} <= set(asked)
     assert not {stage: found for stage, plugins_asked in asked.items() if (found := {row for row in plugins_asked if not row[2]})}
 
 
