@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgemm.errors import OutputError
 
 RECORD = "artifact.json"
+PIECE = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -46,15 +47,20 @@ class Artifact:
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
+    for piece in pieces(path):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def pieces(content: Path | bytes) -> Iterator[bytes]:
+    """Content that lies in a file, a mebibyte at a time, or in memory."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def sha256_of(value: Any) -> str:
@@ -68,25 +74,37 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file aside, fsync it, and rename it into place.
+    """Write a file in one step.
 
     Raises:
-        OutputError: The place is not writable, or the disk is full; nothing is left behind.
+        OutputError: As ``file_in_one_step``.
+    """
+    with file_in_one_step(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def file_in_one_step(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to beside ``path`` that takes its place when the block ends well; nothing is left of it when the block raises.
+
+    Raises:
+        OutputError: The place is not writable, or the disk is full.
     """
     aside: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
     except OSError as err:
+        raise unwritable(path, err) from err
+    finally:
         if aside:
             Path(aside).unlink(missing_ok=True)
-        raise unwritable(path, err) from err
 
 
 @contextmanager

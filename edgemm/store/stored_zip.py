@@ -19,13 +19,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from edgemm.store.artifact import PIECE, pieces
+
 LOCAL = struct.Struct("<IHHHHHIIIHH")
 CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 LOCAL_SIGN, CENTRAL_SIGN = 0x04034B50, 0x02014B50
 VERSION, UTF8, STORED, MIDNIGHT, NEW_YEAR_1980 = 45, 0x800, 0, 0, 0x21
 UNIX, REGULAR_0644 = 3 << 8, 0o100644 << 16
 IN_ZIP64 = 0xFFFFFFFF
-PIECE = 1 << 20
 
 
 class Damaged(Exception):
@@ -58,12 +59,12 @@ def write(file: BinaryIO, files: Mapping[str, Path | bytes]) -> None:
     place = 0
     for name in sorted(files):
         crc = size = 0
-        for piece in _pieces(files[name]):
+        for piece in pieces(files[name]):
             crc, size = zlib.crc32(piece, crc), size + len(piece)
         header = _local(name, size, crc)
         members.append(Member(name, size, crc, place, place + len(header)))
         file.write(header)
-        for piece in _pieces(files[name]):
+        for piece in pieces(files[name]):
             file.write(piece)
         place += len(header) + size
     file.write(b"".join(_central(member) for member in members) + _end(members, place))
@@ -123,15 +124,6 @@ def is_safe(name: str) -> bool:
     """Whether ``name`` is a plain relative path with forward slashes that stays below its folder, as people can read it."""
     parts = name.split("/")
     return bool(name) and name.isprintable() and not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)
-
-
-def _pieces(content: Path | bytes) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while piece := file.read(PIECE):
-            yield piece
 
 
 def _local(name: str, size: int, crc: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from edgemm.contracts.report import Report
 from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import BundleError, CardError, OutputError
 from edgemm.store import stored_zip
-from edgemm.store.artifact import folder_in_one_step, remove_leftovers, require_writable, unwritable, write_bytes
+from edgemm.store.artifact import file_in_one_step, folder_in_one_step, pieces, remove_leftovers, require_writable, write_bytes
 
 SUFFIX = ".edgemm"
 Files = Mapping[str, Path | bytes]
@@ -134,7 +134,7 @@ def pack(
         "subsets": [dict(row) for row in subsets],
         "provenance": dict(provenance),
         "signer": seal.public_hex(sign) if sign else None,
-        "files": {name: seal.entry(_pieces(everything[name])) for name in sorted(everything)},
+        "files": {name: seal.entry(pieces(everything[name])) for name in sorted(everything)},
     }
     raw = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     line = seal.hash_line(raw)
@@ -258,33 +258,16 @@ def _check_names(everything: Files) -> None:
             )
 
 
-def _pieces(content: Path | bytes) -> Iterator[bytes]:
-    return iter([content]) if isinstance(content, bytes) else seal.pieces(content)
-
-
 def _write_folder(out: Path, everything: Files) -> None:
     with folder_in_one_step(out) as scratch:
         for name, content in everything.items():
             path = scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                file.writelines(_pieces(content))
+                file.writelines(pieces(content))
 
 
 def _write_zip(out: Path, everything: Files) -> None:
-    aside: str | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out)
-        handle, aside = tempfile.mkstemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent)
-        with os.fdopen(handle, "wb") as file:
-            stored_zip.write(file, everything)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, out)
-    except OSError as err:
-        raise unwritable(out, err) from err
-    finally:
-        if aside:
-            Path(aside).unlink(missing_ok=True)
+    remove_leftovers(out)
+    with file_in_one_step(out) as file:
+        stored_zip.write(file, everything)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,6 @@ def entry(pieces: Iterable[bytes]) -> dict[str, Any]:
         digest.update(piece)
         size += len(piece)
     return {"sha256": digest.hexdigest(), "size": size}
-
-
-def pieces(path: Path) -> Iterator[bytes]:
-    """A file's content, a mebibyte at a time."""
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            yield piece
 
 
 def read_manifest(raw: bytes, line: bytes, where: object) -> dict[str, Any]:

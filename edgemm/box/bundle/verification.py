@@ -10,6 +10,7 @@ from edgemm.box.bundle import seal
 from edgemm.box.bundle.packing import entries
 from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
 from edgemm.errors import BundleError
+from edgemm.store.artifact import pieces
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[C
     found = {name: place for name, place in entries(folder).items() if name not in OWN}
     if manifest.get("signer") is None and (folder / SIGNATURE).exists():
         found[SIGNATURE] = folder / SIGNATURE
-    hashed = {name: place if isinstance(place, str) else seal.entry(seal.pieces(place)) for name, place in found.items()}
+    hashed = {name: place if isinstance(place, str) else seal.entry(pieces(place)) for name, place in found.items()}
     whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
     return manifest, [whole, *seal.compare(manifest["files"], hashed)]
 
