@@ -31,7 +31,7 @@ from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
 from edgemm.contracts.decision import Decision
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 
 SIZE, FPS, SCENE_S = (1280, 720), 15, 4
 SCENES = [
@@ -72,18 +72,16 @@ def write_clip(path: Path, seconds: float) -> Path:
     """Porch scenes of four seconds each, enlarged to 720p with some noise, and their sounds."""
     rng = np.random.default_rng(5)
     with av.open(str(path), "w") as file:
-        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=_demo_scenes.RATE_HZ, layout="mono")
+        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=scenes.RATE_HZ, layout="mono")
         video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
         video.options = {"preset": "veryfast", "tune": "zerolatency", "g": str(2 * FPS), "b": "2M"}
         number = 0
         while number < seconds * FPS:
             picture, sound = SCENES[(number // FPS // SCENE_S) % len(SCENES)]
             still = (
-                av.VideoFrame.from_ndarray(_demo_scenes.draw(picture, rng), format="rgb24")
-                .reformat(*SIZE, interpolation="BICUBIC")
-                .to_ndarray()
+                av.VideoFrame.from_ndarray(scenes.draw(picture, rng), format="rgb24").reformat(*SIZE, interpolation="BICUBIC").to_ndarray()
             )
-            wave = np.concatenate([_demo_scenes.synthesise(sound, rng) for _ in range(SCENE_S)])
+            wave = np.concatenate([scenes.synthesise(sound, rng) for _ in range(SCENE_S)])
             for place in range(SCENE_S * FPS):
                 noisy = np.clip(still.astype(np.int16) + rng.integers(-4, 5, (SIZE[1], SIZE[0], 1), dtype=np.int16), 0, 255)
                 frame = av.VideoFrame.from_ndarray(noisy.astype(np.uint8), format="rgb24")
@@ -91,7 +89,7 @@ def write_clip(path: Path, seconds: float) -> Path:
                 file.mux(video.encode(frame))
             for start in range(0, len(wave), 1000):
                 piece = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="fltp", layout="mono")
-                piece.sample_rate, piece.pts = _demo_scenes.RATE_HZ, number // FPS * _demo_scenes.RATE_HZ + start
+                piece.sample_rate, piece.pts = scenes.RATE_HZ, number // FPS * scenes.RATE_HZ + start
                 file.mux(audio.encode(piece))
             number += SCENE_S * FPS
         file.mux(video.encode(None))

@@ -1,16 +1,19 @@
-"""What a long command is doing now: stage, bar and seconds, on stderr."""
+"""What a long command is doing now: stage, share and seconds, on stderr."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
 
-PLAIN_EVERY_S = 10.0  # how often a stage says where it is when stderr is a file: a log stays short, and a hang is seen
+PLAIN_EVERY_S = 10.0  # a log stays short, and a hang is seen
+STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -67,42 +70,87 @@ class Progress:
 
 
 class Plain(Progress):
-    """One line when a stage begins, one when it ends, and one every ten seconds between."""
+    """For a file or a pipe: a line when a stage begins, one when it ends, and one every ten seconds between, whether it reports or not.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: Where the lines go.
+        clock: Seconds, as ``time.monotonic``.
+        look_s: How often a thread looks whether ten seconds are over.
+    """
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic, look_s: float = 1.0) -> None:
         super().__init__()
-        self._stream, self._names, self._said = stream, [""], 0.0
+        self._stream, self._clock, self._look_s = stream, clock, look_s
+        self._running: list[_Running] = []
+        self._said_s = clock()
+        self._lock = threading.RLock()  # lines come from the stage's thread and from the one that looks
+        self._over = threading.Event()
+        self._looking = threading.Thread(target=self._look_again, name="progress", daemon=True)
 
     def update(self, text: str, fraction: float | None = None) -> None:
-        if time.perf_counter() - self._said >= PLAIN_EVERY_S:
-            share = "" if fraction is None else f" {fraction:.0%}"
-            self.note(f"{self._names[-1]}:{share} {text}")
+        with self._lock:
+            if self._running:
+                self._running[-1].says = f"{'' if fraction is None else f' {fraction:.0%}'} {text}"
+                self._say_if_due()
 
     def note(self, text: str) -> None:
-        self._said = time.perf_counter()
-        print(text, file=self._stream, flush=True)
+        with self._lock:
+            self._said_s = self._clock()
+            print(text, file=self._stream, flush=True)
 
     def _begin(self, name: str) -> None:
-        self._names.append(name)
-        self.note(f"{name} ...")
+        with self._lock:
+            self._running.append(_Running(name, self._clock()))
+            self.note(f"{name} ...")
 
     def _end(self, name: str, seconds: float, *, failed: bool) -> None:
-        self._names.pop()
-        self.note(f"{name}: {'stopped after' if failed else 'done in'} {seconds:.1f} s")
+        with self._lock:
+            self._running.pop()
+            self.note(f"{name}: {'stopped after' if failed else 'done in'} {seconds:.1f} s")
+
+    def _say_if_due(self) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._running and now - self._said_s >= PLAIN_EVERY_S:
+                stage = self._running[-1]
+                self.note(f"{stage.name}:{stage.says or ' running'}, {now - stage.began_s:.0f} s")
+
+    def _look_again(self) -> None:
+        while not self._over.wait(self._look_s):
+            self._say_if_due()
+
+    def __enter__(self) -> Progress:
+        self._looking.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._looking.join()
+
+
+@dataclass
+class _Running:
+    """A stage that runs, since when, and what it last reported."""
+
+    name: str
+    began_s: float
+    says: str = ""
 
 
 class Live(Progress):
-    """A bar a stage, redrawn in place; finished ones stay above the running one."""
+    """For a terminal: a line a stage, redrawn in place while it runs; those of finished ones stay above it."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         from rich.console import Console  # only a terminal pays for rich
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
-        text = TextColumn("[dim]{task.fields[text]}")
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.elapsed:6.1f} s"), text)
-        self._bars = Bars(*columns, console=Console(file=stream))
+        name = TextColumn("{task.description}", table_column=Column(min_width=24))  # finished lines are laid out one by one
+        bar, seconds = BarColumn(24), TextColumn("{task.elapsed:6.1f} s")
+        text = TextColumn("[dim]{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis"))  # a line stays one line
+        self._bars = Bars(name, bar, seconds, text, console=Console(file=stream))
         self._tasks: list[Any] = []
 
     def update(self, text: str, fraction: float | None = None) -> None:
@@ -117,14 +165,25 @@ class Live(Progress):
         self._tasks.append(self._bars.add_task("  " * len(self._tasks) + name, total=None, text=""))
 
     def _end(self, name: str, seconds: float, *, failed: bool) -> None:
+        """The line leaves the part that is redrawn, which must not outgrow the terminal: its lower end, where things happen, is cut off."""
         task = self._tasks.pop()
         self._bars.update(task, completed=0.0 if failed else 1.0, total=1.0, text="stopped" if failed else "")
         self._bars.stop_task(task)
+        line = self._bars.make_tasks_table([each for each in self._bars.tasks if each.id == task])
+        self._bars.remove_task(task)
+        self._bars.console.print(line)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
 
-def on_stderr() -> Progress:
-    """Live bars when stderr is a terminal, plain lines when it is not."""
-    return Live(sys.stderr) if sys.stderr.isatty() else Plain(sys.stderr)
+@contextmanager
+def on_stderr() -> Iterator[Progress]:
+    """Lines that update themselves when stderr is a terminal, plain ones when it is not."""
+    with ExitStack() as stack:
+        stream = sys.stderr
+        with suppress(OSError, ValueError):  # no file behind it: a test's or a notebook's own stream
+            # A second way to the same place: what silences libraries while they are imported turns the first one off.
+            if stream.fileno() == STDERR:
+                stream = stack.enter_context(os.fdopen(os.dup(STDERR), "w", encoding=stream.encoding, errors="replace", buffering=1))
+        yield stack.enter_context(Live(stream) if stream.isatty() else Plain(stream))

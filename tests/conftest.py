@@ -63,7 +63,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 @pytest.fixture(scope="session")
 def porch(shared: Callable[..., Path]) -> Path:
     """A small porch set as a dataset folder: 120 train, 24 val, 60 test scenes."""
-    from edgemm.verbs._demo_scenes import write
+    from edgemm.verbs._demo.scenes import write
 
     return shared("porch", lambda folder: write(folder, {"train": 120, "val": 24, "test": 60}))
 

@@ -14,7 +14,8 @@ import edgemm
 from edgemm.cli import main
 from edgemm.contracts.report import Report, Verdict
 from edgemm.errors import CardError, DataError, Mistakes
-from edgemm.verbs import _printing
+from edgemm.report import terminal
+from edgemm.report.terminal import Ending, conclude
 
 
 @pytest.fixture
@@ -113,17 +114,17 @@ def test_results_go_to_stdout_as_json_when_asked(run):
 
 def test_several_mistakes_are_one_block_each():
     error = Mistakes([CardError("one.", fix="do a."), DataError("two.", why="b.")])
-    assert _printing.words(error) == "edgemm: one.\n  fix: do a.\nedgemm: two.\n  why: b."
+    assert terminal.words(error) == "edgemm: one.\n  fix: do a.\nedgemm: two.\n  why: b."
 
 
 def test_a_missing_package_names_its_extra():
-    words = _printing.words(ModuleNotFoundError("No module named 'nncf'", name="nncf.common"))
+    words = terminal.words(ModuleNotFoundError("No module named 'nncf'", name="nncf.common"))
     assert words.splitlines()[0] == "edgemm: this command needs the package 'nncf'."
     assert words.splitlines()[2] == "  fix: pip install 'edgemm[compress]'"
 
 
 def test_a_module_of_the_users_that_is_missing_is_no_extra():
-    assert "ModuleNotFoundError: No module named 'mine'" in _printing.words(ModuleNotFoundError("No module named 'mine'", name="mine"))
+    assert "ModuleNotFoundError: No module named 'mine'" in terminal.words(ModuleNotFoundError("No module named 'mine'", name="mine"))
 
 
 @pytest.mark.parametrize(
@@ -138,19 +139,15 @@ def test_a_module_of_the_users_that_is_missing_is_no_extra():
     ],
 )
 def test_whatever_goes_wrong_is_told_without_a_traceback(error, what, fix):
-    words = _printing.words(error)
+    words = terminal.words(error)
     assert words.startswith(f"edgemm: {what}")
     assert f"fix: {words.partition('fix: ')[2]}" in words
     assert fix in words
 
 
 def test_a_missed_budget_exits_3_after_the_table(capsys):
-    import typer
-
     report = Report({}, budgets=[Verdict("latency_p95_ms", 20.0, 25.0, "missed", target="openvino")])
-    with pytest.raises(typer.Exit) as end:
-        _printing.conclude(report, False, "edgemm verify x")
-    assert end.value.exit_code == 3
+    assert conclude(Ending(report, next="edgemm verify x", report=report)) == 3
     out = capsys.readouterr().out
     assert "budget latency_p95_ms on openvino: missed: 25, limit 20" in out
     assert out.endswith("next: edgemm verify x\n")
@@ -158,7 +155,8 @@ def test_a_missed_budget_exits_3_after_the_table(capsys):
 
 @pytest.mark.parametrize("verdict", ["met", "unknown"])
 def test_a_budget_that_is_met_or_unknown_exits_0(verdict, capsys):
-    _printing.conclude(Report({}, budgets=[Verdict("latency_p95_ms", 20.0, None, verdict)]), True, "x")
+    report = Report({}, budgets=[Verdict("latency_p95_ms", 20.0, None, verdict)])
+    assert conclude(Ending(report, report=report), json=True) == 0
     assert json.loads(capsys.readouterr().out)["budgets"][0]["verdict"] == verdict
 
 
@@ -166,10 +164,13 @@ def test_what_was_written_is_told_with_its_size(tmp_path, capsys):
     (tmp_path / "a").write_bytes(b"x" * 2048)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "b").write_bytes(b"x" * 1024)
-    _printing.wrote(tmp_path)
-    _printing.wrote(tmp_path / "a")
-    _printing.suggest("edgemm verify x")
+    assert conclude(Ending(written=(tmp_path, tmp_path / "a"), next="edgemm verify x")) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path} (3.0 KiB)\nwrote {tmp_path / 'a'} (2.0 KiB)\nnext: edgemm verify x\n"
+
+
+def test_as_json_what_was_written_is_all_that_a_command_without_a_result_says(tmp_path, capsys):
+    conclude(Ending(written=(tmp_path,), next="edgemm verify x"), json=True)
+    assert json.loads(capsys.readouterr().out) == {"written": [str(tmp_path)]}
 
 
 def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path):

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from edgemm.contracts import frontend_ops
 from edgemm.contracts.card import Card
+from edgemm.contracts.libraries import quiet_calls
 from edgemm.contracts.modality import modalities
 from edgemm.errors import CardError, CheckpointError, ParityError, nearest
 from edgemm.graph import files, parity
@@ -22,7 +23,6 @@ from edgemm.graph.branches import drop_unread
 from edgemm.graph.exporter_leftovers import tidy
 from edgemm.graph.frontend import PREFIX, prepend
 from edgemm.graph.onnx_card import read
-from edgemm.graph.quiet import quiet
 
 OPSET = 18  # what the exporter writes; every target takes it
 OLDEST_OPSET = 13  # the first with one scale a channel in Q/DQ
@@ -47,7 +47,7 @@ def prepare(card: Card, out: Path) -> Path:
     if any(node.op_type == "DequantizeLinear" for node in original.graph.node):
         return files.save(prepend(original, card), out)  # folding would turn its weights back into float
     samples = _samples(card, original)
-    with quiet():
+    with quiet_calls():
         model = ir.serde.deserialize_model(_converted(original, card.model_path.name))
         _simplify(model, card, samples)
     proto = ir.serde.serialize_model(model)

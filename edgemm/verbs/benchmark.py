@@ -1,4 +1,4 @@
-"""`edgemm benchmark`: candidates side by side on this machine: latency, memory, size, accuracy."""
+"""`edgemm benchmark`: measure candidates side by side, or compare two reports."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from edgemm.pipeline import stages
 from edgemm.progress import Progress
 from edgemm.report import comparison, page
 from edgemm.report.comparison import Comparison
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable, sha256_file
 
 ROUNDS = 16  # two for each launch
 
 
 def benchmark(
-    candidates: Sequence[str | Path],
+    candidates: Sequence[str | Path] = (),
     *,
     data: str | Path | None = None,
     target: str | None = None,
@@ -56,39 +57,47 @@ def benchmark(
     setup: bool = False,
     fallback: bool = False,
     ssh_config: str | Path | None = None,
+    compare: tuple[str | Path, str | Path] | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Report | Comparison:
     """Measure candidates against each other, each in a process of its own, in interleaved rounds.
 
     A bundle is measured on each of its targets that can run here, beside its float graph forced to f32 and as the runtime runs that
     by itself; an ONNX file on each target that can run here; a model card in torch.
 
     Args:
-        candidates: Bundles, ONNX files, model cards, OpenVINO IR files, TensorRT plans, ``torch-compile:CARD``, ``command:WORDS``.
+        candidates: Bundles, ONNX files, model cards, OpenVINO IR files, TensorRT plans, ``torch-compile:CARD``,
+            ``command:WORDS``; the first is what the others are held against.
         data: The dataset: accuracy on its test split, on the target itself. Without it the report says what the samples were.
-        target: Measure on this one only.
+        target: Measure on this target only.
         output: Folder for report.json and report.html.
         pace: Also measure calls at this pace: ``5hz``, or ``image=10hz,audio=1hz``.
-        streams, batches: Also measure the throughput of so many parallel streams and samples a call, in every combination.
+        streams: Also measure the throughput of so many parallel streams.
+        batches: Also measure the throughput of so many samples a call; with ``streams`` in every combination.
         roofline: Tell how near the first candidate's branches come to the box's peaks, and which layers waste time.
-        rounds, calls: Timed rounds, and calls in each.
-        seconds: Bound on one candidate's timed calls.
+        rounds: Timed rounds; candidates take turns in each.
+        calls: Timed calls of a candidate in a round.
+        seconds: Most seconds of timed calls for one candidate.
         launches: Processes of each candidate that share the rounds, each with a cold start; 0 = one, and no cold start.
-        limit: First rows of the test split only.
+        limit: Accuracy on so many first rows of the test split only.
         seed: Of the order within rounds, and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
-        remote: ``ssh://user@host:port``: measure one bundle there; only numpy and a runtime need to be there.
-        setup: First make a virtual environment there with what is missing.
-        fallback: Where none of the bundle's runtimes is there, measure its graph in ONNX Runtime, and say so.
-        ssh_config: ssh's configuration file instead of the user's own.
+        remote: Measure one bundle on another machine, ``ssh://user@host:port``; only numpy and a runtime need to be there.
+        setup: With ``remote``: first make a virtual environment there with what is missing.
+        fallback: With ``remote``: where none of the bundle's runtimes is there, measure its graph in ONNX Runtime, and say so.
+        ssh_config: With ``remote``: ssh's configuration file instead of the user's own.
+        compare: Measure nothing: hold the second report.json against the first.
 
     Returns:
         The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed, ``report.details["failures"]`` the
-        candidates of which nothing could be measured; the notes say why.
+        candidates of which nothing could be measured; the notes say why. With ``compare`` a ``Comparison``: what got worse beyond the
+        noise, and ``missed`` holds the regressions.
 
     Raises:
         EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; nothing at all could be measured.
     """
+    if compare is not None:
+        return comparison.compare(*(read(Path(report)) for report in compare))
     if not candidates:
         raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
     progress = progress or Progress()
@@ -129,13 +138,9 @@ def benchmark(
     return report
 
 
-def compare(old: str | Path, new: str | Path) -> Comparison:
-    """Hold the report ``new`` against ``old``: what got worse beyond the noise. ``missed`` of the result holds the regressions.
-
-    Raises:
-        EdgemmError: One is no report; they come from different machines, or have nothing in common.
-    """
-    return comparison.compare(read(Path(old)), read(Path(new)))
+def ending(report: Report | Comparison, *, output: str | None = None, **_: Any) -> Ending:
+    written = (Path(output),) if output else ()
+    return Ending(report, written, f"open {Path(output) / 'report.html'} in a browser" if output else "", report=report)
 
 
 def _resolved(candidates: Sequence[str | Path], target: str | None) -> list[Named]:

@@ -1,4 +1,4 @@
-"""`edgemm compile`: make a target's own form of a model on this machine, with runtime options chosen by measurement here."""
+"""`edgemm compile`: compile a graph or bundle for one target, here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edgemm.contracts.target import BuildsAhead, Target, fingerprint
 from edgemm.errors import EdgemmError, TargetError
 from edgemm.pipeline import stages
 from edgemm.progress import Progress
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import Artifact, folder_in_one_step, require_writable, write_json
 
 
@@ -34,11 +35,11 @@ def compile(
 
     Args:
         model: An ONNX file, or a bundle.
-        target: Plugin name; None = a bundle's only target.
+        target: What it shall run on (see ``edgemm list targets``); without it a bundle's only target.
         output: Folder for what the target loads, with ``options.json``; an ONNX file needs one. A bundle's options go into the cache too,
             where every command finds them on this machine; the bundle itself is never written to.
-        aot: GPUs that are not here, such as ``SM86,SM120``: one TensorRT-RTX plan for all of them; nothing is timed.
-        data: Where the sample to time with comes from; None = a bundle's golden one, for an ONNX file a seeded synthetic one.
+        aot: Build for NVIDIA GPUs that are not here, such as ``SM86,SM120``: one TensorRT-RTX plan for all of them; nothing is timed.
+        data: Where the sample to time with comes from; without it a bundle's golden one, for an ONNX file a seeded synthetic one.
 
     Raises:
         TargetError: The runtime is missing or refuses the graph.
@@ -61,6 +62,13 @@ def compile(
     with progress.stage(f"tune {target}"):
         found = tune(target, exported.main, stages.samples(job, 1)[0], progress=progress.update)
     return _write(exported.main, target, TargetOptions(tuned=found.options), output)
+
+
+def ending(compiled: Artifact, *, model: str, output: str | None = None, aot: str | None = None, **_: Any) -> Ending:
+    command = (
+        f"edgemm benchmark {compiled.main if output else model}" if aot is None else f"copy {compiled.main} to a machine with such a GPU."
+    )
+    return Ending(written=(compiled.main,), next=command)
 
 
 def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, progress: Progress) -> Artifact:

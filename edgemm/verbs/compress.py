@@ -1,4 +1,4 @@
-"""`edgemm compress`: the whole way from a checkpoint to a verified, measured bundle."""
+"""`edgemm compress`: go the whole way: card to measured bundle."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.stages import Job
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.progress import Progress
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import Artifact
 from edgemm.workshop.models.checkpoint import files
 
@@ -40,6 +41,12 @@ class Compressed:
     reused: tuple[str, ...]
     checkpoint: Path | None = None
 
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.report.to_dict()
+
 
 def compress(
     card: str | Path,
@@ -59,11 +66,11 @@ def compress(
     only packs.
 
     Args:
-        card: A card, a folder with ``model.yaml``, or an ``.onnx`` file (a card is drafted for one without).
-        recipe: A path or the name of a shipped recipe.
-        output: The bundle: a folder, or a file ending in ``.edgemm``.
+        card: A model.yaml, a folder with one, a shipped card's name, or an ``.onnx`` file (one without a card gets one drafted).
+        recipe: A recipe file, or the name of a shipped one (see ``edgemm list recipes``).
+        output: The bundle: a folder, or a file ending in ``.edgemm``; what stood there is replaced.
         data: The dataset; may be left out for an ``.onnx`` file, which is then calibrated on synthetic samples, and the report says so.
-        sign: PEM private key (ed25519).
+        sign: PEM private key (ed25519) to sign the bundle with.
         checkpoint: Folder for what the recipe's torch steps left, in float: model.yaml, weights and records. It loads as any card does, and
             can be compressed again.
         seed: Of the calibration choice and of synthetic samples.
@@ -99,6 +106,11 @@ def compress(
     packing.copy(made.folder, output)
     place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
+
+
+def ending(compressed: Compressed, **_: Any) -> Ending:
+    written = (compressed.bundle,) if compressed.checkpoint is None else (compressed.bundle, compressed.checkpoint)
+    return Ending(compressed, written, f"edgemm verify {compressed.bundle}", report=compressed.report)
 
 
 def _check_checkpoint(place: Path, output: Path, job: Job, plan: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""`edgemm demo`: what the commands do, shown on pictures and sounds made on the spot.
+"""`edgemm demo`: show it all on a small model made on the spot.
 
 A demo is what a user would type: it calls ``edgemm.train`` and ``edgemm.compress`` by their public names, one after the other.
 """
@@ -13,8 +13,9 @@ import edgemm
 from edgemm.contracts import stage_code
 from edgemm.contracts.report import Report
 from edgemm.progress import Progress
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import folder_in_one_step, require_writable, write_bytes
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 
 RECIPE = "openvino-int8"
 EPOCHS = 16  # val accuracy has stopped rising by then; about a minute on two cores
@@ -41,7 +42,7 @@ class Shown:
         return self.bundle / "report.html"
 
     def __str__(self) -> str:
-        sees, hears = _demo_scenes.ceiling("image"), _demo_scenes.ceiling("audio")
+        sees, hears = scenes.ceiling("image"), scenes.ceiling("audio")
         alone = f"In these scenes a model that only sees is right {sees:.0%} of the time at best, one that only hears {hears:.0%}."
         return f"{self.report}\n\n{alone}"
 
@@ -65,17 +66,22 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
     with progress.stage("scenes"):
         _make_scenes(data)
     card, model = folder / "porch.yaml", folder / "porch"
-    write_bytes(card, _demo_scenes.CARD.encode())
+    write_bytes(card, scenes.CARD.encode())
     edgemm.train(card, data=data, output=model, epochs=epochs, progress=progress, **TRAINING)
     done = edgemm.compress(model, recipe=RECIPE, data=data, output=folder / "bundle", progress=progress)
     return Shown(data, model / "model.yaml", done.bundle, done.report)
 
 
+def ending(shown: Shown, **_: Any) -> Ending:
+    command = f"open {shown.page} in a browser; then: edgemm verify {shown.bundle}"
+    return Ending(shown, (shown.bundle,), command, report=shown.report)
+
+
 def _make_scenes(data: Path) -> None:
     """Write the scene set, unless this very edgemm wrote it before."""
-    mark, code = data / ".made_by", stage_code.of(_demo_scenes.__name__).digest
+    mark, code = data / ".made_by", stage_code.of(scenes.__name__).digest
     if mark.is_file() and mark.read_text(encoding="utf-8") == code:
         return
     with folder_in_one_step(data) as scratch:
-        _demo_scenes.write(scratch)
+        scenes.write(scratch)
         (scratch / mark.name).write_text(code, encoding="utf-8")

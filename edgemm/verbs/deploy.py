@@ -1,4 +1,4 @@
-"""`edgemm deploy`: put a bundle on a box over ssh, proved there before it serves, and taken back where it does not."""
+"""`edgemm deploy`: put a bundle on a box; proved there before it serves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def deploy(
     """Copy ``bundle`` to another machine, verify it there, and swap it in.
 
     Args:
-        remote: ``ssh://user@host:port``.
+        bundle: A bundle folder or ``.edgemm`` file.
+        remote: The box, ``ssh://user@host:port``.
         to: Path of the bundle there: what ``edgemm run`` was started with.
         command: How edgemm is called there, such as ``/opt/edgemm/bin/edgemm``.
         reload: Line for the shell there that makes the run look, such as ``systemctl reload edgemm-porch``.

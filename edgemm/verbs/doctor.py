@@ -1,4 +1,4 @@
-"""`edgemm doctor`: what this machine can do, and what to install for the rest."""
+"""`edgemm doctor`: say what this machine can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgemm init`: a drafted model card for the user's own factory."""
+"""`edgemm init`: draft a model card by running your factory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 
 from edgemm.contracts.card import FILL_IN, Card, Input, Output
 from edgemm.errors import CardError, OutputError, nearest
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import write_bytes
 from edgemm.workshop.models.checkpoint import huggingface_card
 
@@ -36,9 +37,10 @@ def init(
 
     Args:
         factory: ``module:function``, ``folder/module.py:function``, or a Hugging Face folder of a classifier, which needs no ``inputs``.
-        inputs: In the order of forward: ``name=form``; forms as in ``FORMS``.
-        output: The card to write; the factory is looked up beside it, in the current directory, on the import path.
-        kwargs: For the factory: a mapping, or ``key=value`` strings with YAML values.
+        inputs: One for each, in the order of forward: image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40,
+            imu=50x6@50hz, text=tokens:16, text=tokens:16+mask.
+        output: The card to write; never replaces one. The factory is looked up beside it, in the current directory, on the import path.
+        kwargs: For the factory: a mapping, or ``key=value`` strings with YAML values; may be repeated.
 
     Returns:
         The card. What could not be known (labels, mean and deviation, tokenizer) is marked ``# FILL IN`` and rejected until it is.
@@ -72,6 +74,11 @@ def init(
     card, shapes = _tried(card)
     write_bytes(path, _draft(card, shapes).encode())
     return path
+
+
+def ending(card: Path, **_: Any) -> Ending:
+    command = f"fill in the lines that end in '{FILL_IN}', then: edgemm train {card} -d DATA -o runs/mine"
+    return Ending(written=(card,), next=command)
 
 
 def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:

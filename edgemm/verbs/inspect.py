@@ -1,4 +1,4 @@
-"""`edgemm inspect`: the branches of a model: parameters, multiply-accumulates, share of the time, size at each precision."""
+"""`edgemm inspect`: show what each branch of a model costs, and what it bears."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from edgemm.pipeline.per_branch import BranchRow, take_apart
 from edgemm.pipeline.sensitivity import Sensitivity
 from edgemm.pipeline.sensitivity import sensitivity as measure_sensitivity
 from edgemm.progress import Progress
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable
 
 PREFERRED = ("openvino", "onnxruntime")  # what times the layers where the model names no target of its own
@@ -101,7 +102,7 @@ def inspect(
         data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own).
         target: Where the layers are timed; without it the bundle's own, else OpenVINO or ONNX Runtime, whichever is here.
         sensitivity: Also measure what each branch bears: pruned alone, and in INT8 alone. Needs a card (or an ONNX file) and data.
-        device: A board that is not at hand (``orin-nano-8gb-super``): also estimate how long each branch takes there.
+        device: A board that is not here, such as ``orin-nano-8gb-super``: also estimate how long each branch takes there.
         output: Folder for report.json and report.html.
 
     Raises:
@@ -125,6 +126,10 @@ def inspect(
     if place:
         _write(found, place)
     return found
+
+
+def ending(inspection: Inspection, *, output: str | None = None, **_: Any) -> Ending:
+    return Ending(inspection, (Path(output),) if output else ())
 
 
 def _model(model: str | Path, data: str | Path | None, target: str | None, sensitivity: bool, progress: Progress | None) -> Inspection:

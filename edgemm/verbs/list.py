@@ -1,4 +1,4 @@
-"""`edgemm list`: what there is to choose from, read from the folders; nothing is imported."""
+"""`edgemm list`: list what a card or recipe may name, and its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from edgemm.contracts import plugins, recipe
 from edgemm.contracts.card import SHIPPED
 from edgemm.errors import EdgemmError, nearest
-from edgemm.verbs._described import Described, Variant, describe, quote
+from edgemm.verbs._list.described import Described, Variant, describe, quote
 
 FILES = ("recipes", "cards")
 KINDS = (*FILES, *(kind for kind in plugins.KINDS if kind not in ("verbs", "probes")))
@@ -36,8 +36,8 @@ def list(kind: str | None = None, name: str | None = None) -> Listing | Describe
     """Everything that can be named in a card or a recipe; or one of these with its options.
 
     Args:
-        kind: One of ``KINDS``; None lists all of them. A variant's name is looked for in all kinds.
-        name: A variant of that kind: its options with types, defaults and meanings. A recipe's or a card's file.
+        kind: One kind only, such as targets; or one variant, such as audio, which is looked for in all kinds.
+        name: A variant of that kind: what options it takes. A recipe's or a card's file.
 
     Raises:
         EdgemmError: There is no such kind, or no such variant.

@@ -1,12 +1,14 @@
-"""`edgemm quantize`: a recipe's graph steps on an ONNX file, one Q/DQ graph for each target."""
+"""`edgemm quantize`: apply a recipe's graph steps, for each target."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgemm.contracts.recipe import load as load_recipe
 from edgemm.pipeline import stages
 from edgemm.progress import Progress
+from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable
 
 
@@ -22,6 +24,8 @@ def quantize(
 
     Args:
         onnx: An ONNX file; a ``model.yaml`` beside it that names it is its card, else one is drafted.
+        recipe: A recipe file, or the name of a shipped one (see ``edgemm list recipes``).
+        output: Folder for a folder for each target.
         data: Calibration samples; without it, seeded synthetic ones.
 
     Returns:
@@ -42,3 +46,8 @@ def quantize(
         stages.lay_out(output / name, {path.name: path for path in stages.files_of(made)}, card=job.card.as_onnx("model.onnx"))
         written.append(output / name / "model.onnx")
     return written
+
+
+def ending(graphs: list[Path], **_: Any) -> Ending:
+    folder = graphs[0].parent
+    return Ending(written=graphs, next=f"edgemm compile {graphs[0]} --target {folder.name} -o {folder}/compiled")

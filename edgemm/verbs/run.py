@@ -1,4 +1,4 @@
-"""`edgemm run`: serve a bundle on this box, from cameras, microphones, topics or recordings to events."""
+"""`edgemm run`: serve a bundle here: cameras and microphones to events."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving import command_words, run_yaml, systemd
 from edgemm.box.serving.health import Summary
-from edgemm.box.serving.pulse import Pulse
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.secrets import Crash, Redacting, redact
 from edgemm.box.serving.settings import WebSettings
 from edgemm.box.serving.supervising import Supervision
 from edgemm.box.serving.supervising import supervise as keep_running
 from edgemm.box.serving.swapping import Swapper
-from edgemm.box.serving.systemd import Installed
+from edgemm.box.serving.systemd import Installed, SystemdNotifier
 from edgemm.contracts import plugins
 from edgemm.errors import EdgemmError, RunError
 
@@ -49,15 +48,15 @@ def run(
 
     Args:
         bundle: A bundle folder or ``.edgemm`` file.
-        config: ``run.yaml``; what the other arguments say is added to it.
-        source: ``INPUTS=PLACE`` each, such as ``image,audio=rtsp://host/live``; a place is an address, a file, a folder, ``/dev/video0``,
-            ``microphone``, ``mqtt://host/topic``.
-        target: Where it runs; None = the first of the bundle's targets that this box has.
+        config: run.yaml: sources, rates, decisions, sinks; what the other arguments say is added to it.
+        source: What feeds which inputs, such as ``image,audio=rtsp://host/live``; a place is an address, a file, a folder, ``/dev/video0``,
+            ``microphone``, ``mqtt://host/topic``. May be repeated.
+        target: Where it runs; without it the first of the bundle's targets that this box has.
         jsonl: File to append events to.
         mqtt: ``mqtt://host:port`` (``mqtts://`` with TLS) to publish to; user and password come from ``EDGEMM_MQTT_USER`` and
             ``EDGEMM_MQTT_PASSWORD`` where those are set.
         web: Port, or ``HOST:PORT``, to serve the page on; the token for other hosts than this machine comes from ``EDGEMM_WEB_TOKEN``.
-        quiet: Nothing is printed while it runs.
+        quiet: Print nothing while it runs.
         fast: Play recordings as fast as the box can.
         seconds: End after so long.
         supervise: Run in a child process that is started again when it crashes or hangs.
@@ -82,8 +81,8 @@ def run(
     if supervise:
         return _supervised([*again, *(["--seconds", str(seconds)] if seconds else []), *(["--fast"] if fast else [])], stop)
     runner = Runner(opened, settings, fast=fast)
-    swapper, pulse = Swapper(runner, Path(bundle)), Pulse()
-    runner.on_tick += [pulse.beat, swapper.look]
+    swapper, notifier = Swapper(runner, Path(bundle)), SystemdNotifier()
+    runner.on_tick += [notifier.beat, swapper.look]
     runner.describe_more["swap"] = swapper.describe
     if settings.web is not None and not fast:
         _serve_page(runner, settings.web, quiet)
@@ -99,8 +98,8 @@ def run(
                 fix="run it with --debug to see where it happens.",
             ) from Crash(err)
         finally:
-            pulse.stopping()
-            pulse.close()
+            notifier.stopping()
+            notifier.close()
 
 
 def _serve_page(runner: Runner, settings: WebSettings, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""`edgemm train`: a card and data become a checkpoint with its metrics and curves."""
+"""`edgemm train`: train a card's model; the best weights on val stay."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from edgemm.data.modalities.text import build_vocabulary
 from edgemm.errors import OutputError
 from edgemm.progress import Progress
 from edgemm.report import page
+from edgemm.report.terminal import Ending
 from edgemm.store import cache
 from edgemm.store.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
 from edgemm.workshop.models.checkpoint import identity
@@ -105,11 +106,20 @@ def train(
     again, to the same result.
 
     Args:
-        epochs: Passes over the train split; None = ``training.default_epochs`` of its rows.
-        patience: Stop after so many epochs without a better one on val; None = never.
-        loss_weights: Output -> factor of its loss, 1 where not named.
-        device: auto, cpu or cuda.
+        card: A model.yaml, a folder with one, a shipped card's name.
+        data: A folder with a manifest or <split>.npz files, or module:callable.
+        output: Folder for the trained model; an earlier training there is replaced.
+        epochs: Passes over the train split; without it 20, more if it is small.
+        batch_size: Rows of a step.
+        learning_rate: At its highest.
+        schedule: How the learning rate falls.
+        patience: Stop after so many epochs without a better one on val; without it never.
+        loss_weights: Factor of an output's loss, 1 where not named; may be repeated.
+        seed: Of every random choice.
+        device: auto, cpu, cuda or mps.
+        mixed_precision: Compute in 16 bits where that is safe.
         fresh: Start anew even where a killed run could go on, or the result is already there.
+        skip_bad_rows: Leave out rows that cannot be read, and report them, instead of stopping.
 
     Raises:
         CardError, CheckpointError, DataError, OutputError: Nothing was written then.
@@ -168,6 +178,11 @@ def train(
                 loading.save_model(model, folder / LAST_GOOD)
             raise
         return _write(model, dataset, done, folder, key, progress)
+
+
+def ending(trained: Training, *, data: str | Path, **_: Any) -> Ending:
+    command = f"edgemm compress {trained.card} -r openvino-int8 -d {data} -o build/{trained.folder.name}"
+    return Ending(trained, (trained.folder,), command)
 
 
 def completed(card: Card, dataset: TableDataset, scratch: Path, progress: Progress) -> Card:

@@ -1,4 +1,4 @@
-"""`edgemm verify`: does a bundle still hold what was packed, and does this machine compute what was promised?"""
+"""`edgemm verify`: check a bundle's files, signature and answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def verify(bundle: str | Path, *, key: str | Path | None = None) -> Verification
 
     Args:
         bundle: A folder or an ``.edgemm`` file.
-        key: PEM public key (ed25519) that must have signed it. Without it a signature is checked for damage only.
+        key: ed25519 public key (PEM) the bundle must be signed with. Without it a signature is checked for damage only.
 
     Returns:
         Every check; those whose ``ok`` is None could not be made here, and say why.

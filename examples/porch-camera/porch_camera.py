@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 import edgemm
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 
 HERE = Path(__file__).parent
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's own: the RTSP server's bindings are there
@@ -65,20 +65,18 @@ def write_clip(path: Path, rounds: int) -> Path:
     """Scenes of four seconds each, with their sounds: H.264 and AAC."""
     rng = np.random.default_rng(5)
     with av.open(str(path), "w") as file:
-        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=_demo_scenes.RATE_HZ, layout="mono")
+        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=scenes.RATE_HZ, layout="mono")
         video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
         video.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS)}
         for number, (picture, sound) in enumerate(SCENES * rounds):
-            still = av.VideoFrame.from_ndarray(_demo_scenes.draw(picture, rng), format="rgb24").reformat(
-                *SIZE, "yuv420p", interpolation="POINT"
-            )
+            still = av.VideoFrame.from_ndarray(scenes.draw(picture, rng), format="rgb24").reformat(*SIZE, "yuv420p", interpolation="POINT")
             for place in range(SCENE_S * FPS):
                 still.pts = number * SCENE_S * FPS + place
                 file.mux(video.encode(still))
-            wave = np.concatenate([_demo_scenes.synthesise(sound, rng) for _ in range(SCENE_S)])
+            wave = np.concatenate([scenes.synthesise(sound, rng) for _ in range(SCENE_S)])
             for start in range(0, len(wave), 1000):
                 piece = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="fltp", layout="mono")
-                piece.sample_rate, piece.pts = _demo_scenes.RATE_HZ, number * len(wave) + start
+                piece.sample_rate, piece.pts = scenes.RATE_HZ, number * len(wave) + start
                 file.mux(audio.encode(piece))
         file.mux(video.encode(None))
         file.mux(audio.encode(None))

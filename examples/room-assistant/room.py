@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 
 SOUNDS = ("silence", "steps", "bell", "bark", "glass")
 DUTIES = {
@@ -56,8 +56,8 @@ def write(folder: Path, counts: dict[str, int] | None = None) -> Path:
             with wave.open(str(folder / name), "wb") as file:
                 file.setnchannels(1)
                 file.setsampwidth(2)
-                file.setframerate(_demo_scenes.RATE_HZ)
-                file.writeframes(np.round(_demo_scenes.synthesise(sound, rng) * 32767).astype("<i2").tobytes())
+                file.setframerate(scenes.RATE_HZ)
+                file.writeframes(np.round(scenes.synthesise(sound, rng) * 32767).astype("<i2").tobytes())
             rows.append((split, sentence(duty, rng), name, DUTIES[duty].get(sound, "nothing")))
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 import edgemm
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 
 HERE = Path(__file__).parent
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's own: the RTSP server's bindings are there
@@ -71,13 +71,13 @@ def write_clip(path: Path, rounds: int) -> Path:
     """Sounds of three seconds each: AAC."""
     rng = np.random.default_rng(5)
     with av.open(str(path), "w") as file:
-        audio = file.add_stream("aac", rate=_demo_scenes.RATE_HZ, layout="mono")
+        audio = file.add_stream("aac", rate=scenes.RATE_HZ, layout="mono")
         at = 0
         for sound in SOUNDS * rounds:
-            wave = np.concatenate([_demo_scenes.synthesise(sound, rng) for _ in range(SOUND_S)])
+            wave = np.concatenate([scenes.synthesise(sound, rng) for _ in range(SOUND_S)])
             for start in range(0, len(wave), 1000):
                 piece = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="fltp", layout="mono")
-                piece.sample_rate, piece.pts = _demo_scenes.RATE_HZ, at + start
+                piece.sample_rate, piece.pts = scenes.RATE_HZ, at + start
                 file.mux(audio.encode(piece))
             at += len(wave)
         file.mux(audio.encode(None))

@@ -6,13 +6,18 @@ import inspect
 import pytest
 
 import edgemm
-from edgemm.cli import app
+from edgemm.cli import NOT_TYPED, application
 from edgemm.contracts import plugins
 
 
+def commands() -> dict[str, inspect.Signature]:
+    """Command -> what Typer reads of it, with all options."""
+    app = application(plugins.names("verbs"))
+    return {info.name: inspect.signature(info.callback) for info in app.registered_commands}
+
+
 def test_all_is_sorted_and_mirrors_the_commands():
-    commands = sorted(info.name or info.callback.__name__ for info in app.registered_commands)
-    assert edgemm.__all__ == commands == sorted(edgemm.__all__)
+    assert edgemm.__all__ == sorted(commands()) == sorted(edgemm.__all__)
 
 
 def test_every_verb_file_is_a_command():
@@ -20,15 +25,27 @@ def test_every_verb_file_is_a_command():
 
 
 @pytest.mark.parametrize("name", edgemm.__all__)
-def test_a_verb_is_a_documented_function_that_takes_what_the_command_takes(name):
+def test_a_verb_is_a_documented_function_and_its_command_takes_what_it_takes(name):
     function = getattr(edgemm, name)
     assert function.__module__ == f"edgemm.verbs.{name}"
     assert inspect.getdoc(function)
-    command = next(info.callback for info in app.registered_commands if (info.name or info.callback.__name__) == name)
-    printing = {"json", "markdown"}
-    other = {"compare"} if name == "benchmark" else set()  # measures nothing: a function of its own, verbs.benchmark.compare
-    typed = {{"loss_weight": "loss_weights"}.get(option, option) for option in inspect.signature(command).parameters} - printing - other
-    assert typed <= set(inspect.signature(function).parameters)
+    takes = set(inspect.signature(function).parameters) - set(NOT_TYPED)
+    assert takes == set(commands()[name].parameters) - {"json", "markdown"}
+
+
+@pytest.mark.parametrize("name", edgemm.__all__)
+def test_what_is_not_typed_is_what_the_verb_takes_by_itself(name):
+    taken = inspect.signature(getattr(edgemm, name)).parameters
+    for option, parameter in commands()[name].parameters.items():
+        if option not in ("json", "markdown"):
+            default = taken[option].default
+            assert parameter.default == (None if default == () else default), f"edgemm {name}: {option}"
+
+
+@pytest.mark.parametrize("name", edgemm.__all__)
+def test_every_option_says_what_it_means(name):
+    for option, parameter in commands()[name].parameters.items():
+        assert parameter.annotation.__metadata__[0].help, f"edgemm {name}: {option}"
 
 
 def test_every_name_is_still_callable_after_every_submodule_was_imported(fresh_python):

@@ -395,7 +395,7 @@ def nncf_of(**options):
     from edgemm.workshop.quantizing import nncf as _nncf
 
     nncf = _nncf._import()
-    with _nncf.quiet(streams=False):
+    with _nncf.quiet_calls():
         return nncf.quantize(float_graph(), nncf.Dataset(samples(8, (1, 3, 12, 12))), subset_size=8, **options)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import Reference, TargetOptions, pack
@@ -20,7 +19,7 @@ from edgemm.contracts.report import Report, Verdict, read
 from edgemm.contracts.target import Target, fingerprint
 from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import page
-from edgemm.verbs import _printing
+from edgemm.report.terminal import Ending, conclude
 from edgemm.verbs.benchmark import benchmark
 from tests.places import PACKS
 
@@ -273,9 +272,7 @@ def test_a_candidate_of_which_nothing_runs_is_told_and_the_rest_is_measured(bund
     assert {m.candidate for m in report.measurements} == {str(bundle)}
     assert report.details["failures"] == [str(tmp_path / "m.onnx")]
     assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details["notes"])
-    with pytest.raises(typer.Exit) as exit:
-        _printing.conclude(report, False, "")
-    assert exit.value.exit_code == 1
+    assert conclude(Ending(report, report=report)) == 1
     assert f"nothing of '{tmp_path / 'm.onnx'}' could be measured" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edgemm.verbs import _demo_scenes
+from edgemm.verbs._demo import scenes
 from edgemm.verbs.demo import demo
 
 
@@ -13,7 +13,7 @@ def small(tmp_path_factory):
     """The demo on 320 scenes, one pass: (folder, what it left)."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_demo_scenes, "COUNTS", {"train": 320, "val": 40, "test": 80})
+        patch.setattr(scenes, "COUNTS", {"train": 320, "val": 40, "test": 80})
         return folder, demo(folder, epochs=1)
 
 
@@ -43,7 +43,7 @@ def test_the_demos_bundle_passes_verify(small):
 def test_scenes_of_another_edgemm_are_made_anew(tmp_path, monkeypatch):
     from edgemm.verbs.demo import _make_scenes
 
-    monkeypatch.setattr(_demo_scenes, "COUNTS", {"train": 2, "val": 1, "test": 1})
+    monkeypatch.setattr(scenes, "COUNTS", {"train": 2, "val": 1, "test": 1})
     _make_scenes(tmp_path / "scenes")
     (tmp_path / "scenes" / "manifest.csv").write_text("mine")
     _make_scenes(tmp_path / "scenes")
@@ -62,10 +62,10 @@ def test_the_whole_demo_needs_both_senses(tmp_path):
     assert fused.value >= 0.9
     assert done.report.missed == []
     for kept, other in (("image", "audio"), ("audio", "image")):
-        card = _demo_scenes.CARD.replace("models:image-audio-gated", "models:image-only").splitlines(keepends=True)
+        card = scenes.CARD.replace("models:image-audio-gated", "models:image-only").splitlines(keepends=True)
         path = tmp_path / f"{kept}.yaml"
         path.write_text("".join(line for line in card if not line.strip().startswith((f"{other}:", "fusion:"))))
         alone = edgemm.train(path, data=done.data, output=tmp_path / kept, epochs=8, batch_size=32, learning_rate=3e-3)
         found = alone.metrics["test"]["event"]
-        assert found["low"] <= _demo_scenes.ceiling(kept), "no model can be better than the ceiling"
+        assert found["low"] <= scenes.ceiling(kept), "no model can be better than the ceiling"
         assert found["accuracy"] < fused.low

@@ -8,7 +8,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -80,7 +80,7 @@ def measure(job: dict[str, Any], progress: Progress) -> Report:
         if job.get("fallback"):
             report = _fallback(bundle, job, progress)
         else:
-            report = benchmark([job["bundle"]], data=_data(), progress=progress, **job["options"])
+            report = cast("Report", benchmark([job["bundle"]], data=_data(), progress=progress, **job["options"]))
     after = thermals.look()
     box = {
         "memory": lowest.to_dict(),
@@ -103,6 +103,6 @@ def _fallback(bundle: Bundle, job: dict[str, Any], progress: Progress) -> Report
     place.mkdir(parents=True, exist_ok=True)
     write_bytes(place / "model.yaml", yaml.safe_dump(card, sort_keys=False).encode())
     options = {**job["options"], "target": FALLBACK}
-    report = benchmark([str(place / "model.yaml")], data=_data(), progress=progress, **options)
+    report = cast("Report", benchmark([str(place / "model.yaml")], data=_data(), progress=progress, **options))
     told = f"{name} cannot run on this box: its graph was measured in ONNX Runtime, as asked. These are not {name}'s figures."
     return replace(report, details={**report.details, "notes": [told, *report.details.get("notes", [])]})

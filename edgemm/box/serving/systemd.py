@@ -1,9 +1,10 @@
-"""A systemd unit for a run: not root, its files read-only, killed and started again when its heartbeat stops."""
+"""A run under systemd: a unit that is not root, its files read-only, and the heartbeat by whose silence systemd knows that it hangs."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,38 @@ def install(arguments: Sequence[str], settings: Settings, *, place: Path | None 
     path = place / f"edgemm-{settings.name}.service"
     write_bytes(path, unit(arguments, settings, is_root=is_root).encode())
     return Installed(path, is_root)
+
+
+class SystemdNotifier:
+    """Tells whoever started this run, by the socket that ``NOTIFY_SOCKET`` names, that it is ready, alive, ending. No socket: nobody.
+
+    Source: sd_notify(3), "Notes": datagrams of ``KEY=value`` lines on an AF_UNIX socket, ``@`` for the abstract namespace.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        self._is_ready = False
+
+    def beat(self) -> None:
+        """The loop is alive; the first time: it is ready."""
+        self._send("WATCHDOG=1" if self._is_ready else "READY=1\nWATCHDOG=1")
+        self._is_ready = True
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+
+    def _send(self, text: str) -> None:
+        if self._socket:
+            try:
+                self._socket.sendto(text.encode(), self._address)
+            except OSError:
+                return  # whoever listened is gone; the box serves on
 
 
 def _written(settings: Settings) -> list[str]:

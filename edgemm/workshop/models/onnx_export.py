@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.libraries import quiet_calls
 from edgemm.contracts.modality import modalities
 from edgemm.contracts.specs import BATCH
 from edgemm.errors import ExportError
@@ -24,7 +25,6 @@ from edgemm.graph import files
 from edgemm.graph.branches import drop_unread
 from edgemm.graph.exporter_leftovers import SCOPES, tidy
 from edgemm.graph.frontend import prepend
-from edgemm.graph.quiet import quiet
 from edgemm.graph.trained_qdq import mark_floats, own_zero_points, pairs_before_maxima
 from edgemm.workshop.models.fused import FusedModel, feature_names
 from edgemm.workshop.models.quantized import QuantizedModel
@@ -84,7 +84,7 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
             f"opset {opset} is too old.", why=f"the exporter writes opset {OLDEST_OPSET} and later.", fix="leave --opset out."
         )
     names = feature_names(model.card)
-    with quiet(), torch.no_grad(), recurrent_by_shape():
+    with quiet_calls(), torch.no_grad(), recurrent_by_shape():
         captured = module_graph(model, dynamic_length=dynamic_length)
         try:
             program = torch.onnx.export(
@@ -112,7 +112,7 @@ def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.ex
     features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
     names = feature_names(model.card)
     shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
-    with quiet(), torch.no_grad(), recurrent_by_shape():
+    with quiet_calls(), torch.no_grad(), recurrent_by_shape():
         return capture(_Positional(model).eval(), features, shapes, model)
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.fx import Node
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.libraries import quiet_calls
 from edgemm.graph.branches import Branches, find_branches
-from edgemm.graph.quiet import quiet
 from edgemm.workshop.models.fused import FusedModel, feature_names
 from edgemm.workshop.models.onnx_export import TRACED_BATCH, recurrent_by_shape, sample_inputs
 from edgemm.workshop.models.tracing import PREFIX, capture
@@ -129,7 +129,7 @@ def trace(model: FusedModel, features: tuple[torch.Tensor, ...]) -> torch.export
     Raises:
         ExportError, CardError: As ``find_parts``.
     """
-    with quiet(), torch.no_grad(), recurrent_by_shape():
+    with quiet_calls(), torch.no_grad(), recurrent_by_shape():
         return capture(_Positional(model), features, (None,) * len(features), model)
 
 

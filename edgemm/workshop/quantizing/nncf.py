@@ -14,9 +14,9 @@ from unittest import mock
 import numpy as np
 import onnx
 
+from edgemm.contracts.libraries import quiet_calls, quiet_import
 from edgemm.contracts.step import Context
 from edgemm.graph import files
-from edgemm.graph.quiet import quiet
 
 TRACKED = ("common.tensor_statistics.aggregator",)
 """NNCF's modules that draw a bar."""
@@ -30,7 +30,7 @@ def quantize(
     nncf = _import()
     parameters = importlib.import_module("nncf.onnx.quantization.backend_parameters").BackendParameters
     ctx.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet(streams=False), _bars(ctx.progress):
+    with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet_calls(), _bars(ctx.progress):
         path = files.save(model, Path(folder).resolve() / "model.onnx", limit_bytes=0)
         return nncf.quantize(
             onnx.load(str(path), load_external_data=False),
@@ -67,7 +67,7 @@ def has_attention(model: onnx.ModelProto) -> bool:
 
 def _import() -> Any:
     """NNCF without its telemetry, which it starts on import."""
-    with mock.patch.dict(os.environ, {"NNCF_CI": "1"}), quiet(streams=False):
+    with mock.patch.dict(os.environ, {"NNCF_CI": "1"}), quiet_import():
         return importlib.import_module("nncf")
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from edgemm.contracts.libraries import quiet_calls
 from edgemm.contracts.step import Context
 from edgemm.graph import files
-from edgemm.graph.quiet import quiet
 from edgemm.workshop.quantizing.nncf import has_attention
 
 OPTIONS = {
@@ -28,7 +28,7 @@ OPTIONS = {
 def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], untouched: list[str], ctx: Context) -> onnx.ModelProto:
     """Q/DQ by ONNX Runtime; ranges are smallest and largest value seen."""
     ctx.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet(streams=False):
+    with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet_calls():
         source, made = files.save(model, Path(folder) / "float.onnx"), Path(folder) / "quantized.onnx"
         quantize_static(
             str(source),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import CodeGen, GraphModule, Node
 
-from edgemm.graph.quiet import quiet
+from edgemm.contracts.libraries import quiet_calls, quiet_import
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import module_graph
 from edgemm.workshop.models.quantized import QuantizedModel
@@ -18,7 +18,7 @@ from edgemm.workshop.models.tracing import PREFIX
 from edgemm.workshop.quantizing.pt2e_norms import Norm, close_norms, open_norms
 from edgemm.workshop.quantizing.pt2e_quantizer import Int8
 
-with quiet():
+with quiet_import():
     from torchao.quantization.pt2e import FakeQuantizeBase
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
@@ -99,7 +99,7 @@ def prepare(model: FusedModel, branch_of: Mapping[str, str], floats: frozenset[s
     _tidy(graph)
     open_norms(graph)
     quantizer = Int8(branch_of, floats)
-    with quiet():
+    with quiet_calls():
         graph = prepare_qat_pt2e(graph, quantizer)
     return FusedModel(model.card, Trainee(graph, quantizer.layers))
 
@@ -116,7 +116,7 @@ def convert(trained: FusedModel, model: FusedModel, floats: frozenset[str]) -> Q
     kept = carry_back(trainee, model)
     graph = copy.deepcopy(trainee.graph)
     close_norms(graph)
-    with quiet(), torch.no_grad():
+    with quiet_calls(), torch.no_grad():
         graph = convert_pt2e(graph)
     return QuantizedModel(graph, kept, sorted(floats)).eval()
 

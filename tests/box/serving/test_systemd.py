@@ -13,11 +13,11 @@ import pytest
 
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving import systemd
-from edgemm.box.serving.pulse import Pulse
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.supervising import Supervision, supervise
 from edgemm.box.serving.swapping import Swapper
+from edgemm.box.serving.systemd import SystemdNotifier
 from tests.box.serving.conftest import make_bundle, wait_for
 
 
@@ -32,13 +32,13 @@ def test_the_heartbeat_speaks_systemds_words(tmp_path):
     place = str(tmp_path / "ear")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(place)
-        pulse = Pulse(place)
-        pulse.beat()
-        pulse.beat()
-        pulse.stopping()
-        pulse.close()
+        notifier = SystemdNotifier(place)
+        notifier.beat()
+        notifier.beat()
+        notifier.stopping()
+        notifier.close()
         assert [ear.recv(100) for _ in range(3)] == [b"READY=1\nWATCHDOG=1", b"WATCHDOG=1", b"STOPPING=1"]
-    deaf = Pulse(str(tmp_path / "nobody"))
+    deaf = SystemdNotifier(str(tmp_path / "nobody"))
     deaf.beat()
     deaf.close()
 

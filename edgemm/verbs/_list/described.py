@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
 import textwrap
@@ -15,10 +14,9 @@ from typing import Any
 from edgemm.contracts import plugins
 from edgemm.contracts.options import in_words
 from edgemm.contracts.plugins import Option
+from edgemm.contracts.signatures import entries
 
 WIDTH = 100  # columns: what a terminal beside an editor shows
-SECTIONS = ("Args:", "Attributes:")
-ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*): (?P<text>.*)")
 NESTED = {
     ("modalities", "audio"): ("features: {log_mel: ...} or {mfcc: ...}", "data/modalities/_audio/mel.py", "Mel", ("rate_hz", "samples"))
 }
@@ -136,8 +134,8 @@ def _meanings(tree: ast.Module) -> dict[str, str]:
     """Name -> what the docstrings of classes, constructors and functions say of it; the first that does counts."""
     found: dict[str, str] = {}
     for node in _public(tree.body):
-        for name, text in _entries(ast.get_docstring(node, clean=True) or "").items():
-            found.setdefault(name, text)
+        for name, text in entries(ast.get_docstring(node, clean=True) or "").items():
+            found.setdefault(name, _as_a_card_says(text))
     return found
 
 
@@ -147,24 +145,6 @@ def _public(body: Iterable[ast.stmt]) -> Iterable[ast.ClassDef | ast.FunctionDef
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
-
-
-def _entries(docstring: str) -> dict[str, str]:
-    """The entries below ``Args:`` or ``Attributes:``."""
-    lines = inspect.cleandoc(docstring).splitlines()
-    begin = next((place for place, line in enumerate(lines) if line in SECTIONS), len(lines))
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in lines[begin + 1 :]:
-        if not line.startswith("    "):
-            break
-        entry = ENTRY.fullmatch(line[4:])
-        if entry:
-            names = entry["names"].split(", ")
-            found.update(dict.fromkeys(names, entry["text"]))
-        else:
-            found.update({name: f"{found[name]} {line.strip()}" for name in names})
-    return {name: _as_a_card_says(text) for name, text in found.items()}
 
 
 def _as_a_card_says(text: str) -> str:

@@ -1,0 +1,89 @@
+"""What a command says: what it wrote, its result, the next command, or one block for each mistake. Also with which code it exits."""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FAILED, BUDGET_MISSED = 1, 3
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a command has to say when it is done.
+
+    Attributes:
+        result: Its own words are printed, or its ``to_dict``; None = what was written is all there is to say.
+        written: Files and folders.
+        next: The command that may follow.
+        report: Whose budgets decide the exit code; with ``--markdown`` it is printed instead of the result.
+    """
+
+    result: Any = None
+    written: Sequence[Path] = ()
+    next: str = ""
+    report: Any = None
+
+
+def conclude(ending: Ending, *, json: bool = False, markdown: bool = False) -> int:
+    """Print it, as JSON or Markdown where that is asked for, and return the exit code."""
+    if json:
+        plain = {"written": list(map(str, ending.written))} if ending.result is None else ending.result.to_dict()
+        print(jsons.dumps(plain, indent=1, ensure_ascii=False, default=str))
+    elif markdown:
+        from edgemm.report.markdown import render
+
+        print(render(ending.report), end="")
+    else:
+        _say(ending)
+    failures = getattr(ending.report, "details", {}).get("failures", [])
+    for name in failures:
+        print(f"edgemm: nothing of '{name}' could be measured; the report's notes say why.", file=sys.stderr)
+    if failures:
+        return FAILED
+    return BUDGET_MISSED if ending.report is not None and ending.report.missed else 0
+
+
+def _say(ending: Ending) -> None:
+    from edgemm.store.artifact import show_size
+
+    for path in ending.written:
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        print(f"wrote {path} ({show_size(sum(file.stat().st_size for file in files))})")
+    if ending.result is not None:
+        print(ending.result)
+    if ending.next:
+        print(f"next: {ending.next}")
+
+
+def words(error: Exception) -> str:
+    """What a user reads instead of a traceback: one block for each mistake."""
+    from edgemm.contracts import plugins
+    from edgemm.errors import EdgemmError, Mistakes
+    from edgemm.store import artifact
+
+    if isinstance(error, Mistakes):
+        return "\n".join(f"edgemm: {mistake.block()}" for mistake in error.errors)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in plugins.EXTRAS:
+        error = plugins.missing_extra(error, "this command")
+    elif isinstance(error, OSError):
+        error = artifact.unwritable(Path(error.filename or "a file"), error) if artifact.is_unwritable(error) else _unforeseen(error)
+    elif isinstance(error, MemoryError):
+        error = EdgemmError("out of memory.", why=str(error), fix="close other programs, or use a machine with more (see `edgemm doctor`).")
+    elif not isinstance(error, EdgemmError):
+        error = _unforeseen(error)
+    return f"edgemm: {error}"
+
+
+def _unforeseen(error: Exception) -> Exception:
+    from edgemm.errors import EdgemmError
+
+    return EdgemmError(
+        f"{type(error).__name__}: {error}",
+        why="edgemm did not expect this; it may be a fault in edgemm, or in your model's code.",
+        fix="run the same command with --debug to see where it happens.",
+    )
