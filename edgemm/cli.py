@@ -132,11 +132,11 @@ def _command(name: str) -> tuple[Callable[..., None], str]:
 
 def _run(name: str, signature: Signature, given: dict[str, Any], *, json: bool, markdown: bool) -> None:
     """Call the verb and print what it says at its end: ``ending`` of its file, or its result alone."""
-    from edgemm.contracts.libraries import quiet_warnings
+    from edgemm.contracts.libraries import quiet_imports, quiet_warnings
     from edgemm.progress import on_stderr
     from edgemm.report.terminal import Ending, conclude
 
-    with quiet_warnings():
+    with quiet_imports(), quiet_warnings():
         verb = plugins.function("verbs", name)
         if "progress" in (parameter.name for parameter in signature.parameters):
             with on_stderr() as progress:

@@ -19,7 +19,7 @@ sys.meta_path.insert(0, Absent())
 """
 BOX = (
     "store.artifact", "store.cache", "contracts.card", "contracts.recipe", "contracts.report", "contracts.specs", "contracts.step",
-    "data.dataset", "data.scoring", "report.page", "verbs._demo_scenes", "box.bundle.proving", "box.remote.job", "box.serving.runner",
+    "data.dataset", "data.scoring", "report.page", "verbs._demo.scenes", "box.bundle.proving", "box.remote.job", "box.serving.runner",
 )  # fmt: skip
 BOX_VERBS = ("benchmark", "compile", "doctor", "list", "run", "verify")
 

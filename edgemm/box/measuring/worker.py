@@ -31,6 +31,7 @@ from edgemm.box.measuring.probes.accuracy import Accuracy
 from edgemm.box.measuring.probes.latency import Latency
 from edgemm.box.measuring.probes.processor import Processor
 from edgemm.contracts import plugins
+from edgemm.contracts.libraries import quiet_imports, quiet_warnings
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.target import Session, Target
 from edgemm.errors import EdgemmError
@@ -49,6 +50,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = _Worker(lambda value: _say(answers, value))
+    with quiet_imports(), quiet_warnings():  # what is left on stderr explains a crash
+        _answer(worker, answers)
+    answers.flush()
+    os._exit(0)  # some runtimes hang or crash while they are torn down; all is measured by now
+
+
+def _answer(worker: _Worker, answers: TextIO) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "stop":
@@ -60,8 +68,6 @@ def main() -> None:
         except Exception:  # anything at all: the scheduler reports it, whole
             answer = {"error": {"kind": "", "what": traceback.format_exc(), "why": "", "fix": ""}}
         _say(answers, answer)
-    answers.flush()
-    os._exit(0)  # some runtimes hang or crash while they are torn down; all is measured by now
 
 
 class _Worker:

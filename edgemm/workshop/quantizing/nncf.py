@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import onnx
 
-from edgemm.contracts.libraries import quiet_calls, quiet_import
+from edgemm.contracts.libraries import quiet_calls, quiet_imports
 from edgemm.contracts.step import Context
 from edgemm.graph import files
 
@@ -67,7 +67,7 @@ def has_attention(model: onnx.ModelProto) -> bool:
 
 def _import() -> Any:
     """NNCF without its telemetry, which it starts on import."""
-    with mock.patch.dict(os.environ, {"NNCF_CI": "1"}), quiet_import():
+    with mock.patch.dict(os.environ, {"NNCF_CI": "1"}), quiet_imports():
         return importlib.import_module("nncf")
 
 

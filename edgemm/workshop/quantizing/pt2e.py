@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import CodeGen, GraphModule, Node
 
-from edgemm.contracts.libraries import quiet_calls, quiet_import
+from edgemm.contracts.libraries import quiet_calls, quiet_imports
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import module_graph
 from edgemm.workshop.models.quantized import QuantizedModel
@@ -18,7 +18,7 @@ from edgemm.workshop.models.tracing import PREFIX
 from edgemm.workshop.quantizing.pt2e_norms import Norm, close_norms, open_norms
 from edgemm.workshop.quantizing.pt2e_quantizer import Int8
 
-with quiet_import():
+with quiet_imports():
     from torchao.quantization.pt2e import FakeQuantizeBase
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 

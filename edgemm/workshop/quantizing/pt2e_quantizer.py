@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch.fx import GraphModule, Node
 
-from edgemm.contracts.libraries import quiet_import
+from edgemm.contracts.libraries import quiet_imports
 from edgemm.workshop.models.tracing import PREFIX
 from edgemm.workshop.quantizing.pt2e_layers import (
     CONVOLUTIONS,
@@ -21,7 +21,7 @@ from edgemm.workshop.quantizing.pt2e_layers import (
     weight_of,
 )
 
-with quiet_import():  # it warns of what it was not built with
+with quiet_imports():  # it warns of what it was not built with
     from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 

@@ -11,6 +11,7 @@ from torch import nn
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, CheckpointError, nearest
 from edgemm.workshop.models.checkpoint.files import config_path
+from edgemm.workshop.models.layers.backbone import without_bars
 
 
 def build(card: Card, *, weights: bool = True) -> nn.Module:
@@ -30,7 +31,10 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
         if not (weights and folder):
             model = kind.from_config(config, trust_remote_code=False)
         else:
-            model = kind.from_pretrained(str(folder), config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+            with without_bars():
+                model = kind.from_pretrained(
+                    str(folder), config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False
+                )
     except (OSError, ValueError, RuntimeError, KeyError) as err:
         raise CheckpointError(
             f"'{card.factory}' cannot be built from '{folder or card.kwargs.get('config')}'.",

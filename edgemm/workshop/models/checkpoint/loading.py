@@ -10,6 +10,7 @@ from torch import nn
 
 from edgemm.contracts import card, plugins, user_code
 from edgemm.contracts.card import Card
+from edgemm.contracts.libraries import quiet_imports
 from edgemm.errors import CheckpointError
 from edgemm.store.artifact import folder_in_one_step
 from edgemm.workshop.models.checkpoint import files
@@ -70,6 +71,7 @@ def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
     files.write(card, scratch, final)
 
 
+@quiet_imports()
 def build_module(card: Card, *, weights: bool = True) -> nn.Module:
     """What the card's factory builds, as it is; of the weights only those of a Hugging Face folder are in it.
 

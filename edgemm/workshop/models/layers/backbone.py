@@ -6,9 +6,10 @@ exports as Range, GatherND and IsNaN nodes that depend on the batch.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def backbone(encoder: str, tower: str, features: Features, path: str | None, con
     if pool != "pooler":
         _drop_pooler(model)
     return model
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers draws no bars while it reads weights."""
+    was_drawn = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_drawn:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def takes(model: nn.Module, parameter: str) -> bool:
@@ -127,9 +140,10 @@ def _kind(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _pretrained(folder: Path) -> Any:
-    return transformers.AutoModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
-    )
+    with without_bars():
+        return transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
+        )
 
 
 def _fresh(kind: Any, given: dict[str, Any]) -> Any:
