@@ -1,20 +1,24 @@
-# Everything a contributor types. `make setup` is idempotent: it runs again only when pyproject.toml has changed.
+# Everything a contributor types. `make setup` is idempotent: it runs again only when pyproject.toml or the version has changed.
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS := build/docs
+# All that is imported: a command's page is its verb's.
+ROOMS := $(addprefix edgemm.,verbs pipeline workshop graph box data report contracts store errors progress)
 # One thread a process: two test processes share two cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: aarch64 home-assistant help setup system demo test test-full check clean
+.PHONY: aarch64 home-assistant help setup system demo test test-full check docs clean
 
 help:
 	@echo "make setup      .venv with everything in it"
 	@echo "make demo       train, compress and benchmark a small model; writes build/demo/bundle/report.html"
 	@echo "make check      ruff and mypy"
 	@echo "make test       the tests of every CI run"
-	@echo "make test-full  all tests, the slow ones too"
+	@echo "make test-full  all tests, the slow ones too, and what share of the lines they ran"
+	@echo "make docs       API pages from the docstrings; writes build/docs/index.html"
 	@echo "make system     system packages that tests use (Debian, as root)"
 	@echo "make aarch64    an emulated aarch64 machine for one of the slow tests (Debian, as root; five minutes)"
 	@echo "make home-assistant  a real Home Assistant for one of the slow tests (four minutes)"
@@ -22,7 +26,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml edgemm/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
 	touch $@
@@ -61,8 +65,13 @@ aarch64:
 home-assistant:
 	tests/home_assistant.sh
 
+# Lines run in processes that a test starts (workers of the benchmark, commands) are not counted.
 test-full: setup system
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report=term
+
+docs: setup
+	rm -rf $(DOCS)
+	$(BIN)/pdoc --docformat google --no-show-source --output-directory $(DOCS) $(ROOMS)
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

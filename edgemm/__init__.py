@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "benchmark", "cache", "compile", "compress", "demo", "deploy", "doctor", "export", "init", "inspect",
     "list", "quantize", "run", "train", "verify",

@@ -15,7 +15,7 @@ from edgemm.data.modalities._audio.mel import MFCC_KEYS
 from edgemm.data.modalities._audio.mel import parse as parse_features
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 COMMAND = re.compile(r"^\s*edgemm (\w+)((?: .*)?)$", re.MULTILINE)
 
 
