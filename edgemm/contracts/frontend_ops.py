@@ -38,7 +38,8 @@ class Affine:
     shift: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return x * self.scale + self.shift
+        moved: np.ndarray = x * self.scale + self.shift
+        return moved
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Peak:
     floor: float = 1e-6
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return x / np.maximum(x.max(axis=1, keepdims=True), np.float32(self.floor))
+        share: np.ndarray = x / np.maximum(x.max(axis=1, keepdims=True), np.float32(self.floor))
+        return share
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Frames:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         window = self.weight.shape[-1]
         frames = np.lib.stride_tricks.sliding_window_view(x, window, axis=-1)[:, :: self.hop]
-        return np.einsum("ntw,fw->nft", frames, self.weight[:, 0], optimize=True).astype(np.float32)
+        filtered: np.ndarray = np.einsum("ntw,fw->nft", frames, self.weight[:, 0], optimize=True).astype(np.float32)
+        return filtered
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Power:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         real, imaginary = np.split(x, 2, axis=1)
-        power = real * real + imaginary * imaginary
+        power: np.ndarray = real * real + imaginary * imaginary
         return power if self.exponent == 2.0 else np.sqrt(power) if self.exponent == 1.0 else power ** (self.exponent / 2)
 
 
@@ -93,7 +96,8 @@ class MatMul:
     weight: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.matmul(self.weight, x)
+        product: np.ndarray = np.matmul(self.weight, x)
+        return product
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class Normalize:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         axes = tuple(range(1, x.ndim))
         centred = x - x.mean(axis=axes, keepdims=True)
-        return centred / (np.sqrt((centred * centred).mean(axis=axes, keepdims=True)) + np.float32(self.floor))
+        scaled: np.ndarray = centred / (np.sqrt((centred * centred).mean(axis=axes, keepdims=True)) + np.float32(self.floor))
+        return scaled
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def _array(values: Any, name: str) -> np.ndarray:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
+        return array
     except (OSError, ValueError, EOFError) as err:
         raise DataError(
             f"'{path}' is no readable .npy file.", why=f"{err}".rstrip(".") + ".", fix="write it with numpy.save, without objects."

@@ -96,6 +96,8 @@ def in_words(annotation: ast.expr) -> str:
             return " or ".join(dict.fromkeys(map(in_words, kinds))) or WORDS["None"][0]
         case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)) if not _is_rest(items[-1]):
             return f"a list of {len(items)}: {', '.join(map(in_words, items))}"
+        case ast.Subscript(value=ast.Name(id="list" | "dict" as kind), slice=ast.Name(id="Any") | ast.Tuple(elts=[_, ast.Name(id="Any")])):
+            return WORDS[kind][0]
         case ast.Subscript(value=ast.Name(id="list" | "Sequence" | "tuple")):
             return f"a {_plural(annotation).replace('lists', 'list', 1)}"
         case ast.Subscript(value=ast.Name(id="dict" | "Mapping")):

@@ -79,6 +79,7 @@ def folder() -> Path:
 
 
 def shipped() -> list[str]:
+    """Names of the recipes that come with edgemm."""
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 

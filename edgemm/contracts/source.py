@@ -80,14 +80,17 @@ class Source(Protocol):
 
 
 def is_picture(modality: Modality) -> bool:
+    """Whether an input takes pictures."""
     return isinstance(modality, Image)
 
 
 def is_sound(modality: Modality) -> bool:
+    """Whether an input takes sound."""
     return isinstance(modality, Audio)
 
 
 def is_text(modality: Modality) -> bool:
+    """Whether an input takes text."""
     return isinstance(modality, Text)
 
 

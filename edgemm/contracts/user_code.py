@@ -210,7 +210,8 @@ def _import(card: Card, place: Place) -> Callable[..., Any]:
         value = getattr(value, part)
     if not callable(value):
         raise CardError(f"factory '{card.factory}': '{place.attribute}' is a {type(value).__name__}, not callable.")
-    return value
+    factory: Callable[..., Any] = value
+    return factory
 
 
 def _check_kwargs(card: Card, place: Place, function: Callable[..., Any]) -> None:

@@ -159,7 +159,8 @@ def _of_split(of_row: np.ndarray, split: str) -> np.ndarray:
         return np.flatnonzero(of_row == split)
     train = np.flatnonzero(of_row == "train")
     held = np.array([_is_held(place) for place in range(len(train))], bool)
-    return train[held == (split == "val")]
+    rows: np.ndarray = train[held == (split == "val")]
+    return rows
 
 
 def _is_held(place: int) -> bool:

@@ -95,6 +95,7 @@ class Wiring:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """A node's whole-number attribute, or ``default`` where it has none of that name."""
     return next((a.i for a in node.attribute if a.name == name), default)
 
 

@@ -32,6 +32,7 @@ def form(model: onnx.ModelProto, *, precision: str, int8: bool) -> onnx.ModelPro
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether any part of a graph is in INT8."""
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 

@@ -18,18 +18,22 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def made_by(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a value; None for inputs and constants."""
     return value.producer() if value is not None else None
 
 
 def flag(node: ir.Node, name: str) -> bool:
+    """Whether a node's whole-number attribute is there and not 0."""
     return name in node.attributes and bool(node.attributes[name].as_int())
 
 
 def nodes_of(model: ir.Model, *kinds: str) -> Iterator[ir.Node]:
+    """Nodes of ONNX's own operators ``kinds``, in the graph's order; the graph may be changed meanwhile."""
     return (node for node in list(model.graph) if node.op_type in kinds and node.domain in ("", "ai.onnx"))
 
 
 def is_zero(value: ir.Value | None) -> bool:
+    """Whether a value is known to hold nothing but zeros."""
     if value is None:
         return False
     content = constant(value)
@@ -47,12 +51,14 @@ def is_zero(value: ir.Value | None) -> bool:
 
 
 def sizes_of(value: ir.Value | None) -> list[int | str] | None:
+    """A value's shape, free axes by name; None where the graph does not tell it."""
     if value is None or value.shape is None:
         return None
     return [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
 def add_constant(model: ir.Model, name: str, content: np.ndarray) -> ir.Value:
+    """A new initializer of the graph."""
     value = ir.Value(name=name, const_value=ir.tensor(content))
     value.shape, value.dtype = ir.Shape(content.shape), ir.DataType.from_numpy(content.dtype)
     model.graph.register_initializer(value)

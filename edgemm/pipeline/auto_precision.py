@@ -36,7 +36,8 @@ SECONDS, ROUNDS, CALLS, LAUNCHES = 1.5, 12, 40, 3
 @dataclass(frozen=True)
 class Decided:
     """Graph steps with every ``auto`` replaced, and why: a row a branch ``{"target", "branch", "ms", "choice", "reason"}``, ``ms`` by
-    precision with its interval."""
+    precision with its interval.
+    """
 
     steps: tuple[Step, ...]
     table: Sequence[Mapping[str, Any]] = ()

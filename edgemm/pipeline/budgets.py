@@ -100,7 +100,7 @@ class _Tried:
         """By how much the limits are passed, in limits, over all outputs."""
         least = {name: LEAST_LIMIT * (m.per_point or 1.0) for name, m in self.lost.items()}
         entries = self.row["outputs"].items()
-        return sum(max(0.0, entry["value"] - entry["limit"]) / max(entry["limit"], least[name]) for name, entry in entries)
+        return sum(float(max(0.0, entry["value"] - entry["limit"]) / max(entry["limit"], least[name])) for name, entry in entries)
 
 
 class _Search:

@@ -175,6 +175,7 @@ def require_writable(path: Path) -> None:
 
 
 def unwritable(path: Path, err: OSError) -> OutputError:
+    """The error that says why ``path`` cannot be written: a full disk, or what else the system says."""
     full = err.errno in FULL
     return OutputError(
         f"cannot write {path}.",

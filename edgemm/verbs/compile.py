@@ -44,6 +44,7 @@ def compile(
     Raises:
         TargetError: The runtime is missing or refuses the graph.
         BundleError: The bundle is damaged, or holds nothing for the target.
+        EdgemmError: Something is missing that this kind of model needs.
     """
     progress = progress or Progress()
     path = Path(model)

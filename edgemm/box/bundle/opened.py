@@ -151,7 +151,11 @@ class Bundle:
         return self._npz(name) if name in self.manifest["files"] else None
 
     def ledger(self) -> list[Measurement]:
-        """The accuracy to expect on every target, output and subset of the inputs (``modalities``); [] where nobody measured it."""
+        """The accuracy to expect on every target, output and subset of the inputs (``modalities``); [] where nobody measured it.
+
+        Raises:
+            BundleError: The manifest's entry is not one of edgemm's.
+        """
         rows = self.manifest.get("subsets") or []
         try:
             return [Measurement(**{**row, "modalities": tuple(row["modalities"])}) for row in rows]

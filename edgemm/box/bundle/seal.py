@@ -61,7 +61,7 @@ def read_manifest(raw: bytes, line: bytes, where: object) -> dict[str, Any]:
             fix="fetch or pack the bundle again.",
         )
     try:
-        plain = json.loads(raw)
+        plain: dict[str, Any] = json.loads(raw)
         form, listed = plain["format"], plain["files"]
         if form != 1:
             raise BundleError(
@@ -114,12 +114,14 @@ def sign(line: bytes, key: Path) -> bytes:
         BundleError: Not an ed25519 private key.
         MissingExtra: The package cryptography is not installed.
     """
-    return _private(key).sign(line)
+    signature: bytes = _private(key).sign(line)
+    return signature
 
 
 def public_hex(key: Path) -> str:
     """The public half of a private PEM key, 64 hex digits; it stands in the manifest as ``signer``."""
-    return _private(key).public_key().public_bytes_raw().hex()
+    raw: bytes = _private(key).public_key().public_bytes_raw()
+    return raw.hex()
 
 
 def check_signature(signer: str | None, line: bytes, signature: bytes | None, key: Path | None) -> list[Check]:

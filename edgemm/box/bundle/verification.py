@@ -49,7 +49,11 @@ class Verification:
 
 
 def check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[Check]]:
-    """The manifest, None where that itself is damaged, and a check for every file."""
+    """The manifest, None where that itself is damaged, and a check for every file.
+
+    Raises:
+        BundleError: There is no manifest at all.
+    """
     raw, line = plain_bytes(folder / MANIFEST), plain_bytes(folder / HASH)
     if raw is None and line is None:
         raise BundleError(

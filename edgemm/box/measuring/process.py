@@ -76,7 +76,7 @@ class WorkerProcess:
 
     def receive(self, *, limit_s: float, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
         while True:
-            answer = json.loads(self._line(limit_s))
+            answer: dict[str, Any] = json.loads(self._line(limit_s))
             if "progress" not in answer:
                 break
             if progress:

@@ -105,7 +105,7 @@ def _device_name(value: Any, where: str, found: Collector) -> str:
 def _target(value: Any, where: str, found: Collector) -> str | None:
     if value is not None and value not in plugins.names("targets"):
         found.add(RunError(f"{where}: there is no target '{value}'.", fix=nearest(str(value), plugins.names("targets"))))
-    return value
+    return None if value is None else str(value)
 
 
 def _positive(value: Any, where: str, found: Collector) -> float:

@@ -51,7 +51,7 @@ class DecisionSettings:
     debounce: int = 2
     cool_down_s: float = 10.0
     quiet: list[str] = field(default_factory=list)
-    classes: dict[str, dict] = field(default_factory=dict)
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     change: float | None = None
 
 
@@ -133,4 +133,5 @@ class Settings:
 
 
 def names_of(inputs: Any) -> list[str]:
+    """The inputs that an entry names: none, one, or a list of them."""
     return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs or ()]

@@ -125,9 +125,9 @@ class Page(Sink):
             bearer = request.headers.get("authorization", "").removeprefix("Bearer ") or request.cookies.get(COOKIE, "")
             if not hmac.compare_digest(bearer.encode(), self._token.encode()):
                 return PlainTextResponse("a token is needed: open /?token=..., or send it as Authorization: Bearer\n", 401)
-        answer = await go_on(request)
-        answer.headers.update(HEADERS)
-        return answer
+        response: Response = await go_on(request)
+        response.headers.update(HEADERS)
+        return response
 
     async def _page(self, request: Request) -> Response:
         text = resources.files("edgemm.box.serving").joinpath("page.html").read_text(encoding="utf-8")

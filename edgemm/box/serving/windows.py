@@ -91,7 +91,8 @@ class Newest(Window):
 
     def _array(self, value: Any) -> np.ndarray:
         if isinstance(self.modality, Image) and hasattr(value, "fitted"):
-            return value.fitted(self.modality)
+            fitted: np.ndarray = value.fitted(self.modality)
+            return fitted
         return self.modality.decode(value, Path())
 
 

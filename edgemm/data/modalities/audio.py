@@ -29,7 +29,7 @@ class Audio(Modality):
 
     rate_hz: int
     seconds: float
-    features: dict | str | None = None
+    features: dict[str, Any] | str | None = None
     resample: bool = True
 
     def __post_init__(self) -> None:
@@ -126,7 +126,8 @@ class Audio(Modality):
         """A few decaying tones in faint noise."""
         time = np.arange(self.samples) / self.rate_hz
         tones = [np.sin(2 * np.pi * rng.uniform(0.01, 0.4) * self.rate_hz * time) * np.exp(-time * rng.uniform(0, 6)) for _ in range(4)]
-        return (0.15 * np.sum(tones, axis=0) + rng.normal(0, 0.005, self.samples)).astype(np.float32)
+        wave: np.ndarray = 0.15 * np.sum(tones, axis=0) + rng.normal(0, 0.005, self.samples)
+        return wave.astype(np.float32)
 
     def file(self, cell: Any) -> str | None:
         return cell if isinstance(cell, str) else None

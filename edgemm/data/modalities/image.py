@@ -69,7 +69,8 @@ class Image(Modality):
         if isinstance(cell, str):
             cell = existing(cell, folder)
         if isinstance(cell, (bytes, Path)):
-            return leaf("_image.pictures", "reading pictures").read(cell, self)
+            picture: np.ndarray = leaf("_image.pictures", "reading pictures").read(cell, self)
+            return picture
         return self.prepare(cell)
 
     def prepare(self, picture: Any) -> np.ndarray:
@@ -80,7 +81,8 @@ class Image(Modality):
         Raises:
             DataError: Another dtype or shape.
         """
-        return leaf("_image.pictures", "resizing pictures").prepare(picture, self)
+        prepared: np.ndarray = leaf("_image.pictures", "resizing pictures").prepare(picture, self)
+        return prepared
 
     def bar(self) -> tuple[int, ...]:
         """Colour of letterbox bars (red first): the mean, so that bars are 0 for forward."""

@@ -20,7 +20,7 @@ class Tensor(Modality):
     """A tensor as the graph declares it."""
 
     def __init__(
-        self, *, dtype: str, shape: list[int | str], state: str | None = None, value: int | float | bool | list | None = None
+        self, *, dtype: str, shape: list[int | str], state: str | None = None, value: int | float | bool | list[Any] | None = None
     ) -> None:
         """
         Args:
@@ -104,7 +104,7 @@ class Tensor(Modality):
                 why="a shape with a free axis needs an array with all its axes.",
                 fix="store the array itself (.npy or .npz).",
             )
-        return given.shape[axis]
+        return int(given.shape[axis])
 
     def _sizes(self) -> tuple[int, ...]:
         return tuple(FREE if isinstance(size, str) else size for size in self._shape)

@@ -62,7 +62,7 @@ class Text(Modality):
                     why=f"the card says vocab: {self.vocab} and names no tokenizer.",
                     fix="train the model (train builds the vocabulary), or add tokenizer: <file.json> to the card.",
                 )
-            ids = self._words().encode(cell)
+            ids: np.ndarray = self._words().encode(cell)
         else:
             ids = self._given(cell)
         if self.vocab is not None and (ids.min() < 0 or ids.max() >= self.vocab):
@@ -115,4 +115,5 @@ def build_vocabulary(texts: Iterable[str], size: int) -> str:
     Returns:
         Hugging Face ``tokenizers`` JSON; 0 is ``<pad>``, 1 is ``<unk>``; words of the same count in alphabetical order.
     """
-    return leaf("_text.tokenizers", "building a vocabulary").build(texts, size)
+    vocabulary: str = leaf("_text.tokenizers", "building a vocabulary").build(texts, size)
+    return vocabulary

@@ -120,7 +120,8 @@ def draw(picture: str, rng: np.random.Generator) -> np.ndarray:
     light = rng.uniform(0.3, 0.5) if night else rng.uniform(0.7, 1.1)
     tint = np.array([0.9, 0.95, 1.15]) if night else np.array([1.0, 1.0, rng.uniform(0.9, 1.0)])
     noise = rng.normal(0, rng.uniform(5, 10) if night else rng.uniform(2, 6), canvas.shape)
-    return np.clip(canvas * light * tint + noise, 0, 255).astype(np.uint8)
+    lit: np.ndarray = np.clip(canvas * light * tint + noise, 0, 255).astype(np.uint8)
+    return lit
 
 
 def _porch(rng: np.random.Generator) -> np.ndarray:
@@ -174,12 +175,14 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: object) -> None:
 
 def _box(x: float, y: float, half_wide: float, half_high: float) -> np.ndarray:
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    return (abs(columns - x) <= half_wide) & (abs(rows - y) <= half_high)
+    inside: np.ndarray = (abs(columns - x) <= half_wide) & (abs(rows - y) <= half_high)
+    return inside
 
 
 def _ellipse(x: float, y: float, half_wide: float, half_high: float) -> np.ndarray:
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    return ((columns - x) / half_wide) ** 2 + ((rows - y) / half_high) ** 2 <= 1
+    inside: np.ndarray = ((columns - x) / half_wide) ** 2 + ((rows - y) / half_high) ** 2 <= 1
+    return inside
 
 
 def synthesise(sound: str, rng: np.random.Generator) -> np.ndarray:
@@ -191,7 +194,8 @@ def synthesise(sound: str, rng: np.random.Generator) -> np.ndarray:
     if sound in make:
         event = make[sound](rng)
         wave += event * (rng.uniform(0.15, 0.7) / abs(event).max())
-    return np.clip(wave, -1, 1).astype(np.float32)
+    heard: np.ndarray = np.clip(wave, -1, 1).astype(np.float32)
+    return heard
 
 
 def _steps(rng: np.random.Generator) -> np.ndarray:

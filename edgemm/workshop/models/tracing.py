@@ -31,7 +31,11 @@ PREFIX = "fused.module."
 
 
 def capture(wrapper: nn.Module, features: tuple[torch.Tensor, ...], shapes: tuple[Any, ...], model: FusedModel) -> Any:
-    """torch.export, its failures turned into words."""
+    """torch.export, its failures turned into words.
+
+    Raises:
+        ExportError: The model cannot be traced; names the line of the user's code where it is known.
+    """
     try:
         return torch.export.export(wrapper, features, dynamic_shapes=(shapes,), strict=False)
     except EdgemmError:

@@ -46,6 +46,7 @@ def adapting(shape: Sequence[int]) -> Label:
 
 
 def plain(shape: Sequence[int], label: int) -> Label:
+    """The same label at every position."""
     return Label(torch.full((1,) * len(shape), label, dtype=torch.int64), tuple(shape))
 
 

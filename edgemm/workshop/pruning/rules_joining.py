@@ -176,6 +176,7 @@ def layer_norm(call: Call) -> Labels:
 
 @rule("group_norm")
 def group_norm(call: Call) -> Labels:
+    """Every channel of a sample tells on every other."""
     return mixed(call, range(1, len(call.shape())), "a group norm takes its mean over these channels")
 
 

@@ -39,6 +39,7 @@ def index(call: Call) -> Labels:
     "requires_grad", "detach_copy", "alias_copy", "resolve_conj", "real",
 )  # fmt: skip
 def passed(call: Call) -> Labels:
+    """Every position stays where it is."""
     label = call.label(call.args[0])
     return Label(label.at, call.shape())
 
@@ -69,6 +70,7 @@ def made(call: Call) -> Labels:
 
 @rule("zero", "fill")
 def emptied(call: Call) -> Labels:
+    """Only the values go; the positions keep their labels."""
     return call.label(call.args[0])
 
 
@@ -154,7 +156,7 @@ def glu(call: Call) -> Labels:
 def index_add(call: Call) -> Labels:
     """Rows of the second are added to rows of the first: same channels."""
     into, source = call.label(call.args[0]), call.label(call.args[3])
-    axis = int(call.args[1]) % len(into.shape)  # type: ignore[arg-type, call-overload]
+    axis = int(call.args[1]) % len(into.shape)  # type: ignore[arg-type]
     if axis in into.varying() or axis in source.varying():
         raise ValueError("channels on the axis that is added along")
     narrow = [Label(part.at, tuple(1 if place == axis else n for place, n in enumerate(part.shape))) for part in (into, source)]

@@ -153,13 +153,13 @@ def recurrent(call: Call) -> Labels:
     x, states, parameters, biased, layers, _, _, both, _ = call.args
     names = [call.parameter(parameter) for parameter in parameters]  # type: ignore[union-attr]
     directions = 2 if both else 1
-    each = len(names) // (int(layers) * directions)  # type: ignore[arg-type, call-overload]
+    each = len(names) // (int(layers) * directions)  # type: ignore[arg-type]
     if None in names or not isinstance(parameters, (list, tuple)) or each != (4 if biased else 2):
         for label in call.labels():
             call.freeze(label, "a recurrent layer with a projection, packed sequences or computed weights")
         return call_shapes(call)
     hidden = _hidden(call, [str(name) for name in names], GATES[kind], each)
-    for state in states if isinstance(states, (list, tuple)) else [states]:  # type: ignore[union-attr]
+    for state in states if isinstance(states, (list, tuple)) else [states]:
         if call.label(state).has_atoms():
             call.freeze(call.label(state), "it is the first state of a recurrent layer")
             call.atoms.freeze(hidden, call.reason("its first state is computed"))
@@ -195,4 +195,5 @@ def _recurrent_work(call: Call, hidden: Tensor, read: Tensor, gates: int) -> Non
 
 
 def call_shapes(call: Call) -> tuple[Label, ...]:
+    """Fixed labels in the shapes of a call's several results."""
     return tuple(fixed(tuple(value.shape)) for value in call.value)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import CodeGen, GraphModule, Node
+from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
 
 from edgemm.contracts.libraries import quiet_calls, quiet_imports
 from edgemm.workshop.models.fused import FusedModel

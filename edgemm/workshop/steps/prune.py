@@ -150,7 +150,11 @@ class _Work:
         self.real = _real_samples(ctx)
 
     def analyse(self) -> Structure:
-        """What may go; attention layers become such that heads can go."""
+        """What may go; attention layers become such that heads can go.
+
+        Raises:
+            PruneError: Nothing may go, or the replaced attention layers answer differently.
+        """
         attention = replaceable(self.model.module)
         if attention:
             self._replace(attention)
@@ -175,7 +179,11 @@ class _Work:
                 )
 
     def timed(self, found: Structure) -> Callable[[list[int]], float]:
-        """Measured latency with some channels gone."""
+        """Measured latency with some channels gone.
+
+        Raises:
+            PruneError: There is no target to measure on.
+        """
         measure = self.ctx.measure
         if measure is None:
             raise PruneError(

@@ -262,7 +262,7 @@ class _Loop:
     def judge(self) -> None:
         """Measure on val and keep the weights if they are the best yet."""
         found = [self._val()] if self.accelerator.is_main_process else [None]
-        loss, goodness, shown = broadcast_object_list(found)[0]  # type: ignore[misc]
+        loss, goodness, shown = broadcast_object_list(found)[0]
         for name, value in shown.items():
             self._curve(name, value)
         if not self.val.rows or (goodness, -loss) > self.state.best_score:

@@ -93,7 +93,11 @@ class NpyWriter:
         self._like: tuple[np.dtype, tuple[int, ...]] | None = None
 
     def append(self, array: np.ndarray) -> None:
-        """Add ``array`` (rows, ...)."""
+        """Add ``array`` (rows, ...).
+
+        Raises:
+            MeasureError: Its type or its row's shape is not that of the rows before.
+        """
         if self._like is None:
             self._like = (array.dtype, array.shape[1:])
             self._file.write(self._header())

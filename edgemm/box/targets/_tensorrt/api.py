@@ -128,7 +128,7 @@ KEPT = 400  # messages; a build in verbose mode says thousands
 def logger(trt: Any, messages: Messages) -> Any:
     """A logger of TensorRT that keeps what it is told."""
 
-    class Kept(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Kept(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()  # pybind wants its own called
 
@@ -148,7 +148,7 @@ def monitor(trt: Any, tell: Callable[[str, float], None], over: Callable[[], boo
         over: Asked after each step; True stops the build.
     """
 
-    class Watch(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Watch(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.steps: dict[str, int] = {}

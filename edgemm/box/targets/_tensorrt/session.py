@@ -236,7 +236,7 @@ def _layer(row: Mapping[str, Any], times_us: Mapping[str, float]) -> LayerRan:
 
 
 def _timer(trt: Any) -> Any:
-    class Timer(trt.IProfiler):  # type: ignore[misc, name-defined]
+    class Timer(trt.IProfiler):  # type: ignore[misc]
         """Time of each layer, averaged over the calls so far."""
 
         def __init__(self) -> None:

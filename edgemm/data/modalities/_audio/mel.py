@@ -173,7 +173,7 @@ def bands(mel: Mel) -> np.ndarray:
     hz_edges = _to_hz(mel_edges, mel.mel_scale)
     edges, at = (hz_edges, hz) if mel.mel_slope == "hz" else (mel_edges, _to_mel(hz, mel.mel_scale))
     low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    bank = np.maximum(0.0, np.minimum((at - low) / (peak - low), (high - at) / (high - peak)))
+    bank: np.ndarray = np.maximum(0.0, np.minimum((at - low) / (peak - low), (high - at) / (high - peak)))
     return bank * (2.0 / (hz_edges[2:] - hz_edges[:-2]))[:, None] if mel.mel_norm == "slaney" else bank
 
 
@@ -196,4 +196,5 @@ def _cosines(mel: Mel) -> np.ndarray:
     matrix = np.cos(np.pi * k * (2 * n + 1) / (2 * mel.mels)) * np.sqrt(2.0 / mel.mels)
     if mel.dct == "ortho":
         matrix[0] /= np.sqrt(2.0)
-    return matrix.astype(np.float32)
+    table: np.ndarray = matrix.astype(np.float32)
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class HfVision(Encoder):
         features: Features,
         *,
         path: str | None = None,
-        config: dict | None = None,
+        config: dict[str, Any] | None = None,
         width: int = 128,
         pool: Literal["mean", "first", "pooler"] = "mean",
     ) -> None:

@@ -84,7 +84,11 @@ def is_causal(model: nn.Module, length: int) -> bool:
 
 
 def vector(output: Any, pool: str, encoder: str) -> Tensor:
-    """(N, width) from the backbone's output: its own ``pooler``, the ``first`` token, or the ``mean``."""
+    """(N, width) from the backbone's output: its own ``pooler``, the ``first`` token, or the ``mean``.
+
+    Raises:
+        CardError: ``pooler``, and the backbone has none.
+    """
     if pool == "pooler":
         if getattr(output, "pooler_output", None) is None:
             raise CardError(f"encoder '{encoder}': this backbone has no pooler.", fix="set pool: mean, or pool: first.")

@@ -53,11 +53,11 @@ class AvFrame:
         width = min(width, self.frame.width) // 2 * 2
         height = max(2, round(self.frame.height * width / self.frame.width) // 2 * 2)
         encoder = av.CodecContext.create("mjpeg", "w")
-        encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuvj420p", Fraction(1, 25)  # type: ignore[attr-defined]
+        encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuvj420p", Fraction(1, 25)
         encoder.options = {"qmin": "4", "qmax": "6"}
         picture = self.frame.reformat(width, height, "yuvj420p", interpolation=Interpolation.BILINEAR, threads=1)
         picture.pts = 0
-        packets = [*encoder.encode(picture), *encoder.encode(None)]  # type: ignore[attr-defined]
+        packets = [*encoder.encode(picture), *encoder.encode(None)]
         return b"".join(bytes(packet) for packet in packets)
 
     def _scaled(self, width: int, height: int, pixels: str) -> np.ndarray:
