@@ -37,11 +37,11 @@ def quiet_imports() -> Iterator[None]:
         yield
         return
     silencer = _Silencer()
-    sys.meta_path.insert(0, silencer)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, silencer)
     try:
         yield
     finally:
-        sys.meta_path.remove(silencer)  # type: ignore[arg-type]
+        sys.meta_path.remove(silencer)
 
 
 @contextmanager

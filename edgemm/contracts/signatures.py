@@ -61,7 +61,7 @@ def read(file: Path, function: str) -> Signature:
 
 
 def summary(file: Path) -> str:
-    """The first line of a file's docstring, without the name it may begin with: ```edgemm train`: train a card's model.``"""
+    """The first line of a file's docstring, without the name it may begin with: "train a card's model" of ``edgemm train``."""
     with file.open(encoding="utf-8") as lines:
         return lines.readline().strip().removeprefix('"""').removesuffix('"""').rpartition("`: ")[2]
 

@@ -217,7 +217,8 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 
 def mean_of_steps(values: np.ndarray) -> np.ndarray:
     """(rows, ...) -> float64 (rows,): the steps of a row are not independent of each other."""
-    return values.reshape(len(values), -1).astype(np.float64).mean(axis=1)
+    means: np.ndarray = values.reshape(len(values), -1).astype(np.float64).mean(axis=1)
+    return means
 
 
 def confusion_matrix(answered: np.ndarray, truth: np.ndarray, labels: int) -> np.ndarray:

@@ -139,6 +139,7 @@ def benchmark(
 
 
 def ending(report: Report | Comparison, *, output: str | None = None, **_: Any) -> Ending:
+    """What the command line says at the end."""
     written = (Path(output),) if output else ()
     return Ending(report, written, f"open {Path(output) / 'report.html'} in a browser" if output else "", report=report)
 

@@ -66,6 +66,7 @@ def compile(
 
 
 def ending(compiled: Artifact, *, model: str, output: str | None = None, aot: str | None = None, **_: Any) -> Ending:
+    """What the command line says at the end."""
     command = (
         f"edgemm benchmark {compiled.main if output else model}" if aot is None else f"copy {compiled.main} to a machine with such a GPU."
     )

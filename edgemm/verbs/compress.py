@@ -109,6 +109,7 @@ def compress(
 
 
 def ending(compressed: Compressed, **_: Any) -> Ending:
+    """What the command line says at the end."""
     written = (compressed.bundle,) if compressed.checkpoint is None else (compressed.bundle, compressed.checkpoint)
     return Ending(compressed, written, f"edgemm verify {compressed.bundle}", report=compressed.report)
 

@@ -73,6 +73,7 @@ def demo(output: str | Path = "build/demo", *, epochs: int = EPOCHS, progress: P
 
 
 def ending(shown: Shown, **_: Any) -> Ending:
+    """What the command line says at the end."""
     command = f"open {shown.page} in a browser; then: edgemm verify {shown.bundle}"
     return Ending(shown, (shown.bundle,), command, report=shown.report)
 

@@ -40,4 +40,5 @@ def export(
 
 
 def ending(exported: Artifact, *, output: str | Path, data: str | Path = "DATA", **_: Any) -> Ending:
+    """What the command line says at the end."""
     return Ending(written=(exported.main,), next=f"edgemm quantize {exported.main} -r openvino-int8 -d {data} -o {output}")

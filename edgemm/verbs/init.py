@@ -77,6 +77,7 @@ def init(
 
 
 def ending(card: Path, **_: Any) -> Ending:
+    """What the command line says at the end."""
     command = f"fill in the lines that end in '{FILL_IN}', then: edgemm train {card} -d DATA -o runs/mine"
     return Ending(written=(card,), next=command)
 

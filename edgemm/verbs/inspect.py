@@ -129,6 +129,7 @@ def inspect(
 
 
 def ending(inspection: Inspection, *, output: str | None = None, **_: Any) -> Ending:
+    """What the command line says at the end."""
     return Ending(inspection, (Path(output),) if output else ())
 
 

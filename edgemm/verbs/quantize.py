@@ -49,5 +49,6 @@ def quantize(
 
 
 def ending(graphs: list[Path], **_: Any) -> Ending:
+    """What the command line says at the end."""
     folder = graphs[0].parent
     return Ending(written=graphs, next=f"edgemm compile {graphs[0]} --target {folder.name} -o {folder}/compiled")

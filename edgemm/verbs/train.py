@@ -181,6 +181,7 @@ def train(
 
 
 def ending(trained: Training, *, data: str | Path, **_: Any) -> Ending:
+    """What the command line says at the end."""
     command = f"edgemm compress {trained.card} -r openvino-int8 -d {data} -o build/{trained.folder.name}"
     return Ending(trained, (trained.folder,), command)
 

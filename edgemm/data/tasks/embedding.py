@@ -85,4 +85,5 @@ def _found(queries: np.ndarray, candidates: np.ndarray, most: int) -> np.ndarray
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    units: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return units
