@@ -197,7 +197,7 @@ def test_it_is_served_and_told_to_home_assistant(card, task, example):
     assert ("y" in readings) == bool(shown)
     if shown:
         topics = {entity["state_topic"] for key, entity in components.items() if key.startswith("y_")}
-        assert homeassistant.states(about, "edgemm/box", "y", readings["y"]).keys() == topics
+        assert homeassistant.states(homeassistant.shown(about)["y"], "edgemm/box", "y", readings["y"]).keys() == topics
 
 
 def test_it_has_a_loss_that_is_least_for_right_answers(card, task, truth, example):

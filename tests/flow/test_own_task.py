@@ -189,7 +189,9 @@ def test_it_is_read_on_the_box_and_told_to_home_assistant(exported, own):
     about = About("box", "model", "1", ("people", "noise"), card.outputs, {}, 0.5, lambda what, value: True)
     shown = homeassistant.components(about, "edgemm/box", pictures=False)
     assert shown["crowd_level"]["options"] == LABELS
-    assert homeassistant.states(about, "edgemm/box", "crowd", readings["crowd"]) == {shown["crowd_level"]["state_topic"]: "full"}
+    assert homeassistant.states(homeassistant.shown(about)["crowd"], "edgemm/box", "crowd", readings["crowd"]) == {
+        shown["crowd_level"]["state_topic"]: "full"
+    }
     assert scored_outputs(card) == ["crowd"]
     assert name_of("rank_error") == "Mean rank error"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from edgemm.box.serving.broker import Broker, address
@@ -13,6 +13,7 @@ from edgemm.box.serving.outbox import Outbox
 from edgemm.box.serving.sinks._mqtt import homeassistant as ha
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
+from edgemm.contracts.task import Entity
 
 TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
 CONTROLS = ("enabled", "modalities", "threshold")
@@ -72,11 +73,12 @@ class Mqtt(Sink):
         self._broker: Broker | None = None
         self._base = ""
         self._about: About | None = None
+        self._entities: Mapping[str, Sequence[Entity]] = {}
         self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
         self._ending = False
 
     def start(self, about: About) -> None:
-        self._about = about
+        self._about, self._entities = about, ha.shown(about)
         self._base = f"{self._prefix}/{ha.slug(about.name)}"
         with self._lock:
             self._states |= {f"{self._base}/running": "offline"}
@@ -96,7 +98,7 @@ class Mqtt(Sink):
     def decision(self, decision: Decision) -> None:
         self._set(f"{self._base}/running", "online")
         for name, reading in decision.readings.items():
-            for topic, value in ha.states(self._about, self._base, name, reading).items() if self._about else ():
+            for topic, value in ha.states(self._entities[name], self._base, name, reading).items():
                 if reading.value is None or reading.moved or topic not in self._states:
                     self._set(topic, value)
         if self._scores and self._broker:

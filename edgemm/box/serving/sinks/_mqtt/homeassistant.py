@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgemm.contracts import task as tasks
@@ -22,7 +22,7 @@ def slug(text: str) -> str:
 
 def events(about: About) -> list[str]:
     """Labels that can be an event, of all outputs."""
-    return [entity.key for name, output in about.outputs.items() for entity in _told(about, name, output) if entity.kind == "on_off"]
+    return [entity.key for entities in shown(about).values() for entity in entities if entity.kind == "on_off"]
 
 
 def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
@@ -58,10 +58,15 @@ def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str
     return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in made.items()}
 
 
-def states(about: About, base: str, name: str, reading: Reading) -> dict[str, str]:
+def shown(about: About) -> dict[str, list[Entity]]:
+    """Output -> its entities."""
+    return {name: _told(about, name, output) for name, output in about.outputs.items()}
+
+
+def states(entities: Iterable[Entity], base: str, name: str, reading: Reading) -> dict[str, str]:
     """Topic -> payload of an output's entities."""
     found = {}
-    for entity in _told(about, name, about.outputs[name]):
+    for entity in entities:
         topic = f"{base}/{slug(name)}/{slug(entity.key)}"
         if entity.kind == "on_off":
             found[topic] = "ON" if entity.key in reading.on else "OFF"
@@ -95,10 +100,10 @@ def _of_entity(base: str, name: str, entity: Entity) -> dict[str, Any]:
     if entity.kind == "on_off":
         attributes = {"json_attributes_topic": f"{topic}/attributes"}
         return {"p": "binary_sensor", "name": _title(entity.key), "state_topic": topic, **attributes, **running}
-    shown: dict[str, Any] = {"p": "sensor", "name": _title(name), "state_topic": topic, **running}
+    sensor: dict[str, Any] = {"p": "sensor", "name": _title(name), "state_topic": topic, **running}
     if entity.choices:
-        shown |= {"device_class": "enum", "options": list(entity.choices)}
-    return shown | ({"unit_of_measurement": entity.unit} if entity.unit else {})
+        sensor |= {"device_class": "enum", "options": list(entity.choices)}
+    return sensor | ({"unit_of_measurement": entity.unit} if entity.unit else {})
 
 
 def _title(name: str) -> str:
