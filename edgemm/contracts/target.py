@@ -116,6 +116,13 @@ class Target(Protocol):
         """
         return ""
 
+    def falls_back(self) -> str:
+        """What runs the target's graph where ``cannot_run``, if the recipe's options for it allow that: ``open`` then does, and says so.
+
+        "" = ``open`` fails there. Serving shows what is told here; nobody else's runtime is ever taken in silence.
+        """
+        return ""
+
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """Write into ``out`` what a bundle shall hold beside the target's graph; []: nothing."""
         return []

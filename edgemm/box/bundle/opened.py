@@ -21,7 +21,7 @@ import numpy as np
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle import seal
 from edgemm.box.bundle.golden import Golden
-from edgemm.box.bundle.packing import Reference, TargetOptions, entries
+from edgemm.box.bundle.packing import Reference, TargetOptions, entries, target_of
 from edgemm.box.bundle.parts import SplitFiles
 from edgemm.box.bundle.seal import HASH, MANIFEST, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
@@ -56,9 +56,10 @@ class Bundle:
         return self.folder / "model.onnx"
 
     def targets(self) -> list[str]:
-        """Targets this bundle was made for."""
-        parts = [name.split("/") for name in self.manifest["files"]]
-        return sorted(part[1] for part in parts if len(part) == 3 and part[0] == "targets" and part[2] == "model.onnx")
+        """Targets this bundle was made for, in the order of its recipe (sorted where it does not tell)."""
+        held = sorted(target for target in map(target_of, self.manifest["files"]) if target)
+        order = [str(name) for name in self.manifest.get("targets") or ()]
+        return sorted(held, key=lambda name: order.index(name) if name in order else len(order))
 
     def target_model(self, target: str) -> Path:
         """The Q/DQ graph for ``target``."""

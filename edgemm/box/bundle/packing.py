@@ -97,7 +97,7 @@ def pack(
         report: Written as ``report.json``, with the sizes of ``files`` among its details.
         page: Draws the report; what it returns is written as ``report.html``.
         files: Name in the bundle -> content: ``model.onnx``, ``targets/<t>/model.onnx``, external data beside them; what ``Ledger.files``
-            names.
+            names. The targets' order is that in which a box tries them.
         golden: Samples with the outputs of every target.
         provenance: Plain values saying how it was made; nothing that changes from run to run.
         accuracy: Output name -> plain values.
@@ -130,6 +130,7 @@ def pack(
         "inputs": inputs,
         "outputs": _describe_outputs(card, everything["model.onnx"]),
         "columns": dict(card.columns),
+        "targets": [name for name in map(target_of, files) if name],
         "accuracy": dict(accuracy),
         "subsets": [dict(row) for row in subsets],
         "provenance": dict(provenance),
@@ -159,6 +160,12 @@ def copy(folder: Path, out: Path) -> Path:
     else:
         _write_folder(out, everything)
     return out
+
+
+def target_of(name: str) -> str:
+    """The target whose model a file of a bundle is; "" where it is none's."""
+    parts = name.split("/")
+    return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("targets", "model.onnx") else ""
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -18,6 +18,7 @@ class Summary:
     Attributes:
         ran: Input -> how often its branch ran.
         late: Decisions for which data had to wait for more than two periods.
+        note: Where another target ran than the bundle's first: which, and why.
     """
 
     seconds: float
@@ -30,6 +31,7 @@ class Summary:
     in_parts: bool
     latency_p50_ms: float
     latency_p95_ms: float
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,7 +42,7 @@ class Summary:
         return (
             f"{self.decisions} decisions and {self.events} events in {self.seconds:.1f} s "
             f"({self.target}, {self.precision}, {how}: {branches}); "
-            f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms"
+            f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms" + (f"\nnote: {self.note}" if self.note else "")
         )
 
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
+from edgemm.box.bundle.deployment import deploy
 from edgemm.box.bundle.opened import Bundle
 from edgemm.box.bundle.parts import Parts, SplitFiles
 from edgemm.box.serving.settings import InputSettings
-from edgemm.contracts import plugins
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import modalities
-from edgemm.contracts.target import Session, Target, fingerprint
-from edgemm.errors import BundleError, EdgemmError, RunError, nearest
+from edgemm.contracts.target import Session
+from edgemm.errors import EdgemmError, RunError, nearest
 
 Arrays = Mapping[str, np.ndarray]
-RUNTIMES = ("openvino", "tensorrt", "onnxruntime")
-"""In this order where nobody chooses: the first that the bundle was made for and that can be imported here."""
+FLOAT = "onnxruntime"
+"""What runs a float model that somebody asks for: the reference every other target is held against."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a bundle runs.
+
+    Attributes:
+        note: What the user has to know of it, in a sentence: that another target runs than the bundle's first; "" where it is that.
+    """
+
+    target: str
+    note: str = ""
 
 
 class Model(Protocol):
@@ -142,25 +154,45 @@ class InParts(_Closing):
         self._parts.close()
 
 
-def choose_target(bundle: Bundle, wanted: str | None) -> str:
-    """The target to run on: the wanted one, else the first of ``RUNTIMES`` that the bundle holds and this box has.
+def choose_target(bundle: Bundle, wanted: str | None) -> Choice:
+    """The target to run on: the wanted one, else the first of the bundle's own that runs here, else the first with a fallback.
 
     Raises:
-        RunError: The bundle was not made for it, or none of its runtimes is installed; names the extra.
+        RunError: The bundle was not made for the wanted one; or none of its targets runs here, and none names a fallback.
     """
-    held = bundle.targets()
+    own = bundle.targets()
+    if wanted in own:
+        return Choice(wanted)
     if wanted is not None:
-        if wanted not in held and wanted != "onnxruntime":
-            raise RunError(f"this bundle was not made for '{wanted}'.", fix=f"{nearest(wanted, held)}; onnxruntime runs its float model.")
-        return wanted
-    errors = []
-    for name in [name for name in RUNTIMES if name in held] + (["onnxruntime"] if "onnxruntime" not in held else []):
-        try:
-            plugins.find(Target, name)
-            return name
-        except EdgemmError as err:
-            errors.append(err)
-    raise errors[0]
+        if wanted != FLOAT:
+            raise RunError(f"this bundle was not made for '{wanted}'.", fix=f"{nearest(wanted, own)}; {FLOAT} runs its float model.")
+        return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was not made for it.")
+    if not own:
+        return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was made for no target.")
+    reasons, fallbacks = [], []
+    for name in own:
+        reason, fallback = _here(bundle, name)
+        if not reason:
+            return Choice(name, f"{name} runs, since {'; '.join(reasons)}" if reasons else "")
+        reasons.append(f"{name}: {reason}")
+        fallbacks += [(name, fallback)] if fallback else []
+    if fallbacks:
+        name, fallback = fallbacks[0]
+        return Choice(name, f"{fallback} runs what was made for {name}, since {'; '.join(reasons)}")
+    raise RunError(
+        "none of this bundle's targets runs here.",
+        why="; ".join(reasons),
+        fix=f"install what is missing, or compress for this box; --target {FLOAT} runs the float model.",
+    )
+
+
+def _here(bundle: Bundle, name: str) -> tuple[str, str]:
+    """Why this machine cannot run one of the bundle's targets ("" where it can), and what runs its graph then ("": nothing)."""
+    try:
+        target = bundle.load_target(name)
+    except EdgemmError as err:
+        return " ".join(filter(None, (err.what, err.fix))), ""
+    return target.cannot_run(), target.falls_back()
 
 
 def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] | None = None, *, whole: bool = False) -> Model:
@@ -175,29 +207,21 @@ def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] 
         TargetError: The runtime refuses a graph.
     """
     chosen = {name: given for name, given in (inputs or {}).items() if given.precision or given.target}
-    standins, files = (None, None) if whole else _parts(bundle, target)
-    if files is None or standins is None:
+    deployed = deploy(bundle, target)
+    if whole or deployed.split is None or deployed.standins is None:
         if chosen:
             raise RunError(
                 f"inputs.{next(iter(chosen))}: this bundle holds no branches that could run on their own.",
                 why="it runs as a whole: so the settings say, or its model was too large to be stored in parts, or cannot be split.",
                 fix="remove precision and target of the inputs.",
             )
-        return Whole(bundle.card, _opener(bundle, target, whole=True)(_whole(bundle, target)), target)
+        return Whole(bundle.card, deployed.open(), target)
+    files = deployed.split
     branches = {**files.branches, **{name: _other_branch(bundle, name, given, files, target) for name, given in chosen.items()}}
-    runs_on = {branches[name]: given.target or target for name, given in chosen.items()}
-    openers = {name: _opener(bundle, name) for name in {target, *runs_on.values()}}
-    parts = Parts(replace(files, branches=branches), lambda path: openers[runs_on.get(path, target)](path))
-    return InParts(bundle.card, parts, standins, target)
-
-
-def _parts(bundle: Bundle, target: str) -> tuple[Arrays | None, SplitFiles | None]:
-    """Stand-ins and parts for ``target`` (the float ones where the bundle was not made for it); None where it holds none."""
-    own = target if target in bundle.targets() else None
-    try:
-        return bundle.standins(own), bundle.split(own)
-    except BundleError:
-        return None, None
+    places = {target: deployed} | {given.target: deploy(bundle, given.target) for given in chosen.values() if given.target}
+    runs_on = {branches[name]: places[given.target or target] for name, given in chosen.items()}
+    parts = Parts(replace(files, branches=branches), lambda path: runs_on.get(path, deployed).open_part(path))
+    return InParts(bundle.card, parts, deployed.standins, target)
 
 
 def _other_branch(bundle: Bundle, name: str, given: InputSettings, files: SplitFiles, target: str) -> Path:
@@ -213,21 +237,6 @@ def _other_branch(bundle: Bundle, name: str, given: InputSettings, files: SplitF
             fix="run all branches on one target.",
         )
     return other.branches[name]
-
-
-def _whole(bundle: Bundle, target: str) -> Path:
-    return bundle.target_model(target) if target in bundle.targets() else bundle.model
-
-
-def _opener(bundle: Bundle, name: str, *, whole: bool = False) -> Any:
-    """Opens a graph of the bundle on the target ``name``, with the options that hold on this machine: for the whole graph, or for parts."""
-    if name in bundle.targets():
-        target = bundle.load_target(name)
-        options, _ = bundle.options_for(name, fingerprint(target))
-        options = options if whole else target.without_unsafe(options)
-    else:
-        target, options = plugins.load(Target, name), {}
-    return lambda path: target.open(path, **options)
 
 
 def _constants(card: Card) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 import time
 import uuid
@@ -32,6 +33,7 @@ STATUS_S = 5.0  # between two statuses where nothing happens
 WATCH_S = 1.0  # between two looks at the sources
 RATE_SPAN = 50  # decisions over which their rate is told
 PICTURE_WIDTH = 640  # of pictures that go out with an event
+LOG = logging.getLogger("edgemm.run")
 
 
 class Runner:
@@ -60,7 +62,10 @@ class Runner:
         self.wall: Callable[[], float] = (lambda: begin_wall + self._virtual_s) if fast else wall
         self._virtual_s = 0.0
         self.card = bundle.card
-        self.target = serving.choose_target(bundle, settings.target)
+        choice = serving.choose_target(bundle, settings.target)
+        self.target, self.note = choice.target, choice.note
+        if choice.note:
+            LOG.warning("%s", choice.note)
         self.sources: list[Source] = [_made(Source, part) for part in settings.sources]
         if fast and (live := next((source for source in self.sources if source.live), None)):
             raise RunError(f"'{live.describe()}' cannot be played fast.", why="it is live.", fix="leave out --fast.")
@@ -114,10 +119,14 @@ class Runner:
             self._end()
         return self.summary()
 
-    def take(self, bundle: Bundle, model: serving.Model) -> None:
-        """Serve another bundle of the same inputs and outputs from now on; the one before is closed."""
+    def take(self, bundle: Bundle, model: serving.Model, note: str = "") -> None:
+        """Serve another bundle of the same inputs and outputs from now on; the one before is closed.
+
+        Args:
+            note: ``Choice.note`` of the target it runs on.
+        """
         old = self.engine.swap(model)
-        self.bundle, self.model, self.target = bundle, model, model.target
+        self.bundle, self.model, self.target, self.note = bundle, model, model.target, note
         old.close()
 
     def summary(self) -> Summary:
@@ -133,6 +142,7 @@ class Runner:
             in_parts=self.engine.model.in_parts,
             latency_p50_ms=p50,
             latency_p95_ms=p95,
+            note=self.note,
         )
 
     def status(self) -> dict[str, Any]:
@@ -148,6 +158,7 @@ class Runner:
             "wall_s": self.wall(),
             "uptime_s": round(now - self._began, 1),
             "target": self.target,
+            "note": self.note,
             "in_parts": self.engine.model.in_parts,
             "decisions": self.engine.decided,
             "events": self.events,

@@ -51,10 +51,10 @@ class Swapper:
 
     def _try(self) -> None:
         try:
-            bundle, model = self._proved()
-            self._runner.take(bundle, model)
+            bundle, model, note = self._proved()
+            self._runner.take(bundle, model, note)
             self.swaps, self.error = self.swaps + 1, ""
-            LOG.warning("the bundle at %s serves from now on", self._path)
+            LOG.warning("the bundle at %s serves from now on%s", self._path, f"; {note}" if note else "")
         except EdgemmError as err:
             self.error = redact(f"{err.what} {err.why}".strip())
             LOG.error("the bundle at %s was not taken, the old one serves on: %s", self._path, self.error)
@@ -62,7 +62,7 @@ class Swapper:
             self._busy = False
             self.tries += 1
 
-    def _proved(self) -> tuple[Bundle, Model]:
+    def _proved(self) -> tuple[Bundle, Model, str]:
         verify(self._path).raise_if_bad()
         bundle = open_bundle(self._path)
         before, after = self._runner.bundle.card, bundle.card
@@ -78,13 +78,14 @@ class Swapper:
                 "the new bundle declares its inputs or outputs otherwise.", fix="stop the run, and start it with the new bundle."
             )
         settings = self._runner.settings
-        model = open_model(bundle, choose_target(bundle, settings.target), settings.inputs, whole=settings.whole)
+        choice = choose_target(bundle, settings.target)
+        model = open_model(bundle, choice.target, settings.inputs, whole=settings.whole)
         try:
             _try_parts(bundle, model)
         except EdgemmError:
             model.close()
             raise
-        return bundle, model
+        return bundle, model, choice.note
 
 
 def _try_parts(bundle: Bundle, model: Model) -> None:

@@ -104,6 +104,9 @@ class TensorRT(Target):
             return "TensorRT's Python package is not installed here."
         return _tensorrt_cuda.why_none()
 
+    def falls_back(self) -> str:
+        return "" if self._fallback == "never" else self._fallback
+
     def choices(self, *, forbid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         precisions = [self._precision] if self._precision != "auto" else ["f16", "f32"]
         allowed = [word for word in precisions if FLOATS[word] not in forbid and word not in forbid]

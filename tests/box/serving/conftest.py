@@ -51,7 +51,7 @@ def _graph():
     return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
-def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, targets=("onnxruntime",)) -> Path:
+def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, targets=("onnxruntime",), target_options=None) -> Path:
     """Pack the model above; its stand-ins are a picture of middle brightness and a little noise."""
     import json
 
@@ -115,7 +115,7 @@ def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, 
         golden=samples,
         provenance={"recipe": "by hand"},
         accuracy={},
-        options={target: TargetOptions() for target in targets},
+        options={target: TargetOptions(target_options or {}) for target in targets},
         subsets=subsets,
     )
 

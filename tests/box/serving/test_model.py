@@ -1,12 +1,16 @@
 """A bundle in parts and whole: the same answers, stand-ins for what is missing, another runtime for one branch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.box.serving.model import choose_target, open_model
-from edgemm.box.serving.settings import InputSettings
+from edgemm.box.serving.model import Choice, choose_target, open_model
+from edgemm.box.serving.runner import Runner
+from edgemm.box.serving.settings import InputSettings, Settings
 from edgemm.errors import RunError
+from tests import newcomers
 from tests.box.serving.conftest import RATE_HZ, make_bundle
 
 
@@ -68,6 +72,81 @@ def test_a_branch_of_its_own_needs_a_bundle_in_parts(whole_bundle):
 
 def test_the_target_is_the_bundles_own_unless_somebody_chooses(bundle):
     opened = open_bundle(bundle)
-    assert choose_target(opened, None) == "onnxruntime"
+    assert choose_target(opened, None) == Choice("onnxruntime")
     with pytest.raises(RunError, match="this bundle was not made for 'tensorrt'"):
         choose_target(opened, "tensorrt")
+
+
+@pytest.fixture
+def quartz(tmp_path, monkeypatch):
+    """A target that edgemm does not know of, in a folder of one's own."""
+    monkeypatch.setenv("EDGEMM_PLUGINS", str(newcomers.write(tmp_path / "own", "targets", "quartz", newcomers.TARGET)))
+
+
+def test_a_bundle_made_for_a_newcomer_alone_runs_on_it(quartz, tmp_path, feed):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz",)))
+    assert choose_target(opened, None) == Choice("quartz")
+    with open_model(opened, "quartz") as model:
+        assert model.in_parts
+        assert model.answer({name: model.embed(name, array) for name, array in feed.items()})["event"].shape == (1, 3)
+
+
+def test_the_bundles_order_of_targets_is_the_one_it_was_packed_in(quartz, tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz", "onnxruntime")))
+    assert opened.targets() == ["quartz", "onnxruntime"]
+    assert choose_target(opened, None) == Choice("quartz")
+
+
+def test_a_bundle_whose_only_target_is_missing_is_not_served_by_its_float_model(tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz",)))
+    with pytest.raises(RunError, match=r"none of this bundle's targets runs here\.") as caught:
+        choose_target(opened, None)
+    assert "quartz: there is no target 'quartz'" in caught.value.why
+    assert "--target onnxruntime" in caught.value.fix
+
+
+def test_a_target_that_this_box_cannot_run_is_an_error_that_says_why(tmp_path, monkeypatch):
+    own = newcomers.write(tmp_path / "own", "targets", "basalt", newcomers.TARGET_FOR_ANOTHER_BOX)
+    monkeypatch.setenv("EDGEMM_PLUGINS", str(own))
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("basalt",)))
+    with pytest.raises(RunError, match="none of this bundle's targets runs here") as caught:
+        choose_target(opened, None)
+    assert "basalt: this box has no quartz in it." in caught.value.why
+
+
+def test_the_next_of_several_targets_is_said_to_be_the_next(tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz", "onnxruntime")))
+    choice = choose_target(opened, None)
+    assert choice.target == "onnxruntime"
+    assert "quartz: there is no target 'quartz'" in choice.note
+
+
+def test_the_fallback_that_the_recipe_allowed_is_taken_and_said(tmp_path, monkeypatch):
+    own = newcomers.write(tmp_path / "own", "targets", "basalt", newcomers.TARGET_FOR_ANOTHER_BOX)
+    monkeypatch.setenv("EDGEMM_PLUGINS", str(own))
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("basalt",), target_options={"fallback": "onnxruntime"}))
+    note = "onnxruntime runs what was made for basalt, since basalt: this box has no quartz in it."
+    assert choose_target(opened, None) == Choice("basalt", note)
+
+
+def test_a_float_model_that_somebody_asked_for_is_said_to_be_one(tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz",)))
+    assert choose_target(opened, "onnxruntime") == Choice(
+        "onnxruntime", "onnxruntime runs the float model: the bundle was not made for it."
+    )
+
+
+def test_bundles_from_before_the_order_was_kept_have_their_targets_sorted(quartz, tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz", "onnxruntime")))
+    old = {key: value for key, value in opened.manifest.items() if key != "targets"}
+    assert dataclasses.replace(opened, manifest=old).targets() == ["onnxruntime", "quartz"]
+
+
+def test_a_run_says_in_log_status_and_summary_that_another_target_runs(tmp_path, caplog):
+    opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz", "onnxruntime")))
+    runner = Runner(opened, Settings())
+    expected = "onnxruntime runs, since quartz: there is no target 'quartz'."
+    assert caplog.messages[0].startswith(expected)
+    assert runner.status()["note"].startswith(expected)
+    assert f"note: {expected}" in str(runner.summary())
+    runner.model.close()

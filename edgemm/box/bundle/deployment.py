@@ -1,0 +1,70 @@
+"""A bundle on one target of this machine: all that running it takes, asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.box.bundle.opened import Bundle
+from edgemm.box.bundle.parts import SplitFiles
+from edgemm.contracts import plugins
+from edgemm.contracts.target import Session, Target, fingerprint
+from edgemm.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What runs, and how.
+
+    Attributes:
+        model: The graph as a whole: the target's own, or the float one where the bundle was not made for it.
+        options: Runtime options that hold on this machine for the whole graph.
+        split: The graph in parts; None where the bundle holds none.
+        standins: What replaces a missing input in ``split``: cut tensor -> array for one sample; None where nobody knows.
+    """
+
+    target: Target
+    model: Path
+    options: Mapping[str, Any]
+    split: SplitFiles | None
+    standins: Mapping[str, np.ndarray] | None
+
+    def open(self) -> Session:
+        """The graph as a whole.
+
+        Raises:
+            TargetError: The runtime refuses it.
+        """
+        return self.target.open(self.model, **self.options)
+
+    def open_part(self, graph: Path) -> Session:
+        """One graph of ``split``, with the options that hold for parts.
+
+        Raises:
+            TargetError: The runtime refuses it.
+        """
+        return self.target.open(graph, **self.target.without_unsafe(self.options))
+
+
+def deploy(bundle: Bundle, name: str) -> Deployment:
+    """A bundle on the target ``name``: as compressed where it was made for it, else its float model with the target's own choices.
+
+    Raises:
+        MissingExtra: The target's runtime is not installed here.
+    """
+    if name in bundle.targets():
+        target = bundle.load_target(name)
+        options, _ = bundle.options_for(name, fingerprint(target))
+        return Deployment(target, bundle.target_model(name), options, *_parts(bundle, name))
+    return Deployment(plugins.load(Target, name), bundle.model, {}, *_parts(bundle, None))
+
+
+def _parts(bundle: Bundle, target: str | None) -> tuple[SplitFiles | None, Mapping[str, np.ndarray] | None]:
+    try:
+        return bundle.split(target), bundle.standins(target)
+    except BundleError:
+        return None, None
