@@ -48,7 +48,9 @@ class Quartz(Target):
         return {self._brand: "1.0", **self._inner.versions()}
 '''
 
-TARGET_FOR_ANOTHER_BOX = TARGET.replace("    def choices", '    def cannot_run(self):\n        return "this box has no quartz in it."\n\n    def choices')
+TARGET_FOR_ANOTHER_BOX = TARGET.replace(
+    "    def choices", '    def cannot_run(self):\n        return "this box has no quartz in it."\n\n    def choices'
+)
 
 
 def write(folder: Path, kind: str, name: str, text: str) -> Path:

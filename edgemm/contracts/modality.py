@@ -4,17 +4,78 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card, Input
 from edgemm.contracts.frontend_ops import Op
 from edgemm.contracts.specs import BATCH, TensorSpec
+from edgemm.contracts.stream import Numbers, Stream
 from edgemm.errors import CardError, DataError, EdgemmError, Mistakes
+
+PICTURE_AXES, BANDS_OVER_TIME, TIME, TOKENS = ("channel", "height", "width"), ("band", "time"), ("time",), ("token",)
+"""What the axes of one sample count as ``forward`` receives it: a picture, a spectrogram, a series of single numbers, token ids."""
+AXES_BY_RANK: Mapping[int, tuple[str, ...]] = {1: ("value",), 2: ("time", "channel"), 3: PICTURE_AXES}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids from 0 to ``size`` - 1, of which ``pad`` is padding."""
+
+    size: int
+    pad: int = 0
+
+
+@dataclass(frozen=True)
+class TrainSplit:
+    """What ``train`` shows a modality of its input, for options that the card leaves open.
+
+    Attributes:
+        name: The input's.
+        cells: What stands in its column, undecoded and without empty cells.
+        samples: Decoded samples in batches (N, ...); those that are missing are left out.
+        scratch: A folder for files that an option is to name.
+        has_weights: The card names weights, which were trained with what the card says.
+    """
+
+    name: str
+    cells: Callable[[], Iterable[Any]]
+    samples: Callable[[], Iterator[np.ndarray]]
+    scratch: Path
+    has_weights: bool
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Options that the train split told, and a sentence about them for the user ("": nothing to say)."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Form:
+    """An input as ``edgemm init`` is told of it: ``16000@16000hz:log_mel=40`` without its name and its kind.
+
+    Attributes:
+        words: What stands after a ``+``.
+        settings: ``:key=number``.
+    """
+
+    sizes: tuple[int, ...]
+    rate_hz: float | None = None
+    words: tuple[str, ...] = ()
+    settings: Mapping[str, int] = field(default_factory=dict)
+
+    def has_only(self, *, words: Sequence[str] = (), settings: Sequence[str] = ()) -> bool:
+        """Whether it says nothing that is not among these."""
+        return set(self.words) <= set(words) and set(self.settings) <= set(settings)
 
 
 class Modality(Protocol):
@@ -22,6 +83,10 @@ class Modality(Protocol):
 
     ``__post_init__`` checks values and raises ``CardError`` without naming the input (``of`` adds the name). All shapes here are
     those of one sample: no batch axis, no ``steps`` axis. The methods below that have a body are defaults a plugin may keep.
+
+    Constants at the top of a plugin's file, read without importing it: ``FORMS``, examples of what ``edgemm init`` understands, and
+    ``FORM``, the word for the kind there (the plugin's name without it); ``HUGGING_FACE``, the parameter that Hugging Face's models take
+    it by (``""``), and what they call it where an option is set (``mask``, ``features``).
     """
 
     def dtype(self) -> str:
@@ -63,6 +128,77 @@ class Modality(Protocol):
     def file(self, cell: Any) -> str | None:
         """The file a cell names, for the dataset's fingerprint; None where the cell holds the value itself."""
         return None
+
+    def reads_empty(self, cell: Any) -> bool:
+        """Whether a cell that holds nothing is a sample all the same."""
+        return False
+
+    def stream(self) -> Stream:
+        """What feeds it on a box, and what it asks of that; without a word of its own measurements, moment by moment where it can."""
+        shape = tuple(size for size in self.shape() if isinstance(size, int))
+        return Numbers(shape if len(shape) == len(self.shape()) > 1 else None)
+
+    def received(self, value: Any) -> np.ndarray:
+        """One sample of what a source delivered: a ``Frame`` for a stream of pictures, a text, a measurement."""
+        return self.decode(value, Path())
+
+    def axes(self) -> tuple[str, ...]:
+        """What each axis of a sample counts as ``forward`` receives it."""
+        rank = len(self.shape())
+        return AXES_BY_RANK.get(rank, ("value",) * rank)
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The token ids it consists of; None where its numbers are no ids.
+
+        Raises:
+            CardError: There is no telling; does not name the input.
+        """
+        return None
+
+    def encoder(self) -> str:
+        """The encoder of a reference model for it, where no card names one."""
+        return "mlp"
+
+    def learned(self, train: TrainSplit) -> Learned:
+        """Options that the card leaves open and the train split tells.
+
+        Raises:
+            DataError: A row cannot be read.
+        """
+        return Learned()
+
+    @classmethod
+    def likeness(cls, form: Form) -> int:
+        """How much a form that names no kind looks like this one: 0 not at all; the highest is taken."""
+        return 0
+
+    @classmethod
+    def drafted(cls, form: Form) -> dict[str, Any] | None:
+        """The options of a card's draft; None where the form is of no sense for this kind.
+
+        Raises:
+            CardError: It nearly is; does not name the input.
+        """
+        return None
+
+    @classmethod
+    def alternatives(cls, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Other options to try with a model that does not take what ``drafted`` says; the commonest first."""
+        return []
+
+    @classmethod
+    def draft_lines(cls, options: Mapping[str, Any], *, guessed: bool) -> list[str]:
+        """The lines of a card's draft.
+
+        Args:
+            guessed: The options are one of ``alternatives``: what is no more than a guess has to be confirmed.
+        """
+        return [f"{key}: {flow(value)}" for key, value in options.items()]
+
+
+def flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
 
 
 def of(spec: Input, *, folder: Path | None = None) -> Modality:

@@ -9,16 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgemm.contracts.modality import Modality
-from edgemm.data.modalities.audio import Audio
-from edgemm.data.modalities.image import Image
-from edgemm.data.modalities.text import Text
+from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
 
 
 class Frame(Protocol):
     """One picture, not yet scaled: only pictures that are inferred or shown pay for it."""
 
-    def fitted(self, modality: Modality) -> np.ndarray:
-        """What the graph takes: uint8 (height, width, channels), fitted and ordered as the card says."""
+    def fitted(self, wanted: Pictures) -> np.ndarray:
+        """uint8 (height, width, channels), fitted and ordered as the card says."""
         ...
 
     def jpeg(self, width: int) -> bytes:
@@ -79,19 +77,9 @@ class Source(Protocol):
         ...
 
 
-def is_picture(modality: Modality) -> bool:
-    """Whether an input takes pictures."""
-    return isinstance(modality, Image)
-
-
-def is_sound(modality: Modality) -> bool:
-    """Whether an input takes sound."""
-    return isinstance(modality, Audio)
-
-
-def is_text(modality: Modality) -> bool:
-    """Whether an input takes text."""
-    return isinstance(modality, Text)
+def fed_by(wants: Mapping[str, Modality], kind: type[Pictures | Sound | Texts | Numbers]) -> dict[str, Modality]:
+    """Those of the inputs that a stream of this kind feeds."""
+    return {name: modality for name, modality in wants.items() if isinstance(modality.stream(), kind)}
 
 
 def checked_inputs(inputs: Any) -> list[str]:

@@ -75,7 +75,7 @@ class _Looker:
 
     def _input(self, column: str, cell: Any, spec: Input, part: Modality) -> None:
         if labels.is_empty(cell):
-            if not (spec.optional or part.initial() is not None or (spec.modality == "text" and isinstance(cell, str))):
+            if not (spec.optional or part.initial() is not None or part.reads_empty(cell)):
                 raise DataError("the cell is empty.", fix=f"fill it, remove the row, or set inputs.{spec.name}.optional: true.")
             return
         if isinstance(cell, str) and (column, cell) in self.good:

@@ -71,23 +71,11 @@ def find_labels(data: str | Path | TableDataset, card: Card) -> Card:
     return card.replace(outputs={**card.outputs, **filled})
 
 
-def sensor_statistics(dataset: Dataset, name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of a sensor's channels (last axis) over the train split; 1 for a channel that never changes.
-
-    Source: updating of means and squared deviations by parts, Chan, Golub and LeVeque (1979).
-    """
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+def present_samples(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
+    """The train split's samples of one input in batches (N, ...), without those that are missing."""
     for batch in dataset.only(name).batches("train", 256):
         values = batch.inputs[name]
-        values = values[batch.present[name]] if name in batch.present else values
-        values = values.reshape(-1, values.shape[-1]).astype(np.float64)
-        if not len(values):
-            continue
-        here, total = values.mean(axis=0), count + len(values)
-        squares = squares + ((values - here) ** 2).sum(axis=0) + (here - mean) ** 2 * count * len(values) / total
-        mean, count = mean + (here - mean) * len(values) / total, total
-    deviation = np.sqrt(squares / max(count, 1))
-    return mean.tolist(), np.where(deviation > 1e-9 * np.maximum(1.0, np.abs(mean)), deviation, 1.0).tolist()
+        yield values[batch.present[name]] if name in batch.present else values
 
 
 class TableDataset(Dataset):

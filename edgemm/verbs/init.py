@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edgemm.contracts import plugins
 from edgemm.contracts.card import FILL_IN, Card, Input, Output
+from edgemm.contracts.modality import Form, Modality, flow
 from edgemm.errors import CardError, OutputError, nearest
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import write_bytes
 from edgemm.workshop.models.checkpoint import huggingface_card
 
-FORMS = (
-    "image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40, imu=50x6@50hz, text=tokens:16, text=tokens:16+mask"
-)
-MODALITIES = ("image", "audio", "tokens", "sensor")
-SIZE = re.compile(r"(?P<sizes>\d+(?:x\d+)*)(?:@(?P<rate>\d+(?:\.\d+)?)hz)?(?P<mask>\+mask)?(?::(?P<features>log_mel|mfcc)=(?P<bands>\d+))?")
-BANDS = {"log_mel": "mels", "mfcc": "coefs"}
-FEATURES = (("log_mel", 40), ("log_mel", 64), ("log_mel", 80), ("log_mel", 128), ("log_mel", 32), ("mfcc", 13), ("mfcc", 20), ("mfcc", 40))
-"""What a model that takes no samples may take; the commonest first."""
-UNKNOWN_VOCABULARY = 3  # ids 0 to 2 exist in every vocabulary
+SIZE = re.compile(r"(?P<sizes>\d+(?:x\d+)*)(?:@(?P<rate>\d+(?:\.\d+)?)hz)?(?P<words>(?:\+\w+)*)(?P<settings>(?::\w+=\d+)*)")
 FEW = 64  # a wider output may as well be an embedding: its task is left to be filled in
 
 
@@ -70,9 +64,10 @@ def init(
         kwargs=dict(kwargs) if isinstance(kwargs, Mapping) else dict(map(_kwarg, kwargs)),
     )
     if not card.inputs:
-        raise CardError("no input is given.", fix=f"name them in the order of forward: --input {FORMS.split(', ')[0]}")
-    card, shapes = _tried(card)
-    write_bytes(path, _draft(card, shapes).encode())
+        raise CardError("no input is given.", fix=f"name them in the order of forward: --input {_forms()[0]}")
+    tried, shapes = _tried(card)
+    guessed = {name for name, spec in tried.inputs.items() if spec != card.inputs[name]}
+    write_bytes(path, _draft(tried, shapes, guessed).encode())
     return path
 
 
@@ -83,7 +78,7 @@ def ending(card: Path, **_: Any) -> Ending:
 
 
 def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
-    """The card and what its model returns; where the model does not take a sound's samples, the first features that it takes.
+    """The card and what its model returns; where the model does not take an input as given, the first alternative that it takes.
 
     Raises:
         CheckpointError: It takes none; the error is that of the inputs as they were given.
@@ -92,17 +87,18 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
 
     try:
         return card, returned_shapes(card)
-    except Refused as err:
-        open_ = [name for name, spec in card.inputs.items() if spec.modality == "audio" and "features" not in spec.options]
-        for kind, bands in FEATURES if open_ else ():
-            inputs = dict(card.inputs)
-            for name in open_:
-                options = {**inputs[name].options, "features": {kind: {BANDS[kind]: bands}}, "guessed": True}
-                inputs[name] = dataclasses.replace(inputs[name], options=options)
-            plain = {name: dataclasses.replace(spec, options=_declared(spec)) for name, spec in inputs.items()}
+    except Refused:
+        open_ = {name: found for name, spec in card.inputs.items() if (found := _kind(spec.modality).alternatives(spec.options))}
+        for options in zip(*open_.values(), strict=False):
+            guess = card.replace(
+                inputs={
+                    **card.inputs,
+                    **{name: replace(card.inputs[name], options=given) for name, given in zip(open_, options, strict=True)},
+                }
+            )
             with contextlib.suppress(Refused):
-                return card.replace(inputs=inputs), returned_shapes(card.replace(inputs=plain))
-        raise err
+                return guess, returned_shapes(guess)
+        raise
 
 
 def _module(given: str, output: Path) -> tuple[str, str | None]:
@@ -130,99 +126,62 @@ def _kwarg(given: str) -> tuple[str, Any]:
 def _input(given: str) -> Input:
     """An input from ``name=form``."""
     name, equals, form = given.partition("=")
-    kind, colon, rest = form.partition(":")
-    if colon and kind.isalpha():
-        if kind not in MODALITIES:
-            raise CardError(f"input '{given}': unknown kind '{kind}'.", fix=nearest(kind, MODALITIES))
+    word, colon, rest = form.partition(":")
+    words = {plugins.constant("modalities", modality, "FORM") or modality: modality for modality in plugins.names("modalities")}
+    if colon and word.isalpha():
+        if word not in words:
+            raise CardError(f"input '{given}': unknown kind '{word}'.", fix=nearest(word, words))
         form = rest
-    else:
-        kind = ""
     match = SIZE.fullmatch(form)
     if not equals or not name or match is None:
-        raise CardError(f"input '{given}' cannot be understood.", fix=f"write name=form, such as {FORMS}.")
-    sizes = [int(size) for size in match["sizes"].split("x")]
-    rate = float(match["rate"]) if match["rate"] else None
-    kind = kind or _kind(sizes, rate)
-    if kind == "tokens":
-        return Input(name, "text", {"length": sizes[0], "vocab": UNKNOWN_VOCABULARY} | ({"mask": True} if match["mask"] else {}))
-    if kind == "image":
-        return Input(name, "image", _picture(given, sizes))
-    if kind == "audio":
-        return Input(name, "audio", _sound(given, sizes, rate, match["features"], match["bands"]))
-    return Input(name, "sensor", {"shape": sizes} | ({"rate_hz": _whole(rate)} if rate else {}))
+        raise _not_understood(given)
+    parsed = Form(
+        tuple(int(size) for size in match["sizes"].split("x")),
+        float(match["rate"]) if match["rate"] else None,
+        tuple(match["words"].split("+")[1:]),
+        {key: int(value) for key, value in (entry.split("=") for entry in match["settings"].split(":")[1:])},
+    )
+    modality = words.get(word) if colon and word.isalpha() else None
+    modality = modality or max(plugins.names("modalities"), key=lambda kind: _kind(kind).likeness(parsed))
+    try:
+        options = _kind(modality).drafted(parsed)
+    except CardError as err:
+        raise CardError(f"input '{given}': {err.what}", why=err.why, fix=err.fix) from err
+    if options is None:
+        raise _not_understood(given)
+    return Input(name, modality, options)
 
 
-def _kind(sizes: list[int], rate: float | None) -> str:
-    if rate and len(sizes) == 1 and rate >= 1000:
-        return "audio"
-    return "image" if len(sizes) == 3 and {sizes[0], sizes[-1]} & {1, 3, 4} and not rate else "sensor"
+def _kind(modality: str) -> type[Modality]:
+    return plugins.find(Modality, modality)
 
 
-def _picture(given: str, sizes: list[int]) -> dict[str, Any]:
-    if len(sizes) != 3 or not {sizes[0], sizes[-1]} & {1, 3, 4}:
-        raise CardError(f"input '{given}': a picture has three sizes, one of them 1, 3 or 4 channels.", fix="write image=3x64x64.")
-    channels, height, width = sizes if sizes[0] in (1, 3, 4) else (sizes[2], sizes[0], sizes[1])
-    return {"height": height, "width": width, "channels": channels}
+def _forms() -> list[str]:
+    """Examples of every kind's form."""
+    return [form for kind in plugins.names("modalities") for form in plugins.constant("modalities", kind, "FORMS") or ()]
 
 
-def _sound(given: str, sizes: list[int], rate: float | None, features: str | None, bands: str | None) -> dict[str, Any]:
-    if len(sizes) != 1 or not rate or rate != int(rate):
-        raise CardError(f"input '{given}': a sound is a number of samples at a rate.", fix="write audio=16000@16000hz.")
-    options = {"rate_hz": int(rate), "seconds": _whole(sizes[0] / rate)}
-    return options | ({"features": {features: {BANDS[features]: int(str(bands))}}} if features else {})
+def _not_understood(given: str) -> CardError:
+    return CardError(f"input '{given}' cannot be understood.", fix=f"write name=form, such as {', '.join(_forms())}.")
 
 
-def _whole(value: float) -> int | float:
-    return int(value) if value == int(value) else value
-
-
-def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]], guessed: Set[str] = frozenset()) -> str:
     lines = [f"# Drafted by edgemm init. Lines that end in '{FILL_IN}' are rejected until their value is written and the mark removed."]
     lines += [f"factory: {card.factory}"]
     lines += [f"source: {card.source}"] if card.source else []
-    lines += [f"kwargs: {_flow(dict(card.kwargs))}"] if card.kwargs else []
+    lines += [f"kwargs: {flow(dict(card.kwargs))}"] if card.kwargs else []
     trained = "# weights: weights.safetensors    # the trained weights (.safetensors or .pt); without them `edgemm train` starts anew"
     lines += [f"weights: {card.weights}" if card.weights else trained]
     lines += ["inputs:  # in the order of forward"]
     for spec in card.inputs.values():
-        lines += [f"  {spec.name}:", f"    modality: {spec.modality}", *(f"    {line}" for line in _input_lines(spec))]
+        lines += [f"  {spec.name}:", f"    modality: {spec.modality}"]
+        lines += [f"    {line}" for line in _kind(spec.modality).draft_lines(spec.options, guessed=spec.name in guessed)]
     lines += ["outputs:"]
     for name, shape in shapes.items():
         lines += [f"  {name}:", *(f"    {line}" for line in _output_lines(shape))]
     if not shapes:
-        lines += [f"  {name}: {_flow(entry)}" for name, entry in card.to_dict()["outputs"].items()]
+        lines += [f"  {name}: {flow(entry)}" for name, entry in card.to_dict()["outputs"].items()]
     return "\n".join(lines) + "\n"
-
-
-def _input_lines(spec: Input) -> list[str]:
-    match spec.modality:
-        case "image":
-            ones = [1] * int(spec.options["channels"])
-            lines = [f"{key}: {value}" for key, value in spec.options.items()]
-            if "mean" in spec.options and "std" in spec.options:
-                return lines
-            return [*lines, "# forward gets (pixel / 255 - mean) / std", f"mean: {[0 for _ in ones]}  {FILL_IN}", f"std: {ones}  {FILL_IN}"]
-        case "text":
-            lines = [f"{key}: {_flow(value)}" for key, value in spec.options.items() if key != "vocab"]
-            if "tokenizer" in spec.options:
-                return lines
-            return [
-                *lines,
-                "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it",
-                f"tokenizer: tokenizer.json  {FILL_IN}",
-            ]
-    lines = [f"{key}: {_flow(value)}" for key, value in _declared(spec).items()]
-    if spec.options.get("guessed"):
-        lines = [
-            *lines[:-1],
-            "# the model takes no samples, but these features: write the settings it was trained with",
-            f"{lines[-1]}  {FILL_IN}",
-        ]
-    return lines
-
-
-def _declared(spec: Input) -> dict[str, Any]:
-    return {key: value for key, value in spec.options.items() if key != "guessed"}
 
 
 def _output_lines(shape: tuple[int, ...]) -> list[str]:
@@ -240,7 +199,3 @@ def _output_lines(shape: tuple[int, ...]) -> list[str]:
         f"# {sizes} numbers: classification, multilabel, regression, embedding or tensor; per_step: true for one answer a step",
         f"task: tensor  {FILL_IN}",
     ]
-
-
-def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()

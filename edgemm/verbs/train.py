@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +15,10 @@ from edgemm.box.devices.environment import environment
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.card import Card
+from edgemm.contracts.modality import TrainSplit, modalities
 from edgemm.contracts.report import Measurement, Report
 from edgemm.data import scoring
-from edgemm.data.dataset import TableDataset, find_labels, open_dataset, sensor_statistics
-from edgemm.data.modalities.text import build_vocabulary
+from edgemm.data.dataset import TableDataset, find_labels, open_dataset, present_samples
 from edgemm.errors import OutputError
 from edgemm.progress import Progress
 from edgemm.report import page
@@ -197,15 +198,12 @@ def completed(card: Card, dataset: TableDataset, scratch: Path, progress: Progre
     """
     card = find_labels(dataset, card)
     inputs = dict(card.inputs)
-    for name, spec in card.inputs.items():
-        if spec.modality == "text" and not spec.options.get("tokenizer"):
-            file = scratch / f"{name}.json"
-            file.write_text(build_vocabulary(_texts(dataset, dataset.card.column(name)), int(spec.options["vocab"])), encoding="utf-8")
-            inputs[name] = dataclasses.replace(spec, options={**spec.options, "tokenizer": str(file)})
-            progress.note(f"{name}: a vocabulary of at most {spec.options['vocab']} words was built from the train split")
-        elif spec.modality == "sensor" and spec.options.get("mean") is None and not card.weights:
-            mean, std = sensor_statistics(dataset, name)
-            inputs[name] = dataclasses.replace(spec, options={**spec.options, "mean": mean, "std": std})
+    for name, modality in modalities(card).items():
+        cells, samples = functools.partial(dataset.cells, "train", name), functools.partial(present_samples, dataset, name)
+        learned = modality.learned(TrainSplit(name, cells, samples, scratch, has_weights=bool(card.weights)))
+        inputs[name] = dataclasses.replace(inputs[name], options={**inputs[name].options, **learned.options})
+        if learned.note:
+            progress.note(f"{name}: {learned.note}")
     return card.replace(inputs=inputs)
 
 
@@ -240,10 +238,6 @@ def _finished(folder: Path, key: str) -> Training | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
-
-
-def _texts(dataset: TableDataset, column: str) -> Iterator[str]:
-    return (str(cell) for row in dataset.source.rows("train") if (cell := row.cells.get(column)) is not None)
 
 
 def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:

@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from edgemm.contracts import card as cards
 from edgemm.contracts import modality
-from edgemm.data.dataset import find_labels, open_dataset, sensor_statistics, synthetic
+from edgemm.data.dataset import find_labels, open_dataset, present_samples, synthetic
+from edgemm.data.modalities.sensor import statistics
 from edgemm.errors import CardError, DataError, MissingExtra
 
 INPUTS = {
@@ -761,7 +762,7 @@ def test_sensor_statistics_are_those_of_the_train_split_per_channel(tmp_path):
     rows = [{"split": "train", "imu": " ".join(map(str, row)), "level": 1} for row in values]
     rows += [{"split": "train", "imu": "", "level": 1}, {"split": "val", "imu": "0 0 0", "level": 1}]
     card = make_card({"imu": INPUTS["imu"] | {"optional": True}}, {"level": OUTPUTS["level"]})
-    mean, std = sensor_statistics(open_dataset(write_csv(tmp_path, rows), card), "imu")
+    mean, std = statistics(present_samples(open_dataset(write_csv(tmp_path, rows), card), "imu"))
     np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(std, [values[:, 0].std(), 1.0, values[:, 2].std()], rtol=1e-3)
 

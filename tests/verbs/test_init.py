@@ -141,7 +141,7 @@ def test_a_card_that_is_there_is_never_replaced(place):
     [
         ("image", "input 'image' cannot be understood"),
         ("image=3xx4", "input 'image=3xx4' cannot be understood"),
-        ("image=3by4", "write name=form, such as image=3x64x64"),
+        ("image=3by4", "write name=form, such as audio=16000@16000hz"),
         ("mic=sound:16000@16000hz", "unknown kind 'sound'"),
         ("picture=image:5x64x64", "a picture has three sizes, one of them 1, 3 or 4 channels"),
         ("mic=audio:16000", "a sound is a number of samples at a rate"),

@@ -169,7 +169,8 @@ def choose_target(bundle: Bundle, wanted: str | None) -> Choice:
         return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was not made for it.")
     if not own:
         return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was made for no target.")
-    reasons, fallbacks = [], []
+    reasons: list[str] = []
+    fallbacks: list[tuple[str, str]] = []
     for name in own:
         reason, fallback = _here(bundle, name)
         if not reason:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgemm.contracts.card import Card
+from edgemm.contracts.modality import of
+from edgemm.contracts.stream import Texts
 
 SOURCES, SINKS = "sources", "sinks"
 PER_CLASS = ("threshold", "release", "debounce", "cool_down_s")
@@ -125,7 +127,8 @@ class Settings:
         given = self.input(name)
         if given.stale_s is not None:
             return given.stale_s
-        return float("inf") if card.inputs[name].modality == "text" or given.value is not None else max(2.0, 3 / self.rate_hz(name))
+        lasts = given.value is not None or isinstance(of(card.inputs[name], folder=card.folder).stream(), Texts)
+        return float("inf") if lasts else max(2.0, 3 / self.rate_hz(name))
 
     def fed(self) -> dict[str, int]:
         """Input -> place of the source that feeds it."""

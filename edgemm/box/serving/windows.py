@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,8 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Sample
 from edgemm.contracts.modality import Modality, modalities
 from edgemm.contracts.source import Item
-from edgemm.data.modalities.audio import Audio
-from edgemm.data.modalities.image import Image
-from edgemm.data.modalities.text import Text
+from edgemm.contracts.stream import Numbers, Pictures
+from edgemm.contracts.stream import Sound as SoundStream
 from edgemm.errors import RunError
 
 PICTURES_KEPT = 8  # half a second at 15 a second: as far as sound may lag behind and still find its picture; 11 MB of 720p
@@ -75,10 +73,10 @@ class Newest(Window):
         if not self._held:
             return None
         item, arrived_s = next((held for held in reversed(self._held) if held[0].time_s <= until_s), self._held[0])
-        array = self._array(item.value)
+        array = self.modality.received(item.value)
         self.taken += 1
         self._used_s = item.time_s
-        frame = item.value if isinstance(self.modality, Image) else None
+        frame = item.value if isinstance(self.modality.stream(), Pictures) else None
         return Sample(array[None], item.time_s, arrived_s, frame)
 
     def clear(self) -> None:
@@ -89,19 +87,13 @@ class Newest(Window):
             self.passed_over += 1
         self._held.append((item, arrived_s))
 
-    def _array(self, value: Any) -> np.ndarray:
-        if isinstance(self.modality, Image) and hasattr(value, "fitted"):
-            fitted: np.ndarray = value.fitted(self.modality)
-            return fitted
-        return self.modality.decode(value, Path())
-
 
 class Sound(Window):
     """The last ``seconds`` of sound, sample by sample."""
 
-    def __init__(self, modality: Audio) -> None:
+    def __init__(self, modality: Modality, stream: SoundStream) -> None:
         super().__init__(modality)
-        self._samples, self._rate_hz = modality.samples, modality.rate_hz
+        self._samples, self._rate_hz = stream.samples, stream.rate_hz
         self._ring = np.zeros(self._samples, np.float32)
         self._filled = 0
 
@@ -134,9 +126,9 @@ class Sound(Window):
 class Rows(Window):
     """A window of measurements that come moment by moment."""
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, shape: tuple[int, ...]) -> None:
         super().__init__(modality)
-        self._shape = tuple(int(size) for size in modality.shape())
+        self._shape = shape
         self._rows: deque[np.ndarray] = deque(maxlen=self._shape[0])
 
     def take(self, until_s: float) -> Sample | None:
@@ -250,12 +242,13 @@ class Windows:
 
 def _window(modality: Modality, steps: int | None) -> Window:
     window: Window
-    if isinstance(modality, Audio):
-        window = Sound(modality)
-    elif isinstance(modality, Image):
-        window = Newest(modality, PICTURES_KEPT)
-    elif isinstance(modality, Text) or len(modality.shape()) < 2 or any(isinstance(size, str) for size in modality.shape()):
-        window = Newest(modality)
-    else:
-        window = Rows(modality)
+    match modality.stream():
+        case SoundStream() as stream:
+            window = Sound(modality, stream)
+        case Pictures():
+            window = Newest(modality, PICTURES_KEPT)
+        case Numbers(window=shape) if shape is not None:
+            window = Rows(modality, shape)
+        case _:
+            window = Newest(modality)
     return Steps(window, steps) if steps else window

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Op
-from edgemm.contracts.modality import Modality, existing, leaf
+from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Modality, existing, flow, leaf
+from edgemm.contracts.stream import Sound
 from edgemm.data.modalities._audio import mel as _mel
 from edgemm.data.modalities._audio.resample import needed, resample
 from edgemm.errors import CardError, DataError
 
 PACKAGES = ("soundfile",)
+FORMS = ("audio=16000@16000hz", "audio=16000@16000hz:log_mel=40")
+HUGGING_FACE = {"": "input_values", "features": "input_features"}
+BANDS = {"log_mel": "mels", "mfcc": "coefs"}
+FEATURES = (("log_mel", 40), ("log_mel", 64), ("log_mel", 80), ("log_mel", 128), ("log_mel", 32), ("mfcc", 13), ("mfcc", 20), ("mfcc", 40))
+"""What a model that takes no samples may take; the commonest first."""
+HEARD_HZ = 1000  # a series that comes slower is a sensor's
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,15 @@ class Audio(Modality):
     def mel(self) -> _mel.Mel | None:
         """The features asked for; None where forward gets the samples."""
         return _mel.parse(self.features, rate_hz=self.rate_hz, samples=self.samples)
+
+    def stream(self) -> Sound:
+        return Sound(self.rate_hz, self.samples, self.resample)
+
+    def axes(self) -> tuple[str, ...]:
+        return TIME if self.mel() is None else BANDS_OVER_TIME
+
+    def encoder(self) -> str:
+        return "conv_gru"
 
     def dtype(self) -> str:
         return "float32"
@@ -85,22 +103,13 @@ class Audio(Modality):
                 why="sound is float in [-1, 1] or int16, (samples,) or (samples, channels).",
                 fix="convert it before it goes in.",
             )
-        self.check_rate(rate_hz, "the sound")
+        self.stream().check_rate(rate_hz, "the sound")
         return self._finish(wave.astype(np.float32, copy=False), rate_hz, "the sound")
-
-    def check_rate(self, rate_hz: int, name: str) -> None:
-        """Raises DataError where ``rate_hz`` is not the card's and resampling is off."""
-        if rate_hz != self.rate_hz and not self.resample:
-            raise DataError(
-                f"{name} has {rate_hz} Hz, the card says {self.rate_hz} Hz.",
-                why="the card says resample: false.",
-                fix=f"convert the file to {self.rate_hz} Hz, or remove resample: false.",
-            )
 
     def _read(self, source: Path | io.BytesIO, name: str) -> np.ndarray:
         sounds = leaf("_audio.sounds", "reading sound files")
         wave, rate_hz = sounds.read(source, name, lambda rate: needed(self.samples, rate, self.rate_hz))
-        self.check_rate(rate_hz, name)
+        self.stream().check_rate(rate_hz, name)
         return self._finish(wave, rate_hz, name)
 
     def _finish(self, wave: np.ndarray, rate_hz: int, name: str) -> np.ndarray:
@@ -131,3 +140,33 @@ class Audio(Modality):
 
     def file(self, cell: Any) -> str | None:
         return cell if isinstance(cell, str) else None
+
+    @classmethod
+    def likeness(cls, form: Form) -> int:
+        return 2 * bool(form.rate_hz and len(form.sizes) == 1 and form.rate_hz >= HEARD_HZ)
+
+    @classmethod
+    def drafted(cls, form: Form) -> dict[str, Any] | None:
+        if not form.has_only(settings=tuple(BANDS)) or len(form.settings) > 1:
+            return None
+        rate = form.rate_hz
+        if len(form.sizes) != 1 or not rate or rate != int(rate):
+            raise CardError("a sound is a number of samples at a rate.", fix="write audio=16000@16000hz.")
+        seconds = form.sizes[0] / rate
+        features = {kind: {BANDS[kind]: bands} for kind, bands in form.settings.items()}
+        options = {"rate_hz": int(rate), "seconds": int(seconds) if seconds == int(seconds) else seconds}
+        return options | ({"features": features} if features else {})
+
+    @classmethod
+    def alternatives(cls, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if "features" in options:
+            return []
+        return [{**options, "features": {kind: {BANDS[kind]: bands}}} for kind, bands in FEATURES]
+
+    @classmethod
+    def draft_lines(cls, options: Mapping[str, Any], *, guessed: bool) -> list[str]:
+        lines = [f"{key}: {flow(value)}" for key, value in options.items()]
+        if not guessed:
+            return lines
+        said = "# the model takes no samples, but these features: write the settings it was trained with"
+        return [*lines[:-1], said, f"{lines[-1]}  {FILL_IN}"]

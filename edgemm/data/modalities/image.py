@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Affine, Cast, Op, Transpose
-from edgemm.contracts.modality import Modality, existing, leaf
+from edgemm.contracts.modality import PICTURE_AXES, Form, Modality, existing, leaf
+from edgemm.contracts.stream import Pictures
 from edgemm.errors import CardError
 
 PACKAGES = ("pillow",)
+FORMS = ("image=3x64x64", "image=64x64x3")
+HUGGING_FACE = {"": "pixel_values"}
+CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Image(Modality):
         for key in ("height", "width"):
             if getattr(self, key) < 1:
                 raise CardError(f"{key} is {getattr(self, key)}.", fix="write a number of pixels, at least 1.")
-        if self.channels not in (1, 3, 4):
+        if self.channels not in CHANNELS:
             raise CardError(f"channels is {self.channels}.", fix="write 1 (grey), 3 (colour) or 4 (colour and opacity).")
         if self.order == "bgr" and self.channels == 1:
             raise CardError("order is 'bgr' with 1 channel.", fix="remove order, or set channels: 3.")
@@ -69,7 +76,7 @@ class Image(Modality):
         if isinstance(cell, str):
             cell = existing(cell, folder)
         if isinstance(cell, (bytes, Path)):
-            picture: np.ndarray = leaf("_image.pictures", "reading pictures").read(cell, self)
+            picture: np.ndarray = leaf("_image.pictures", "reading pictures").read(cell, self.stream())
             return picture
         return self.prepare(cell)
 
@@ -81,18 +88,27 @@ class Image(Modality):
         Raises:
             DataError: Another dtype or shape.
         """
-        prepared: np.ndarray = leaf("_image.pictures", "resizing pictures").prepare(picture, self)
+        prepared: np.ndarray = leaf("_image.pictures", "resizing pictures").prepare(picture, self.stream())
         return prepared
 
-    def bar(self) -> tuple[int, ...]:
-        """Colour of letterbox bars (red first): the mean, so that bars are 0 for forward."""
-        mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.scale, (self.channels,))
-        values = tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))
-        return self.swap(values)
+    def stream(self) -> Pictures:
+        return self._pictures
 
-    def swap(self, values: tuple[int, ...]) -> tuple[int, ...]:
-        """Channel values between the card's order and red first."""
-        return values if self.order == "rgb" else (*values[2::-1], *values[3:])
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        """Bars have the mean's colour, so that they are 0 for ``forward``."""
+        mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.scale, (self.channels,))
+        wanted = Pictures(self.height, self.width, self.channels, self.fit, self.order)
+        return replace(wanted, bar=wanted.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))
+
+    def received(self, value: Any) -> np.ndarray:
+        return value.fitted(self.stream()) if hasattr(value, "fitted") else self.decode(value, Path())
+
+    def axes(self) -> tuple[str, ...]:
+        return PICTURE_AXES
+
+    def encoder(self) -> str:
+        return "cnn"
 
     def frontend(self) -> list[Op]:
         mean, std = (np.broadcast_to(np.asarray(value, np.float64), (self.channels,)).reshape(-1, 1, 1) for value in (self.mean, self.std))
@@ -108,3 +124,23 @@ class Image(Modality):
 
     def file(self, cell: Any) -> str | None:
         return cell if isinstance(cell, str) else None
+
+    @classmethod
+    def likeness(cls, form: Form) -> int:
+        return 2 * (len(form.sizes) == 3 and bool({form.sizes[0], form.sizes[-1]} & set(CHANNELS)) and not form.rate_hz)
+
+    @classmethod
+    def drafted(cls, form: Form) -> dict[str, Any] | None:
+        sizes = form.sizes
+        if len(sizes) != 3 or not {sizes[0], sizes[-1]} & set(CHANNELS):
+            raise CardError("a picture has three sizes, one of them 1, 3 or 4 channels.", fix="write image=3x64x64.")
+        channels, height, width = sizes if sizes[0] in CHANNELS else (sizes[2], sizes[0], sizes[1])
+        return {"height": height, "width": width, "channels": channels}
+
+    @classmethod
+    def draft_lines(cls, options: Mapping[str, Any], *, guessed: bool) -> list[str]:
+        lines = [f"{key}: {value}" for key, value in options.items()]
+        if "mean" in options and "std" in options:
+            return lines
+        ones = [1] * int(options["channels"])
+        return [*lines, "# forward gets (pixel / 255 - mean) / std", f"mean: {[0 for _ in ones]}  {FILL_IN}", f"std: {ones}  {FILL_IN}"]

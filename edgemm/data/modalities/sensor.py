@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.frontend_ops import Affine, Op
-from edgemm.contracts.modality import Modality
+from edgemm.contracts.modality import AXES_BY_RANK, TIME, Form, Learned, Modality, TrainSplit
 from edgemm.contracts.number_cells import finite, is_npy, numbers, shaped
 from edgemm.errors import CardError
+
+FORMS = ("imu=50x6@50hz",)
 
 
 class Sensor(Modality):
@@ -69,5 +72,46 @@ class Sensor(Modality):
             walk = walk * np.asarray(self.std) + np.asarray(self.mean)
         return walk.astype(np.float32)
 
+    def axes(self) -> tuple[str, ...]:
+        rank = len(self._shape)
+        return TIME if rank == 1 else AXES_BY_RANK.get(rank, ("value",) * rank)
+
+    def encoder(self) -> str:
+        """One moment has no time axis to look along."""
+        return "tcn" if len(self._shape) > 1 else "mlp"
+
+    def learned(self, train: TrainSplit) -> Learned:
+        if self.mean is not None or train.has_weights:
+            return Learned()
+        mean, std = statistics(train.samples())
+        return Learned({"mean": mean, "std": std})
+
+    @classmethod
+    def likeness(cls, form: Form) -> int:
+        return 1
+
+    @classmethod
+    def drafted(cls, form: Form) -> dict[str, Any] | None:
+        rate = form.rate_hz
+        options: dict[str, Any] = {"shape": [*form.sizes]}
+        return options | ({"rate_hz": int(rate) if rate == int(rate) else rate} if rate else {})
+
     def file(self, cell: Any) -> str | None:
         return cell if is_npy(cell) else None
+
+
+def statistics(batches: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the channels (last axis) over all samples; 1 for a channel that never changes.
+
+    Source: updating of means and squared deviations by parts, Chan, Golub and LeVeque (1979).
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for batch in batches:
+        values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
+        if not len(values):
+            continue
+        here, total = values.mean(axis=0), count + len(values)
+        squares = squares + ((values - here) ** 2).sum(axis=0) + (here - mean) ** 2 * count * len(values) / total
+        mean, count = mean + (here - mean) * len(values) / total, total
+    deviation = np.sqrt(squares / max(count, 1))
+    return mean.tolist(), np.where(deviation > 1e-9 * np.maximum(1.0, np.abs(mean)), deviation, 1.0).tolist()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Mask, Op
-from edgemm.contracts.modality import Modality, leaf
+from edgemm.contracts.modality import TOKENS, Form, Learned, Modality, TrainSplit, Vocabulary, flow, leaf
+from edgemm.contracts.stream import Texts
 from edgemm.errors import CardError, DataError
 
 PACKAGES = ("tokenizers",)
+FORM = "tokens"
+FORMS = ("text=tokens:16", "text=tokens:16+mask")
+HUGGING_FACE = {"": "input_ids", "mask": "attention_mask"}
+UNKNOWN_VOCABULARY = 3  # ids 0 to 2 exist in every vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,54 @@ class Text(Modality):
         count = int(rng.integers(1, self.length + 1))
         ids[:count] = rng.integers(min(2, size - 1), size, count)
         return ids
+
+    def reads_empty(self, cell: Any) -> bool:
+        return isinstance(cell, str)
+
+    def stream(self) -> Texts:
+        return Texts()
+
+    def axes(self) -> tuple[str, ...]:
+        return TOKENS
+
+    def encoder(self) -> str:
+        return "text_lstm"
+
+    def vocabulary(self) -> Vocabulary:
+        """The card's ``vocab``, else one more than the highest id in the tokenizer's file."""
+        if self.vocab:
+            return Vocabulary(self.vocab, self.pad_id())
+        path = Path(self.tokenizer or "")
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            words = plain["model"]["vocab"]
+            ids = list(words.values()) if isinstance(words, dict) else list(range(len(words)))
+            return Vocabulary(1 + max([*ids, *(token["id"] for token in plain.get("added_tokens") or ())]), self.pad_id())
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise CardError(
+                f"cannot read the vocabulary of '{path}'.", why=str(err), fix="give the JSON file that Hugging Face tokenizers writes."
+            ) from err
+
+    def learned(self, train: TrainSplit) -> Learned:
+        if self.tokenizer:
+            return Learned()
+        file = train.scratch / f"{train.name}.json"
+        file.write_text(build_vocabulary(map(str, train.cells()), int(self.vocab or 0)), encoding="utf-8")
+        return Learned({"tokenizer": str(file)}, f"a vocabulary of at most {self.vocab} words was built from the train split")
+
+    @classmethod
+    def drafted(cls, form: Form) -> dict[str, Any] | None:
+        if len(form.sizes) != 1 or form.rate_hz or not form.has_only(words=("mask",)):
+            return None
+        return {"length": form.sizes[0], "vocab": UNKNOWN_VOCABULARY} | ({"mask": True} if form.words else {})
+
+    @classmethod
+    def draft_lines(cls, options: Mapping[str, Any], *, guessed: bool) -> list[str]:
+        lines = [f"{key}: {flow(value)}" for key, value in options.items() if key != "vocab"]
+        if "tokenizer" in options:
+            return lines
+        said = "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it"
+        return [*lines, said, f"tokenizer: tokenizer.json  {FILL_IN}"]
 
     def _words(self) -> Any:
         return leaf("_text.tokenizers", "reading tokenizers").load(self.tokenizer, self.length, self.pad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import nn
 from edgemm.contracts import modality as modalities
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card, Input
-from edgemm.data.modalities.text import Text
 from edgemm.errors import CardError, Collector
 from edgemm.workshop.models.composed import Composed
 from edgemm.workshop.models.part_choices import Choice, choices
@@ -61,32 +59,12 @@ def features_of(spec: Input, folder: Path) -> tuple[Features, int]:
         sample = op(sample)
     tensors = sample if isinstance(sample, tuple) else (sample,)
     shape = tuple(int(size) for size in tensors[0].shape[1:])
-    if isinstance(modality, Text):
-        return Features(spec.name, spec.modality, shape, folder, vocabulary_of(spec, folder), modality.pad_id()), len(tensors)
-    return Features(spec.name, spec.modality, shape, folder), len(tensors)
-
-
-def vocabulary_of(spec: Input, folder: Path) -> int:
-    """Number of token ids: the card's ``vocab``, else one more than the highest id in the tokenizer's file.
-
-    Raises:
-        CardError: The card gives neither, or the file cannot be read.
-    """
-    here = f"inputs.{spec.name}"
-    if spec.options.get("vocab"):
-        return int(spec.options["vocab"])
-    if not spec.options.get("tokenizer"):
-        raise CardError(f"{here}: it has neither 'vocab' nor 'tokenizer'.", why="the embedding table needs a size.", fix="add vocab: 1000.")
-    path = folder / spec.options["tokenizer"]
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        words = plain["model"]["vocab"]
-        ids = list(words.values()) if isinstance(words, dict) else list(range(len(words)))
-        return 1 + max([*ids, *(token["id"] for token in plain.get("added_tokens") or ())])
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise CardError(
-            f"{here}: cannot read the vocabulary of '{path}'.", why=str(err), fix="give the JSON file that Hugging Face tokenizers writes."
-        ) from err
+        words = modality.vocabulary()
+    except CardError as err:
+        raise CardError(f"inputs.{spec.name}: {err.what}", why=err.why, fix=err.fix) from err
+    size, pad = (words.size, words.pad) if words else (None, 0)
+    return Features(spec.name, spec.modality, shape, folder, size, pad, modality.axes()), len(tensors)
 
 
 def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, Head]:

@@ -10,13 +10,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, SpecMismatch, nearest
 from edgemm.workshop.models.frontend import Frontend
-
-HUGGING_FACE = {"text": "input_ids", "mask": "attention_mask", "image": "pixel_values", "audio": "input_values"}
-"""What Hugging Face models call each modality; a module whose ``forward`` has these parameters is fed by name."""
 
 
 class FusedModel(nn.Module):
@@ -179,14 +177,12 @@ def _hugging_face_names(card: Card) -> dict[str, str]:
     """Feature name -> Hugging Face parameter; {} unless every input has a name there and no two share one."""
     names: dict[str, str] = {}
     for spec in card.inputs.values():
-        if spec.modality not in HUGGING_FACE or HUGGING_FACE[spec.modality] in names.values():
-            return {}
-        names[spec.name] = HUGGING_FACE[spec.modality]
-        if spec.modality == "audio" and spec.options.get("features") not in (None, "none"):
-            names[spec.name] = "input_features"
+        theirs = plugins.constant("modalities", spec.modality, "HUGGING_FACE") or {}
+        featured = spec.options.get("features") not in (None, "none")
+        names[spec.name] = theirs.get("features" if featured else "", "")
         if spec.options.get("mask"):
-            names[f"{spec.name}_mask"] = HUGGING_FACE["mask"]
-    return names
+            names[f"{spec.name}_mask"] = theirs.get("mask", "")
+    return names if "" not in names.values() and len({*names.values()}) == len(names) else {}
 
 
 def _check_width(name: str, value: torch.Tensor, card: Card) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from edgemm.contracts.card import Card
 from edgemm.contracts.libraries import quiet_calls
-from edgemm.contracts.modality import modalities
+from edgemm.contracts.modality import TOKENS, modalities
 from edgemm.contracts.specs import BATCH
 from edgemm.errors import ExportError
 from edgemm.graph import files
@@ -171,24 +171,30 @@ def _recurrent_shape(
 def _dynamic(card: Card, name: str, value: torch.Tensor, dynamic_length: bool) -> dict[int, Any]:
     axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
     owner = name if name in card.inputs else name.removesuffix("_mask")
-    if dynamic_length and card.inputs[owner].modality == "text":
+    if dynamic_length and owner in _of_tokens(card):
         axes[value.ndim - 1] = torch.export.Dim(f"{owner}_length", min=2, max=value.shape[-1])
     return axes
 
 
+def _of_tokens(card: Card) -> set[str]:
+    """Inputs whose last axis counts tokens: the one whose length may be left open."""
+    return {name for name, modality in modalities(card).items() if modality.axes() == TOKENS}
+
+
 def _open_lengths(proto: onnx.ModelProto, card: Card) -> None:
+    open_ = _of_tokens(card)
     for value in proto.graph.input:
-        if value.name in card.inputs and card.inputs[value.name].modality == "text":
+        if value.name in open_:
             value.type.tensor_type.shape.dim[-1].dim_param = f"{value.name}_length"
 
 
 def _name_sizes(model: ir.Model, card: Card, dynamic_length: bool) -> None:
     """Give torch's symbols (s77) the names of the axes they stand for."""
-    names = {}
+    names, open_ = {}, _of_tokens(card)
     for value in model.graph.inputs:
         assert value.shape is not None  # torch writes them all
         names[str(value.shape[0])] = BATCH
-        if dynamic_length and value.name and value.name in card.inputs and card.inputs[value.name].modality == "text":
+        if dynamic_length and value.name in open_:
             names[str(value.shape[-1])] = f"{value.name}_length"
     values = [*model.graph.inputs, *model.graph.outputs, *(output for node in model.graph for output in node.outputs)]
     for value in dict.fromkeys(values):

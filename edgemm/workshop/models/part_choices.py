@@ -7,14 +7,12 @@ from typing import Any
 
 from edgemm.contracts import card as cards
 from edgemm.contracts import options, plugins
-from edgemm.contracts.card import Card, Input
+from edgemm.contracts.card import Card
+from edgemm.contracts.modality import of
 from edgemm.errors import CardError, Collector, nearest
 
 PREFIX = "models:"
 SECTIONS = ("encoders", "fusion", "heads")
-ENCODER_FOR = {"image": "cnn", "audio": "conv_gru", "text": "text_lstm", "sensor": "tcn", "tensor": "mlp"}
-"""The encoder of an input for which neither the card nor the shipped card names one."""
-
 Choice = tuple[str, dict[str, Any]]
 """A plugin's name and its options."""
 
@@ -39,7 +37,11 @@ def choices(card: Card) -> tuple[Section, Choice, Section]:
     _refuse_unused(own["heads"], tasks, "kwargs.heads", "output or task", found)
     encoders, heads = {}, {}
     for name, spec in card.inputs.items():
-        encoders[name] = _merged(own["encoders"], shipped["encoders"], (name, spec.modality)) or (_encoder_for(spec), {})
+        with found.catch():
+            encoders[name] = _merged(own["encoders"], shipped["encoders"], (name, spec.modality)) or (
+                of(spec, folder=card.folder).encoder(),
+                {},
+            )
     for name, output in card.outputs.items():
         with found.catch():
             heads[name] = _merged(own["heads"], shipped["heads"], (name, output.task)) or (_head_for(name, output.task), {})
@@ -116,12 +118,6 @@ def _refuse_unused(own: Section, kinds: Mapping[str, str], where: str, what: str
     for key in own:
         if key not in known:
             found.add(CardError(f"{where}: '{key}' is no {what} of this card.", fix=nearest(key, known)))
-
-
-def _encoder_for(spec: Input) -> str:
-    """A sensor whose shape has no time axis takes ``mlp``."""
-    flat = spec.modality == "sensor" and len(spec.options.get("shape") or ()) < 2
-    return "mlp" if flat else ENCODER_FOR.get(spec.modality, "mlp")
 
 
 def _head_for(name: str, task: str) -> str:

@@ -27,6 +27,7 @@ class Features:
             anything for a sensor.
         folder: The card's folder, to which paths in options are relative.
         vocabulary, pad: Number of token ids, and the one that is padding; text only.
+        axes: What each axis of ``shape`` counts, as ``Modality.axes`` says.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Features:
     folder: Path | None = None
     vocabulary: int | None = None
     pad: int = 0
+    axes: tuple[str, ...] = ()
 
     def unfit(self, encoder: str, wants: str) -> CardError:
         """The error of an encoder that cannot take this input."""

@@ -31,7 +31,7 @@ def items(source, name):
 
 
 def light(item):
-    return float(item.value.fitted(WANTS["image"]).mean())
+    return float(item.value.fitted(WANTS["image"].stream()).mean())
 
 
 def test_a_clip_gives_its_pictures_and_its_sound_on_one_time(clip):
@@ -69,7 +69,7 @@ def test_a_frame_is_fitted_as_training_fits_a_picture(fit, order):
     coarse = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
     picture = np.asarray(Pillow.fromarray(coarse).resize((320, 240), Pillow.Resampling.BICUBIC))
     spec = of(Input("image", "image", {"height": 48, "width": 40, "fit": fit, "order": order, "mean": [0.5, 0.4, 0.3]}))
-    ours = AvFrame(av.VideoFrame.from_ndarray(picture, format="rgb24"), av.video.reformatter.VideoReformatter()).fitted(spec)
+    ours = AvFrame(av.VideoFrame.from_ndarray(picture, format="rgb24"), av.video.reformatter.VideoReformatter()).fitted(spec.stream())
     theirs = spec.prepare(picture)
     assert ours.shape == theirs.shape
     limit = 1.0 if fit != "crop" else 4.0  # a crop of a fraction of a pixel is moved to the next whole one
@@ -253,7 +253,7 @@ def test_a_resolution_that_changes_in_mid_stream_changes_nothing_for_the_model(t
     (tmp_path / "both.h264").write_bytes(raw)
     found = items(Stream(url=str(tmp_path / "both.h264"), inputs="image"), "image")
     assert {item.value.frame.width for item in found} == {160, 320}
-    assert all(item.value.fitted(WANTS["image"]).shape == (32, 32, 3) for item in found)
+    assert all(item.value.fitted(WANTS["image"].stream()).shape == (32, 32, 3) for item in found)
 
 
 def test_pictures_and_sound_that_come_apart_are_connected_anew():

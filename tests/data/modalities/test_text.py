@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from edgemm.contracts import frontend_ops
 from edgemm.contracts.card import Input
-from edgemm.contracts.modality import of
+from edgemm.contracts.modality import Vocabulary, of
 from edgemm.data.modalities.text import Text, build_vocabulary
 from edgemm.errors import CardError, DataError
 
@@ -130,3 +130,15 @@ def test_impossible_options_are_card_errors():
     for options, words in (({"length": 0}, "length is 0"), ({"vocab": 2}, "vocab is 2"), ({"vocab": None}, "neither tokenizer nor vocab")):
         with pytest.raises(CardError, match=words):
             Text(**{"length": 4, "vocab": 10} | options)
+
+
+def test_the_vocabulary_is_the_cards_or_one_more_than_the_tokenizers_highest_id(tmp_path):
+    plain = {"model": {"vocab": {"<pad>": 0, "yes": 4}}, "added_tokens": [{"id": 9, "content": "<s>"}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
+    assert Text(4, tokenizer=str(tmp_path / "tokenizer.json"), pad=0).vocabulary() == Vocabulary(10)
+    assert Text(4, tokenizer=str(tmp_path / "tokenizer.json"), vocab=64, pad=3).vocabulary() == Vocabulary(64, pad=3)
+
+
+def test_a_tokenizer_that_cannot_be_read_tells_no_vocabulary(tmp_path):
+    with pytest.raises(CardError, match="cannot read the vocabulary of"):
+        Text(4, tokenizer=str(tmp_path / "other.json")).vocabulary()

@@ -1,7 +1,5 @@
 """From a card to a model: which parts it finds, and what it says about those it does not."""
 
-import json
-
 import pytest
 
 from edgemm.contracts import card as cards
@@ -9,7 +7,7 @@ from edgemm.errors import CardError, Mistakes
 
 torch = pytest.importorskip("torch")
 
-from edgemm.workshop.models.build import build, features_of, vocabulary_of  # noqa: E402  (torch may be absent)
+from edgemm.workshop.models.build import build, features_of  # noqa: E402  (torch may be absent)
 
 
 def _names(model):
@@ -73,17 +71,6 @@ def test_the_shape_of_an_encoders_input_comes_from_the_front_end(make_card):
     assert tensors == 1
     features, tensors = features_of(card.inputs["masked"], card.folder)
     assert (features.shape, features.vocabulary, features.pad, tensors) == ((8,), 40, 0, 2)
-
-
-def test_the_vocabulary_is_the_cards_or_the_tokenizers(tmp_path):
-    plain = {"model": {"vocab": {"<pad>": 0, "yes": 4}}, "added_tokens": [{"id": 9, "content": "<s>"}]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
-    assert vocabulary_of(cards.Input("text", "text", {"tokenizer": "tokenizer.json"}), tmp_path) == 10
-    assert vocabulary_of(cards.Input("text", "text", {"tokenizer": "tokenizer.json", "vocab": 64}), tmp_path) == 64
-    with pytest.raises(CardError, match=r"inputs\.text: it has neither 'vocab' nor 'tokenizer'"):
-        vocabulary_of(cards.Input("text", "text", {}), tmp_path)
-    with pytest.raises(CardError, match="cannot read the vocabulary of"):
-        vocabulary_of(cards.Input("text", "text", {"tokenizer": "other.json"}), tmp_path)
 
 
 @pytest.mark.parametrize(

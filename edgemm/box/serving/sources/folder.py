@@ -11,7 +11,8 @@ import numpy as np
 
 from edgemm.box.serving.sources._av.reading import Reader
 from edgemm.contracts.modality import Modality
-from edgemm.contracts.source import Item, Source, checked_inputs, is_picture, is_sound, is_text
+from edgemm.contracts.source import Item, Source, checked_inputs, fed_by
+from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
 from edgemm.errors import RunError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -75,22 +76,18 @@ def _merged(files: list[Path], wants: Mapping[str, Modality]) -> Iterator[Item]:
             yield from _read(file, wants)
             continue
         pictures, sounds = suffix not in SOUNDS, suffix not in PICTURES
-        own = {name: modality for name, modality in wants.items() if (pictures and is_picture(modality)) or (sounds and is_sound(modality))}
+        own = (fed_by(wants, Pictures) if pictures else {}) | (fed_by(wants, Sound) if sounds else {})
         if own:
             for item in Reader(str(file), live=False).items(own):
                 yield item if sounds else replace(item, time_s=0.0)
 
 
 def _read(file: Path, wants: Mapping[str, Modality]) -> Iterator[Item]:
-    """A text for the text inputs, a measurement for those that are neither text, picture nor sound."""
+    """A text for the inputs that texts feed, a measurement for those that numbers feed."""
+    is_text = file.suffix.lower() in TEXTS
     try:
-        if file.suffix.lower() in TEXTS:
-            found: str | np.ndarray = file.read_text(encoding="utf-8").strip()
-            own = [name for name, modality in wants.items() if is_text(modality)]
-        else:
-            found = np.load(file, allow_pickle=False)
-            own = [name for name, modality in wants.items() if not (is_text(modality) or is_picture(modality) or is_sound(modality))]
+        content: str | np.ndarray = file.read_text(encoding="utf-8").strip() if is_text else np.load(file, allow_pickle=False)
     except (OSError, ValueError) as err:
         raise RunError(f"'{file}' cannot be read.", why=f"{err}.", fix="mend or remove it.") from err
-    for name in own:
-        yield Item(name, found, 0.0)
+    for name in fed_by(wants, Texts if is_text else Numbers):
+        yield Item(name, content, 0.0)

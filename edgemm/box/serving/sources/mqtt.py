@@ -14,7 +14,8 @@ import numpy as np
 
 from edgemm.box.serving.broker import Broker, address
 from edgemm.contracts.modality import Modality
-from edgemm.contracts.source import Item, Source, checked_inputs, is_text
+from edgemm.contracts.source import Item, Source, checked_inputs
+from edgemm.contracts.stream import Texts
 from edgemm.errors import DataError, RunError
 
 WAITING = 64  # messages between broker and loop; of more the oldest are left out
@@ -99,7 +100,7 @@ class Mqtt(Source):
             said: Any = payload.decode()
             if self._key is not None:
                 said = json.loads(said)[self._key]
-            if is_text(modality):
+            if isinstance(modality.stream(), Texts):
                 if not isinstance(said, str):
                     raise ValueError("it is no text")
                 modality.decode(said, Path())

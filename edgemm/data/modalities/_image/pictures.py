@@ -6,15 +6,13 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
+from edgemm.contracts.stream import Pictures
 from edgemm.errors import DataError
-
-if TYPE_CHECKING:
-    from edgemm.data.modalities.image import Image
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
@@ -42,7 +40,7 @@ BROKEN = (
 """What pillow's readers raise on damaged files."""
 
 
-def read(source: Path | bytes, spec: Image) -> np.ndarray:
+def read(source: Path | bytes, spec: Pictures) -> np.ndarray:
     """Decode a file (or its bytes) to uint8 (height, width, channels) as ``spec`` wants it.
 
     Raises:
@@ -62,7 +60,7 @@ def read(source: Path | bytes, spec: Image) -> np.ndarray:
         ) from err
 
 
-def prepare(array: Any, spec: Image) -> np.ndarray:
+def prepare(array: Any, spec: Pictures) -> np.ndarray:
     """The same for a picture that is an array already.
 
     Raises:
@@ -75,19 +73,19 @@ def prepare(array: Any, spec: Image) -> np.ndarray:
             why="a picture is uint8, (height, width) or (height, width, 1, 3 or 4), values 0 to 255.",
             fix="convert it: (picture * 255).round().astype('uint8') for values in 0-1, picture.transpose(1, 2, 0) for channels first.",
         )
-    if array.shape == spec.shape():
+    if array.shape == spec.shape:
         return _ordered(array, spec)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return _finish(Pillow.fromarray(np.ascontiguousarray(array)), spec)
 
 
-def _finish(picture: Pillow.Image, spec: Image) -> np.ndarray:
+def _finish(picture: Pillow.Image, spec: Pictures) -> np.ndarray:
     picture = _resize(_convert(picture, MODES[spec.channels]), spec)
     return _ordered(np.array(picture, np.uint8).reshape(spec.height, spec.width, spec.channels), spec)
 
 
-def _ordered(array: np.ndarray, spec: Image) -> np.ndarray:
+def _ordered(array: np.ndarray, spec: Pictures) -> np.ndarray:
     if spec.order == "rgb":
         return array
     return np.ascontiguousarray(array[..., [2, 1, 0, 3][: spec.channels]])
@@ -109,7 +107,7 @@ def _convert(picture: Pillow.Image, mode: str) -> Pillow.Image:
     return picture.convert(mode)
 
 
-def _resize(picture: Pillow.Image, spec: Image) -> Pillow.Image:
+def _resize(picture: Pillow.Image, spec: Pictures) -> Pillow.Image:
     """Antialiased bilinear: pillow widens the triangle filter by the factor of reduction."""
     size, (width, height) = (spec.width, spec.height), picture.size
     if picture.size == size:
@@ -123,7 +121,7 @@ def _resize(picture: Pillow.Image, spec: Image) -> Pillow.Image:
         box = (max(left, 0.0), max(top, 0.0), min(left + kept_width, float(width)), min(top + kept_height, float(height)))
         return picture.resize(size, Pillow.Resampling.BILINEAR, box=box)
     inner = (max(1, round(width * min(across, down))), max(1, round(height * min(across, down))))
-    bar = spec.bar()
+    bar = spec.bar
     out = Pillow.new(picture.mode, size, bar if len(bar) > 1 else bar[0])
     out.paste(picture.resize(inner, Pillow.Resampling.BILINEAR), ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2))
     return out

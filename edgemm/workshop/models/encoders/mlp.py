@@ -20,7 +20,7 @@ class Mlp(Encoder):
 
     def __init__(self, features: Features, *, hidden: tuple[int, ...] = (128,), width: int = 128, dropout: float = 0.0) -> None:
         super().__init__(features)
-        if features.modality == "text":
+        if features.vocabulary is not None:
             raise features.unfit("mlp", "numbers, not token ids")
         self.width = width
         inside = math.prod(features.shape)

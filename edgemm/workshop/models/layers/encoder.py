@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgemm.contracts.modality import AXES_BY_RANK, BANDS_OVER_TIME, PICTURE_AXES, TIME
 from edgemm.errors import CardError
 from edgemm.workshop.models.protocols import Features
+
+TIME_AND_CHANNELS = AXES_BY_RANK[2]
 
 
 class Pooled(nn.Module):
@@ -45,10 +48,10 @@ def picture_shape(features: Features, encoder: str) -> tuple[int, int, int]:
     Raises:
         CardError: Neither of both.
     """
-    if len(features.shape) == 3:
+    if features.axes == PICTURE_AXES:
         channels, height, width = features.shape
         return channels, height, width
-    if len(features.shape) == 2 and features.modality == "audio":
+    if features.axes == BANDS_OVER_TIME:
         height, width = features.shape
         return 1, height, width
     raise features.unfit(encoder, "a picture (channels, height, width), or sound as (mels, frames)")
@@ -65,11 +68,11 @@ def series_shape(features: Features, encoder: str) -> tuple[int, int]:
     Raises:
         CardError: Something else.
     """
-    if len(features.shape) == 1 and features.modality in ("audio", "sensor"):
+    if features.axes == TIME:
         return 1, features.shape[0]
-    if len(features.shape) == 2 and features.modality != "image":
+    if features.axes in (BANDS_OVER_TIME, TIME_AND_CHANNELS):
         first, second = features.shape
-        return (first, second) if features.modality == "audio" else (second, first)
+        return (first, second) if features.axes == BANDS_OVER_TIME else (second, first)
     raise features.unfit(encoder, "sound as (mels, frames) or (samples,), or a sensor of shape [time, channels]")
 
 
@@ -79,7 +82,7 @@ class AsSeries(nn.Module):
     def __init__(self, features: Features) -> None:
         super().__init__()
         self.flat = len(features.shape) == 1
-        self.time_first = features.modality != "audio"
+        self.time_first = features.axes == TIME_AND_CHANNELS
 
     def forward(self, x: Tensor) -> Tensor:
         if self.flat:

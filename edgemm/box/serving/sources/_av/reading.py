@@ -14,9 +14,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from edgemm.box.serving.secrets import redact
 from edgemm.contracts.modality import Modality
-from edgemm.contracts.source import Item
-from edgemm.data.modalities.audio import Audio
-from edgemm.data.modalities.image import Image
+from edgemm.contracts.source import Item, fed_by
+from edgemm.contracts.stream import Pictures, Sound
 from edgemm.errors import RunError
 
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -33,18 +32,16 @@ class AvFrame:
     frame: av.VideoFrame
     scaler: VideoReformatter
 
-    def fitted(self, modality: Modality) -> np.ndarray:
-        if not isinstance(modality, Image):
-            raise RunError(f"a picture cannot become {type(modality).__name__.lower()}.", fix="give this input another source.")
-        width, height = inner_size(self.frame.width, self.frame.height, modality)
-        array = self._scaled(width, height, FORMATS[modality.channels, modality.order]).reshape(height, width, modality.channels)
-        if modality.fit == "crop":
-            top, left = (height - modality.height) // 2, (width - modality.width) // 2
-            array = array[top : top + modality.height, left : left + modality.width]
-        elif modality.fit == "letterbox":
-            canvas = np.empty((modality.height, modality.width, modality.channels), np.uint8)
-            canvas[:] = modality.swap(modality.bar())  # it is told red first
-            top, left = (modality.height - height) // 2, (modality.width - width) // 2
+    def fitted(self, wanted: Pictures) -> np.ndarray:
+        width, height = inner_size(self.frame.width, self.frame.height, wanted)
+        array = self._scaled(width, height, FORMATS[wanted.channels, wanted.order]).reshape(height, width, wanted.channels)
+        if wanted.fit == "crop":
+            top, left = (height - wanted.height) // 2, (width - wanted.width) // 2
+            array = array[top : top + wanted.height, left : left + wanted.width]
+        elif wanted.fit == "letterbox":
+            canvas = np.empty(wanted.shape, np.uint8)
+            canvas[:] = wanted.swap(wanted.bar)  # it is told red first
+            top, left = (wanted.height - height) // 2, (wanted.width - width) // 2
             canvas[top : top + height, left : left + width] = array
             array = canvas
         return np.ascontiguousarray(array)
@@ -64,7 +61,7 @@ class AvFrame:
         return self.scaler.reformat(self.frame, width, height, pixels, interpolation=SCALING, threads=1).to_ndarray()
 
 
-def inner_size(width: int, height: int, spec: Image) -> tuple[int, int]:
+def inner_size(width: int, height: int, spec: Pictures) -> tuple[int, int]:
     """To what size a picture is scaled before it is cropped or framed: (width, height)."""
     if spec.fit == "stretch":
         return spec.width, spec.height
@@ -128,8 +125,8 @@ class Reader:
         """The streams to read, each with the inputs it feeds; notes what the place has not."""
         self.notes.clear()
         found = 0
-        for kind, word, streams in ((Image, "picture", container.streams.video), (Audio, "sound", container.streams.audio)):
-            inputs: dict[str, Modality] = {name: modality for name, modality in wants.items() if isinstance(modality, kind)}
+        for kind, word, streams in ((Pictures, "picture", container.streams.video), (Sound, "sound", container.streams.audio)):
+            inputs = fed_by(wants, kind)
             if inputs and streams:
                 found += 1
                 yield streams[0], inputs
@@ -173,8 +170,9 @@ class _Track:
         for frame in packet.decode():
             at_s, jumped = self._time(frame)
             for name, modality in self._inputs.items():
-                if isinstance(modality, Audio):
-                    yield from self._sound(name, modality, frame, at_s, jumped)
+                stream = modality.stream()
+                if isinstance(stream, Sound):
+                    yield from self._sound(name, stream, frame, at_s, jumped)
                 else:
                     yield Item(name, AvFrame(frame, self._scaler), at_s, jumped)
 
@@ -189,13 +187,13 @@ class _Track:
         self._last_s = end_s
         return end_s, jumped
 
-    def _sound(self, name: str, modality: Audio, frame: Any, at_s: float, jumped: bool) -> Iterator[Item]:
-        modality.check_rate(frame.sample_rate, "the sound track")
+    def _sound(self, name: str, wanted: Sound, frame: Any, at_s: float, jumped: bool) -> Iterator[Item]:
+        wanted.check_rate(frame.sample_rate, "the sound track")
         now = (frame.sample_rate, frame.format.name, frame.layout.name)
         if jumped or now != self._format:
             self._resamplers.clear()
             self._format = now
-        resampler = self._resamplers.setdefault(name, av.AudioResampler(format="flt", layout="mono", rate=modality.rate_hz))
+        resampler = self._resamplers.setdefault(name, av.AudioResampler(format="flt", layout="mono", rate=wanted.rate_hz))
         for piece in resampler.resample(frame):
             yield Item(name, piece.to_ndarray().reshape(-1), at_s, jumped)
             jumped = False

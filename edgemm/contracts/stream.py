@@ -1,0 +1,75 @@
+"""What kinds of stream feed a model's inputs, and what an input asks of its stream. A modality says which is its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgemm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures, one a sample; sources deliver them as ``Frame``.
+
+    Attributes:
+        fit: How another aspect is met: ``stretch`` it, ``crop`` the centre, or ``letterbox`` between bars.
+        order: Channel order of the array that is made.
+        bar: Colour of the bars, red first.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    fit: Literal["stretch", "crop", "letterbox"] = "stretch"
+    order: Literal["rgb", "bgr"] = "rgb"
+    bar: tuple[int, ...] = (0, 0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+    def swap(self, values: tuple[int, ...]) -> tuple[int, ...]:
+        """Channel values between ``order`` and red first."""
+        return values if self.order == "rgb" else (*values[2::-1], *values[3:])
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Mono sound, the newest ``samples`` of it a sample.
+
+    Attributes:
+        resample: Whether sound of another rate is converted; if not, it is an error.
+    """
+
+    rate_hz: int
+    samples: int
+    resample: bool = True
+
+    def check_rate(self, rate_hz: int, name: str) -> None:
+        """Raises DataError where ``rate_hz`` is not the wanted one and resampling is off."""
+        if rate_hz != self.rate_hz and not self.resample:
+            raise DataError(
+                f"{name} has {rate_hz} Hz, the card says {self.rate_hz} Hz.",
+                why="the card says resample: false.",
+                fix=f"convert the file to {self.rate_hz} Hz, or remove resample: false.",
+            )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts, one a sample; what was said last holds until something else is said."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Measurements.
+
+    Attributes:
+        window: Shape of a sample whose first axis counts moments, so that moments may come one by one; None = they come as whole samples.
+    """
+
+    window: tuple[int, ...] | None = None
+
+
+Stream = Pictures | Sound | Texts | Numbers
