@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -42,14 +43,10 @@ OWN = "EDGEMM_PLUGINS"
 REQUIRED = object()
 """Default of an option that has none."""
 
-EXTRAS = {
-    "openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt-rtx", "tensorrt_rtx": "tensorrt-rtx",
-    "PIL": "data", "soundfile": "data", "tokenizers": "data", "pyarrow": "data", "cryptography": "sign",
-    "torch": "compress", "torchao": "compress", "onnx": "compress", "onnxscript": "compress", "onnx_ir": "compress",
-    "nncf": "compress", "accelerate": "compress", "safetensors": "compress", "transformers": "compress",
-    "av": "run", "paho": "run", "starlette": "run", "uvicorn": "run", "prometheus_client": "run",
-}  # fmt: skip
-"""Third-party module -> the extra of pyproject.toml that brings it."""
+DISTRIBUTIONS = {"PIL": "pillow", "paho": "paho-mqtt", "tensorrt": "tensorrt-rtx"}
+"""Third-party module -> the distribution that brings it, where the names differ by more than a dash."""
+FOR_DEVELOPERS = "dev"
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*;.*\bextra == ['\"](?P<extra>[\w-]+)['\"]")
 
 
 @dataclass(frozen=True)
@@ -158,9 +155,25 @@ def _import_own(kind: str, path: Path) -> Any:
 def missing_extra(err: ModuleNotFoundError, what: str) -> EdgemmError:
     """The error to show instead of ``err``: which extra brings the package."""
     package = (err.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
+    extra = extra_of(package)
     fix = f"pip install 'edgemm[{extra}]'" if extra else f"pip install {package}"
     return MissingExtra(f"{what} needs the package '{package}'.", why="it is not installed here.", fix=fix)
+
+
+def extra_of(module: str) -> str | None:
+    """The smallest extra of edgemm that brings a third-party module, as the installed package says; None where none does."""
+    from importlib import metadata  # for errors alone: it would slow every start down
+
+    wanted = DISTRIBUTIONS.get(module, module).replace("_", "-").lower()
+    try:
+        requirements = filter(None, map(REQUIREMENT.fullmatch, metadata.requires("edgemm") or ()))
+    except metadata.PackageNotFoundError:  # a copy that nobody installed
+        return None
+    members: dict[str, set[str]] = {}
+    for found in requirements:
+        members.setdefault(found["extra"], set()).add(found["name"].replace("_", "-").lower())
+    holding = [extra for extra, names in members.items() if wanted in names and extra != FOR_DEVELOPERS]
+    return min(holding, key=lambda extra: (len(members[extra]), extra), default=None)
 
 
 def singular(kind: str) -> str:

@@ -19,8 +19,7 @@ BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_
 PER_OUTPUT = ("accuracy_drop_points",)
 STAGES = ("torch", "graph")
 DEFAULT = "default"
-"""Selector of the branches that quantize's precision does not name."""
-AT_DEFAULT = ("quantize", "precision", DEFAULT)
+"""Selector of the branches that the precision of a step that quantizes does not name."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,25 @@ class Step:
     options: Mapping[str, Any]
     stage: str
     last: str | None = None
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it puts Q/DQ into a graph: its ``precision`` names branches, ``on_miss`` what is done where accuracy is missed."""
+        return bool(plugins.constant("steps", self.name, "QUANTIZES"))
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it makes tensors smaller: its facts then name ``layers`` and what each lost."""
+        return bool(plugins.constant("steps", self.name, "PRUNES"))
+
+    @property
+    def trains_quantized(self) -> bool:
+        """Whether its result has Q/DQ already."""
+        return bool(plugins.constant("steps", self.name, "TRAINS_QUANTIZED"))
+
+    def knows(self, key: str, selector: str, card: Card) -> bool:
+        """Whether an option's selector is a part of the model, or what stands for all that are not named."""
+        return selector in card.selectors() or (self.quantizes and (key, selector) == ("precision", DEFAULT))
 
 
 @dataclass(frozen=True)
@@ -62,13 +80,12 @@ class Recipe:
 
     def notes(self, card: Card) -> list[str]:
         """What of this recipe the card has no use for, in words."""
-        known = set(card.selectors())
         return [
             f"{step.name}.{key}: '{selector}' is skipped, the model has no {selector} input."
             for step in self.steps
             for key, option in plugins.options("steps", step.name).items()
             for selector in options.selector_keys(step.options.get(key), option.annotation)
-            if selector not in known and (step.name, key, selector) != AT_DEFAULT
+            if not step.knows(key, selector, card)
         ]
 
 
@@ -187,10 +204,9 @@ def _check_order(step: Step, before: list[Step], here: str, found: Collector) ->
 
 def _check_selectors(step: Step, here: str, card: Card | None, found: Collector) -> None:
     always = {"fusion", "head", *plugins.names("modalities")}
-    known = always | set(card.selectors() if card else ())
     for key, option in plugins.options("steps", step.name).items():
         for selector in options.selector_keys(step.options.get(key), option.annotation):
-            if selector not in known and card is not None and (step.name, key, selector) != AT_DEFAULT:
+            if card is not None and selector not in always and not step.knows(key, selector, card):
                 found.add(RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors())))
 
 

@@ -11,7 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from edgemm.contracts import plugins
 from edgemm.contracts.specs import TensorSpec
+from edgemm.errors import MissingExtra
 from edgemm.store import cache
 from edgemm.store.artifact import Artifact
 
@@ -85,6 +87,9 @@ class Session(Protocol):
 
 class Target(Protocol):
     """A runtime. A plugin class may take keyword-only options in ``__init__``: they are what a recipe sets under ``targets.<name>``.
+
+    Constants at the top of a plugin's file, read without importing it: ``PACKAGES``, what pip installs for it on a box, and ``PREFERRED``,
+    its rank among the targets that measure where nobody names one.
 
     ``compile`` and ``open`` take *runtime options* (plain JSON values such as ``{"threads": 1, "precision": "bf16"}``); a missing key
     means the target's own safe choice. They are what ``tune`` chooses among and what ``options.json`` of a bundle holds.
@@ -176,6 +181,27 @@ class BuildsAhead(Protocol):
             TargetError: It knows no such GPU, or refuses the graph.
         """
         ...
+
+
+def preferred() -> list[str]:
+    """Targets that may measure where nobody names one, the best first."""
+    ranks = {name: rank for name in plugins.names("targets") if (rank := plugins.constant("targets", name, "PREFERRED")) is not None}
+    return sorted(ranks, key=lambda name: ranks[name])
+
+
+def first_here(what: str) -> tuple[str, Target]:
+    """The first of ``preferred`` whose runtime is installed.
+
+    Raises:
+        MissingExtra: None is; ``what`` needs one.
+    """
+    for name in preferred():
+        try:
+            return name, plugins.load(Target, name)
+        except MissingExtra:
+            continue
+    why = f"neither {' nor '.join(preferred())} is installed."
+    raise MissingExtra(f"{what} needs a runtime.", why=why, fix=f"pip install 'edgemm[{plugins.extra_of(preferred()[0])}]'")
 
 
 def fingerprint(target: Target) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.recipe import DEFAULT, Recipe
@@ -22,7 +23,7 @@ class Policy:
 
     Attributes:
         limits: Output -> most that may be lost, in points or in the output's unit.
-        on_miss: ``revert`` to float, then stop; revert, then ``qat``; only ``report``.
+        on_miss: ``revert`` to float, then stop; only ``report``; or a step that trains with quantization: revert, then that.
         locked: Branches that the recipe itself marks int8: they are not reverted.
         size_mib: Size that a reverted graph may have; None = any.
     """
@@ -31,6 +32,10 @@ class Policy:
     on_miss: str = "revert"
     locked: Collection[str] = ()
     size_mib: float | None = None
+
+    @property
+    def retrains(self) -> bool:
+        return self.on_miss in plugins.names("steps")
 
 
 def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measurement] = MappingProxyType({})) -> dict[str, float]:
@@ -53,7 +58,7 @@ def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measure
 
 def policy_of(recipe: Recipe, partial: Partial) -> Policy:
     """The recipe's wishes about accuracy for one Q/DQ graph."""
-    options = next((step.options for step in recipe.graph_steps() if step.name == "quantize"), {})
+    options = next((step.options for step in recipe.graph_steps() if step.quantizes), {})
     precision = options.get("precision")
     named = {key: value for key, value in precision.items() if key != DEFAULT} if isinstance(precision, Mapping) else {}
     locked: set[str] = set()

@@ -62,7 +62,7 @@ def decide(
         trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
     """
     plain = tuple(normal(step) for step in steps)
-    asked: dict[str, str] = next((step.options["precision"] for step in plain if step.name == "quantize"), {})
+    asked: dict[str, str] = next((step.options["precision"] for step in plain if step.quantizes), {})
     if AUTO not in asked.values():
         return Decided(plain)
     all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in asked.items()})
@@ -85,15 +85,15 @@ def normal(step: Step) -> Step:
     """A graph step with its defaults written out, so that two that mean the same share what the cache holds."""
     options = {key: option.default for key, option in plugins.options("steps", step.name).items() if not option.required}
     options |= dict(step.options)
-    if step.name == "quantize":
-        precision = options["precision"]
+    if step.quantizes:
+        precision = options.get("precision")
         options["precision"] = {DEFAULT: precision} if isinstance(precision, str) else dict(precision or {})
-        options.pop("on_miss")
+        options.pop("on_miss", None)
     return replace(step, options=options)
 
 
 def _with(steps: Sequence[Step], precision: Mapping[str, str]) -> tuple[Step, ...]:
-    changed = [{**step.options, "precision": dict(precision)} if step.name == "quantize" else step.options for step in steps]
+    changed = [{**step.options, "precision": dict(precision)} if step.quantizes else step.options for step in steps]
     return tuple(replace(step, options=options) for step, options in zip(steps, changed, strict=True))
 
 

@@ -57,7 +57,7 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
 
     Args:
         partial: The Q/DQ graph on its target, with the runtime options that are safe there.
-        retrained: Trains the model with quantization and quantizes what is left; asked for at most once, where ``on_miss`` is ``qat``
+        retrained: Trains the model with quantization and quantizes what is left; asked for at most once, where ``on_miss`` is such a step
             and reverting ``MOST_FLOAT`` of the INT8 weights does not suffice.
         heaviest_cut: A sentence on what the steps before quantizing took most from, for when they alone cost more than a budget.
     """
@@ -67,9 +67,10 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
     notes = [f"{partial.target}: {note}"] if note else []
     if not split:
         return Guarded(partial, notes=notes)
-    trains = policy.on_miss == "qat" and retrained is not None
-    if policy.on_miss == "qat" and not trains:
-        notes.append(f"{partial.target}: on_miss: qat could only revert: an ONNX file cannot be trained, and a trained graph was already.")
+    trains = policy.retrains and retrained is not None
+    if policy.retrains and not trains:
+        why = "an ONNX file cannot be trained, and a trained graph was already."
+        notes.append(f"{partial.target}: on_miss: {policy.on_miss} could only revert: {why}")
     search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0, heaviest_cut=heaviest_cut)
     found = search.run()
     if not found.met and trains and retrained is not None:

@@ -82,7 +82,7 @@ def compile_for(
     *,
     start: Artifact | None = None,
     original: tuple[Job, Artifact] | None = None,
-    qat: Callable[[], Artifact] | None = None,
+    qat: Callable[[str], Artifact] | None = None,
     heaviest_cut: str = "",
 ) -> Compiled:
     """Quantize for a target, prove that it computes what the graph says, hold the accuracy budgets, choose runtime options by measurement.
@@ -93,7 +93,7 @@ def compile_for(
         exported: The float graph, which everything is proved against.
         start: What the graph steps work on where it is another one: with the Q/DQ that ``qat`` trained.
         original: The run before the torch steps and its float graph, which accuracy is held against; without it this one.
-        qat: Trains the model with quantization and returns the graph with Q/DQ; used where the recipe says ``on_miss: qat``.
+        qat: Trains the model with quantization, by the step of a name, and returns the graph with Q/DQ; for a recipe's ``on_miss``.
         heaviest_cut: What the torch steps took most from, said where they alone cost more than a budget.
 
     Raises:
@@ -111,7 +111,7 @@ def compile_for(
 
         def retrained() -> Partial:
             assert qat is not None
-            return _proved(quantized(qat()), exported)[0]
+            return _proved(quantized(qat(policy.on_miss)), exported)[0]
 
         partial, _, kept = _proved(quantized(start or exported), exported)
         policy = policy_of(recipe, partial)

@@ -21,8 +21,8 @@ from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
 from edgemm.contracts.recipe import Step
 from edgemm.contracts.report import Measurement, show_interval
-from edgemm.contracts.target import Target
-from edgemm.errors import DataError, MissingExtra, PruneError
+from edgemm.contracts.target import Target, first_here
+from edgemm.errors import DataError, PruneError
 from edgemm.pipeline import answers as answering
 from edgemm.pipeline import stages
 from edgemm.pipeline.answers import DECISION_ROWS
@@ -38,7 +38,6 @@ RATIOS = (0.25, 0.5, 0.75)
 INT8 = "INT8"
 BATCH_SIZE = 64
 TRAINERS = ("torch",)
-PREFERRED = ("openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -293,11 +292,4 @@ def _target(asked: str | None) -> str:
     if asked is not None:
         plugins.load(Target, asked)
         return asked
-    for name in PREFERRED:
-        try:
-            plugins.load(Target, name)
-        except MissingExtra:
-            continue
-        return name
-    fix = "pip install 'edgemm[openvino]'"
-    raise MissingExtra("sensitivity to INT8 needs a runtime.", why="neither openvino nor onnxruntime is installed.", fix=fix)
+    return first_here("sensitivity to INT8")[0]

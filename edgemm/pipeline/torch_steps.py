@@ -53,7 +53,7 @@ class Shaped:
 
     def heaviest_cut(self) -> str:
         """The branch and the layer that pruning took most from, by its own criterion, as a sentence; "" where nothing was pruned."""
-        cuts = [step["facts"]["layers"] for step in self.applied if step["step"] == "prune"]
+        cuts = [step["facts"]["layers"] for step in self.applied if Step(step["step"], {}, "torch").prunes]
         rows = [row for cut in cuts for row in cut]
         left = dict.fromkeys([row["branch"] for row in rows], 1.0)  # a later cut takes its share of what the earlier one left
         for cut in cuts:
@@ -119,10 +119,14 @@ def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped
     return replace(shaped, exported=stages.export(shaped.job, opset=opset)) if shaped.applied else shaped
 
 
-def retrain(shaped: Shaped, job: Job, recipe: Recipe, *, opset: int) -> Artifact:
-    """The graph with Q/DQ of one more step, ``qat`` as it comes: what a recipe's ``on_miss: qat`` falls back on."""
-    graph = _after(shaped, job, recipe, Step("qat", {}, "torch"), len(shaped.applied) + 1, opset).graph
-    assert graph is not None  # what qat is for
+def retrain(shaped: Shaped, job: Job, recipe: Recipe, name: str, *, opset: int) -> Artifact:
+    """The graph with Q/DQ of one more step as it comes: what a recipe's ``on_miss: qat`` falls back on.
+
+    Args:
+        name: The step; one that ``trains_quantized``.
+    """
+    graph = _after(shaped, job, recipe, Step(name, {}, "torch"), len(shaped.applied) + 1, opset).graph
+    assert graph is not None  # what such a step is for
     return graph
 
 
@@ -264,6 +268,6 @@ def _p50_ms(found: Sequence[Measurement]) -> float:
 def _quick(step: Step) -> Step:
     """A graph step as cheap as it goes without changing what its result costs to run."""
     options = dict(step.options)
-    if step.name == "quantize":
+    if step.quantizes and "calibration_samples" in plugins.options("steps", step.name):
         options["calibration_samples"] = TIMING_SAMPLES
     return replace(step, options=options)

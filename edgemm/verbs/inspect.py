@@ -18,7 +18,7 @@ from edgemm.contracts.card import Card, Output
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
 from edgemm.contracts.specs import TensorSpec
-from edgemm.contracts.target import Target, fingerprint
+from edgemm.contracts.target import Target, fingerprint, first_here
 from edgemm.data.dataset import open_dataset, synthetic
 from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
 from edgemm.pipeline import stages
@@ -29,7 +29,6 @@ from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable
 
-PREFERRED = ("openvino", "onnxruntime")  # what times the layers where the model names no target of its own
 MIB = 2**20
 
 
@@ -158,15 +157,13 @@ def _estimate(model: str | Path, board: boards.Board) -> Estimate:
 
 def _looked_at(job: stages.Job, model: str, target: str | None, notes: list[str]) -> Inspection:
     onnx, feed = stages.export(job).main, stages.samples(job, 1)[0]
-    for name in [target] if target else PREFERRED:
-        try:
-            looked = _Looked(onnx, job.card, name, plugins.load(Target, name))
-        except MissingExtra:
-            if target:
-                raise
-            continue
-        return looked.inspection(model, feed, notes)
-    return _Looked(onnx, job.card).inspection(model, {}, ["neither openvino nor onnxruntime is installed: nothing was timed."])
+    try:
+        name, plugin = (target, plugins.load(Target, target)) if target else first_here("timing layers")
+    except MissingExtra as err:
+        if target:
+            raise
+        return _Looked(onnx, job.card).inspection(model, {}, [f"{err.why.rstrip('.')}: nothing was timed."])
+    return _Looked(onnx, job.card, name, plugin).inspection(model, feed, notes)
 
 
 def _bundle(path: Path, target: str | None, data: str | Path | None) -> Inspection:

@@ -23,6 +23,7 @@ from edgemm.box.bundle.packing import copy
 from edgemm.box.devices.advice import APT_TENSORRT
 from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
 from edgemm.box.remote.ssh import Address, Remote, failed, parse
+from edgemm.contracts import plugins
 from edgemm.contracts.report import Report, read
 from edgemm.data.dataset import open_dataset
 from edgemm.data.sources import MARK
@@ -40,8 +41,6 @@ POLL_S = 1.0
 SILENT = 3  # looks at a job that neither runs nor has ended before it counts as dead
 OLDEST_PYTHON = (3, 10)
 SETUP_S = 1800.0
-PACKAGES = {"onnxruntime": "onnxruntime>=1.23", "openvino": "openvino>=2026.2"}
-"""Runtimes that pip brings; TensorRT comes from apt."""
 
 
 def measure_there(
@@ -272,7 +271,7 @@ def _set_up(there: Remote, base: str, runner: str, bundle: Bundle, fallback: boo
     facts = _probe(there, own, runner, bundle)
     wanted = [] if facts["numpy"] else ["numpy"]
     names = [*bundle.targets(), *([FALLBACK] if fallback else [])]
-    wanted += [PACKAGES[name] for name in dict.fromkeys(names) if name in PACKAGES and facts["targets"].get(name) != ""]
+    wanted += [package for name in dict.fromkeys(names) if facts["targets"].get(name) != "" for package in _packages(name)]
     if wanted:
         progress.update(f"installing {', '.join(wanted)}")
         installing = [own, "-m", "pip", "install", "--quiet", *wanted]
@@ -282,12 +281,17 @@ def _set_up(there: Remote, base: str, runner: str, bundle: Bundle, fallback: boo
     return own
 
 
+def _packages(target: str) -> tuple[str, ...]:
+    """What pip brings for a target; () for TensorRT, which comes from apt, and for one that nobody here knows."""
+    return plugins.constant("targets", target, "PACKAGES") or () if target in plugins.names("targets") else ()
+
+
 def _missing(address: Address, reasons: Mapping[str, str], facts: Mapping[str, Any], fallback: bool) -> RemoteError:
     why = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in reasons.items())
     fixes = []
     if "tensorrt" in reasons:
         fixes.append(f"TensorRT comes with JetPack, there: {APT_TENSORRT}")
-    if set(reasons) & set(PACKAGES) or fallback:
+    if any(map(_packages, reasons)) or fallback:
         fixes.append("--setup installs what pip brings")
     if not fallback:
         fixes.append("--fallback measures the same graph in ONNX Runtime")

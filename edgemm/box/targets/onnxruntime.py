@@ -23,6 +23,7 @@ from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
 PACKAGES = ("onnxruntime",)
+PREFERRED = 2
 OPTIONS = {"threads": "int", "optimize": "'all' | 'none'", "precision": "'f32' | 'default'"}
 """Runtime options. ``optimize: none`` switches every graph rewrite off: the parity ladder's reference. The CPU runs floats in f32 only."""
 

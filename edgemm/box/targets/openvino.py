@@ -22,6 +22,7 @@ from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
 PACKAGES = ("openvino",)
+PREFERRED = 1
 OPTIONS = {
     "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",
     "snippets": "'on' | 'off' | 'single'",

@@ -34,6 +34,7 @@ from edgemm.workshop.pruning.untouched import untouched
 from edgemm.workshop.training.plan import Plan as Training
 
 STAGE = "torch"
+PRUNES = True
 PACKAGES = ("accelerate",)
 PROVED_SAMPLES = 8
 """Real samples that the proof compares on, beside random ones."""

@@ -27,6 +27,7 @@ from edgemm.workshop.training.task_losses import LossHook
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
 STAGE = "torch"
+TRAINS_QUANTIZED = True
 PACKAGES = ("accelerate", "torchao")
 LAST = "its result is a graph with Q/DQ: it can be exported, but neither cut nor trained."
 INT8 = "int8"

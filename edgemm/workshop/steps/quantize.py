@@ -14,6 +14,7 @@ from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.workshop.quantizing import calibration, nncf, onnxruntime, tensorrt
 
 STAGE = "graph"
+QUANTIZES = True
 PACKAGES = ("nncf", "onnx", "onnxruntime")
 PRECISIONS = ("int8", "fp32", "bf16", "fp16")
 AUTO, DEFAULT = "auto", "default"
