@@ -251,13 +251,17 @@ def _spec(name: str, modality: Modality, steps: int | None) -> TensorSpec:
 
 @functools.cache
 def leaf(module: str, what: str) -> Any:
-    """Import ``edgemm.data.modalities.<module>``, which needs a package of an extra, at first use.
+    """Import a part of a modality that needs a package of an extra, at first use.
+
+    Args:
+        module: Its full name.
+
 
     Raises:
         MissingExtra: The package is not installed; says which extra brings it.
     """
     try:
-        return importlib.import_module(f"edgemm.data.modalities.{module}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as err:
         raise plugins.missing_extra(err, what) from err
 

@@ -198,8 +198,20 @@ def options(kind: str, name: str) -> dict[str, Option]:
     """The options of a plugin, read from its source without importing it.
 
     For a step: the keyword-only parameters of ``def <name>``. For a class: the annotated fields of its body, or, where it
-    defines ``__init__``, the keyword-only parameters of that.
+    defines ``__init__``, the keyword-only parameters of that. Options that several plugins share are the fields of a dataclass which each
+    names: ``SHARED = ("box/serving/broker.py", "Connection")``, file below ``edgemm/`` and class.
     """
+    own, shared = _own_options(kind, name), shared_options(kind, name)
+    return own if shared is None else own | fields_of(*shared)
+
+
+def shared_options(kind: str, name: str) -> tuple[ast.Module, str] | None:
+    """The parsed file and the name of the dataclass whose fields a plugin takes beside its own options."""
+    shared = constant(kind, name, "SHARED")
+    return (ast.parse((ROOT / shared[0]).read_text(encoding="utf-8")), shared[1]) if shared else None
+
+
+def _own_options(kind: str, name: str) -> dict[str, Option]:
     tree = ast.parse(source(kind, name).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:

@@ -74,11 +74,21 @@ class Event:
 
 
 class Sink(Protocol):
-    """A sink. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets.
+    """A sink. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets. ``PLACES`` says what it takes on
+    the command line (``--sink PLACE``), as a source's does.
 
     All methods are called from one thread, in this order: ``start``, any of the next three, ``stop``. What one raises is counted and shown
     in the status; it stops nothing.
     """
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        """The options that a place on the command line stands for.
+
+        Raises:
+            RunError: It is of no sense here.
+        """
+        return {}
 
     def start(self, about: About) -> None:
         """Called once."""

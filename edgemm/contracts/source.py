@@ -45,6 +45,9 @@ class Item:
 class Source(Protocol):
     """A source. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets.
 
+    ``PLACES`` at the top of its file says what it takes on the command line (``--source INPUTS=PLACE``): patterns such as ``mqtt://*``; a
+    folder that is there ends in ``/``. The pattern that says most of a place counts.
+
     Attributes:
         inputs: The model's inputs it feeds.
         live: Items come as they happen. Otherwise it is a recording: it ends, and its times start at 0.
@@ -56,6 +59,15 @@ class Source(Protocol):
     live: bool
     notes: list[str]
     steady: bool = True
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        """The options that a place on the command line stands for, without ``inputs``.
+
+        Raises:
+            RunError: It is of no sense here.
+        """
+        raise NotImplementedError
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         """Connect, and yield items until the end; called again after a loss.

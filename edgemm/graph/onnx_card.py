@@ -13,6 +13,7 @@ from edgemm.contracts.card import Card, Input, Output
 from edgemm.contracts.specs import BATCH
 from edgemm.errors import CheckpointError, EdgemmError
 from edgemm.graph import files
+from edgemm.graph.parity import run_reference
 
 BATCH_WORDS = ("batch", "batch_size", "n", "b", "bs")  # what exporters call the axis of samples
 RATE_NAMES = ("sr", "sample_rate", "sampling_rate", "rate_hz")
@@ -120,8 +121,6 @@ def _fixed(model: onnx.ModelProto, options: dict[str, dict[str, Any]], path: Pat
 
 
 def _runs(model: onnx.ModelProto, options: dict[str, dict[str, Any]]) -> bool:
-    from edgemm.graph.parity import run_reference
-
     feed = {
         name: np.full([1 if size == BATCH else size for size in option["shape"]], option.get("value", 0), option["dtype"])
         for name, option in options.items()

@@ -17,6 +17,7 @@ from edgemm.contracts import frontend_ops
 from edgemm.contracts.card import Card
 from edgemm.contracts.libraries import quiet_calls
 from edgemm.contracts.modality import modalities
+from edgemm.data.dataset import synthetic
 from edgemm.errors import CardError, CheckpointError, ParityError, nearest
 from edgemm.graph import files, parity
 from edgemm.graph.branches import drop_unread
@@ -202,8 +203,6 @@ def _unique(model: ir.Model) -> None:
 
 def _samples(card: Card, original: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
     """Synthetic samples of what the file itself takes, by its own input names."""
-    from edgemm.data.dataset import synthetic
-
     constants = {tensor.name for tensor in original.graph.initializer}
     names = [value.name for value in original.graph.input if value.name not in constants]
     kinds = modalities(card)

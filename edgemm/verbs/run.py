@@ -31,6 +31,7 @@ def run(
     *,
     config: str | Path | None = None,
     source: Sequence[str] = (),
+    sink: Sequence[str] = (),
     target: str | None = None,
     jsonl: str | Path | None = None,
     mqtt: str | None = None,
@@ -51,7 +52,8 @@ def run(
         config: run.yaml: sources, rates, decisions, sinks; what the other arguments say is added to it.
         source: What feeds which inputs, such as ``image,audio=rtsp://host/live``; a place is an address, a file, a folder, ``/dev/video0``,
             ``microphone``, ``mqtt://host/topic``. May be repeated.
-        target: Where it runs; without it the first of the bundle's targets that this box has.
+        sink: Where decisions go: ``events.jsonl``, ``mqtts://host``, ``https://host/hook``. May be repeated.
+        target: Where it runs; without it the first of the bundle's targets, in its order, that this box has.
         jsonl: File to append events to.
         mqtt: ``mqtt://host:port`` (``mqtts://`` with TLS) to publish to; user and password come from ``EDGEMM_MQTT_USER`` and
             ``EDGEMM_MQTT_PASSWORD`` where those are set.
@@ -70,11 +72,11 @@ def run(
     opened = open_bundle(bundle)
     extra: dict[str, Any] = {"sources": command_words.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
     extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
-    extra["sinks"] += [{"mqtt": command_words.broker_of(mqtt)}] if mqtt else []
+    extra["sinks"] += command_words.of_sinks([*([mqtt] if mqtt else []), *sink])
     extra |= {"web": command_words.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
     settings = run_yaml.load(config, opened.card, extra=extra)
-    again = _arguments(bundle, {"config": config, "target": target, "jsonl": jsonl, "mqtt": mqtt, "web": web}, source, quiet)
+    again = _arguments(bundle, {"config": config, "target": target, "jsonl": jsonl, "mqtt": mqtt, "web": web}, source, sink, quiet)
     stop = stop or threading.Event()
     if install_service:
         return systemd.install(again, settings)
@@ -114,12 +116,14 @@ def _serve_page(runner: Runner, settings: WebSettings, quiet: bool) -> None:
         print(f"page: {page.address}", flush=True)
 
 
-def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[str], quiet: bool) -> list[str]:
+def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[str], sink: Sequence[str], quiet: bool) -> list[str]:
     """The same run as words of a command line, its paths absolute."""
     line = [str(Path(bundle).absolute())]
     for word in source:
         names, _, place = word.partition("=")
         line += ["--source", f"{names}={Path(place).absolute()}" if Path(place).exists() else word]
+    for place in sink:
+        line += ["--sink", str(Path(place).absolute()) if Path(place).suffix and "://" not in place else place]
     for name, value in options.items():
         if value is not None:
             line += [f"--{name}", str(Path(value).absolute()) if name in ("config", "jsonl") else str(value)]

@@ -9,6 +9,7 @@ in a thread of ours: a callback that took a lock of ours once stood against a pu
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import ssl
@@ -23,7 +24,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgemm.box.serving.secrets import redact, secret
+from edgemm.box.serving.secrets import redact, refuse_password, secret
 from edgemm.errors import RunError
 
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 15.0
@@ -34,6 +35,7 @@ LOOK_S = 0.2  # between two looks at what the broker has confirmed
 WAITING = 1000  # messages from the broker that nobody has looked at; of more the oldest are left out
 CLOSE_S = 5.0  # for paho's thread to end; then it is left to itself, and a new connection is made
 UP, DOWN, MESSAGE = "up", "down", "message"
+BROKER_ENV = {"user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
 UNSUPPORTED = 132  # reason code of a broker that does not speak version 5
 
 
@@ -62,32 +64,58 @@ class Address:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.own_port}"
 
 
-def address(
-    what: str,
-    *,
-    host: str,
-    port: int | None,
-    tls: bool,
-    ca_file: str | None,
-    insecure: bool,
-    user_env: str | None,
-    password_env: str | None,
-    password_file: str | None,
-) -> Address:
-    """An address with its secrets read.
+@dataclass(frozen=True)
+class Connection:
+    """The options with which the MQTT source and the MQTT sink find their broker.
+
+    Attributes:
+        host, port: The broker; 1883, with TLS 8883.
+        tls, ca_file, insecure: Encrypt; check the certificate against this authority; do not check it at all.
+        user_env, password_env, password_file: Where user and password stand.
+    """
+
+    host: str
+    port: int | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    insecure: bool = False
+    user_env: str | None = None
+    password_env: str | None = None
+    password_file: str | None = None
+
+    def address(self, what: str) -> Address:
+        """The address, with its secrets read.
+
+        Raises:
+            RunError: A secret is not there, or ``ca_file`` is none; ``what`` names the place.
+        """
+        if "/" in self.host or "@" in self.host:
+            fix = "write its name or address alone, port beside it."
+            raise RunError(f"{what}: host '{redact(self.host)}' is no name of a machine.", fix=fix)
+        if self.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=self.ca_file)
+            except (OSError, ssl.SSLError) as err:
+                raise RunError(f"{what}: ca_file '{self.ca_file}' cannot be used.", why=f"{err}.", fix="give a PEM certificate.") from err
+        user = secret(self.user_env, None, f"{what}: user", hide=False)
+        password = secret(self.password_env, self.password_file, f"{what}: password")
+        tls = self.tls or self.ca_file is not None or self.insecure
+        return Address(self.host, self.port, tls, self.ca_file, self.insecure, user, password)
+
+
+def options_of(place: str) -> dict[str, Any]:
+    """``mqtt://host:port/...`` as options of a ``Connection``; user and password come from the environment where they are set.
 
     Raises:
-        RunError: A secret is not there, or ``ca_file`` is none; ``what`` names the place.
+        RunError: Another scheme, or a password in it.
     """
-    if "/" in host or "@" in host:
-        raise RunError(f"{what}: host '{redact(host)}' is no name of a machine.", fix="write its name or address alone, port beside it.")
-    if ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=ca_file)
-        except (OSError, ssl.SSLError) as err:
-            raise RunError(f"{what}: ca_file '{ca_file}' cannot be used.", why=f"{err}.", fix="give a PEM certificate.") from err
-    user, password = secret(user_env, None, f"{what}: user", hide=False), secret(password_env, password_file, f"{what}: password")
-    return Address(host, port, tls or ca_file is not None or insecure, ca_file, insecure, user, password)
+    refuse_password(place, "mqtt")
+    scheme, _, rest = place.partition("://")
+    name, _, port = rest.partition("/")[0].partition(":")
+    if scheme not in ("mqtt", "mqtts") or not name or (port and not port.isdigit()):
+        raise RunError(f"'{place}' is no broker.", fix="write it as mqtt://host:1883, or mqtts://host:8883 with TLS.")
+    given: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
+    return given | {key: env for key, env in BROKER_ENV.items() if env in os.environ}
 
 
 class Broker:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from edgemm.box.serving.secrets import refuse_password
+from edgemm.contracts import plugins
+from edgemm.contracts.sink import Sink
+from edgemm.contracts.source import Source
 from edgemm.errors import RunError
 
 WEB_ENV = "EDGEMM_WEB_TOKEN"
-BROKER_ENV = {"user_env": "EDGEMM_MQTT_USER", "password_env": "EDGEMM_MQTT_PASSWORD"}
 
 
 def of_words(words: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
@@ -26,24 +29,20 @@ def of_words(words: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
         if not equals or not names or not place:
             raise RunError(f"--source '{word}' is not INPUTS=PLACE.", fix="write it as image,audio=rtsp://host/live.")
         refuse_password(place, f"--source {names}")
-        entries.append(_entry([name.strip() for name in names.split(",")], place))
+        kind = _kind("sources", place)
+        entries.append({kind: {"inputs": [name.strip() for name in names.split(",")], **plugins.find(Source, kind).options_at(place)}})
     return entries
 
 
-def broker_of(place: str) -> dict[str, Any]:
-    """``mqtt://host:port/...`` as options of the MQTT source or sink.
+def of_sinks(places: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
+    """``["mqtts://broker", "events.jsonl"]`` as entries of ``sinks``.
 
     Raises:
-        RunError: Another scheme, or a password in it.
+        RunError: No sink takes such a place, or it carries a password.
     """
-    refuse_password(place, "--mqtt")
-    scheme, _, rest = place.partition("://")
-    name, _, port = rest.partition("/")[0].partition(":")
-    if scheme not in ("mqtt", "mqtts") or not name or (port and not port.isdigit()):
-        raise RunError(f"'{place}' is no broker.", fix="write it as mqtt://host:1883, or mqtts://host:8883 with TLS.")
-    given: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
-    given |= {key: env for key, env in BROKER_ENV.items() if env in os.environ}
-    return given
+    for place in places:
+        refuse_password(place, "--sink")
+    return [{kind: plugins.find(Sink, kind).options_at(place)} for place in places for kind in [_kind("sinks", place)]]
 
 
 def page_of(place: str) -> dict[str, Any]:
@@ -59,12 +58,15 @@ def page_of(place: str) -> dict[str, Any]:
     return given | ({"token_env": WEB_ENV} if WEB_ENV in os.environ else {})
 
 
-def _entry(inputs: list[str], place: str) -> dict[str, dict[str, Any]]:
-    if place == "microphone" or place.startswith("microphone:"):
-        device = place.partition(":")[2]
-        return {"microphone": {"inputs": inputs} | ({"device": device} if device else {})}
-    if place.startswith(("mqtt://", "mqtts://")):
-        return {"mqtt": {"inputs": inputs, "topic": place.partition("://")[2].partition("/")[2], **broker_of(place)}}
-    if "://" not in place and Path(place).is_dir():
-        return {"folder": {"inputs": inputs, "path": place}}
-    return {"stream": {"inputs": inputs, "url": place}}
+def _kind(kind: str, place: str) -> str:
+    """The source or sink whose ``PLACES`` say most of a place.
+
+    Raises:
+        RunError: None does.
+    """
+    looks = f"{place.rstrip('/')}/" if "://" not in place and Path(place).is_dir() else place
+    patterns = {pattern: name for name in plugins.names(kind) for pattern in plugins.constant(kind, name, "PLACES") or ()}
+    fitting = [pattern for pattern in patterns if fnmatchcase(looks, pattern)]
+    if not fitting:
+        raise RunError(f"no {plugins.singular(kind)} takes '{place}'.", fix=f"places look like {', '.join(sorted(patterns))}.")
+    return patterns[max(fitting, key=lambda pattern: len(pattern.replace("*", "")))]

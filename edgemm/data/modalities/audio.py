@@ -107,7 +107,7 @@ class Audio(Modality):
         return self._finish(wave.astype(np.float32, copy=False), rate_hz, "the sound")
 
     def _read(self, source: Path | io.BytesIO, name: str) -> np.ndarray:
-        sounds = leaf("_audio.sounds", "reading sound files")
+        sounds = leaf(f"{__package__}._audio.sounds", "reading sound files")
         wave, rate_hz = sounds.read(source, name, lambda rate: needed(self.samples, rate, self.rate_hz))
         self.stream().check_rate(rate_hz, name)
         return self._finish(wave, rate_hz, name)

@@ -76,7 +76,7 @@ class Image(Modality):
         if isinstance(cell, str):
             cell = existing(cell, folder)
         if isinstance(cell, (bytes, Path)):
-            picture: np.ndarray = leaf("_image.pictures", "reading pictures").read(cell, self.stream())
+            picture: np.ndarray = leaf(f"{__package__}._image.pictures", "reading pictures").read(cell, self.stream())
             return picture
         return self.prepare(cell)
 
@@ -88,7 +88,7 @@ class Image(Modality):
         Raises:
             DataError: Another dtype or shape.
         """
-        prepared: np.ndarray = leaf("_image.pictures", "resizing pictures").prepare(picture, self.stream())
+        prepared: np.ndarray = leaf(f"{__package__}._image.pictures", "resizing pictures").prepare(picture, self.stream())
         return prepared
 
     def stream(self) -> Pictures:

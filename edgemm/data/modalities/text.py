@@ -149,7 +149,7 @@ class Text(Modality):
         return [*lines, said, f"tokenizer: tokenizer.json  {FILL_IN}"]
 
     def _words(self) -> Any:
-        return leaf("_text.tokenizers", "reading tokenizers").load(self.tokenizer, self.length, self.pad)
+        return leaf(f"{__package__}._text.tokenizers", "reading tokenizers").load(self.tokenizer, self.length, self.pad)
 
     def _given(self, cell: Any) -> np.ndarray:
         ids = np.asarray(cell)
@@ -170,5 +170,5 @@ def build_vocabulary(texts: Iterable[str], size: int) -> str:
     Returns:
         Hugging Face ``tokenizers`` JSON; 0 is ``<pad>``, 1 is ``<unk>``; words of the same count in alphabetical order.
     """
-    vocabulary: str = leaf("_text.tokenizers", "building a vocabulary").build(texts, size)
+    vocabulary: str = leaf(f"{__package__}._text.tokenizers", "building a vocabulary").build(texts, size)
     return vocabulary

@@ -109,7 +109,9 @@ def describe(kind: str, name: str, about: str) -> Variant:
         declared = {key: option for key, option in plugins.fields_of(nested, cls).items() if key not in left_out}
         inner = _choices(declared, _meanings(nested))
     note = INPUTS if kind == "modalities" else ""
-    return Variant(kind, name, about, _choices(plugins.options(kind, name), _meanings(tree)), title, inner, note)
+    shared = plugins.shared_options(kind, name)
+    meanings = _meanings(tree) if shared is None else {**_meanings(shared[0]), **_meanings(tree)}
+    return Variant(kind, name, about, _choices(plugins.options(kind, name), meanings), title, inner, note)
 
 
 def quote(kind: str, path: Path, about: str) -> Variant:

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from edgemm.contracts.modality import modalities
 from edgemm.errors import TrainError
 from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.onnx_export import sample_inputs
 from edgemm.workshop.models.torch_branches import Parts, evaluating, find_parts, operator
 
 Notes = Callable[[str], None]
@@ -171,8 +172,6 @@ class Deprivation:
         return replace
 
     def _check_silence(self, model: FusedModel) -> None:
-        from edgemm.workshop.models.onnx_export import sample_inputs
-
         inputs = sample_inputs(model.card)
         for name, silence in self._silence.items():
             with evaluating(model), torch.no_grad():

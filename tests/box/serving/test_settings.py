@@ -1,10 +1,14 @@
 """run.yaml: every mistake at once, with the nearest right word; no password in an address."""
 
+import dataclasses
+
 import pytest
 
 from edgemm.box.serving import command_words, run_yaml
+from edgemm.box.serving.broker import Connection
 from edgemm.box.serving.secrets import redact, refuse_password, secret, with_password
 from edgemm.contracts import card as cards
+from edgemm.contracts import plugins
 from edgemm.errors import Mistakes, RunError
 
 CARD = cards.parse(
@@ -119,6 +123,32 @@ def test_the_command_lines_sources_are_added_and_its_values_win(tmp_path):
 )
 def test_a_place_on_the_command_line_says_its_kind(word, kind, given):
     assert command_words.of_words([word]) == [{kind: given}]
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "given"),
+    [
+        ("events.jsonl", "jsonl", {"path": "events.jsonl"}),
+        ("mqtts://broker", "mqtt", {"host": "broker", "tls": True}),
+        ("https://host/hook", "webhook", {"url": "https://host/hook"}),
+        ("console", "console", {}),
+    ],
+)
+def test_a_place_says_the_kind_of_a_sink(place, kind, given):
+    assert command_words.of_sinks([place]) == [{kind: given}]
+
+
+def test_a_place_that_no_sink_takes_is_refused_with_what_they_look_like():
+    with pytest.raises(RunError, match=r"no sink takes 'ftp://host'(.|\n)*console, http://\*"):
+        command_words.of_sinks(["ftp://host"])
+
+
+def test_source_and_sink_share_the_brokers_options():
+    source, sink = plugins.options("sources", "mqtt"), plugins.options("sinks", "mqtt")
+    shared = {field.name for field in dataclasses.fields(Connection)}
+    assert shared <= source.keys() & sink.keys()
+    assert source["host"].required
+    assert not sink["port"].required
 
 
 def test_a_source_without_a_place_is_refused():

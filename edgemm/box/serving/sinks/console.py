@@ -12,6 +12,7 @@ from rich.markup import escape
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink
 
+PLACES = ("console",)
 BAR = 20  # characters of a full score
 
 

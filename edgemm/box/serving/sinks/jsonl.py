@@ -13,6 +13,7 @@ from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
 from edgemm.errors import RunError
 
+PLACES = ("*.jsonl",)
 MIB = 1 << 20
 
 
@@ -36,6 +37,10 @@ class Jsonl(Sink):
             self._open()
         except OSError as err:
             raise RunError(f"cannot write '{path}'.", why=f"{err.strerror}.", fix="choose another path for jsonl.") from err
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"path": place}
 
     def start(self, about: About) -> None:
         pass  # a file that is followed should hold nothing but events and decisions

@@ -8,13 +8,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from edgemm.box.serving.broker import Broker, address
+from edgemm.box.serving.broker import Broker, Connection, options_of
 from edgemm.box.serving.outbox import Outbox
 from edgemm.box.serving.sinks._mqtt import homeassistant as ha
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
 from edgemm.contracts.task import Entity
 
+PLACES = ("mqtt://*", "mqtts://*")
+SHARED = ("box/serving/broker.py", "Connection")
 TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
 CONTROLS = ("enabled", "modalities", "threshold")
 BIRTH = "homeassistant/status"
@@ -31,39 +33,27 @@ class Mqtt(Sink):
     def __init__(
         self,
         *,
-        host: str,
-        port: int | None = None,
-        tls: bool = False,
-        ca_file: str | None = None,
-        insecure: bool = False,
-        user_env: str | None = None,
-        password_env: str | None = None,
-        password_file: str | None = None,
         prefix: str = "edgemm",
         discovery: Literal["device", "component", "none"] = "device",
         discovery_prefix: str = "homeassistant",
         event_ttl_s: float = 600.0,
         pictures: bool = False,
         scores: bool = False,
+        **connection: Any,
     ) -> None:
         """
         Args:
-            host, port: The broker; 1883, with TLS 8883.
-            tls, ca_file, insecure: Encrypt; check the certificate against this authority; do not check it at all.
-            user_env, password_env, password_file: Where user and password stand.
             discovery: Home Assistant's: ``device`` (2024.11 and later), ``component`` (older), ``none``.
             event_ttl_s: How long an event waits for the broker to come back.
             pictures: Publish the picture of every event; it leaves the box only if this is set.
             scores: Publish every decision with all its scores.
+            connection: The fields of ``Connection``.
 
         Raises:
             RunError: A secret or certificate is not there.
         """
-        where = address(
-            "sinks.mqtt", host=host, port=port, tls=tls, ca_file=ca_file, insecure=insecure, user_env=user_env,
-            password_env=password_env, password_file=password_file,
-        )  # fmt: skip
-        if insecure:
+        where = Connection(**connection).address("sinks.mqtt")
+        if where.insecure:
             LOG.warning("sinks.mqtt: insecure is set, anybody may pose as the broker %s", where)
         self._where, self._prefix, self._discovery, self._discovery_prefix = where, prefix, discovery, discovery_prefix
         self._pictures, self._scores = pictures, scores
@@ -76,6 +66,10 @@ class Mqtt(Sink):
         self._entities: Mapping[str, Sequence[Entity]] = {}
         self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
         self._ending = False
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return options_of(place)
 
     def start(self, about: About) -> None:
         self._about, self._entities = about, ha.shown(about)

@@ -15,6 +15,7 @@ from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink
 from edgemm.errors import RunError
 
+PLACES = ("http://*", "https://*")
 PAUSE_S = 2.0  # after a failed try; the outbox keeps the event
 REFUSED = range(400, 500)  # the other side will not take it later either, except:
 LATER = (408, 425, 429)
@@ -42,6 +43,10 @@ class Webhook(Sink):
         self._outbox = Outbox(event_ttl_s)
         self._again_s, self._error, self._refused = 0.0, "", 0
         self._opener = urllib.request.build_opener(_NoRedirect)
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"url": place}
 
     def start(self, about: About) -> None:
         pass  # nothing to say before the first event

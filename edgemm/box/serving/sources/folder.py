@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from edgemm.contracts.source import Item, Source, checked_inputs, fed_by
 from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
 from edgemm.errors import RunError
 
+PLACES = ("*/",)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 TEXTS, NUMBERS = (".txt",), (".npy",)
@@ -36,6 +38,10 @@ class Folder(Source):
         self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
         self._path, self._seconds = Path(path), seconds
         self._stop = threading.Event()
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"path": place}
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         self._stop.clear()

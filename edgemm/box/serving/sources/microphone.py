@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgemm.box.serving.sources._av.reading import Reader
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
 
+PLACES = ("microphone", "microphone:*")
 ALSA = Path("/usr/share/alsa/alsa.conf")
 
 
@@ -27,6 +29,10 @@ class Microphone(Source):
         self.inputs, self.live, self.notes = checked_inputs(inputs), True, []
         self._device = device
         self._reader = Reader(device, True, "alsa", {"channels": str(channels)}, read_timeout_s, self.notes)
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"device": device} if (device := place.partition(":")[2]) else {}
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         if ALSA.is_file():

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.serving.broker import Broker, address
+from edgemm.box.serving.broker import Broker, Connection, options_of
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
 from edgemm.contracts.stream import Texts
 from edgemm.errors import DataError, RunError
 
+PLACES = ("mqtt://*", "mqtts://*")
+SHARED = ("box/serving/broker.py", "Connection")
 WAITING = 64  # messages between broker and loop; of more the oldest are left out
 POLL_S = 0.2
 AWAY_S = 5.0  # without a broker for so long the source counts as down; the connection goes on being tried
@@ -29,27 +31,13 @@ class Mqtt(Source):
 
     steady = False
 
-    def __init__(
-        self,
-        *,
-        inputs: list[str] | str,
-        topic: str,
-        host: str,
-        port: int | None = None,
-        tls: bool = False,
-        ca_file: str | None = None,
-        insecure: bool = False,
-        user_env: str | None = None,
-        password_env: str | None = None,
-        password_file: str | None = None,
-        key: str | None = None,
-    ) -> None:
+    def __init__(self, *, inputs: list[str] | str, topic: str, key: str | None = None, **connection: Any) -> None:
         """
         Args:
             inputs: The text or sensor input it feeds.
             topic: May hold + and #.
-            host, port, tls, ca_file, insecure, user_env, password_env, password_file: As the MQTT sink's.
             key: Where the payload is a JSON object: the entry that holds the text or the numbers.
+            connection: The fields of ``Connection``.
 
         Raises:
             RunError: More than one input, or a secret is not there.
@@ -57,12 +45,13 @@ class Mqtt(Source):
         self.inputs, self.live, self.notes = checked_inputs(inputs), True, []
         if len(self.inputs) != 1 or not topic:
             raise RunError("sources.mqtt feeds one input from one topic.", fix="write one for each: {inputs: text, topic: room/said}.")
-        self._where = address(
-            "sources.mqtt", host=host, port=port, tls=tls, ca_file=ca_file, insecure=insecure, user_env=user_env,
-            password_env=password_env, password_file=password_file,
-        )  # fmt: skip
+        self._where = Connection(**connection).address("sources.mqtt")
         self._topic, self._key = topic, key
         self._stop = threading.Event()
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"topic": place.partition("://")[2].partition("/")[2], **options_of(place)}
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         self._stop.clear()

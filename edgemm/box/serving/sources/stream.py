@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgemm.box.serving.secrets import redact, refuse_password, secret, with_password
 from edgemm.box.serving.sources._av.reading import Reader
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
 
+PLACES = ("*",)  # an address, a file or a device: whatever PyAV opens
 DEVICE = "/dev/"
 PROBE = {"analyzeduration": "1000000", "probesize": "500000"}  # the first picture after 1.1 s instead of 2.1 s
 RTSP = {**PROBE, "rtsp_transport": "tcp"}  # lost UDP packets are torn pictures
@@ -58,6 +60,10 @@ class Stream(Source):
             read_timeout_s=read_timeout_s,
             notes=self.notes,
         )
+
+    @classmethod
+    def options_at(cls, place: str) -> dict[str, Any]:
+        return {"url": place}
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         return self._reader.items(wants)
