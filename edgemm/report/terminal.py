@@ -68,7 +68,7 @@ def words(error: Exception) -> str:
 
     if isinstance(error, Mistakes):
         return "\n".join(f"edgemm: {mistake.block()}" for mistake in error.errors)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in plugins.EXTRAS:
+    if isinstance(error, ModuleNotFoundError) and plugins.extra_of((error.name or "").partition(".")[0]):
         error = plugins.missing_extra(error, "this command")
     elif isinstance(error, OSError):
         error = artifact.unwritable(Path(error.filename or "a file"), error) if artifact.is_unwritable(error) else _unforeseen(error)
