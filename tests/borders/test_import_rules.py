@@ -230,7 +230,9 @@ def test_nobody_but_the_registry_imports_our_files_by_their_names():
 
 
 def test_the_command_line_imports_nothing_heavy_at_the_top():
-    foreign = {name for name in imports(PACKAGE / "cli.py", within_functions=False) if name.partition(".")[0] not in sys.stdlib_module_names}
+    foreign = {
+        name for name in imports(PACKAGE / "cli.py", within_functions=False) if name.partition(".")[0] not in sys.stdlib_module_names
+    }
     assert foreign == {"typer", "edgemm.contracts.options", "edgemm.contracts.plugins", "edgemm.contracts.signatures"}
 
 
