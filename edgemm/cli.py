@@ -34,7 +34,7 @@ SHOWN = {
     "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS", "web": "[HOST:]PORT",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
-LEAST = {"epochs": 1, "batch_size": 1, "patience": 1, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1}
+LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "patience": 0, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1}
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],
     "Sequence[str | Path]": list[str], "tuple[str | Path, str | Path]": tuple[str, str], "Sequence[int]": str,

@@ -26,7 +26,7 @@ def assemble(
     shaped: Shaped,
     reference: Artifact | None,
     compiled: Sequence[Compiled],
-    plan: Recipe,
+    recipe: Recipe,
     report: Report,
     known: Ledger,
     sign: Path | None,
@@ -51,9 +51,9 @@ def assemble(
             report=report,
             page=page.render,
             golden=compiling.golden(job, exported, compiled),
-            provenance=_provenance(shaped, compiled, plan),
+            provenance=_provenance(shaped, compiled, recipe),
             accuracy=_accuracy(report),
-            options={part.target: _options(part, plan) for part in compiled},
+            options={part.target: _options(part, recipe) for part in compiled},
             reference=stages.read_reference(reference) if reference else None,
             subsets=known.manifest(),
             sign=sign,
@@ -67,18 +67,18 @@ def _target_files(part: Compiled, place: Path) -> dict[str, Path]:
     return {f"targets/{part.target}/model.onnx": part.model.main} | {f"targets/{part.target}/{path.name}": path for path in beside}
 
 
-def _options(part: Compiled, plan: Recipe) -> packing.TargetOptions:
+def _options(part: Compiled, recipe: Recipe) -> packing.TargetOptions:
     """How a target is opened; that it could not run here is no option of the bundle's."""
     safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
     machine = fingerprint(plugins.find(Target, part.target)(**part.given))
-    return packing.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(plan)))
+    return packing.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(recipe)))
 
 
-def _provenance(shaped: Shaped, compiled: Sequence[Compiled], plan: Recipe) -> dict[str, Any]:
+def _provenance(shaped: Shaped, compiled: Sequence[Compiled], recipe: Recipe) -> dict[str, Any]:
     versions: Mapping[str, Any] = shaped.exported.provenance["versions"]
     return {
         "edgemm": __version__,
-        "recipe": {"name": plan.name, "sha256": plan.sha256},
+        "recipe": {"name": recipe.name, "sha256": recipe.sha256},
         "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
         "data": shaped.job.fingerprint,
         "graph": shaped.exported.folder.name,

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgemm import __version__
 from edgemm.box.bundle import packing, seal
+from edgemm.box.devices import threads
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.recipe import load as load_recipe
 from edgemm.contracts.report import Report
@@ -83,28 +84,20 @@ def compress(
     packing.check_place(output)
     signer = seal.public_hex(sign) if sign else None
     job = stages.start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
-    plan = load_recipe(recipe, card=job.card)
+    chosen = load_recipe(recipe, card=job.card)
     if data is None and not job.card.is_onnx:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")
     if checkpoint is not None:
-        _check_checkpoint(Path(checkpoint), output, job, plan)
+        _check_checkpoint(Path(checkpoint), output, job, chosen)
 
     def whole_way(scratch: Path) -> Path:
-        torch_steps.check(job, plan)
-        opset = stages.opset(plan)  # asks the targets, which import their runtimes: not where all is found in the cache
-        exported = stages.export(job, opset=opset)
-        reference = stages.reference(job, exported) if data is not None else None
-        shaped = torch_steps.shape(job, exported, plan, opset=opset)
-        compiled = [_compiled(job, exported, shaped, plan, name, opset) for name in plan.targets]
-        known = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
-        report = reporting.benchmark(job, exported, reference, compiled, plan, shaped, known)
-        return assembling.assemble(scratch / "bundle", shaped, reference, compiled, plan, report, known, sign) / "manifest.json"
+        return _whole_way(job, chosen, scratch, sign=sign, has_rows=data is not None)
 
     made = job.stage(
-        "compress", _facts(job, plan, signer), whole_way, targets=[*plan.targets, "torch", "onnxruntime"], on_this_machine=True
+        "compress", _facts(job, chosen, signer), whole_way, targets=[*chosen.targets, "torch", "onnxruntime"], on_this_machine=True
     )
     packing.copy(made.folder, output)
-    place = None if checkpoint is None else _copied(Path(checkpoint), job, plan)
+    place = None if checkpoint is None else _copied(Path(checkpoint), job, chosen)
     return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
 
 
@@ -114,40 +107,55 @@ def ending(compressed: Compressed, **_: Any) -> Ending:
     return Ending(compressed, written, f"edgemm verify {compressed.bundle}", report=compressed.report)
 
 
-def _check_checkpoint(place: Path, output: Path, job: Job, plan: Recipe) -> None:
+def _check_checkpoint(place: Path, output: Path, job: Job, recipe: Recipe) -> None:
     """Raises RecipeError where no step leaves a checkpoint, OutputError where ``place`` cannot take one."""
-    if not plan.torch_steps():
+    if not recipe.torch_steps():
         raise RecipeError(
-            f"recipe '{plan.name}' leaves no checkpoint.",
+            f"recipe '{recipe.name}' leaves no checkpoint.",
             why="none of its steps changes the float model; what it quantizes is in the bundle alone.",
             fix="leave out --checkpoint, or take a recipe with prune, distill or qat.",
         )
     files.check_place(place, original=job.card.folder, apart=output)
 
 
-def _copied(place: Path, job: Job, plan: Recipe) -> Path:
+def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None, has_rows: bool) -> Path:
+    """From the checkpoint to the bundle, in a folder of ``scratch``."""
+    if not threads.wait_passively():  # before what follows imports torch
+        job.progress.note(threads.TOO_LATE)
+    torch_steps.check(job, recipe)
+    opset = stages.opset(recipe)  # asks the targets, which import their runtimes: not where all is found in the cache
+    exported = stages.export(job, opset=opset)
+    reference = stages.reference(job, exported) if has_rows else None
+    shaped = torch_steps.shape(job, exported, recipe, opset=opset)
+    compiled = [_compiled(job, exported, shaped, recipe, name, opset) for name in recipe.targets]
+    known = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
+    report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, known)
+    return assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, known, sign) / "manifest.json"
+
+
+def _copied(place: Path, job: Job, recipe: Recipe) -> Path:
     """The checkpoint that the torch steps left, at ``place``; the steps are found in the cache, and run again if somebody tidied it."""
-    again, opset = replace(job, made=[], reused=[]), stages.opset(plan)
-    files.copy(torch_steps.shape(again, stages.export(again, opset=opset), plan, opset=opset).job.card, place)
+    again, opset = replace(job, made=[], reused=[]), stages.opset(recipe)
+    files.copy(torch_steps.shape(again, stages.export(again, opset=opset), recipe, opset=opset).job.card, place)
     return place
 
 
-def _compiled(job: Job, exported: Artifact, shaped: Shaped, plan: Recipe, name: str, opset: int) -> Compiled:
+def _compiled(job: Job, exported: Artifact, shaped: Shaped, recipe: Recipe, name: str, opset: int) -> Compiled:
     """What one target gets; accuracy is held against the original, and training with quantization is at hand where the card can train."""
-    qat = None if job.card.model else partial(torch_steps.retrain, shaped, job, plan, opset=opset)
+    qat = None if job.card.model else partial(torch_steps.retrain, shaped, job, recipe, opset=opset)
     return compiling.compile_for(
-        shaped.job, shaped.exported, plan, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat,
+        shaped.job, shaped.exported, recipe, name, start=shaped.graph, original=(job, exported), qat=None if shaped.graph else qat,
         heaviest_cut=shaped.heaviest_cut(),
     )  # fmt: skip
 
 
-def _facts(job: Job, plan: Recipe, signer: str | None) -> dict[str, Any]:
+def _facts(job: Job, recipe: Recipe, signer: str | None) -> dict[str, Any]:
     """What the whole way depends on besides the code, the packages and the machine."""
     return {
         "edgemm": __version__,
         "model": job.identity,
-        "recipe": [plan.name, plan.sha256],
-        "named": [torch_steps.named(step, job.card) for step in plan.torch_steps()],
+        "recipe": [recipe.name, recipe.sha256],
+        "named": [torch_steps.named(step, job.card) for step in recipe.torch_steps()],
         "data": job.fingerprint,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,

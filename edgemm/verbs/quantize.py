@@ -38,11 +38,11 @@ def quantize(
     output = Path(output)
     require_writable(output)
     job = stages.start(onnx, data, progress=progress)
-    plan = load_recipe(recipe, card=job.card)
+    chosen = load_recipe(recipe, card=job.card)
     exported = stages.export(job)
     written = []
-    for name in plan.targets:
-        made = stages.quantize(job, exported, plan.graph_steps(), name)
+    for name in chosen.targets:
+        made = stages.quantize(job, exported, chosen.graph_steps(), name)
         stages.lay_out(output / name, {path.name: path for path in stages.files_of(made)}, card=job.card.as_onnx("model.onnx"))
         written.append(output / name / "model.onnx")
     return written

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgemm.box.devices import threads
 from edgemm.box.devices.environment import environment
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins, stage_code
@@ -26,7 +27,7 @@ from edgemm.report.terminal import Ending
 from edgemm.store import cache
 from edgemm.store.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
 from edgemm.workshop.models.checkpoint import identity
-from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from edgemm.workshop.models.fused import FusedModel
@@ -56,12 +57,14 @@ class Training:
         folder: Holds model.yaml, weights.safetensors, metrics.json, curves.json, report.html and report.json.
         metrics: ``val`` and, where there is one, ``test`` -> output -> name -> value.
         best_epoch: Whose weights were kept, counted from 1.
+        ended: After which epoch it ended, and why, in words.
         reused: True where the folder already held the result of this very command.
     """
 
     folder: Path
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
     best_epoch: int
+    ended: str = ""
     reused: bool = False
 
     @property
@@ -69,7 +72,7 @@ class Training:
         return self.folder / "model.yaml"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "best_epoch": self.best_epoch, "metrics": self.metrics}
+        return {"folder": str(self.folder), "best_epoch": self.best_epoch, "ended": self.ended, "metrics": self.metrics}
 
     def __str__(self) -> str:
         """The guarded metric of every output on test (else val), with its interval."""
@@ -88,6 +91,7 @@ def train(
     output: str | Path,
     *,
     epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     schedule: Literal["cosine", "step"] = "cosine",
@@ -110,11 +114,12 @@ def train(
         card: A model.yaml, a folder with one, a shipped card's name.
         data: A folder with a manifest or <split>.npz files, or module:callable.
         output: Folder for the trained model; an earlier training there is replaced.
-        epochs: Passes over the train split; without it 20, more if it is small.
+        epochs: Passes over the train split; without it as ``steps`` says.
+        steps: Batches to learn from, in whole passes, instead of ``epochs``; without both 2,400, in 20 to 200 passes.
         batch_size: Rows of a step.
         learning_rate: At its highest.
         schedule: How the learning rate falls.
-        patience: Stop after so many epochs without a better one on val; without it never.
+        patience: Stop after so many epochs without a better one on val; without it a quarter of all, at least 10; 0: never.
         loss_weights: Factor of an output's loss, 1 where not named; may be repeated.
         seed: Of every random choice.
         device: auto, cpu, cuda or mps.
@@ -126,27 +131,27 @@ def train(
         CardError, CheckpointError, DataError, OutputError: Nothing was written then.
         TrainError: An option out of range, or a loss that is no number: the best weights so far are then in ``output``/last_good.
     """
+    progress, folder, is_passive = progress or Progress(), Path(output), threads.wait_passively()
     from edgemm.workshop.models.checkpoint import loading
-    from edgemm.workshop.training import loop  # torch
+    from edgemm.workshop.training import loop  # torch: after its threads were told how to wait
 
-    progress, folder = progress or Progress(), Path(output)
-    plan = Plan(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
+    options = TrainOptions(
+        epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
         loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
-    plan.check()
+    options.check()
     given = cards.load(card)
     dataset = open_dataset(data, given, skip_bad_rows=skip_bad_rows)
     _require_own(folder)
-    steps = {step for entry in given.applied for step in entry}
-    code = stage_code.of(__name__, only={"steps": steps}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
+    applied = {step for entry in given.applied for step in entry}
+    code = stage_code.of(__name__, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
     decoders = [name for spec in given.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     key = sha256_of(
         cache.key_facts(
             {
                 "model": identity.identity(given),
                 "data": dataset.fingerprint(),
-                "plan": dataclasses.asdict(plan),
+                "options": dataclasses.asdict(options),
                 "skip_bad_rows": skip_bad_rows,
             },
             code=code.digest,
@@ -157,6 +162,8 @@ def train(
     if found:
         progress.note(f"{folder} already holds the result of this command; --fresh trains anew")
         return found
+    if not is_passive:
+        progress.note(threads.TOO_LATE)
     with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):
         whole = completed(given, dataset, Path(scratch), progress)
         dataset = open_dataset(data, whole, skip_bad_rows=skip_bad_rows)
@@ -168,7 +175,7 @@ def train(
             done = loop.train_model(
                 model,
                 dataset,
-                plan=plan,
+                options=options,
                 state=state,
                 key=key,
                 progress=progress.update,
@@ -178,7 +185,7 @@ def train(
             if err.best_epoch:
                 loading.save_model(model, folder / LAST_GOOD)
             raise
-        return _write(model, dataset, done, folder, key, progress)
+        return _write(model, dataset, done, folder, key, progress, waiting={} if is_passive else {"thread_waiting": threads.TOO_LATE})
 
 
 def ending(trained: Training, *, data: str | Path, **_: Any) -> Ending:
@@ -234,13 +241,16 @@ def _finished(folder: Path, key: str) -> Training | None:
     try:
         plain = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if plain["key"] == key and (folder / "model.yaml").is_file() and (folder / "weights.safetensors").is_file():
-            return Training(folder, {split: plain[split] for split in ("val", "test") if split in plain}, plain["best_epoch"], reused=True)
+            metrics = {split: plain[split] for split in ("val", "test") if split in plain}
+            return Training(folder, metrics, plain["best_epoch"], plain["ended"], reused=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path, key: str, progress: Progress) -> Training:
+def _write(
+    model: FusedModel, dataset: TableDataset, done: Trained, folder: Path, key: str, progress: Progress, *, waiting: Mapping[str, str]
+) -> Training:
     """Score the test split and write everything in one step; in a run of several processes only the first does."""
     from edgemm.data.in_memory import open_split
     from edgemm.workshop.models.checkpoint import loading
@@ -248,23 +258,25 @@ def _write(model: FusedModel, dataset: TableDataset, done: Trained, folder: Path
 
     found = {"val": done.metrics} if done.metrics else {}
     if not done.is_main:
-        return Training(folder, found, done.best_epoch)
+        return Training(folder, found, done.best_epoch, done.ended)
     test = evaluate(model, open_split(dataset, "test")) if dataset.count("test") else None
     if test is not None:
         found["test"] = test.measured()
     if dataset.bad_rows:
         progress.note(f"{_left_out(dataset.bad_rows)}: {dataset.bad_rows[0]}")
-    report = _report(model.card, done, found, test, dataset.bad_rows)
+    report = _report(model.card, done, found, test, dataset.bad_rows, waiting)
     with folder_in_one_step(folder) as aside:
         loading.write_model(model, aside, folder)
-        write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, **found})
+        write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, **found})
         write_json(aside / "curves.json", done.curves)
         report.save(aside / "report.json")
         write_bytes(aside / "report.html", page.render(report).encode())
-    return Training(folder, found, done.best_epoch)
+    return Training(folder, found, done.best_epoch, done.ended)
 
 
-def _report(card: Card, done: Trained, found: Mapping[str, Any], test: Answered | None, bad_rows: list[str]) -> Report:
+def _report(
+    card: Card, done: Trained, found: Mapping[str, Any], test: Answered | None, bad_rows: list[str], waiting: Mapping[str, str]
+) -> Report:
     measurements = []
     for name, statistics in test.statistics().items() if test else ():
         score = statistics.score()
@@ -274,7 +286,7 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], test: Answered 
                 n=score.n, precision_asked="fp32", precision_ran="fp32",
             )
         )  # fmt: skip
-    notes = [f"The weights are those of epoch {done.best_epoch} of {done.epochs}, the best on val."] if "val" in found else []
+    notes = [f"The weights are those of epoch {done.best_epoch}, the best on val. Training ended {done.ended}."] if "val" in found else []
     notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
     details = {
         "title": f"{card.path.stem if card.path else 'model'}, trained",
@@ -282,7 +294,7 @@ def _report(card: Card, done: Trained, found: Mapping[str, Any], test: Answered 
         "confusion": scoring.confusions(card.outputs, test.truth, {}, test.answers) if test else {},
         "curves": done.curves,
     }
-    return Report(environment({"torch": cache.version("torch")}), measurements, details=details)
+    return Report({**environment({"torch": cache.version("torch")}), **waiting}, measurements, details=details)
 
 
 def _left_out(bad_rows: list[str]) -> str:

@@ -28,7 +28,7 @@ from edgemm.workshop.models.fused import FusedModel  # noqa: E402
 from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
 from edgemm.workshop.models.quantized import QuantizedModel  # noqa: E402
 from edgemm.workshop.training.loop import train_model  # noqa: E402
-from edgemm.workshop.training.plan import Plan  # noqa: E402
+from edgemm.workshop.training.options import TrainOptions  # noqa: E402
 from tests.flow.cells import MATRIX, decibels, make, rows  # noqa: E402
 
 STEPS = {
@@ -82,7 +82,7 @@ def trained(tmp_path_factory):
         for seed, (split, count) in enumerate({"train": 64, "val": 24, "test": 8}.items()):
             np.savez(folder / f"{split}.npz", **rows(model.card, count, seed))
         dataset = datasets.open_dataset(folder, model.card)
-        train_model(model, dataset, plan=Plan(epochs=2, batch_size=16, learning_rate=0.003))
+        train_model(model, dataset, options=TrainOptions(epochs=2, batch_size=16, learning_rate=0.003))
         return model.eval(), dataset
 
     return once

@@ -10,7 +10,7 @@ import pytest
 
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import Reference, TargetOptions, pack
-from edgemm.box.devices.environment import instructions
+from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.peaks import Peaks
 from edgemm.box.devices.power import open_meter
 from edgemm.contracts import card as cards
@@ -118,7 +118,7 @@ def test_a_bundle_is_measured_beside_its_float_graph(measured):
     assert subjects["float"] == "f32"
     assert subjects["bundle"] == "int8"
     assert ("default" in subjects) is True
-    if "amx_bf16" in instructions():
+    if "amx_bf16" in onednn_instructions():
         assert subjects["default"] == "bf16"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgemm.box.devices import threads
 from edgemm.contracts import card as cards
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import CardError, CheckpointError, DataError, OutputError, TrainError
@@ -134,6 +135,40 @@ def test_a_regression_far_from_zero_is_learnt_by_a_reference_model(own):
         "inputs:\n  imu: {modality: sensor, shape: [2, 3]}\noutputs:\n  level: {task: regression, unit: dB}\n"
     )
     assert run(own, epochs=60, learning_rate=0.01).metrics["test"]["level"]["pearson"] > 0.9
+
+
+ALONE = """
+{first}
+from edgemm import train
+train({card!r}, {data!r}, {output!r}, epochs=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "variables", "words"),
+    [
+        ("", {}, "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"),
+        ("", {"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY=ACTIVE"),
+        ("import torch", {}, "threads wait as OpenMP does by default: torch was imported first"),
+    ],
+    ids=["unsaid", "the user's own", "too late"],
+)
+def test_threads_sleep_while_they_wait_and_the_report_says_how_they_waited(own, first, variables, words):
+    output = own.parent / "run"
+    code = ALONE.format(first=first, card=str(own / "model.yaml"), data=str(own / "data"), output=str(output))
+    unsaid = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    subprocess.run([sys.executable, "-c", code], env=unsaid | variables, check=True)
+    assert json.loads((output / "report.json").read_text())["environment"]["thread_waiting"].startswith(words)
+
+
+def test_metrics_and_report_say_when_the_training_ended_and_why(own):
+    done = run(own, epochs=300, learning_rate=0.05, patience=2)
+    metrics = json.loads((done.folder / "metrics.json").read_text())
+    assert metrics["epochs"] == metrics["best_epoch"] + 2 < 300
+    assert metrics["ended"] == done.ended == f"after epoch {metrics['epochs']} of 300: 2 without a better one on val"
+    (note,) = json.loads((done.folder / "report.json").read_text())["details"]["notes"]
+    assert note == f"The weights are those of epoch {done.best_epoch}, the best on val. Training ended {done.ended}."
+    assert run(own, epochs=300, learning_rate=0.05, patience=2).ended == done.ended
 
 
 KILLED = """

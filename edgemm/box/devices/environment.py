@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from edgemm import __version__
 from edgemm.box.devices.jetson import identify
+from edgemm.box.devices.threads import waiting
 from edgemm.store import cache
 from edgemm.store.machine import usable_cores
 
@@ -20,6 +22,23 @@ RELEVANT_FLAGS = frozenset(
     | {"asimddp", "asimdhp", "i8mm", "bf16"}
 )
 """Flags of /proc/cpuinfo that decide which kernels run."""
+
+
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables that keep oneDNN (torch, OpenVINO) from the newer instructions of a processor; the first that is set counts."""
+_AVX2, _AVX512 = frozenset({"avx2"}), frozenset({"avx2", "avx512f"})
+WITHIN_LIMIT = {
+    "SSE41": frozenset[str](),
+    "AVX": frozenset[str](),
+    "AVX2": _AVX2,
+    "AVX2_VNNI": _AVX2 | {"avx_vnni"},
+    "AVX2_VNNI_2": _AVX2 | {"avx_vnni"},
+    "AVX512_CORE": _AVX512,
+    "AVX512_CORE_VNNI": _AVX512 | {"avx512_vnni"},
+    "AVX512_CORE_BF16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
+    "AVX512_CORE_FP16": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni"},
+}
+"""A limit below AMX -> what of ``RELEVANT_FLAGS`` is left (oneDNN's developer guide, "CPU dispatcher control")."""
 
 
 def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -35,6 +54,8 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
         "cores": usable_cores(),
         "memory_gib": memory_gib(),
         "instructions": sorted(instructions()),
+        "instruction_limit": instruction_limit(),
+        "thread_waiting": " ".join(f"{name}={value}" for name, value in waiting().items()),
         "governor": governor(),
         "power_mode": board.get("power_mode") if board else power_mode(),
         "system": system(),
@@ -72,6 +93,17 @@ def instructions() -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split()) & RELEVANT_FLAGS
     return frozenset()
+
+
+def instruction_limit() -> str | None:
+    """``ONEDNN_MAX_CPU_ISA=AVX2`` where the user keeps oneDNN from newer instructions than these; else None."""
+    return next((f"{name}={os.environ[name]}" for name in ONEDNN_LIMITS if os.environ.get(name)), None)
+
+
+def onednn_instructions() -> frozenset[str]:
+    """What of ``instructions`` torch and OpenVINO use here: all of them, or those within ``instruction_limit``."""
+    limit = (instruction_limit() or "").rpartition("=")[2].upper()
+    return instructions() & WITHIN_LIMIT.get(limit, instructions())
 
 
 def governor() -> str | None:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgemm import errors
+from edgemm.box.devices import threads
 from edgemm.errors import EdgemmError, MeasureError
 
 ENVIRONMENT: dict[str, str | None] = {
-    "KMP_BLOCKTIME": "1",  # ms; Intel's OpenMP spins for 200 after its work, into the next worker's turn (GNU's for about 1)
     "OPENBLAS_NUM_THREADS": "1",  # numpy's own threads have nothing to do in a worker
     "OMP_NUM_THREADS": None,  # a limit meant for the caller must not bind the candidate
     "MKL_NUM_THREADS": None,
     "PYTHONUNBUFFERED": "1",
 }
-"""Variables of a worker; None = removed. Waiting is left as the runtimes do it by default, so that none is slowed."""
+"""Variables of a worker; None = removed. Beside them ``threads.waiting``: what spins after its work spins into the next worker's turn."""
 
 
 class WorkerProcess:
@@ -36,7 +36,7 @@ class WorkerProcess:
     def __init__(self, name: str) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
-        variables = dict(os.environ)
+        variables = {**os.environ, **threads.waiting()}
         for key, value in ENVIRONMENT.items():
             variables.pop(key, None)
             if value is not None:

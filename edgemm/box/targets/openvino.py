@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemm.box.devices.environment import instructions
+from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.targets._openvino.session import OpenVINOSession
 from edgemm.contracts import onnx_file
 from edgemm.contracts.runtime_options import check_options
@@ -77,7 +77,7 @@ class OpenVINO(Target):
 
     def choices(self, *, forbid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         threads = [self._threads] if self._threads else sorted({1, usable_cores()})
-        bf16 = ["bf16"] if instructions() & {"amx_bf16", "avx512_bf16"} else []
+        bf16 = ["bf16"] if onednn_instructions() & {"amx_bf16", "avx512_bf16"} else []
         precisions = [self._precision] if self._precision != "auto" else ["f32", *bf16]
         allowed = [word for word in precisions if FLOATS[word] not in forbid and word not in forbid]
         if not allowed:

@@ -18,7 +18,7 @@ CLOSE = 0.02
 
 
 @dataclass(frozen=True)
-class Plan:
+class Goal:
     """What is asked for.
 
     Attributes:
@@ -35,14 +35,14 @@ class Plan:
     branches: Mapping[str, float] | None = None
     spread: str = "even"
 
-    def after(self, rounds: int, of: int) -> Plan:
+    def after(self, rounds: int, of: int) -> Goal:
         """What is to be gone after so many rounds of all, each relative to the model as it was before the first."""
 
         def share(value: float | None) -> float | None:
             return value if value is None or value >= 1 else 1 - (1 - value) ** (rounds / of)  # 1 is refused where a layer is emptied
 
         branches = {name: share(value) or 0.0 for name, value in (self.branches or {}).items()}
-        return Plan(share(self.ratio), share(self.macs), share(self.latency), branches, self.spread)
+        return Goal(share(self.ratio), share(self.macs), share(self.latency), branches, self.spread)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Whole:
 
 
 def plan_removal(
-    plan: Plan,
+    goal: Goal,
     found: Structure,
     scores: Scores,
     rounding: Rounding,
@@ -84,18 +84,18 @@ def plan_removal(
     Raises:
         PruneError: The target cannot be reached, or a layer would be empty.
     """
-    overrides = dict(plan.branches or {})
-    if plan.macs is None and plan.latency is None:
-        return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, plan.ratio or 0.0), whole.widths if whole else {})
-    costs, asked = Costs(found), plan.macs if plan.macs is not None else plan.latency
+    overrides = dict(goal.branches or {})
+    if goal.macs is None and goal.latency is None:
+        return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, goal.ratio or 0.0), whole.widths if whole else {})
+    costs, asked = Costs(found), goal.macs if goal.macs is not None else goal.latency
     assert asked is not None  # one of both
     first = whole or Whole.of(found)
 
     def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
-        if plan.spread == "ranked":
+        if goal.spread == "ranked":
             return [rank(found, costs, scores, one, branches) for one in rounding.floors(removed)]
         lowest = replace(rounding, floor=rounding.floor or 0.0)
-        if plan.spread == "branches" and len(branches) > 1:
+        if goal.spread == "branches" and len(branches) > 1:
             assert harm is not None  # the caller has data where each branch has its own share
             each = {name: even(found, scores, lowest, [name]) for name in branches}
             if timed is not None:
@@ -105,14 +105,14 @@ def plan_removal(
 
     fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, first, rankings_of)]
     rankings = rankings_of([name for name in found.parts.names() if name not in overrides], asked)
-    if plan.macs is not None:
+    if goal.macs is not None:
         before = sum(first.macs.values())
-        chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - plan.macs)
+        chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - goal.macs)
         if isinstance(chosen, float):
-            raise unreachable("macs_ratio", plan.macs, 1 - chosen, found)
+            raise unreachable("macs_ratio", goal.macs, 1 - chosen, found)
         return [*fixed, *chosen]
     assert timed is not None  # the caller has a target where latency is asked for
-    return _by_latency(plan.latency or 0.0, found, fixed, rankings, timed, first.latency)
+    return _by_latency(goal.latency or 0.0, found, fixed, rankings, timed, first.latency)
 
 
 def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], float], target: float) -> list[int] | float:
@@ -172,26 +172,53 @@ def _by_latency(
     return [*fixed, *ranking.first(high)]
 
 
-def check_layers(plan: Plan, found: Structure, rounding: Rounding) -> None:
+def check_layers(goal: Goal, found: Structure, rounding: Rounding) -> None:
     """Raises PruneError where shares of channels would empty a layer, be it in the last of several rounds."""
-    if plan.macs is None and plan.latency is None:
-        plan_removal(plan, found, {}, rounding)
+    if goal.macs is None and goal.latency is None:
+        plan_removal(goal, found, {}, rounding)
 
 
-def check(plan: Plan) -> None:
+def check(goal: Goal) -> None:
     """Raises PruneError where not exactly one target is given, or one is no share."""
-    given = {"ratio": plan.ratio, "macs_ratio": plan.macs, "latency_ratio": plan.latency}
+    given = {"ratio": goal.ratio, "macs_ratio": goal.macs, "latency_ratio": goal.latency}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise PruneError(
             f"{' and '.join(named)} are given; only one of them can be the target.",
             fix="keep one; branches may stand beside it and override it for single branches.",
         )
-    if not named and not plan.branches:
+    if not named and not goal.branches:
         raise PruneError("nothing says how much to prune.", fix="give ratio, macs_ratio or latency_ratio, or branches: {image: 0.5}.")
     for name, value in given.items():
         if value is not None and not 0 < value < 1 and not (name == "ratio" and value >= 1):  # by_ratio names the layer that it empties
             raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number above 0 and below 1.")
-    for name, value in (plan.branches or {}).items():
+    for name, value in (goal.branches or {}).items():
         if value < 0 or (value >= 1 and named and named != ["ratio"]):
             raise PruneError(f"branches.{name} is {value:g}.", why="it is the share to remove.", fix="write a number from 0 to below 1.")
+
+
+def untouched(goal: Goal, found: Structure, left: Mapping[str, int]) -> list[str]:
+    """A sentence for each branch that was named, or has layers that ``ratio`` means, and kept all their channels.
+
+    Args:
+        goal: What was asked for, its branches resolved.
+        found: The model as it was.
+        left: Layer -> channels that it kept; layers that cannot be pruned are not in it.
+    """
+    of_all = (goal.ratio or 0.0) if goal.macs is None and goal.latency is None else 0.0
+    said = []
+    for branch in found.parts.names():
+        own = [layer for layer in found.layers if layer.branch == branch]
+        share = (goal.branches or {}).get(branch, of_all if own else 0.0)
+        if share and all(left[layer.name] == layer.width for layer in own):
+            said.append(f"nothing of '{branch}' was removed: {_why(branch, found) if not own else _too_little(share)}.")
+    return said
+
+
+def _too_little(share: float) -> str:
+    return f"{share:g} of its layers' channels is less than half a group of those kept together; lower round_to"
+
+
+def _why(branch: str, found: Structure) -> str:
+    reasons = sorted({f"'{whole.name}': {whole.reason}" for whole in found.whole if whole.branch == branch})
+    return "; ".join(reasons) or "it has no layer whose channels can go"

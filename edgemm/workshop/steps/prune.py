@@ -18,8 +18,8 @@ from edgemm.errors import PruneError
 from edgemm.store.artifact import write_json
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import selected
-from edgemm.workshop.pruning import options
 from edgemm.workshop.pruning import record as records
+from edgemm.workshop.pruning import targets
 from edgemm.workshop.pruning.analysis import analyse
 from edgemm.workshop.pruning.attention import replaceable, split_attention
 from edgemm.workshop.pruning.costs import Costs
@@ -28,10 +28,9 @@ from edgemm.workshop.pruning.harm import Harm
 from edgemm.workshop.pruning.layers import Structure
 from edgemm.workshop.pruning.planning import Rounding
 from edgemm.workshop.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
-from edgemm.workshop.pruning.scores import score
-from edgemm.workshop.pruning.targets import Plan, Whole, check_layers, plan_removal
-from edgemm.workshop.pruning.untouched import untouched
-from edgemm.workshop.training.plan import Plan as Training
+from edgemm.workshop.pruning.scores import check_data, score
+from edgemm.workshop.pruning.targets import Goal, Whole, check_layers, plan_removal, untouched
+from edgemm.workshop.training.options import TrainOptions
 
 STAGE = "torch"
 PRUNES = True
@@ -91,17 +90,13 @@ def prune(
         PruneError: Contradicting options, an unreachable target, an empty layer, missing data, nothing to prune, or a failed proof.
         ExportError: torch.export refuses the model; names the line. Nothing was pruned then.
     """
-    plan = Plan(ratio, macs_ratio, latency_ratio, branches, spread)
-    check(
-        ctx, ratio=ratio, branches=branches, macs_ratio=macs_ratio, latency_ratio=latency_ratio, spread=spread, criterion=criterion,
-        round_to=round_to, floor=floor, samples=samples, rounds=rounds, recovery_epochs=recovery_epochs,
-        recovery_learning_rate=recovery_learning_rate,
-    )  # fmt: skip
+    given = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
+    check(ctx, **given)
     work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
         found = work.analyse()
-        asked = replace(plan, branches=_by_branch(branches or {}, found, model))
+        asked = replace(_goal(given), branches=_by_branch(branches or {}, found, model))
         if not number:
             check_layers(asked, found, Rounding(round_to))
         scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
@@ -123,7 +118,43 @@ def prune(
 
 def check(ctx: Context, **given: Any) -> None:
     """What can be known before any work. Raises PruneError, TrainError."""
-    options.check(ctx, **given)
+    goal = _goal(given)
+    targets.check(goal)
+    check_data(given["criterion"], ctx.dataset)
+    floor = given["floor"]
+    wanted = {
+        "round_to": (given["round_to"] >= 1, "at least 1"),
+        "floor": (floor is None or 0 <= floor <= 1, "a number from 0 to 1"),
+        "samples": (given["samples"] >= 1, "at least 1; 512 is usual"),
+        "rounds": (given["rounds"] >= 1, "at least 1"),
+        "recovery_epochs": (given["recovery_epochs"] >= 0, "a whole number of at least 0"),
+    }
+    for name, (is_right, words) in wanted.items():
+        if not is_right:
+            raise PruneError(f"{name} is {given[name]}.", fix=f"write {words}.")
+    if floor is not None and goal.macs is None and goal.latency is None:
+        raise PruneError(
+            "floor stands beside shares of channels, and says nothing there.",
+            why="it bounds what macs_ratio and latency_ratio take from a layer; ratio and branches alone say themselves what is left.",
+            fix="leave floor out.",
+        )
+    if given["recovery_epochs"]:
+        _check_recovery(ctx, given["recovery_epochs"], given["recovery_learning_rate"])
+
+
+def _check_recovery(ctx: Context, epochs: int, learning_rate: float) -> None:
+    if ctx.dataset is None or not ctx.dataset.count("train"):
+        raise PruneError(
+            "recovery_epochs needs training data.",
+            why="no dataset was given, or it has no train split.",
+            fix="give data with -d, or set it to 0.",
+        )
+    TrainOptions(epochs=epochs, learning_rate=learning_rate).check("recovery_")
+
+
+def _goal(given: Mapping[str, Any]) -> Goal:
+    """Those of the step's options that say how much goes."""
+    return Goal(given["ratio"], given["macs_ratio"], given["latency_ratio"], given["branches"], given["spread"])
 
 
 def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
@@ -242,19 +273,18 @@ class _Work:
 
     def recover(self, epochs: int, learning_rate: float) -> None:
         """Train with the tasks' own losses."""
-        from edgemm.workshop.training import diverged  # accelerate takes a second to import
-        from edgemm.workshop.training.loop import Diverged, train_model
+        from edgemm.workshop.training.loop import Diverged, train_model  # accelerate takes a second to import
 
         assert self.ctx.dataset is not None  # checked at the start
-        plan = Training(epochs=epochs, learning_rate=learning_rate, seed=self.ctx.seed)
+        options = TrainOptions(epochs=epochs, learning_rate=learning_rate, seed=self.ctx.seed)
         try:
-            train_model(self.model, self.ctx.dataset, plan=plan, judge_start=True, progress=self.ctx.progress, note=self.ctx.note)
+            train_model(self.model, self.ctx.dataset, options=options, judge_start=True, progress=self.ctx.progress, note=self.ctx.note)
         except Diverged as err:
             if err.kept is not None:
                 err.kept = self._recorded(err.kept.module, self.rounds)
-            raise diverged.reported(err, "prune", option="recovery_learning_rate") from err
+            raise err.of("prune", option="recovery_learning_rate") from err
 
-    def finish(self, asked: Plan) -> FusedModel:
+    def finish(self, asked: Goal) -> FusedModel:
         """Write the record, tell what was done, and return the model with a card that names the record."""
         self._tell(asked)
         return self._recorded(self.model.module, self.rounds)
@@ -269,7 +299,7 @@ class _Work:
         card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
         return FusedModel(card, module).eval()
 
-    def _tell(self, asked: Plan) -> None:
+    def _tell(self, asked: Goal) -> None:
         assert self.first is not None  # at least one round ran
         assert self.last is not None
         (before, costs), (found, after, removed) = self.first, self.last

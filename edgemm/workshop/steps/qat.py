@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from edgemm.workshop.training.answers import evaluate, tensors
 from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.loop import Diverged, Trained, train_model
 from edgemm.workshop.training.loss import supervised_outputs
-from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.options import QAT, TrainOptions
 from edgemm.workshop.training.task_losses import LossHook
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 
@@ -38,11 +39,13 @@ def qat(
     model: FusedModel,
     ctx: Context,
     *,
-    epochs: int = 3,
+    epochs: int | None = None,
+    steps: int | None = None,
     learning_rate: float = 1e-4,
     batch_size: int = 64,
     distill: bool = True,
     temperature: float = 2.0,
+    patience: int | None = None,
     precision: dict[Branch, str] | None = None,
     freeze_after: int | None = None,
     calibration_samples: int = 300,
@@ -53,10 +56,13 @@ def qat(
     than calibrating alone.
 
     Args:
-        epochs: Passes over the train split.
+        epochs: Passes over the train split; None = as ``steps`` says.
+        steps: Batches to learn from, instead of ``epochs``, rounded up to whole passes; neither = 600, in at least 3 passes and at most
+            200.
         learning_rate: A tenth of what trained the model is usual.
         distill: Learn the answers of the float teacher (the model before any compression) beside the labels.
         temperature: Softens both models' answers in distilling.
+        patience: Stop after so many epochs without a better one on val; None = a quarter of all, at least 10; 0 = never.
         precision: Branch selector -> fp32, bf16 or fp16 for branches to leave in float; branches not named are int8.
         freeze_after: Epochs after which ranges and batch norms' statistics stand still; the default is two thirds.
         calibration_samples: How many samples the first ranges are taken from.
@@ -67,20 +73,22 @@ def qat(
         ExportError: torch.export refuses the model; names module and line.
         Diverged: The loss turned NaN before there were good weights; names step and learning rate.
     """
-    plan = Plan(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=ctx.seed)
-    _check(ctx, plan, precision or {}, freeze_after, calibration_samples, temperature)
+    given = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
+    check(ctx, **given)
+    options = _options(given, ctx.seed)
     parts = find_parts(model)
     floats = _floats(parts, precision or {}, ctx)
     student = pt2e.prepare(model, parts.of_parameter, floats)
     trainee = pt2e.trainee_of(student)
     if not trainee.layers:
         raise _nothing(floats)
-    trainee.freeze_after = epochs - epochs // STILL_SHARE if freeze_after is None else freeze_after
     assert ctx.dataset is not None  # _require_data looked
     splits = open_splits(ctx.dataset, progress=ctx.progress, note=ctx.note)
+    passes = options.passes(splits.train.steps(batch_size))
+    trainee.freeze_after = passes - passes // STILL_SHARE if freeze_after is None else freeze_after
     _calibrate(student, splits.train, calibration_samples, batch_size)
     before = {"float": _on_val(model, splits.val), "rounded": _on_val(student, splits.val)}
-    student, trained = _train(student, splits, plan, _loss(model, ctx, splits, temperature) if distill else None, ctx)
+    student, trained = _train(student, splits, options, _loss(model, ctx, splits, temperature) if distill else None, ctx)
     found = before | {"trained": _on_val(student, splits.val)}
     ctx.facts.update(_facts(ctx.card, pt2e.trainee_of(student).layers, floats, found, trained))
     return pt2e.convert(student, model, floats)
@@ -88,27 +96,25 @@ def qat(
 
 def check(ctx: Context, **given: Any) -> None:
     """What can be known before any work. Raises TrainError, QuantizeError."""
-    plan = Plan(epochs=given["epochs"], batch_size=given["batch_size"], learning_rate=given["learning_rate"])
-    _check(ctx, plan, given["precision"] or {}, given["freeze_after"], given["calibration_samples"], given["temperature"])
-
-
-def _check(
-    ctx: Context, plan: Plan, precision: Mapping[str, str], freeze_after: int | None, calibration_samples: int, temperature: float
-) -> None:
     _require_data(ctx)
-    plan.check()
+    _options(given, ctx.seed).check()
     known = (INT8, *ctx.numerics.floats)
-    for selector, wanted in precision.items():
+    for selector, wanted in (given["precision"] or {}).items():
         if wanted not in known:
             raise QuantizeError(
                 f"precision.{selector}: '{wanted}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(known)}."
             )
-    if freeze_after is not None and freeze_after < 1:
-        raise TrainError(f"freeze_after is {freeze_after}.", fix="write at least 1 epoch, or leave it out.")
-    if calibration_samples < 1:
-        raise TrainError(f"calibration_samples is {calibration_samples}.", fix="write at least 1; 300 is usual.")
-    if not 0 < temperature < math.inf:
-        raise TrainError(f"temperature is {temperature}.", fix="write a number above 0; 2 is usual.")
+    if given["freeze_after"] is not None and given["freeze_after"] < 1:
+        raise TrainError(f"freeze_after is {given['freeze_after']}.", fix="write at least 1 epoch, or leave it out.")
+    if given["calibration_samples"] < 1:
+        raise TrainError(f"calibration_samples is {given['calibration_samples']}.", fix="write at least 1; 300 is usual.")
+    if not 0 < given["temperature"] < math.inf:
+        raise TrainError(f"temperature is {given['temperature']}.", fix="write a number above 0; 2 is usual.")
+
+
+def _options(given: Mapping[str, Any], seed: int) -> TrainOptions:
+    """Those of the step's options that say how to train."""
+    return TrainOptions(**{field.name: given[field.name] for field in fields(TrainOptions) if field.name in given}, seed=seed, usual=QAT)
 
 
 def _require_data(ctx: Context) -> None:
@@ -158,13 +164,15 @@ def _loss(model: FusedModel, ctx: Context, splits: Splits, temperature: float) -
     return Distillation(ctx.card, teacher, temperature=temperature, deviations=splits.deviations)
 
 
-def _train(student: FusedModel, splits: Splits, plan: Plan, loss: LossHook | None, ctx: Context) -> tuple[FusedModel, Trained | None]:
+def _train(
+    student: FusedModel, splits: Splits, options: TrainOptions, loss: LossHook | None, ctx: Context
+) -> tuple[FusedModel, Trained | None]:
     """The student with its best weights, and what its training tells; None where that broke off."""
     try:
-        return student, train_model(student, splits, plan=plan, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
+        return student, train_model(student, splits, options=options, loss=loss, judge_start=True, progress=ctx.progress, note=ctx.note)
     except Diverged as err:
         if err.kept is None or not err.best_epoch:
-            raise Diverged(f"qat: {err.what}", why=err.why, fix=f"lower learning_rate (it is {plan.learning_rate:g}).") from err
+            raise Diverged(f"qat: {err.what}", why=err.why, fix=f"lower learning_rate (it is {options.learning_rate:g}).") from err
         ctx.note(f"qat stopped early: {err.what} The weights of epoch {err.best_epoch} are kept; a lower learning_rate may do better.")
         return err.kept, None
 
@@ -184,5 +192,5 @@ def _facts(
                 metric = next(iter(values[name]))
                 shown.setdefault("val", {}).setdefault(f"{name} {metric}", {})[when] = values[name][metric]
     if trained is not None:
-        shown |= {"best_epoch": trained.best_epoch, "epochs": trained.epochs, "curves": trained.curves}
+        shown |= trained.facts()
     return shown

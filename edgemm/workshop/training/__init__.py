@@ -1,1 +1,1 @@
-"""Training a model: the loop, its plan, losses, a teacher."""
+"""Training a model: the loop, its options, losses, a teacher."""

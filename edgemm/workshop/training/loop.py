@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +20,14 @@ from torch import nn
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
 from edgemm.data.in_memory import Split, Splits, open_splits
-from edgemm.errors import TrainError
-from edgemm.store.artifact import write_bytes
-from edgemm.workshop.models.checkpoint.loading import load_model
+from edgemm.errors import EdgemmError, TrainError
+from edgemm.store import cache
+from edgemm.workshop.models.checkpoint.loading import load_model, save_model
 from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.training import loop_state
 from edgemm.workshop.training.answers import Collected, answer, answers, evaluate, tensors
-from edgemm.workshop.training.plan import Plan, default_epochs, learning_rate
+from edgemm.workshop.training.loop_state import LoopState
+from edgemm.workshop.training.options import TrainOptions, learning_rate
 from edgemm.workshop.training.task_losses import LossHook, TaskLosses, Tensors
 
 CLIP_NORM = 1.0
@@ -42,6 +44,21 @@ class Diverged(TrainError):
     best_epoch = 0
     kept: FusedModel | None = None
 
+    def of(self, step: str, *, option: str = "learning_rate") -> Diverged:
+        """The error with the step's name in front, after the weights of its best epoch were written beside the cache.
+
+        Weights from before the first epoch are not written: they are those that the step was given.
+        """
+        why = self.why
+        if self.kept is not None and self.best_epoch:
+            folder = cache.root() / "last_good" / f"{step}-{self.kept.card.folder.name}"
+            with contextlib.suppress(EdgemmError):  # a model that cannot be saved is still in ``kept``
+                save_model(self.kept, folder)
+                why = f"the training diverged; the best weights so far (epoch {self.best_epoch}) are in {folder}."
+        error = Diverged(f"{step}: {self.what}", why=why, fix=f"lower {step}.{option}, or look for inputs of extreme size in the data.")
+        error.best_epoch, error.kept = self.best_epoch, self.kept
+        return error
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -52,6 +69,7 @@ class Trained:
         metrics: Output -> its metrics on val, with the best weights.
         best_epoch: Counted from 1; 0 where the weights it started from were better than all that followed (``judge_start``).
         epochs: How many were trained.
+        planned: How many there would have been without early stopping.
         is_main: False in all but the first process of a run of several; only the first writes files.
     """
 
@@ -59,25 +77,26 @@ class Trained:
     metrics: dict[str, dict[str, float | int | None]]
     best_epoch: int
     epochs: int
+    planned: int
     is_main: bool = True
 
+    @property
+    def ended(self) -> str:
+        """When it ended, and why, in words."""
+        if self.epochs >= self.planned:
+            return f"after all {self.planned} epochs"
+        return f"after epoch {self.epochs} of {self.planned}: {self.epochs - self.best_epoch} without a better one on val"
 
-@dataclass
-class _Run:
-    """What a state file holds: where the run is, and the best so far."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_score: tuple[float, float] = (-math.inf, -math.inf)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    def facts(self) -> dict[str, Any]:
+        """What a step tells of its training."""
+        return {"best_epoch": self.best_epoch, "epochs": self.epochs, "ended": self.ended, "curves": self.curves}
 
 
 def train_model(
     model: FusedModel,
     dataset: Dataset | Splits,
     *,
-    plan: Plan | None = None,
+    options: TrainOptions | None = None,
     loss: LossHook | None = None,
     from_scratch: bool = False,
     judge_start: bool = False,
@@ -103,17 +122,17 @@ def train_model(
         TrainError: An option out of range, no rows, no memory, or the model's code failed.
         DataError: A row cannot be read.
     """
-    plan = plan or Plan()
-    plan.check()
+    options = options or TrainOptions()
+    options.check()
     splits = dataset if isinstance(dataset, Splits) else open_splits(dataset, progress=progress, note=note)
     if not splits.val.rows:
         note("there is no val split: the last epoch's weights are kept, and the curves lack val.")
-    accelerator = _accelerator(plan)
-    torch.manual_seed(plan.seed)
+    accelerator = _accelerator(options)
+    torch.manual_seed(options.seed)
     if from_scratch:
         _start_at_mean(model, splits)
-    losses = loss or TaskLosses(model.card, weights=plan.loss_weights, deviations=splits.deviations)
-    loop = _Loop(model, plan, splits.train, splits.val, losses, accelerator, progress)
+    losses = loss or TaskLosses(model.card, weights=options.loss_weights, deviations=splits.deviations)
+    loop = _Loop(model, options, splits.train, splits.val, losses, accelerator, progress)
     loop.resume(state, key, note)
     try:
         if judge_start and not loop.state.epoch:
@@ -142,38 +161,38 @@ class _Loop:
     """One run of the loop."""
 
     def __init__(
-        self, model: FusedModel, plan: Plan, train: Split, val: Split, losses: LossHook, accelerator: Accelerator, progress: Progress
+        self,
+        model: FusedModel,
+        options: TrainOptions,
+        train: Split,
+        val: Split,
+        losses: LossHook,
+        accelerator: Accelerator,
+        progress: Progress,
     ) -> None:
-        self.model, self.plan, self.train, self.val = model, plan, train, val
+        self.model, self.options, self.train, self.val = model, options, train, val
         self.losses, self.accelerator, self.progress = losses, accelerator, progress
         if isinstance(losses, nn.Module):
             losses.to(accelerator.device)
-        self.epochs = plan.epochs or default_epochs(train.rows, plan.batch_size)
-        self.steps = train.steps(plan.batch_size)
+        self.steps = train.steps(options.batch_size)
+        self.epochs = options.passes(self.steps)
+        self.patience = options.patience_of(self.epochs)
         self.parameters = [*model.parameters(), *_own(losses).parameters()]
-        optimizer = torch.optim.AdamW(_groups(model, _own(losses), plan.weight_decay), lr=plan.learning_rate)
+        optimizer = torch.optim.AdamW(_groups(model, _own(losses), options.weight_decay), lr=options.learning_rate)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.state = _Run()
+        self.state = LoopState()
 
     def resume(self, path: Path | None, key: str, note: Note) -> None:
         """Go on from a state file, if it is this run's."""
-        if path is None or not path.is_file():
+        found = loop_state.read(path, key, note)
+        if found is None:
             return
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:
-            note(f"{path} is damaged; the training starts anew.")
-            return
-        if saved["key"] != key:
-            note(f"{path} belongs to a run with other options, data or code; the training starts anew.")
-            return
-        self.model.module.load_state_dict(saved["module"])
-        _own(self.losses).load_state_dict(saved["loss"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.accelerator.scaler is not None and saved["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
-        run = saved["run"]
-        self.state = _Run(run["epoch"], run["best_epoch"], tuple(run["best_score"]), saved["best"], run["curves"])
+        self.state, parts = found
+        self.model.module.load_state_dict(parts["module"])
+        _own(self.losses).load_state_dict(parts["loss"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        if self.accelerator.scaler is not None and parts["scaler"]:
+            self.accelerator.scaler.load_state_dict(parts["scaler"])
         note(f"resumed after epoch {self.state.epoch} of {self.epochs}.")
 
     def run(self, path: Path | None, key: str) -> None:
@@ -181,18 +200,18 @@ class _Loop:
         while self.state.epoch < self.epochs and not self._gave_up():
             means = self._epoch(self.state.epoch)
             self.state.epoch += 1
-            for name, mean in means.items():
-                self._curve(name, mean)
+            self.state.draw(means)
             self.judge()
             if path is not None and self.accelerator.is_main_process:
-                write_bytes(path, self._bytes(key))
+                loop_state.write(path, key, self.state, self._state_dicts())
             self.accelerator.wait_for_everyone()
 
     def finish(self) -> Trained:
         """Put the best weights back and score them."""
         model = self.restore_best()
         found = evaluate(model, self.val).measured() if self.val.rows else {}
-        return Trained(self.state.curves, found, self.state.best_epoch, self.state.epoch, self.accelerator.is_main_process)
+        state = self.state
+        return Trained(state.curves, found, state.best_epoch, state.epoch, self.epochs, is_main=self.accelerator.is_main_process)
 
     def restore_best(self) -> FusedModel:
         """The model as it was given, on the CPU, in eval mode, with the best weights so far."""
@@ -203,18 +222,17 @@ class _Loop:
         return model.to("cpu").eval()
 
     def _gave_up(self) -> bool:
-        patience = self.plan.patience
-        return patience is not None and self.val.rows > 0 and self.state.epoch - self.state.best_epoch >= patience
+        return self.patience is not None and self.val.rows > 0 and self.state.epoch - self.state.best_epoch >= self.patience
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """One pass; returns what the curves show of it: the mean loss, its parts where it has several, and the learning rate."""
-        torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index)
+        torch.manual_seed((self.options.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index)
         self.wrapped.train()
         _own(self.losses).train()
         total, seen, parts = 0.0, 0, _Parts()
         for number, batch in enumerate(self._shares(epoch)):
             step = epoch * self.steps + number
-            rate = learning_rate(self.plan, step, self.epochs * self.steps)
+            rate = learning_rate(self.options, step, self.epochs * self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss = self._step(batch, epoch, number, rate, parts)
@@ -226,7 +244,7 @@ class _Loop:
     def _shares(self, epoch: int) -> Iterator[Tensors]:
         """This process's share of every batch; a last batch of one row is left out (batch norm has no variance of one)."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        for batch in self.train.batches(self.plan.batch_size, shuffle=self.plan.seed * 100_003 + epoch):
+        for batch in self.train.batches(self.options.batch_size, shuffle=self.options.seed * 100_003 + epoch):
             rows = len(batch.rows) // world * world
             if rows // world > 1:
                 yield tensors(batch, self.accelerator.device, slice(rank, rows, world))
@@ -263,8 +281,7 @@ class _Loop:
         """Measure on val and keep the weights if they are the best yet."""
         found = [self._val()] if self.accelerator.is_main_process else [None]
         loss, goodness, shown = broadcast_object_list(found)[0]
-        for name, value in shown.items():
-            self._curve(name, value)
+        self.state.draw(shown)
         if not self.val.rows or (goodness, -loss) > self.state.best_score:
             self.state.best_epoch, self.state.best_score = self.state.epoch, (goodness, -loss)
             self.state.best = {name: value.detach().cpu().clone() for name, value in self.model.module.state_dict().items()}
@@ -291,31 +308,15 @@ class _Loop:
             shown[f"{name} {score.name}/val"] = score.value
         return loss, float(np.mean(goods)) if goods else -loss, shown
 
-    def _curve(self, name: str, value: float) -> None:
-        self.state.curves.setdefault(name, []).append([float(self.state.epoch), value])
-
-    def _bytes(self, key: str) -> bytes:
-        run = {
-            "epoch": self.state.epoch,
-            "best_epoch": self.state.best_epoch,
-            "best_score": list(self.state.best_score),
-            "curves": self.state.curves,
-        }
+    def _state_dicts(self) -> dict[str, Any]:
+        """What a state file holds beside ``state``."""
         scaler = self.accelerator.scaler
-        file = io.BytesIO()
-        torch.save(
-            {
-                "key": key,
-                "run": run,
-                "module": self.model.module.state_dict(),
-                "best": self.state.best,
-                "loss": _own(self.losses).state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else {},
-            },
-            file,
-        )
-        return file.getvalue()
+        return {
+            "module": self.model.module.state_dict(),
+            "loss": _own(self.losses).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
 
 
 class _Parts:
@@ -354,19 +355,19 @@ def _groups(model: FusedModel, own: nn.Module, weight_decay: float) -> list[dict
     ]
 
 
-def _accelerator(plan: Plan) -> Accelerator:
+def _accelerator(options: TrainOptions) -> Accelerator:
     """accelerate keeps one state per process: it is made anew where an earlier training in this process chose otherwise."""
-    cpu = plan.device == "cpu" or (plan.device == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
-    if plan.device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainError(f"device '{plan.device}' is not here.", why="torch sees no CUDA device.", fix="use --device auto or cpu.")
+    cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainError(f"device '{options.device}' is not here.", why="torch sees no CUDA device.", fix="use --device auto or cpu.")
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         return Accelerator(
-            cpu=cpu, mixed_precision=plan.mixed_precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+            cpu=cpu, mixed_precision=options.mixed_precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
         )
     except (ValueError, NotImplementedError) as err:
         raise TrainError(
-            f"mixed precision '{plan.mixed_precision}' does not work on this device.", why=f"{err}", fix="use --mixed-precision no."
+            f"mixed precision '{options.mixed_precision}' does not work on this device.", why=f"{err}", fix="use --mixed-precision no."
         ) from err
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 
+import pytest
+
 from edgemm.box.devices import environment as box
 from edgemm.box.devices.environment import environment
 from edgemm.store import machine
@@ -67,3 +69,28 @@ def test_governor_and_power_mode_are_read_where_the_kernel_tells(tmp_path, monke
 def test_a_board_that_does_not_tell_its_power_mode_is_described_all_the_same(monkeypatch):
     monkeypatch.setattr(box, "jetson_facts", lambda: {"module": "Orin Nano"})
     assert environment()["power_mode"] is None
+
+
+def test_the_processor_is_named_with_its_instructions_and_no_limit_where_none_is_set(monkeypatch):
+    for name in box.ONEDNN_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    facts = environment()
+    assert facts["device"] == box.device_name()
+    assert facts["instructions"] == sorted(box.instructions())
+    assert facts["instruction_limit"] is None
+    assert box.onednn_instructions() == box.instructions()
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_on_the_instructions_is_told_and_holds(monkeypatch, name):
+    for other in box.ONEDNN_LIMITS:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setattr(box, "instructions", lambda: frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}))
+    for limit, left in (
+        ("avx2", {"avx2"}),
+        ("AVX512_CORE_VNNI", {"avx2", "avx512f", "avx512_vnni"}),
+        ("ALL", {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}),
+    ):
+        monkeypatch.setenv(name, limit)
+        assert environment()["instruction_limit"] == f"{name}={limit}"
+        assert box.onednn_instructions() == left

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from edgemm.box.devices import peaks as module
-from edgemm.box.devices.environment import instructions
+from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.peaks import Peaks, peaks
 
 pytest.importorskip("openvino")
@@ -19,7 +19,7 @@ def test_they_are_measured_with_the_runtime_at_hand():
     assert found.gops["f32"] > 1
     assert found.bandwidth_gbs > 0.1
     assert found.layer_us is not None
-    if "amx_int8" in instructions():
+    if "amx_int8" in onednn_instructions():
         assert found.gops["int8"] > found.gops["f32"]
 
 

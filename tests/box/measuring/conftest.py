@@ -38,7 +38,7 @@ def feed() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two INT8 convolutions with zero points that are not 0, as ONNX Runtime's quantizer writes them: in bf16, OpenVINO refuses it."""
+    """Two INT8 convolutions with zero points other than 0, as ONNX Runtime's quantizer writes them: OpenVINO refuses it in bf16 on AMX."""
     rng = np.random.default_rng(0)
     weights = {"s": np.float32(0.05), "z": np.int8(3), "ws": np.float32(0.01), "w0": np.int8(0)}
     weights |= {name: rng.integers(-127, 127, (16, 16, 3, 3), dtype=np.int8) for name in ("a8", "b8")}

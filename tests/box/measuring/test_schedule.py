@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import instructions
+from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.power import open_meter
 from edgemm.box.measuring.measurements import measurements, size_bytes
 from edgemm.box.measuring.predict import Predictor
@@ -127,7 +127,7 @@ def test_candidates_need_different_names(layer, feed):
         time_candidates([reference("one", layer), reference("one", layer)], feed)
 
 
-@pytest.mark.skipif("amx_bf16" not in instructions(), reason="only processors with AMX run float models in bf16 by default")
+@pytest.mark.skipif("amx_bf16" not in onednn_instructions(), reason="only processors with AMX run float models in bf16 by default")
 def test_a_row_labelled_f32_that_ran_bf16_is_impossible(layer, feed):
     pytest.importorskip("openvino")
     rows = [

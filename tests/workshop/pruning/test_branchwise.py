@@ -11,7 +11,7 @@ from edgemm.workshop.pruning.costs import Costs
 from edgemm.workshop.pruning.harm import Harm
 from edgemm.workshop.pruning.planning import Ranking, Rounding
 from edgemm.workshop.pruning.scores import magnitude
-from edgemm.workshop.pruning.targets import Plan, plan_removal
+from edgemm.workshop.pruning.targets import Goal, plan_removal
 
 
 def units(start: int, count: int) -> Ranking:
@@ -75,7 +75,7 @@ def test_the_target_is_met_and_the_branch_that_matters_less_loses_more(model, fo
     def harm(removed):
         return sum(1.0 if branch_of[root] == "image" else 1e-3 for root in removed)
 
-    removed = plan_removal(Plan(macs=0.1, spread="branches"), found, scores, Rounding(), harm=harm)
+    removed = plan_removal(Goal(macs=0.1, spread="branches"), found, scores, Rounding(), harm=harm)
     assert costs.total_macs(removed) <= 0.9 * costs.total_macs()
     left = costs.macs(removed)
     before = costs.macs()

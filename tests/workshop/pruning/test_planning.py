@@ -17,7 +17,7 @@ from edgemm.workshop.pruning.cutting import cut
 from edgemm.workshop.pruning.layers import Layer
 from edgemm.workshop.pruning.planning import Rounding, by_ratio, rank, until
 from edgemm.workshop.pruning.scores import magnitude
-from edgemm.workshop.pruning.targets import Plan, Whole, check, plan_removal
+from edgemm.workshop.pruning.targets import Goal, Whole, check, plan_removal
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_every_branch_gives_and_none_is_wiped_out(found, scores):
         if root in one.roots
     }
     costs = Costs(found)
-    removed = plan_removal(Plan(macs=0.5, spread="ranked"), found, quiet, Rounding())
+    removed = plan_removal(Goal(macs=0.5, spread="ranked"), found, quiet, Rounding())
     before, after = costs.macs(), costs.macs(removed)
     for branch in ("image", "audio"):
         assert 0.15 < after[branch] / before[branch] < 0.95, branch
@@ -125,8 +125,8 @@ def test_the_shortest_prefix_that_meets_the_target(found, scores):
 
 
 def test_a_share_is_spread_over_rounds():
-    plan = Plan(ratio=0.75, branches={"image": 0.36})
-    first, last = plan.after(1, 2), plan.after(2, 2)
+    goal = Goal(ratio=0.75, branches={"image": 0.36})
+    first, last = goal.after(1, 2), goal.after(2, 2)
     assert first.ratio == pytest.approx(0.5)
     assert first.branches["image"] == pytest.approx(0.2)
     assert last.ratio == pytest.approx(0.75)
@@ -137,32 +137,32 @@ def test_a_share_of_the_channels_is_of_those_that_were_there_before_the_first_ro
     """Rounded anew each time, 32 channels stood at 24 for ever: 0.84 of 24 is nearer to 24 than to 16."""
     width = 32
     for number in range(1, 5):
-        part = Plan(ratio=0.5).after(number, 4)
+        part = Goal(ratio=0.5).after(number, 4)
         found = SimpleNamespace(layers=[layer(width)])
         width -= len(by_ratio(found, {}, Rounding(8), lambda _, part=part: part.ratio, {"layer": 32}))
     assert width == 16
 
 
 def test_a_round_takes_only_what_the_ones_before_left_to_take(found, scores):
-    already = plan_removal(Plan(macs=0.5), found, scores, Rounding(4))
+    already = plan_removal(Goal(macs=0.5), found, scores, Rounding(4))
     now, whole = Costs(found).macs(already), Costs(found).macs()
     half = Whole({}, {name: macs * 2 for name, macs in whole.items()})  # as if a round had taken half of everything
     assert sum(now.values()) <= 0.5 * sum(whole.values())
-    assert plan_removal(Plan(macs=0.5), found, scores, Rounding(4), whole=half) == []
-    assert plan_removal(Plan(macs=0.1, branches={"image": 0.5}), found, scores, Rounding(4), whole=half) == []
-    assert plan_removal(Plan(latency=0.5), found, scores, Rounding(4), timed=lambda _: 1.0, whole=Whole({}, whole, 2.0)) == []
+    assert plan_removal(Goal(macs=0.5), found, scores, Rounding(4), whole=half) == []
+    assert plan_removal(Goal(macs=0.1, branches={"image": 0.5}), found, scores, Rounding(4), whole=half) == []
+    assert plan_removal(Goal(latency=0.5), found, scores, Rounding(4), timed=lambda _: 1.0, whole=Whole({}, whole, 2.0)) == []
 
 
 def test_two_targets_are_one_too_many():
     with pytest.raises(PruneError, match="macs_ratio and latency_ratio are given"):
-        check(Plan(macs=0.5, latency=0.5))
+        check(Goal(macs=0.5, latency=0.5))
 
 
 def test_a_floor_nobody_named_is_as_high_as_the_target_allows(found, scores):
     assert [one.floor for one in Rounding().floors(0.75)] == pytest.approx([0.35, 0.25, 0.175, 0.1, 0.05])
     assert Rounding(floor=0.3).floors(0.75) == [Rounding(floor=0.3)]
     for asked in (0.3, 0.5, 0.8):
-        removed = set(plan_removal(Plan(macs=asked, spread="ranked"), found, scores, Rounding()))
+        removed = set(plan_removal(Goal(macs=asked, spread="ranked"), found, scores, Rounding()))
         assert Costs(found).total_macs(removed) <= (1 - asked) * Costs(found).total_macs()
         left = min(1 - len(removed & set(one.roots)) / one.width for one in found.layers)
         assert left >= {0.3: 0.5, 0.5: 0.4, 0.8: 0.1}[asked]
@@ -170,7 +170,7 @@ def test_a_floor_nobody_named_is_as_high_as_the_target_allows(found, scores):
 
 def test_an_even_spread_meets_the_target_and_takes_the_same_share_of_every_layer(found, scores):
     before = Costs(found).total_macs()
-    removed = set(plan_removal(Plan(macs=0.5), found, scores, Rounding(4)))
+    removed = set(plan_removal(Goal(macs=0.5), found, scores, Rounding(4)))
     assert Costs(found).total_macs(list(removed)) <= before / 2
     for one in found.layers:
         gone = len(removed & set(one.roots)) / one.width

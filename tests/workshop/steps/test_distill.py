@@ -22,7 +22,7 @@ from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.steps.distill import distill
 from edgemm.workshop.training.answers import evaluate
 from edgemm.workshop.training.loop import Diverged, seeded_model, train_model
-from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.options import TrainOptions
 
 
 def plain(width: int = 16, **changes) -> dict:
@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(data: Path) -> FusedModel:
     model = seeded_model(CARD, seed=0)
-    train_model(model, datasets.open_dataset(data, CARD), plan=Plan(epochs=25, learning_rate=0.01), from_scratch=True)
+    train_model(model, datasets.open_dataset(data, CARD), options=TrainOptions(epochs=25, learning_rate=0.01), from_scratch=True)
     return model
 
 

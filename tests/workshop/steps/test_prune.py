@@ -84,9 +84,9 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def model(data) -> FusedModel:
     made = seeded_model(cards.parse(CARD), seed=0)
-    from edgemm.workshop.training.plan import Plan
+    from edgemm.workshop.training.options import TrainOptions
 
-    train_model(made, datasets.open_dataset(data, made.card), plan=Plan(epochs=4, learning_rate=0.005), from_scratch=True)
+    train_model(made, datasets.open_dataset(data, made.card), options=TrainOptions(epochs=4, learning_rate=0.005), from_scratch=True)
     return made
 
 

@@ -16,7 +16,7 @@ from edgemm.errors import CardError, TrainError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.training.answers import evaluate
 from edgemm.workshop.training.loop import Diverged, train_model
-from edgemm.workshop.training.plan import Plan
+from edgemm.workshop.training.options import TrainOptions
 from edgemm.workshop.training.task_losses import TaskLosses, Tensors
 
 PLAIN = {
@@ -66,8 +66,8 @@ def weights(model: FusedModel) -> torch.Tensor:
 
 def run(data: Path, model: FusedModel | None = None, *, epochs=4, rate=0.02, seed=0, patience=None, **options):
     model = model or model_of()
-    plan = Plan(epochs=epochs, learning_rate=rate, seed=seed, patience=patience)
-    return model, train_model(model, open_dataset(data, model.card), plan=plan, **options)
+    how = TrainOptions(epochs=epochs, learning_rate=rate, seed=seed, patience=patience)
+    return model, train_model(model, open_dataset(data, model.card), options=how, **options)
 
 
 def test_it_learns_what_needs_both_inputs(data):
@@ -132,7 +132,40 @@ def test_a_damaged_state_is_not_used(data, tmp_path):
 
 def test_early_stopping_ends_after_so_many_epochs_without_a_better_one(data):
     _, done = run(data, epochs=60, patience=3)
-    assert done.epochs == done.best_epoch + 3 < 60
+    assert done.epochs == done.best_epoch + 3 < done.planned == 60
+    assert done.ended == f"after epoch {done.epochs} of 60: 3 without a better one on val"
+
+
+def test_a_training_stops_early_by_itself_and_not_where_that_is_forbidden(data):
+    """Labels drawn at random: val has a best epoch early, and nothing to learn after it."""
+    for split, rows in (("train", 130), ("val", 60)):
+        np.savez(data / f"{split}.npz", **arrays(rows, 5) | {"kind": np.random.default_rng(rows).integers(0, 3, rows)})
+    _, done = run(data, epochs=60)
+    assert done.epochs == done.best_epoch + 15 < 60
+    _, whole = run(data, epochs=60, patience=0)
+    assert whole.epochs == 60
+    assert whole.ended == "after all 60 epochs"
+    assert whole.curves["loss/train"][: done.epochs] == done.curves["loss/train"], "the learning rate falls over all planned epochs"
+
+
+def test_a_run_that_was_killed_stops_at_the_same_epoch(data, tmp_path):
+    whole, expected = run(data, epochs=60, patience=3)
+
+    def kill(text, fraction):
+        if text.startswith(f"epoch {expected.epochs}/"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(data, epochs=60, patience=3, state=tmp_path / "state.pt", key="k", progress=kill)
+    resumed, found = run(data, epochs=60, patience=3, state=tmp_path / "state.pt", key="k")
+    assert found == expected
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_steps_say_how_many_epochs_there_are(data):
+    model = model_of()
+    done = train_model(model, open_dataset(data, model.card), options=TrainOptions(steps=10))
+    assert done.epochs == 4, "130 rows are three batches"
 
 
 def test_without_val_the_last_epochs_weights_are_kept(data, monkeypatch):
@@ -217,8 +250,8 @@ class Towers(Net):
 def test_every_task_is_trained_and_measured_at_once(all_tasks):
     torch.manual_seed(0)
     model = FusedModel(cards.parse(ALL), Towers(kind=3, tags=2, level=1))
-    plan = Plan(epochs=30, learning_rate=0.05)
-    done = train_model(model, open_dataset(all_tasks, model.card), plan=plan, from_scratch=True)
+    options = TrainOptions(epochs=30, learning_rate=0.05)
+    done = train_model(model, open_dataset(all_tasks, model.card), options=options, from_scratch=True)
     assert set(done.metrics["kind"]) == {"accuracy", "low", "high", "n", "precision", "recall", "f1", "auroc"}
     assert set(done.metrics["level"]) == {"mae", "low", "high", "n", "pearson"}
     assert set(done.metrics["here"]) == {"recall_at_1", "low", "high", "n", "recall_at_5", "recall_at_10"}
@@ -253,7 +286,7 @@ def test_answers_per_step_are_trained(tmp_path):
 
     torch.manual_seed(0)
     model = FusedModel(cards.parse(plain), Steps())
-    done = train_model(model, open_dataset(tmp_path, model.card), plan=Plan(epochs=40, learning_rate=0.1))
+    done = train_model(model, open_dataset(tmp_path, model.card), options=TrainOptions(epochs=40, learning_rate=0.1))
     assert done.metrics["busy"]["accuracy"] > 0.95
     assert done.metrics["level"]["mae"] < 0.3
 
@@ -276,7 +309,7 @@ def test_loss_weights_scale_a_heads_part():
 
 def test_a_loss_weight_for_no_output_is_an_error(data):
     with pytest.raises(CardError, match=r"a loss weight names 'kinds', no output(.|\n)*did you mean 'kind'"):
-        train_model(model_of(), open_dataset(data, model_of().card), plan=Plan(epochs=1, loss_weights={"kinds": 2.0}))
+        train_model(model_of(), open_dataset(data, model_of().card), options=TrainOptions(epochs=1, loss_weights={"kinds": 2.0}))
 
 
 def test_a_card_with_nothing_to_train_is_an_error(data):
@@ -313,12 +346,12 @@ def test_a_device_that_is_not_here_is_an_error(data):
     if torch.cuda.is_available():
         pytest.skip("CUDA is here")
     with pytest.raises(TrainError, match="device 'cuda' is not here"):
-        train_model(model_of(), open_dataset(data, model_of().card), plan=Plan(epochs=1, device="cuda"))
+        train_model(model_of(), open_dataset(data, model_of().card), options=TrainOptions(epochs=1, device="cuda"))
 
 
 def test_bf16_trains_too_and_leaves_a_float32_model(data):
     model = model_of()
-    done = train_model(model, open_dataset(data, model.card), plan=Plan(epochs=40, learning_rate=0.05, mixed_precision="bf16"))
+    done = train_model(model, open_dataset(data, model.card), options=TrainOptions(epochs=40, learning_rate=0.05, mixed_precision="bf16"))
     assert done.metrics["kind"]["accuracy"] > 0.7
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     with torch.no_grad():

@@ -35,6 +35,9 @@ COMPUTE = (
 )  # fmt: skip
 """Layer types that multiply weights: they name the precision of the whole."""
 
+NAMELESS = ("No suitable implementations", "could not create a primitive")
+"""Words of OpenVINO's refusals that name no node."""
+
 CONSTANT_SIDE = ("Const", "Constant", "Input", "Output", "Parameter", "Result")
 
 
@@ -140,7 +143,8 @@ class OpenVINOSession(Session):
                 model.reshape(wanted)
             compiled = self._core.compile_model(model, self._device, settings)
         except Exception as err:
-            culprit = find_culprit(self._core, model, self._device, settings) if "No suitable implementations" in str(err) else None
+            nameless = any(words in str(err) for words in NAMELESS)
+            culprit = find_culprit(self._core, model, self._device, settings) if nameless else None
             raise explain(err, "openvino", self._path, "compile", culprit=culprit) from err
         return _bind(compiled, self.inputs, self.outputs, shapes)
 
