@@ -246,7 +246,6 @@ def _measurements(job: Job, form: _Answered) -> list[Measurement]:
         replace(m, modalities=subset, **about)  # type: ignore[arg-type]  # all of them are words
         for subset, answers in form.subsets.items()
         for m in Accuracy().summarise([Answers(job.card.outputs, answers, form.truth)])
-        if m.name != "sqnr_db"
     ]
 
 
