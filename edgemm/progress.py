@@ -150,7 +150,8 @@ class Live(Progress):
         name = TextColumn("{task.description}", table_column=Column(min_width=24))  # finished lines are laid out one by one
         bar, seconds = BarColumn(24), TextColumn("{task.elapsed:6.1f} s")
         text = TextColumn("[dim]{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis"))  # a line stays one line
-        self._bars = Bars(name, bar, seconds, text, console=Console(file=stream))
+        is_shared = sys.stdout is not None and sys.stdout.isatty()  # what is printed then goes above the lines; a file gets it as it is
+        self._bars = Bars(name, bar, seconds, text, console=Console(file=stream), redirect_stdout=is_shared)
         self._tasks: list[Any] = []
 
     def update(self, text: str, fraction: float | None = None) -> None:

@@ -187,6 +187,15 @@ with on_stderr() as builtins.progress, quiet_imports():
     assert [line.split("━")[0].strip() for line in on_a_terminal(code)] == ["export"]
 
 
+def test_what_is_printed_meanwhile_goes_to_stdout_where_that_is_no_terminal():
+    parent, child = pty.openpty()
+    code = "from edgemm.progress import on_stderr\nwith on_stderr() as progress, progress.stage('train'):\n    print('mine')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=child, text=True, check=True)
+    os.close(child)
+    os.close(parent)
+    assert done.stdout == "mine\n"
+
+
 def test_bars_of_nested_stages_are_indented():
     stream = io.StringIO()
     with Live(stream) as progress, progress.stage("outer"), progress.stage("inner"):

@@ -18,15 +18,17 @@ from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TextIO, cast
 
 DEBUG = "EDGEMM_DEBUG"
 NAMES = (
     "torch", "torchao", "torchmetrics", "accelerate", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "nncf", "openvino",
     "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
-WARNING = (*NAMES, "edgemm", "importlib", "copyreg")
+WARNING = (*NAMES, "edgemm", "contextlib", "copyreg", "importlib")  # of the standard library those that a library is called through
 """Packages whose warnings tell a user nothing that he could act on."""
-INSTALLED = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib", "stdlib"))
+INSTALLED = tuple({os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")})
+STANDARD = os.path.realpath(sysconfig.get_path("stdlib"))
 ONNXRUNTIME_FATAL, ONNXRUNTIME_WARNING = 4, 2  # its severities; it starts with the second
 
 
@@ -46,24 +48,19 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def quiet_calls() -> Iterator[None]:
-    """Inside, libraries log and warn nothing. A user's code called from there does both, and prints as it likes."""
+    """Inside, libraries log, warn and print nothing. A user's code that is called from there does as it likes."""
     if os.environ.get(DEBUG):
         yield
         return
     runtime = sys.modules.get("onnxruntime")
-    filtered = _loggers_and_handlers()
-    for each in filtered:
-        each.addFilter(_is_of_the_user)
+    if runtime:
+        runtime.set_default_logger_severity(ONNXRUNTIME_FATAL)
     try:
-        if runtime:
-            runtime.set_default_logger_severity(ONNXRUNTIME_FATAL)
-        with quiet_warnings():
+        with quiet_warnings(), _users_log_lines(), _detours(lambda _, file: os.path.realpath(file).startswith(INSTALLED)):
             yield
     finally:
         if runtime:
             runtime.set_default_logger_severity(ONNXRUNTIME_WARNING)
-        for each in filtered:
-            each.removeFilter(_is_of_the_user)
 
 
 @contextmanager
@@ -75,16 +72,20 @@ def quiet_warnings() -> Iterator[None]:
         yield
 
 
-def _loggers_and_handlers() -> list[logging.Filterer]:
-    """All there are. Handlers too: a logger that is made later hands its lines to those of its parents."""
-    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    handlers = {id(handler): handler for logger in (logging.root, *loggers) for handler in logger.handlers}
-    return [logging.root, *loggers, *handlers.values(), *([logging.lastResort] if logging.lastResort else [])]
+@contextmanager
+def _users_log_lines() -> Iterator[None]:
+    """Inside, handlers drop what comes from an installed package or from edgemm: all handlers, since torch makes new ones on the way."""
+    ours = (*INSTALLED, STANDARD, str(Path(__file__).parents[1]))
+    handle = logging.Handler.handle
 
+    def selective(handler: logging.Handler, record: logging.LogRecord) -> Any:
+        return not os.path.realpath(record.pathname).startswith(ours) and handle(handler, record)
 
-def _is_of_the_user(record: logging.LogRecord) -> bool:
-    """Whether a log line comes from neither an installed package nor edgemm."""
-    return not os.path.realpath(record.pathname).startswith((*INSTALLED, str(Path(__file__).parents[1])))
+    logging.Handler.handle = selective  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        logging.Handler.handle = handle  # type: ignore[method-assign]
 
 
 class _Silencer:
@@ -116,7 +117,7 @@ def _silence() -> Iterator[None]:
     """What Python and C code write to stdout and stderr is kept; where the block raises, as a note of the error (``__notes__``)."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as written:
         try:
-            with _captured(written.fileno()), redirect_stdout(written), redirect_stderr(written), quiet_warnings():
+            with _captured(written.fileno()), _detours(lambda text, _: bool(written.write(text))), quiet_warnings():
                 try:
                     yield
                 finally:
@@ -126,6 +127,32 @@ def _silence() -> Iterator[None]:
             if text := written.read().strip():
                 err.__notes__ = [*getattr(err, "__notes__", []), f"It was written meanwhile:\n{text}"]
             raise
+
+
+@contextmanager
+def _detours(takes: Callable[[str, str], bool]) -> Iterator[None]:
+    """What is printed is offered to ``takes`` first, with the file of the code that prints."""
+    out, err = _Detour(sys.stdout, takes), _Detour(sys.stderr, takes)
+    try:
+        with redirect_stdout(cast("TextIO", out)), redirect_stderr(cast("TextIO", err)):
+            yield
+    finally:
+        out.takes = err.takes = None
+
+
+class _Detour:
+    """Stands for a stream. Handlers of log lines keep the one that they find when a library is imported: afterwards it passes all on."""
+
+    def __init__(self, stream: TextIO | None, takes: Callable[[str, str], bool]) -> None:
+        self._stream, self.takes = stream, cast("Callable[[str, str], bool] | None", takes)
+
+    def write(self, text: str) -> int:
+        if not (text and self.takes and self.takes(text, sys._getframe(1).f_code.co_filename)) and self._stream is not None:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

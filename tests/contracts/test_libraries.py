@@ -81,6 +81,18 @@ def test_afterwards_imports_are_as_loud_as_ever(libraries):
     assert "printed" in output_of(code, libraries)
 
 
+def test_a_handler_that_a_library_makes_while_it_is_imported_works_afterwards(libraries):
+    (libraries / "nncf.py").write_text("import logging\nlogging.getLogger('nncf').addHandler(logging.StreamHandler())\n")
+    code = """
+        import logging
+        from edgemm.contracts.libraries import quiet_imports
+        with quiet_imports():
+            import nncf
+        logging.getLogger("nncf").warning("a true one")
+    """
+    assert output_of(code, libraries) == "a true one\n"
+
+
 def test_calls_of_libraries_log_and_warn_nothing_and_the_users_code_does_both(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import logging, warnings\ndef forward():\n    print('my print')\n    warnings.warn('my warning')\n"
