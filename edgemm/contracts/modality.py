@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,19 +248,15 @@ def _spec(name: str, modality: Modality, steps: int | None) -> TensorSpec:
     return TensorSpec(name, modality.dtype(), tuple(shape))
 
 
-@functools.cache
-def leaf(module: str, what: str) -> Any:
-    """Import a part of a modality that needs a package of an extra, at first use.
-
-    Args:
-        module: Its full name.
-
+@contextlib.contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Around the import of what needs a package of an extra; ``what`` it is needed for stands in the error.
 
     Raises:
         MissingExtra: The package is not installed; says which extra brings it.
     """
     try:
-        return importlib.import_module(module)
+        yield
     except ModuleNotFoundError as err:
         raise plugins.missing_extra(err, what) from err
 

@@ -14,6 +14,7 @@ import inspect
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,7 @@ REQUIRED = object()
 DISTRIBUTIONS = {"PIL": "pillow", "paho": "paho-mqtt", "tensorrt": "tensorrt-rtx"}
 """Third-party module -> the distribution that brings it, where the names differ by more than a dash."""
 FOR_DEVELOPERS = "dev"
-REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*;.*\bextra == ['\"](?P<extra>[\w-]+)['\"]")
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<versions>[^;]*);.*\bextra == ['\"](?P<extra>[\w-]+)['\"]")
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,25 @@ def missing_extra(err: ModuleNotFoundError, what: str) -> EdgemmError:
 
 def extra_of(module: str) -> str | None:
     """The smallest extra of edgemm that brings a third-party module, as the installed package says; None where none does."""
-    from importlib import metadata  # for errors alone: it would slow every start down
-
     wanted = DISTRIBUTIONS.get(module, module).replace("_", "-").lower()
-    try:
-        requirements = filter(None, map(REQUIREMENT.fullmatch, metadata.requires("edgemm") or ()))
-    except metadata.PackageNotFoundError:  # a copy that nobody installed
-        return None
-    members: dict[str, set[str]] = {}
-    for found in requirements:
-        members.setdefault(found["extra"], set()).add(found["name"].replace("_", "-").lower())
-    holding = [extra for extra, names in members.items() if wanted in names and extra != FOR_DEVELOPERS]
-    return min(holding, key=lambda extra: (len(members[extra]), extra), default=None)
+    extras = {extra: found for extra, found in _extras().items() if wanted in found and extra != FOR_DEVELOPERS}
+    return min(extras, key=lambda extra: (len(extras[extra]), extra), default=None)
+
+
+def requirements(extra: str) -> list[str]:
+    """What an extra of edgemm brings, as pip takes it (``openvino>=2026.2``); [] where there is no such extra."""
+    return [*_extras().get(extra, {}).values()]
+
+
+def _extras() -> dict[str, dict[str, str]]:
+    """Extra -> distribution -> requirement, as the installed package says."""
+    from importlib import metadata  # it would slow every start down
+
+    extras: dict[str, dict[str, str]] = {}
+    with suppress(metadata.PackageNotFoundError):  # a copy that nobody installed
+        for found in filter(None, map(REQUIREMENT.fullmatch, metadata.requires("edgemm") or ())):
+            extras.setdefault(found["extra"], {})[found["name"].replace("_", "-").lower()] = found["name"] + found["versions"].strip()
+    return extras
 
 
 def singular(kind: str) -> str:
@@ -237,6 +245,11 @@ def constant(kind: str, name: str, variable: str) -> Any:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable:
             return ast.literal_eval(node.value)
     return None
+
+
+def is_own(kind: str, name: str) -> bool:
+    """Whether a plugin lies in a folder of one's own."""
+    return not source(kind, name).is_relative_to(ROOT)
 
 
 def packages(kind: str, name: str) -> tuple[str, ...]:

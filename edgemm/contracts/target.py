@@ -88,8 +88,8 @@ class Session(Protocol):
 class Target(Protocol):
     """A runtime. A plugin class may take keyword-only options in ``__init__``: they are what a recipe sets under ``targets.<name>``.
 
-    Constants at the top of a plugin's file, read without importing it: ``PACKAGES``, what pip installs for it on a box, and ``PREFERRED``,
-    its rank among the targets that measure where nobody names one.
+    Constants at the top of a plugin's file, read without importing it: ``PREFERRED``, its rank among the targets that
+    measure where nobody names one; ``PACKAGES``, what changes what it computes. What pip installs for it is the extra of its name.
 
     ``compile`` and ``open`` take *runtime options* (plain JSON values such as ``{"threads": 1, "precision": "bf16"}``); a missing key
     means the target's own safe choice. They are what ``tune`` chooses among and what ``options.json`` of a bundle holds.

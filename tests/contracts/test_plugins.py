@@ -96,3 +96,8 @@ def test_the_extra_is_the_smallest_that_pyproject_lists_the_package_in(module, e
 
 def test_what_only_developers_need_is_in_no_extra():
     assert plugins.extra_of("scipy") is None
+
+
+def test_what_a_target_needs_on_a_box_is_the_extra_of_its_name():
+    assert [requirement.partition(">=")[0] for requirement in plugins.requirements("openvino")] == ["openvino"]
+    assert plugins.requirements("tensorrt") == []  # it comes from apt

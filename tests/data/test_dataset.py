@@ -17,7 +17,6 @@ from PIL import Image
 from pyarrow import parquet
 
 from edgemm.contracts import card as cards
-from edgemm.contracts import modality
 from edgemm.data.dataset import find_labels, open_dataset, present_samples, synthetic
 from edgemm.data.modalities.sensor import statistics
 from edgemm.errors import CardError, DataError, MissingExtra
@@ -903,8 +902,8 @@ def test_the_easyvqa_set_is_read_with_its_own_column_names(unpacked, tmp_path):
 @pytest.mark.parametrize(("package", "leaf", "column"), [("PIL", "_image.pictures", "image"), ("soundfile", "_audio.sounds", "audio")])
 def test_without_the_package_that_decodes_the_error_says_which_extra_brings_it(porchlike, monkeypatch, package, leaf, column):
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delattr(f"edgemm.data.modalities.{leaf}", raising=False)
     monkeypatch.delitem(sys.modules, f"edgemm.data.modalities.{leaf}", raising=False)
-    modality.leaf.cache_clear()
     card = make_card({column: INPUTS[column]})
     with pytest.raises(MissingExtra, match=rf"needs the package '{package}'\.\n  why: .*\n  fix: pip install 'edgemm\[data\]'"):
         next(open_dataset(porchlike, card, skip_bad_rows=True).batches("train", 1))

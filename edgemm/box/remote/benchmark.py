@@ -281,9 +281,11 @@ def _set_up(there: Remote, base: str, runner: str, bundle: Bundle, fallback: boo
     return own
 
 
-def _packages(target: str) -> tuple[str, ...]:
-    """What pip brings for a target; () for TensorRT, which comes from apt, and for one that nobody here knows."""
-    return plugins.constant("targets", target, "PACKAGES") or () if target in plugins.names("targets") else ()
+def _packages(target: str) -> Sequence[str]:
+    """What pip brings for a target; nothing for TensorRT, which comes from apt, and for one that nobody here knows."""
+    if target not in plugins.names("targets"):
+        return ()
+    return plugins.packages("targets", target) if plugins.is_own("targets", target) else plugins.requirements(target)
 
 
 def _missing(address: Address, reasons: Mapping[str, str], facts: Mapping[str, Any], fallback: bool) -> RemoteError:

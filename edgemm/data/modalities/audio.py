@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Op
-from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Modality, existing, flow, leaf
+from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Modality, existing, flow, needing
 from edgemm.contracts.stream import Sound
 from edgemm.data.modalities._audio import mel as _mel
 from edgemm.data.modalities._audio.resample import needed, resample
@@ -107,7 +107,8 @@ class Audio(Modality):
         return self._finish(wave.astype(np.float32, copy=False), rate_hz, "the sound")
 
     def _read(self, source: Path | io.BytesIO, name: str) -> np.ndarray:
-        sounds = leaf(f"{__package__}._audio.sounds", "reading sound files")
+        with needing("reading sound files"):
+            from edgemm.data.modalities._audio import sounds
         wave, rate_hz = sounds.read(source, name, lambda rate: needed(self.samples, rate, self.rate_hz))
         self.stream().check_rate(rate_hz, name)
         return self._finish(wave, rate_hz, name)

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Affine, Cast, Op, Transpose
-from edgemm.contracts.modality import PICTURE_AXES, Form, Modality, existing, leaf
+from edgemm.contracts.modality import PICTURE_AXES, Form, Modality, existing, needing
 from edgemm.contracts.stream import Pictures
 from edgemm.errors import CardError
 
@@ -76,8 +76,9 @@ class Image(Modality):
         if isinstance(cell, str):
             cell = existing(cell, folder)
         if isinstance(cell, (bytes, Path)):
-            picture: np.ndarray = leaf(f"{__package__}._image.pictures", "reading pictures").read(cell, self.stream())
-            return picture
+            with needing("reading pictures"):
+                from edgemm.data.modalities._image import pictures
+            return pictures.read(cell, self.stream())
         return self.prepare(cell)
 
     def prepare(self, picture: Any) -> np.ndarray:
@@ -88,8 +89,9 @@ class Image(Modality):
         Raises:
             DataError: Another dtype or shape.
         """
-        prepared: np.ndarray = leaf(f"{__package__}._image.pictures", "resizing pictures").prepare(picture, self.stream())
-        return prepared
+        with needing("resizing pictures"):
+            from edgemm.data.modalities._image import pictures
+        return pictures.prepare(picture, self.stream())
 
     def stream(self) -> Pictures:
         return self._pictures

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Mask, Op
-from edgemm.contracts.modality import TOKENS, Form, Learned, Modality, TrainSplit, Vocabulary, flow, leaf
+from edgemm.contracts.modality import TOKENS, Form, Learned, Modality, TrainSplit, Vocabulary, flow, needing
 from edgemm.contracts.stream import Texts
 from edgemm.errors import CardError, DataError
 
@@ -113,7 +113,11 @@ class Text(Modality):
         return "text_lstm"
 
     def vocabulary(self) -> Vocabulary:
-        """The card's ``vocab``, else one more than the highest id in the tokenizer's file."""
+        """The card's ``vocab``, else one more than the highest id in the tokenizer's file.
+
+        Raises:
+            CardError: That cannot be read.
+        """
         if self.vocab:
             return Vocabulary(self.vocab, self.pad_id())
         path = Path(self.tokenizer or "")
@@ -149,7 +153,10 @@ class Text(Modality):
         return [*lines, said, f"tokenizer: tokenizer.json  {FILL_IN}"]
 
     def _words(self) -> Any:
-        return leaf(f"{__package__}._text.tokenizers", "reading tokenizers").load(self.tokenizer, self.length, self.pad)
+        with needing("reading tokenizers"):
+            from edgemm.data.modalities._text import tokenizers
+        assert self.tokenizer is not None  # whoever asks for words has looked
+        return tokenizers.load(self.tokenizer, self.length, self.pad)
 
     def _given(self, cell: Any) -> np.ndarray:
         ids = np.asarray(cell)
@@ -170,5 +177,6 @@ def build_vocabulary(texts: Iterable[str], size: int) -> str:
     Returns:
         Hugging Face ``tokenizers`` JSON; 0 is ``<pad>``, 1 is ``<unk>``; words of the same count in alphabetical order.
     """
-    vocabulary: str = leaf(f"{__package__}._text.tokenizers", "building a vocabulary").build(texts, size)
-    return vocabulary
+    with needing("building a vocabulary"):
+        from edgemm.data.modalities._text import tokenizers
+    return tokenizers.build(texts, size)

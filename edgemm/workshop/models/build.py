@@ -52,6 +52,9 @@ def features_of(spec: Input, folder: Path) -> tuple[Features, int]:
     """What the encoder of this input receives, and as how many tensors (a text with a mask comes as two).
 
     Found by sending one made-up sample through the numpy front-end, so that no shape rule is written twice.
+
+    Raises:
+        CardError: There is no telling how many token ids a text has.
     """
     modality = modalities.of(spec, folder=folder)
     sample: Any = modality.synthetic(np.random.default_rng(0))[None]
