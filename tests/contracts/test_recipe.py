@@ -6,6 +6,7 @@ from edgemm.contracts import card as cards
 from edgemm.contracts import recipe as recipes
 from edgemm.contracts.recipe import parse
 from edgemm.errors import Mistakes, RecipeError
+from tests import newcomers
 
 GOOD = {
     "steps": [{"quantize": {"method": "ptq", "calibration_samples": 100, "precision": {"head": "fp32"}}}],
@@ -205,3 +206,28 @@ def test_every_step_out_of_order_is_named_at_once(card):
         "step 5: 'distill' comes after 'quantize'.",
         "step 5: 'distill' comes after 'qat'.",
     ]
+
+
+SECOND_QUANTIZER = '''
+"""Quantizes in another way."""
+
+from edgemm.contracts.specs import Branch
+
+STAGE = "graph"
+QUANTIZES = {is_one}
+
+
+def {name}(model, ctx, *, precision: dict[Branch, str] | None = None): ...
+'''
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("round_off", True), ("rounds_nothing", False)])
+def test_only_a_step_that_says_it_quantizes_takes_a_precision_for_all_branches_not_named(name, is_one, card, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEMM_PLUGINS", str(newcomers.write(tmp_path, "steps", name, SECOND_QUANTIZER.format(name=name, is_one=is_one))))
+    plain = changed(steps=[{name: {"precision": {"default": "int8", "picture": "fp32"}}}])
+    if is_one:
+        (step,) = parse(plain, card=card).steps
+        assert (step.quantizes, step.prunes, step.trains_quantized) == (True, False, False)
+    else:
+        with pytest.raises(RecipeError, match="precision names 'default', no part of this model"):
+            parse(plain, card=card)
