@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgemm.contracts import plugins
+from edgemm.errors import EdgemmError, Mistakes
+from edgemm.report.markdown import render
+from edgemm.store import artifact
+
 FAILED, BUDGET_MISSED = 1, 3
 
 
@@ -35,8 +40,6 @@ def conclude(ending: Ending, *, json: bool = False, markdown: bool = False) -> i
         plain = {"written": list(map(str, ending.written))} if ending.result is None else ending.result.to_dict()
         print(jsons.dumps(plain, indent=1, ensure_ascii=False, default=str))
     elif markdown:
-        from edgemm.report.markdown import render
-
         print(render(ending.report), end="")
     else:
         _say(ending)
@@ -49,11 +52,9 @@ def conclude(ending: Ending, *, json: bool = False, markdown: bool = False) -> i
 
 
 def _say(ending: Ending) -> None:
-    from edgemm.store.artifact import show_size
-
     for path in ending.written:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        print(f"wrote {path} ({show_size(sum(file.stat().st_size for file in files))})")
+        print(f"wrote {path} ({artifact.show_size(sum(file.stat().st_size for file in files))})")
     if ending.result is not None:
         print(ending.result)
     if ending.next:
@@ -62,10 +63,6 @@ def _say(ending: Ending) -> None:
 
 def words(error: Exception) -> str:
     """What a user reads instead of a traceback: one block for each mistake."""
-    from edgemm.contracts import plugins
-    from edgemm.errors import EdgemmError, Mistakes
-    from edgemm.store import artifact
-
     if isinstance(error, Mistakes):
         return "\n".join(f"edgemm: {mistake.block()}" for mistake in error.errors)
     if isinstance(error, ModuleNotFoundError) and plugins.extra_of((error.name or "").partition(".")[0]):
@@ -80,8 +77,6 @@ def words(error: Exception) -> str:
 
 
 def _unforeseen(error: Exception) -> Exception:
-    from edgemm.errors import EdgemmError
-
     return EdgemmError(
         f"{type(error).__name__}: {error}",
         why="edgemm did not expect this; it may be a fault in edgemm, or in your model's code.",
