@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.measuring.benchmark_options import ROUNDS
 from edgemm.box.measuring.disturbed import is_disturbed
 from edgemm.box.measuring.schedule import Candidate, time_candidates
 from edgemm.box.measuring.statistics import ratio
 from edgemm.contracts import plugins
-from edgemm.verbs.benchmark import ROUNDS
+from edgemm.contracts.deployment import Deployment
 
 PLANTED = Path(__file__).resolve().with_name("_planted_target.py")
 
@@ -43,7 +44,8 @@ def planted(bundle: Bundle) -> Iterator[tuple[Candidate, Candidate]]:
 
 
 def _engine(bundle: Bundle, name: str, target: str) -> Candidate:
-    return Candidate(name, "bundle", target, bundle.target_model("openvino").resolve(), {"threads": 1, "precision": "f32"})
+    model = bundle.target_model("openvino").resolve()
+    return Candidate(name, "bundle", Deployment(target, model, runtime_options={"threads": 1, "precision": "f32"}))
 
 
 def once(pair: tuple[Candidate, Candidate], feed: dict[str, Any], seed: int) -> dict[str, Any]:

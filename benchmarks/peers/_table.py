@@ -24,7 +24,7 @@ def row(report: dict[str, Any], tried: dict[str, Any], candidates: Sequence[str]
     measured = [found for given in candidates for found in _measured(report, given, bundles)]
     failed = [
         note
-        for note in report["details"]["notes"]
+        for note in report["details"].get("notes", [])
         if any(note.startswith(f"{given}") and "was not measured" in note for given in candidates)
     ]
     short = [" ".join(note.replace(str(Path(tried["file"]).parent) + "/", "").split())[:300] for note in failed] if failed else []

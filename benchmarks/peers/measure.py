@@ -59,7 +59,7 @@ def measure(name: str, options: Sequence[str]) -> Path:
     run([*EDGEMM, *words], allowed=(0, 1, 3))
     report = json.loads((place / "report" / "report.json").read_text(encoding="utf-8"))
     table = [_table.row(report, row, candidates(row), bundles) for row in rows]
-    return save(f"peers_{name}", _without_places({"table": table, "notes": report["details"]["notes"]}, place))
+    return save(f"peers_{name}", _without_places({"table": table, "notes": report["details"].get("notes", [])}, place))
 
 
 def candidates(row: dict[str, Any]) -> list[str]:

@@ -7,7 +7,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgemm.contracts import plugins
 from edgemm.contracts.report import Measurement
+
+CALLS, ROWS = "calls", "rows"
+
+
+def watching(what: str) -> list[str]:
+    """Names of the probes that watch ``CALLS`` (timed ones, on one sample), or ``ROWS`` (a whole split of a dataset).
+
+    A probe's source says so at its top, ``WATCHES = "rows"``; without it the probe watches calls.
+    """
+    return [name for name in plugins.names("probes") if (plugins.constant("probes", name, "WATCHES") or CALLS) == what]
+
+
+def watching_pace() -> list[str]:
+    """Names of the probes that watch calls at a pace too, the pauses between them included: ``AT_PACE = True`` in their source."""
+    return [name for name in plugins.names("probes") if plugins.constant("probes", name, "AT_PACE")]
 
 
 class Probe(Protocol):

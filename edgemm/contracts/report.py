@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgemm.contracts.report_parts import Details, Ratio
 from edgemm.errors import EdgemmError
 from edgemm.store.artifact import write_bytes
 
@@ -107,41 +108,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one run found out. ``details`` holds what only the HTML page draws (see ``_report.page``); plain JSON values.
+    """Everything one run found out.
 
-    Keys of ``details`` in use, each optional:
-        title, card, recipe: str.
-        steps: ``[{name, seconds, text, reused}]`` in order; ``reused`` (bool) = taken from the cache.
-        notes: ``[str]``, what a reader must know.
-        branches: ``[{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}]``; every field but ``branch`` optional,
-            ``parameters`` and ``macs`` a number or ``{"before": x, "after": y}``.
-        applied: ``[{step, options, facts}]``, the torch steps of the recipe and what each found out.
-            ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x, "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
-        latency_samples_ms: ``{label: [ms, ...]}``, in the order to draw them; a label is a variant's ``label`` or any other words.
-        ratios: ``[{candidate, baseline, value, low, high, verdict, disturbed}]``: how many times as long ``candidate`` takes, with its
-            interval.
-        disturbances: ``{form: {rounds, disturbed, repeated, reasons, flagged, source, target, subject}}``; ``timeline``: every turn, as
-            ``probes._disturbed`` makes them; warnings: ``[str]``, what that means for the reader.
-        energy: str, what the meter covers or why there is none.
-        pace: ``{rates_hz, how}``; throughput: ``[{candidate, batch, streams, per_s, low, high, error}]``.
-        roofline, audit: rows of ``probes._limits``; peaks: ``devices.peaks.Peaks.to_dict()``.
-        confusion: ``{output: {labels, before, after}}``; matrices of counts, a row for each true label; ``before`` may be missing.
-        curves: ``{"<chart>/<line>": [[x, y], ...]}`` such as ``loss/train``, ``loss/val``; x is the epoch.
-        parity: list of ``graph.parity.Rung.to_dict()``.
-        precision: ``[{target, branch, ms: {precision: {value, low, high}}, choice, reason}]``, where a recipe says ``precision: auto``.
-        guard: ``[{target, step, outputs: {output: {value, low, high, unit, limit, missed}}, size_mib, decision}]``, what was tried to keep
-            accuracy, in order; all but ``step`` and ``decision`` optional.
-        sensitivity: ``sensitivity.Sensitivity.to_dict()``.
-        layers: ``[{name, kind, precision, kernel, time_us}]`` of the bundle, as ``LayerRan``.
-        files: ``{name: bytes}`` of the bundle.
-        ledger: ``{inputs, rows, of, where, contributions: [{input, output, target, unit, before, after, change, deaf}]}``, see
-            ``ledger``; its measurements have ``modalities`` set.
+    Attributes:
+        environment: The machine and the versions.
+        details: What is neither a measurement nor a budget.
     """
 
     environment: Mapping[str, Any]
     measurements: Sequence[Measurement] = ()
     budgets: Sequence[Verdict] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
 
     @property
     def missed(self) -> list[Verdict]:
@@ -179,21 +156,20 @@ class Report:
         table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
         widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        warnings = self.details.get("warnings") or ()
+        warnings = self.details.warnings
         blocks = [
             lines,
-            [_pair(row) for row in self.details.get("ratios") or ()],
+            [_pair(row) for row in self.details.ratios],
             warnings,
-            [f"note: {note}" for note in self.details.get("notes") or () if note not in warnings],
+            [f"note: {note}" for note in self.details.notes if note not in warnings],
             map(str, self.budgets),
         ]
         return "\n\n".join("\n".join(block) for block in map(list, blocks) if block)
 
     def is_disturbed(self, variant: Variant) -> bool:
         """Whether what else the box did spoiled too many rounds of this variant."""
-        told = (self.details.get("disturbances") or {}).values()
-        about = (variant.candidate, variant.target, variant.subject)
-        return any(row.get("flagged") and (row.get("source"), row.get("target"), row.get("subject")) == about for row in told)
+        form = (variant.candidate, variant.target, variant.subject)
+        return any(row.flagged and (row.source, row.target, row.subject) == form for row in self.details.disturbances.values())
 
     def _metrics(self) -> list[tuple[str, str | None]]:
         return list(dict.fromkeys((m.name, m.output) for m in self.measurements if m.output is not None and m.branch is None))
@@ -204,7 +180,7 @@ class Report:
             "environment": dict(self.environment),
             "measurements": [asdict(m) for m in self.measurements],
             "budgets": [asdict(b) for b in self.budgets],
-            "details": dict(self.details),
+            "details": self.details.to_dict(),
         }
 
     def to_json(self) -> bytes:
@@ -244,12 +220,11 @@ def _row(variant: Variant, metrics: Sequence[tuple[str, str | None]], *, flag: s
     return [*cells, variant.precision]
 
 
-def _pair(row: Mapping[str, Any]) -> str:
+def _pair(row: Ratio) -> str:
     """One comparison in words: how many times as fast, with its interval, and what may be claimed of it."""
-    low, high = row.get("low"), row.get("high")
-    interval = show_interval(1 / high, 1 / low) if low and high else ""
-    doubt = " (disturbed)" if row.get("disturbed") else ""
-    return f"{row['candidate']} against {row['baseline']}: {1 / row['value']:.2f}x {interval} {row['verdict']}{doubt}".replace("  ", " ")
+    interval = show_interval(1 / row.high, 1 / row.low) if row.low and row.high else ""
+    doubt = " (disturbed)" if row.disturbed else ""
+    return f"{row.candidate} against {row.baseline}: {1 / row.value:.2f}x {interval} {row.verdict}{doubt}".replace("  ", " ")
 
 
 def read(path: Path) -> Report:
@@ -270,7 +245,7 @@ def read(path: Path) -> Report:
             plain["environment"],
             [_measurement(m) for m in plain["measurements"]],
             [Verdict(**b) for b in plain["budgets"]],
-            plain.get("details", {}),
+            Details.of_dict(plain.get("details", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise EdgemmError(

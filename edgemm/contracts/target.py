@@ -11,11 +11,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgemm.contracts import plugins
+from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts.onnx_file import OnnxFile
 from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import MissingExtra
 from edgemm.store import cache
 from edgemm.store.artifact import Artifact
+
+TOLD, UNTOLD = "told", "untold"
+"""Whether a form of file tells by itself what it takes and what it answers."""
+FORMS = {".onnx": TOLD}
+"""Ending of a file -> whether it tells of itself. What a target opens when its source has no constant ``FORMS`` of its own at its top."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ class Target(Protocol):
     """A runtime. A plugin class may take keyword-only options in ``__init__``: they are what a recipe sets under ``targets.<name>``.
 
     Constants at the top of a plugin's file, read without importing it: ``PREFERRED``, its rank among the targets that
-    measure where nobody names one; ``PACKAGES``, what changes what it computes. What pip installs for it is the extra of its name.
+    measure where nobody names one; ``PACKAGES``, what changes what it computes; ``FORMS``, the files it opens. What pip installs for it is
+    the extra of its name.
 
     ``compile`` and ``open`` take *runtime options* (plain JSON values such as ``{"threads": 1, "precision": "bf16"}``); a missing key
     means the target's own safe choice. They are what ``tune`` chooses among and what ``options.json`` of a bundle holds.
@@ -112,6 +119,14 @@ class Target(Protocol):
             TargetError: As above.
         """
         ...
+
+    def describe(self, model: Path) -> OnnxFile:
+        """What a file of one of the forms that tell of themselves (``FORMS``) says: inputs, outputs, operators, files beside it.
+
+        Raises:
+            TargetError: It is missing, broken, or lacks a file beside it.
+        """
+        return onnx_file.read(model)
 
     def cannot_run(self) -> str:
         """Why this machine opens nothing for the target, in a sentence; "" where it does.
@@ -202,6 +217,40 @@ def first_here(what: str) -> tuple[str, Target]:
             continue
     why = f"neither {' nor '.join(preferred())} is installed."
     raise MissingExtra(f"{what} needs a runtime.", why=why, fix=f"pip install 'edgemm[{plugins.extra_of(preferred()[0])}]'")
+
+
+def forms(name: str) -> Mapping[str, str]:
+    """The forms of files that target ``name`` opens, read from its source: ending -> ``TOLD`` or ``UNTOLD``."""
+    own = plugins.constant("targets", name, "FORMS")
+    return FORMS if own is None else dict(own)
+
+
+def opening(model: Path) -> dict[str, str]:
+    """Names of the targets that open a file of this form -> whether it tells of itself."""
+    return {name: word for name in plugins.names("targets") if (word := forms(name).get(model.suffix)) is not None}
+
+
+def describe(model: Path) -> OnnxFile | None:
+    """What a model's file says of itself, asked of a target that opens such; None where no target can tell.
+
+    Raises:
+        TargetError: It is missing or broken.
+        MissingExtra: The target that knows its form is not installed here.
+    """
+    if model.suffix == ".onnx":
+        return onnx_file.read(model)  # the border: it needs no runtime
+    name = next((name for name, word in opening(model).items() if word == TOLD), None)
+    return plugins.load(Target, name).describe(model) if name else None
+
+
+def problem(name: str) -> str:
+    """Why target ``name`` does not run here; "" when it does."""
+    try:
+        return plugins.load(Target, name).cannot_run()
+    except MissingExtra as err:
+        return err.fix
+    except (ImportError, OSError) as err:  # installed, but a system library is missing
+        return f"cannot be imported: {err}"
 
 
 def fingerprint(target: Target) -> dict[str, Any]:

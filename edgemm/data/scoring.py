@@ -17,6 +17,7 @@ import numpy as np
 
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Output
+from edgemm.contracts.report_parts import Confusion
 from edgemm.contracts.task import Score, Statistics
 from edgemm.errors import MeasureError
 
@@ -262,18 +263,25 @@ def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 def confusions(
     outputs: Mapping[str, Output], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """``details.confusion`` of a report: for each labelled output that was answered and has one, its matrices as plain lists."""
-    found: dict[str, Any] = {}
+) -> dict[str, Confusion]:
+    """Of a report: for each labelled output that was answered and has one, its matrices."""
+    confusions: dict[str, Confusion] = {}
     for name, output in outputs.items():
-        task = tasks.of(output)
-        for when, answers in (("after", after), ("before", before)):
-            if not output.labels or name not in truth or any(read not in answers for read in task.reads):
-                continue
-            matrix = task.confusion(answers, truth[name])
-            if matrix is not None and (when == "after" or name in found):
-                found.setdefault(name, {"labels": list(output.labels)})[when] = matrix.tolist()
-    return found
+        if not output.labels or name not in truth:
+            continue
+        was, now = (_matrix(output, answers, truth[name]) for answers in (before, after))
+        if now is not None:
+            confusions[name] = Confusion(list(output.labels), now, was)
+    return confusions
+
+
+def _matrix(output: Output, answers: Mapping[str, np.ndarray], truth: np.ndarray) -> list[list[int]] | None:
+    """Counts as plain lists; None where the output was not answered, or its task has no such matrix."""
+    task = tasks.of(output)
+    if any(read not in answers for read in task.reads):
+        return None
+    matrix = task.confusion(answers, truth)
+    return None if matrix is None else matrix.tolist()
 
 
 def _wilson(ratio: float, n: int) -> tuple[float, float]:

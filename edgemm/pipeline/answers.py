@@ -2,76 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgemm.box.bundle.packing import write_npz
+from edgemm.box.measuring.answers import score
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.predict import Predictor
-from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
-from edgemm.contracts import plugins
-from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Answers, Arrays
 from edgemm.contracts.card import Output
 from edgemm.contracts.dataset import Dataset
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.target import Target
-from edgemm.pipeline.stages import Job
+from edgemm.contracts.task import scored_outputs
+from edgemm.pipeline.job import Job
 from edgemm.store.artifact import Artifact
 
-Arrays = Mapping[str, np.ndarray]
 DECISION_ROWS = 2000
 """Rows of val that decide: an accuracy of 0.9 that lost one point in pairs is then known to about 0.6 points."""
 
 
 def answers(
     job: Job, candidate: Candidate, made_of: Any, split: str = "test", *, limit: int | None = None, predictor: Predictor | None = None
-) -> tuple[Arrays, Arrays]:
-    """A candidate's answers on a split, and the truth.
+) -> Answers:
+    """A candidate's answers on a split, with the truth.
 
     Args:
-        made_of: What the candidate's artifact is made of, for the cache's key: the artifact's folder name, or a model's identity.
+        made_of: What the candidate's model is made of, for the cache's key: the artifact's folder name, or a model's identity.
         limit: First rows only.
         predictor: What candidates that follow each other share; None = this one is alone.
     """
 
-    def make(scratch: Path) -> Path:
+    def predicted() -> Arrays:
         with nullcontext(predictor) if predictor else Predictor() as shared:
-            found, truth = shared.predict(candidate, str(job.data), job.card, split, limit=limit, skip_bad_rows=job.skip_bad_rows)
-        path = scratch / "predictions.npz"
-        write_npz(path, {**found, **{f"label:{name}": array for name, array in truth.items()}})
-        return path
+            answered = shared.predict(candidate, str(job.data), job.card, split, limit=limit, skip_bad_rows=job.skip_bad_rows)
+            return answered.arrays()
 
-    inputs = {
-        "artifact": made_of,
-        "target": [candidate.target, dict(candidate.target_options)],
-        "options": dict(candidate.options),
+    facts = {
+        "model": made_of,
+        "deployment": candidate.deployment.key(),
         "data": job.fingerprint,
         "skip_bad_rows": job.skip_bad_rows,
         "split": split,
         "limit": limit,
     }
     name = f"accuracy {candidate.name}" if split == "test" else f"{split} {candidate.name}"
-    made = job.stage(name, inputs, make, steps=(), targets=[candidate.target], packages=_packages(candidate), on_this_machine=True)
-    with np.load(made.main, allow_pickle=False) as file:
-        flat = dict(file)
-    labels = {key.removeprefix("label:"): value for key, value in flat.items() if key.startswith("label:")}
-    return {key: value for key, value in flat.items() if not key.startswith("label:")}, labels
+    flat = job.arrays(name, facts, predicted, steps=(), runs=[candidate.deployment], on_this_machine=True)
+    return Answers.of_arrays(flat)
 
 
-def original_answers(job: Job, exported: Artifact, split: str, *, limit: int | None = None) -> tuple[Arrays, Arrays]:
-    """The original's answers and the truth: of the torch model, or of an imported ONNX file in ONNX Runtime.
+def original_form(job: Job, exported: Artifact) -> Candidate:
+    """The original as something to measure: the torch model, or an imported ONNX file in ONNX Runtime."""
+    if job.card.is_onnx or job.card.path is None:
+        return Candidate("original", "original", Deployment("onnxruntime", exported.main), "f32")
+    return Candidate("original", "original", Deployment("torch", job.card.path), "f32")
+
+
+def original_answers(job: Job, exported: Artifact, split: str, *, limit: int | None = None) -> Answers:
+    """The original's answers, with the truth.
 
     Args:
         job, exported: The original's.
     """
-    if job.card.is_onnx or job.card.path is None:
-        candidate = Candidate("original", "original", "onnxruntime", exported.main, {})
-        return answers(job, candidate, exported.folder.name, split, limit=limit)
-    return answers(job, Candidate("original", "original", "torch", job.card.path, {}), job.identity, split, limit=limit)
+    form = original_form(job, exported)
+    return answers(job, form, exported.folder.name if form.model == exported.main else job.identity, split, limit=limit)
 
 
 def decision_split(dataset: Dataset) -> tuple[str, str]:
@@ -88,23 +81,17 @@ def decision_split(dataset: Dataset) -> tuple[str, str]:
     return "", "There are only test rows, which are for reporting: accuracy was not guarded."
 
 
-def scored(job: Job, found: Arrays, truth: Arrays) -> list[Measurement]:
+def scored(job: Job, answered: Answers) -> list[Measurement]:
     """The metric of every output that has one and a truth."""
-    return Accuracy().summarise([Answers(_with_metric(job, found), found, truth)])
+    return score(_with_metric(job, answered), answered)
 
 
-def lost(job: Job, before: Arrays, after: Arrays, truth: Arrays) -> dict[str, Measurement]:
-    """Output -> ``accuracy_drop_points`` with its paired 95% interval, for every output that has a metric and a truth."""
-    found = Accuracy().summarise([Answers(_with_metric(job, after), after, truth, before)])
-    return {str(m.output): m for m in found if m.name == "accuracy_drop_points"}
+def lost(job: Job, before: Answers, after: Answers) -> dict[str, Measurement]:
+    """Output -> ``accuracy_drop_points`` with its paired 95% interval, for every output that has a metric and a truth (``before``'s)."""
+    both = Answers(after.predictions, before.truth)
+    losses = score(_with_metric(job, both), both, before.predictions)
+    return {str(m.output): m for m in losses if m.name == "accuracy_drop_points"}
 
 
-def _packages(candidate: Candidate) -> list[str]:
-    """Distributions whose version matters; the torch target is not asked, since that imports torch."""
-    if candidate.target == "torch":
-        return ["torch"]
-    return list(plugins.find(Target, candidate.target)(**candidate.target_options).versions())
-
-
-def _with_metric(job: Job, found: Arrays) -> dict[str, Output]:
-    return {key: job.card.outputs[key] for key in tasks.scored_outputs(job.card) if key in found}
+def _with_metric(job: Job, answered: Answers) -> dict[str, Output]:
+    return {name: job.card.outputs[name] for name in scored_outputs(job.card) if name in answered.predictions}

@@ -8,12 +8,12 @@ from typing import Any
 
 from edgemm import __version__
 from edgemm.box.bundle import packing
-from edgemm.contracts import plugins
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Report
-from edgemm.contracts.target import Target, fingerprint
+from edgemm.contracts.target import fingerprint
 from edgemm.contracts.task import guarded_metrics
-from edgemm.pipeline import compiling, stages
+from edgemm.pipeline import compiling
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.torch_steps import Shaped
@@ -54,7 +54,7 @@ def assemble(
             provenance=_provenance(shaped, compiled, recipe),
             accuracy=_accuracy(report),
             options={part.target: _options(part, recipe) for part in compiled},
-            reference=stages.read_reference(reference) if reference else None,
+            reference=Answers.read(reference.main) if reference else None,
             subsets=known.manifest(),
             sign=sign,
         )
@@ -63,15 +63,16 @@ def assemble(
 def _target_files(part: Compiled, place: Path) -> dict[str, Path]:
     """A target's graph, its external data, and what the target wants beside it."""
     place.mkdir(parents=True)
-    beside = [*part.model.folder.glob("*.onnx.data"), *plugins.find(Target, part.target)(**part.given).companions(part.model.main, place)]
+    beside = [*part.model.folder.glob("*.onnx.data"), *part.deployment.plugin().companions(part.model.main, place)]
     return {f"targets/{part.target}/model.onnx": part.model.main} | {f"targets/{part.target}/{path.name}": path for path in beside}
 
 
 def _options(part: Compiled, recipe: Recipe) -> packing.TargetOptions:
     """How a target is opened; that it could not run here is no option of the bundle's."""
-    safe, tuned = ({key: value for key, value in given.items() if key != "stand_in"} for given in (part.safe, part.options))
-    machine = fingerprint(plugins.find(Target, part.target)(**part.given))
-    return packing.TargetOptions(part.given, safe, tuned, machine, sorted(compiling.forbidden(recipe)))
+    chosen = (part.safe, part.deployment.runtime_options)
+    safe, tuned = ({key: value for key, value in options.items() if key != "stand_in"} for options in chosen)
+    machine = fingerprint(part.deployment.plugin())
+    return packing.TargetOptions(part.deployment.options, safe, tuned, machine, sorted(compiling.forbidden(recipe)))
 
 
 def _provenance(shaped: Shaped, compiled: Sequence[Compiled], recipe: Recipe) -> dict[str, Any]:

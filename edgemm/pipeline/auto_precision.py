@@ -7,7 +7,7 @@ boundaries between branches: no quantizer is put there for the float side. Fusio
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,12 @@ import numpy as np
 from edgemm.box.measuring.schedule import Candidate, Timing, time_candidates
 from edgemm.box.measuring.statistics import percentiles, ratio
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import DEFAULT, Step
-from edgemm.contracts.target import Target
 from edgemm.errors import EdgemmError
-from edgemm.pipeline.stages import Job, quantize, samples
-from edgemm.store.artifact import Artifact, write_json
+from edgemm.pipeline.job import Job, samples
+from edgemm.pipeline.stages import quantize
+from edgemm.store.artifact import Artifact
 
 AUTO, INT8 = "auto", "int8"
 WORDS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -48,8 +49,7 @@ def decide(
     job: Job,
     exported: Artifact,
     steps: Sequence[Step],
-    name: str,
-    given: Mapping[str, Any],
+    deployment: Deployment,
     *,
     forbid: frozenset[str],
     trained: bool = False,
@@ -58,6 +58,7 @@ def decide(
 
     Args:
         exported: The float graph.
+        deployment: Which target, and its options.
         forbid: Float types that must not run.
         trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
     """
@@ -66,12 +67,12 @@ def decide(
     if AUTO not in asked.values():
         return Decided(plain)
     all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in asked.items()})
-    target = plugins.find(Target, name)(**given)
-    reason = target.cannot_run() or ("training decided what is quantized." if trained else "")
+    name = deployment.target
+    reason = deployment.plugin().cannot_run() or ("training decided what is quantized." if trained else "")
     if reason:
         return Decided(all_int8, notes=[f"{name}: precision auto is INT8 everywhere: {reason}"])
     quantized = quantize(job, exported, all_int8, name)
-    told = _timed(job, exported, quantized, name, given, forbid)
+    told = _timed(job, exported, quantized, deployment, forbid)
     wanted = _wanted(exported, job, asked)
     table = [
         {"target": name, "branch": branch, **told[branch if branch in told else REST]} for branch, word in wanted.items() if word == AUTO
@@ -110,31 +111,27 @@ def _wanted(exported: Artifact, job: Job, asked: Mapping[str, str]) -> dict[str,
     return wanted
 
 
-def _timed(
-    job: Job, exported: Artifact, quantized: Artifact, name: str, given: Mapping[str, Any], forbid: frozenset[str]
-) -> dict[str, dict[str, Any]]:
+def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, forbid: frozenset[str]) -> dict[str, dict[str, Any]]:
     """Part -> ``{"ms", "choice", "reason"}``."""
 
-    def make(scratch: Path) -> Path:
-        parts = _parts(job, exported, quantized, scratch)
-        found = {}
-        for number, (part, (floats, integers, feed)) in enumerate(parts.items()):
-            job.show(f"timing {part}", number / len(parts))
-            found[part] = _choose(floats, integers, feed, name, given, forbid)
-        path = scratch / "precision.json"
-        write_json(path, found)
-        return path
+    def choices() -> dict[str, dict[str, Any]]:
+        with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
+            parts = _parts(job, exported, quantized, Path(scratch))
+            chosen = {}
+            for number, (part, (floats, integers, feed)) in enumerate(parts.items()):
+                job.show(f"timing {part}", number / len(parts))
+                chosen[part] = _choose(floats, integers, feed, deployment, forbid)
+            return chosen
 
-    versions = plugins.find(Target, name)(**given).versions()
-    inputs = {
+    facts = {
         "graph": exported.folder.name,
         "quantized": quantized.folder.name,
-        "target": [name, dict(given)],
+        "deployment": deployment.key(),
         "forbid": sorted(forbid),
         "data": job.fingerprint,
     }
-    made = job.stage(f"precision {name}", inputs, make, steps=(), targets=[name], packages=("onnx", *versions), on_this_machine=True)
-    return dict(json.loads(made.main.read_text(encoding="utf-8")))
+    name = f"precision {deployment.target}"
+    return dict(job.json(name, facts, choices, steps=(), packages=("onnx",), runs=[deployment], on_this_machine=True))
 
 
 def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> dict[str, tuple[Path, Path | None, dict[str, np.ndarray]]]:
@@ -163,17 +160,16 @@ def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> d
 
 
 def _choose(
-    floats: Path, integers: Path | None, feed: Mapping[str, np.ndarray], name: str, given: Mapping[str, Any], forbid: frozenset[str]
+    floats: Path, integers: Path | None, feed: Mapping[str, np.ndarray], deployment: Deployment, forbid: frozenset[str]
 ) -> dict[str, Any]:
     """Time one part in every precision and choose."""
-    target = plugins.find(Target, name)(**given)
-    choices = target.choices(forbid=forbid)
+    choices = deployment.plugin().choices(forbid=forbid)
     types = list(dict.fromkeys(choice.get("precision", "f32") for choice in choices))
     short = WORDS[types[-1]]
 
-    def candidate(word: str, artifact: Path, float_type: str, asked: str) -> Candidate:
+    def candidate(word: str, model: Path, float_type: str, asked: str) -> Candidate:
         options = {**choices[0], **({"precision": float_type} if "precision" in choices[0] else {})}
-        return Candidate(word, "bundle", name, artifact, options, precision_asked=asked, target_options=given)
+        return Candidate(word, "bundle", deployment.holding(model).running(options), asked)
 
     candidates = [candidate(WORDS[word], floats, word, word) for word in types]
     if integers is None:

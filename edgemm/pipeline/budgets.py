@@ -16,18 +16,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from edgemm.box.measuring.measurements import size_bytes
+from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
+from edgemm.contracts.card import Card
+from edgemm.contracts.recipe import DEFAULT, Recipe
 from edgemm.contracts.report import ROUNDING, Measurement, show_interval
 from edgemm.pipeline import answers
-from edgemm.pipeline.accuracy_policy import Policy
 from edgemm.pipeline.part_quantized import LEAST_LIMIT, Alone, Partial
 
+BUDGET = "accuracy_drop_points"
 WORTH = 0.1
 """Where the model misses its budgets in float too: reverting has to take away at least this share of what INT8 misses them by."""
 MOST_FLOAT = 0.5
 """Where training with quantization may follow: no more than this share of the INT8 weights goes back to float before it is tried."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a recipe says about accuracy.
+
+    Attributes:
+        limits: Output -> most that may be lost, in points or in the output's unit.
+        on_miss: ``revert`` to float, then stop; only ``report``; or a step that trains with quantization: revert, then that.
+        locked: Branches that the recipe itself marks int8: they are not reverted.
+        size_mib: Size that a reverted graph may have; None = any.
+    """
+
+    limits: Mapping[str, float]
+    on_miss: str = "revert"
+    locked: Collection[str] = ()
+    size_mib: float | None = None
+
+    @property
+    def retrains(self) -> bool:
+        """Whether a step trains where reverting does not suffice."""
+        return self.on_miss in plugins.names("steps")
 
 
 @dataclass(frozen=True)
@@ -81,6 +108,43 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
         else:
             notes.append(f"{partial.target}: training with quantization was tried too, and was worse than reverting to float.")
     return replace(found, notes=[*notes, *found.notes])
+
+
+def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measurement] = MappingProxyType({})) -> dict[str, float]:
+    """Output -> limit of its accuracy budget; outputs without a metric have none.
+
+    A bare number means points. For a regression, whose own unit says nothing about how much is much, a point is a hundredth of the spread
+    (standard deviation) of its labels on the rows judged; a number given for one output is in that output's unit.
+
+    Args:
+        lost: Output -> its loss on the rows judged, which knows their spread.
+    """
+    given = budgets.get(BUDGET)
+    outputs = tasks.scored_outputs(card)
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {name: float(given[name]) for name in outputs if name in given}
+    return {name: lost[name].limit_of(given) if name in lost else float(given) for name in outputs}
+
+
+def policy_of(recipe: Recipe, partial: Partial) -> Policy:
+    """The recipe's wishes about accuracy for one Q/DQ graph."""
+    options = next((step.options for step in recipe.graph_steps() if step.quantizes), {})
+    precision = options.get("precision")
+    named = {key: value for key, value in precision.items() if key != DEFAULT} if isinstance(precision, Mapping) else {}
+    locked: set[str] = set()
+    for selector, wanted in named.items():  # a later selector overrides an earlier one
+        found = partial.branches.select(selector, partial.job.card)
+        locked = locked | set(found) if wanted == "int8" else locked - set(found)
+    size = recipe.budgets.get("size_mib")
+    lost = partial.lost() if BUDGET in recipe.budgets and partial.split else {}
+    return Policy(
+        limits_of(partial.job.card, recipe.budgets, lost),
+        options.get("on_miss", "revert"),
+        locked,
+        None if size is None else float(size),
+    )
 
 
 @dataclass(frozen=True)
@@ -236,7 +300,7 @@ class _Search:
 
     def outcome(self, tried: _Tried, *, met: bool, ranked: Sequence[Alone] = (), floor: _Tried | None = None) -> Guarded:
         """The candidate as the result, with its notes."""
-        model, notes = replace(self.partial, quantized=self.partial.graph(tried.nodes)), []
+        model, notes = self.partial.holding(self.partial.graph(tried.nodes)), []
         tried.row["decision"] += "; taken"
         target, was = self.partial.target, self.legal[0]
         if tried.nodes:

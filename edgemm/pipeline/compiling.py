@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from edgemm.box.bundle.golden import Golden, stack, tolerance
 from edgemm.box.bundle.golden import run as run_golden
-from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.candidate import Candidate
-from edgemm.box.measuring.candidates import asked as precision_asked
+from edgemm.box.measuring.forms import compressed, precision_asked
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.tuning import tune
 from edgemm.contracts import plugins
-from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Arrays
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import ROUNDING
 from edgemm.contracts.target import Target
+from edgemm.contracts.task import scored_outputs
 from edgemm.errors import ParityError
 from edgemm.pipeline import answers
-from edgemm.pipeline.accuracy_policy import policy_of
 from edgemm.pipeline.auto_precision import decide
-from edgemm.pipeline.budgets import guard
+from edgemm.pipeline.budgets import guard, policy_of
+from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.part_quantized import Partial
-from edgemm.pipeline.stages import Job, quantize, samples
-from edgemm.store.artifact import Artifact, write_json
+from edgemm.pipeline.stages import quantize
+from edgemm.store.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -37,20 +34,18 @@ class Compiled:
     """What one target got.
 
     Attributes:
-        given: Options of the target itself, from the recipe.
         model: The Q/DQ graph.
-        options: Runtime options chosen by measurement here; ``safe`` those that apply on any machine.
-        table: What was timed to choose them.
+        deployment: How it runs: the target's options as the recipe has them, the runtime options chosen by measurement here.
+        safe: Runtime options that apply on any machine.
+        table: What was timed to choose the runtime options.
         rungs: The parity ladder of the graph with these options.
         kept_float: Branches left in float because this target computes them wrongly in INT8.
         guard: What was tried to keep the accuracy budgets.
         precision: What each branch took in each precision, where the recipe says ``auto``.
     """
 
-    target: str
-    given: Mapping[str, Any]
     model: Artifact
-    options: Mapping[str, Any]
+    deployment: Deployment
     safe: Mapping[str, Any]
     table: Sequence[Mapping[str, Any]]
     rungs: Sequence[Mapping[str, Any]]
@@ -59,19 +54,15 @@ class Compiled:
     guard: Sequence[Mapping[str, Any]] = ()
     precision: Sequence[Mapping[str, Any]] = ()
 
-    def candidate(self, **changes: Any) -> Candidate:
+    @property
+    def target(self) -> str:
+        """Name of the target."""
+        return self.deployment.target
+
+    def candidate(self) -> Candidate:
         """This bundle part as something to measure; it is called int8 only where something of it is."""
-        asked = precision_asked(self.model.main, self.options)
-        plain = {
-            "name": f"{self.target} {'int8' if asked.startswith('int8') else 'compressed'}",
-            "subject": "bundle",
-            "target": self.target,
-            "artifact": self.model.main,
-            "options": self.options,
-            "target_options": self.given,
-            "precision_asked": asked,
-        }
-        return Candidate(**{**plain, **changes})
+        quantized = precision_asked(self.deployment).startswith("int8")
+        return compressed(self.deployment, f"{self.target} {'int8' if quantized else 'compressed'}")
 
 
 def compile_for(
@@ -99,15 +90,16 @@ def compile_for(
     Raises:
         ParityError: The target computes the graph wrongly, also with the guilty branch in float.
     """
-    given = dict(recipe.targets[name])
-    target = plugins.find(Target, name)(**given)
+    floats = Deployment(name, exported.main, dict(recipe.targets[name]))
+    target = floats.plugin()
     forbid = forbidden(recipe)
     safe = target.choices(forbid=forbid)[0]
-    decided = decide(job, exported, recipe.graph_steps(), name, given, forbid=forbid, trained=start is not None)
+    decided = decide(job, exported, recipe.graph_steps(), floats, forbid=forbid, trained=start is not None)
     with Predictor() as predictor:
 
         def quantized(graph: Artifact) -> Partial:
-            return Partial(job, graph, quantize(job, graph, decided.steps, name), name, given, safe, original or (job, exported), predictor)
+            model = quantize(job, graph, decided.steps, name)
+            return Partial(job, graph, model, floats.holding(model.main).running(safe), original or (job, exported), predictor)
 
         def retrained() -> Partial:
             assert qat is not None
@@ -120,13 +112,14 @@ def compile_for(
         limits = policy.limits if guarded.met else {}
         why = target.cannot_run()
         options, table = (safe, []) if why else _tuned(partial, exported, limits, forbid)
+    deployment = partial.deployment.running(options)
     if options != safe:
-        rungs = ladder(job, exported, partial.quantized, name, given, options, search=False)
+        rungs = ladder(job, exported, partial.quantized, deployment, search=False)
     notes = [*decided.notes]
     notes += [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
     notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
     notes += [*guarded.notes, *(f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"])]
-    return Compiled(name, given, partial.quantized, options, safe, table, rungs, [*kept, *more], notes, guarded.table, decided.table)
+    return Compiled(partial.quantized, deployment, safe, table, rungs, [*kept, *more], notes, guarded.table, decided.table)
 
 
 def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[str, Any]], list[str]]:
@@ -137,7 +130,7 @@ def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[st
     """
     kept: list[str] = []
     while True:
-        rungs = ladder(partial.job, exported, partial.quantized, partial.target, partial.given, partial.options)
+        rungs = ladder(partial.job, exported, partial.quantized, partial.deployment)
         broken = next((rung for rung in rungs if not rung["ok"]), None)
         if broken is None:
             return partial, rungs, kept
@@ -145,7 +138,7 @@ def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[st
         if branch is None or branch in kept or not partial.nodes(branch):
             raise _broken(partial.target, broken)
         kept.append(branch)
-        partial = replace(partial, quantized=partial.graph(partial.nodes(branch)))
+        partial = partial.holding(partial.graph(partial.nodes(branch)))
 
 
 def forbidden(recipe: Recipe) -> frozenset[str]:
@@ -155,86 +148,69 @@ def forbidden(recipe: Recipe) -> frozenset[str]:
     return frozenset({"bf16", "fp16"} if "fp32" in asked else ())
 
 
-def ladder(
-    job: Job,
-    exported: Artifact,
-    quantized: Artifact,
-    name: str,
-    given: Mapping[str, Any],
-    options: Mapping[str, Any],
-    *,
-    search: bool = True,
-) -> list[dict[str, Any]]:
+def ladder(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, *, search: bool = True) -> list[dict[str, Any]]:
     """The parity ladder from the float graph to what the target computes, as plain rungs; a broken one names branch and node.
 
     Args:
+        quantized: The graph that ``deployment`` runs.
         search: Whether to look for them, which opens the graph many times.
     """
-    target = plugins.find(Target, name)(**given)
 
-    def make(scratch: Path) -> Path:
+    def rungs() -> list[dict[str, Any]]:
         from edgemm.graph import ladder
 
-        with target.open(quantized.main, **options) as session:
-            rungs = ladder.check_graphs(
-                exported.main, quantized.main, session, samples(job), card=job.card, target=name,
+        target, options = deployment.plugin(), deployment.runtime_options
+        with deployment.open() as session:
+            climbed = ladder.check_graphs(
+                exported.main, quantized.main, session, samples(job), card=job.card, target=deployment.target,
                 reopen=(lambda path: target.open(path, **options)) if search else None,
             )  # fmt: skip
-        path = scratch / "parity.json"
-        write_json(path, [rung.to_dict() for rung in rungs])
-        return path
+        return [rung.to_dict() for rung in climbed]
 
-    inputs = {
+    facts = {
         "graph": exported.folder.name,
         "quantized": quantized.folder.name,
-        "target": [name, dict(given)],
-        "options": dict(options),
+        "deployment": deployment.key(),
         "data": job.fingerprint,
         "seed": job.seed,
         "search": search,
     }
-    packages = ("onnxruntime", *target.versions())
-    made = job.stage(f"parity {name}", inputs, make, steps=(), targets=[name], packages=packages, on_this_machine=True)
-    return list(json.loads(made.main.read_text(encoding="utf-8")))
+    name = f"parity {deployment.target}"
+    return list(job.json(name, facts, rungs, steps=(), packages=("onnxruntime",), runs=[deployment], on_this_machine=True))
 
 
 def _tuned(
     partial: Partial, exported: Artifact, limits: Mapping[str, float], forbid: frozenset[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fastest runtime options that keep the parity ladder and the accuracy, and the table behind the choice."""
-    job, model, name = partial.job, partial.quantized, partial.target
+    job, deployment = partial.job, partial.deployment
 
-    def make(scratch: Path) -> Path:
+    def choice() -> dict[str, Any]:
         loses = _loses(partial, limits)
 
         def objection(options: dict[str, Any]) -> str:
-            if options == partial.options:
+            if options == deployment.runtime_options:
                 return ""  # proved and guarded before
-            rungs = ladder(job, exported, model, name, partial.given, options, search=False)
+            rungs = ladder(job, exported, partial.quantized, deployment.running(options), search=False)
             broken = next((rung for rung in rungs if not rung["ok"]), None)
             return f"it breaks the parity ladder: {broken['note']}." if broken else loses(options)
 
-        feed = samples(job, 1)[0]
-        found = tune(name, model.main, feed, forbid=forbid, objection=objection, target_options=partial.given, progress=job.show)
-        path = scratch / "tuned.json"
-        write_json(path, {"options": found.options, "table": [asdict(choice) for choice in found.table]})
-        return path
+        tuned = tune(deployment, samples(job, 1)[0], forbid=forbid, objection=objection, progress=job.show)
+        return {"options": tuned.options, "table": [asdict(row) for row in tuned.table]}
 
-    versions = plugins.find(Target, name)(**partial.given).versions()
-    inputs = {
+    facts = {
         "graph": exported.folder.name,
-        "model": model.folder.name,
-        "target": [name, dict(partial.given)],
+        "model": partial.quantized.folder.name,
+        "deployment": deployment.key(),
         "forbid": sorted(forbid),
         "limits": dict(limits),
         "original": partial.original[0].identity if limits else None,
         "data": job.fingerprint,
     }
     # limits hold accuracy against the original, a torch model perhaps
-    targets = [name, *(["torch"] if limits else [])]
-    made = job.stage(f"tune {name}", inputs, make, steps=(), targets=targets, packages=versions, on_this_machine=True)
-    tuned = json.loads(made.main.read_text(encoding="utf-8"))
-    return tuned["options"], tuned["table"]
+    targets = ["torch"] if limits else []
+    chosen = job.json(f"tune {deployment.target}", facts, choice, steps=(), targets=targets, runs=[deployment], on_this_machine=True)
+    return chosen["options"], chosen["table"]
 
 
 def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], str]:
@@ -243,12 +219,11 @@ def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str,
     Nothing ("") where val has no rows, or no output has a metric that can be lost.
     """
     job = partial.job
-    if not partial.split or not tasks.scored_outputs(job.card):
+    if not partial.split or not scored_outputs(job.card):
         return lambda options: ""
 
     def loses(options: dict[str, Any]) -> str:
-        (before, truth), (after, _) = partial.answers(), partial.answers(options=options)
-        lost = answers.lost(job, before, after, truth)
+        lost = answers.lost(job, partial.answers(), partial.answers(options=options))
         if any(score.low is not None and score.low > 0 for score in lost.values()):
             return "its accuracy does not hold."
         over = limits and any(m.value > limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())
@@ -274,32 +249,26 @@ def _words(options: Mapping[str, Any]) -> str:
 def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: int = 4) -> Golden:
     """A few samples with every target's outputs, and how far another machine's may be off."""
 
-    def make(scratch: Path) -> Path:
+    def arrays() -> Arrays:
         feed = Golden(stack(samples(job, count)))
         with plugins.load(Target, "onnxruntime").open(exported.main) as session:
             floats = run_golden(session, feed)
         outputs, allowed = {}, {}
         for part in compiled:
-            target = plugins.find(Target, part.target)(**part.given)
-            with target.open(part.model.main, **part.options) as session:
+            with part.deployment.open() as session:
                 outputs[part.target] = run_golden(session, feed)
                 precision = session.precision()
-            with target.open(part.model.main, **part.safe) as session:
+            with part.deployment.running(part.safe).open() as session:
                 others = [run_golden(session, feed)]
-            if target.cannot_run():  # on its box another form may turn out faster: one without quantizers too
+            if part.deployment.plugin().cannot_run():  # on its box another form may turn out faster: one without quantizers too
                 others.append(floats)
             allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others)
-        path = scratch / "golden.npz"
-        write_npz(path, Golden(feed.inputs, outputs, allowed).arrays())
-        return path
+        return Golden(feed.inputs, outputs, allowed).arrays()
 
-    inputs = {
+    facts = {
         "graph": exported.folder.name,
-        "targets": [[part.target, dict(part.given), part.model.folder.name, dict(part.options), dict(part.safe)] for part in compiled],
+        "targets": [[part.deployment.key(), part.model.folder.name, dict(part.safe)] for part in compiled],
         "data": job.fingerprint,
     }
-    packages = [name for part in compiled for name in plugins.find(Target, part.target)(**part.given).versions()]
-    targets = [part.target for part in compiled]
-    made = job.stage("golden", inputs, make, steps=(), targets=targets, packages=packages, on_this_machine=True)
-    with np.load(made.main, allow_pickle=False) as file:
-        return Golden.of_arrays(dict(file))
+    deployments = [part.deployment for part in compiled]
+    return Golden.of_arrays(job.arrays("golden", facts, arrays, steps=(), runs=deployments, on_this_machine=True))

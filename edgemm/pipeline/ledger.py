@@ -6,6 +6,7 @@ stand-ins of the same model, as the bundle's runtime does it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, combinations
@@ -15,20 +16,20 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.packing import write_npz
 from edgemm.box.bundle.parts import SplitFiles
+from edgemm.box.measuring.answers import score
 from edgemm.box.measuring.candidate import Candidate
-from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
 from edgemm.box.measuring.subsets import answer_subsets
-from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts import onnx_file
 from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Answers, Arrays
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.target import Target
 from edgemm.contracts.task import Score, Statistics
 from edgemm.errors import EdgemmError
 from edgemm.pipeline import standins
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.stages import Job
+from edgemm.pipeline.job import Job
 from edgemm.store.artifact import Artifact, write_json
 
 ROWS = 2000
@@ -52,7 +53,7 @@ class Ledger:
 
     Attributes:
         measurements: Each head's metric for every subset, ``modalities`` set; subjects original and bundle.
-        details: ``details["ledger"]`` of the report; {} where nothing was measured.
+        details: ``Details.ledger`` of the report; {} where nothing was measured.
         warnings: Sentences for the user.
         files: What belongs into the bundle: ``standins.npz``, ``split/...`` and ``targets/<t>/split/...``.
     """
@@ -74,9 +75,13 @@ class _Answered:
 
     candidate: Candidate
     precision: str
-    subsets: Mapping[Subset, Mapping[str, np.ndarray]]
-    truth: Mapping[str, np.ndarray]
+    subsets: Mapping[Subset, Answers]
     rows: int
+
+    @property
+    def truth(self) -> Arrays:
+        """Beside the answers to the whole."""
+        return next(iter(self.subsets.values())).truth
 
 
 def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled: Sequence[Compiled]) -> Ledger:
@@ -153,7 +158,7 @@ def subsets(inputs: Sequence[str]) -> list[Subset]:
 
 def _before(job: Job, original: Artifact) -> _Answered:
     parts = standins.in_parts(job, original)
-    candidate = Candidate("original", "original", "onnxruntime", parts.main, {}, precision_asked="f32")
+    candidate = Candidate("original", "original", Deployment("onnxruntime", parts.main), "f32")
     files = splits.read(parts.folder)
     form = _Form(None, original, parts, standins.measure(job, original))
     return _answered(job, candidate, form, subsets(files.inputs), standins.rows_for(files.macs, ROWS))
@@ -161,57 +166,41 @@ def _before(job: Job, original: Artifact) -> _Answered:
 
 def _after(job: Job, part: Compiled, form: _Form, before: _Answered) -> _Answered:
     """On the target itself; where that cannot run here, in ONNX Runtime, and the name says so."""
-    candidate = part.candidate(artifact=form.parts.main)
-    if plugins.find(Target, part.target)(**part.given).cannot_run():
+    candidate = replace(part.candidate(), deployment=part.deployment.holding(form.parts.main))
+    if part.deployment.plugin().cannot_run():
         candidate = replace(candidate, name=f"{candidate.name}{ELSEWHERE}")
     return _answered(job, candidate, form, list(before.subsets), before.rows)
 
 
 def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subset], rows: int) -> _Answered:
-    """A cached stage: the answers to every subset on the test split."""
+    """A cached stage: the answers to every subset on the test split, the truth beside the first."""
 
     def make(scratch: Path) -> Path:
         def tell(done: int) -> None:
             job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / rows))
 
-        found, truth, ran = answer_subsets(
+        answers, ran = answer_subsets(
             candidate, form.means.main, str(job.data), job.card, wanted, rows=rows, seed=job.seed, skip_bad_rows=job.skip_bad_rows,
             progress=tell,
         )  # fmt: skip
-        arrays = {f"{place}/{name}": array for place, answers in enumerate(found) for name, array in answers.items()}
-        write_npz(scratch / "answers.npz", {**arrays, **{f"label/{name}": array for name, array in truth.items()}})
+        for place, answered in enumerate(answers):
+            answered.save(scratch / f"{place}.npz")
         write_json(scratch / "precision.json", ran)
-        return scratch / "answers.npz"
+        return scratch / "precision.json"
 
-    target = plugins.find(Target, candidate.target)(**candidate.target_options)
-    stage_inputs = {
+    facts = {
         "parts": form.parts.folder.name,
         "standins": form.means.folder.name,
-        "target": [candidate.target, dict(candidate.target_options)],
-        "options": dict(candidate.options),
+        "deployment": candidate.deployment.key(),
         "subsets": wanted,
         "data": job.fingerprint,
         "rows": rows,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
-    made = job.stage(
-        f"ledger {candidate.name}",
-        stage_inputs,
-        make,
-        steps=(),
-        targets=[candidate.target],
-        packages=target.versions(),
-        on_this_machine=True,
-    )
-    with np.load(made.main, allow_pickle=False) as file:
-        flat = dict(file)
-    truth = {key.removeprefix("label/"): array for key, array in flat.items() if key.startswith("label/")}
-    found = {
-        subset: {key.partition("/")[2]: array for key, array in flat.items() if key.startswith(f"{place}/")}
-        for place, subset in enumerate(wanted)
-    }
-    return _Answered(candidate, made.sibling("precision.json").read_text(encoding="utf-8").strip().strip('"'), found, truth, rows)
+    kept = job.stage(f"ledger {candidate.name}", facts, make, steps=(), runs=[candidate.deployment], on_this_machine=True)
+    answers = {subset: Answers.read(kept.sibling(f"{place}.npz")) for place, subset in enumerate(wanted)}
+    return _Answered(candidate, str(json.loads(kept.main.read_text(encoding="utf-8"))), answers, rows)
 
 
 def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
@@ -245,7 +234,7 @@ def _measurements(job: Job, form: _Answered) -> list[Measurement]:
     return [
         replace(m, modalities=subset, **about)  # type: ignore[arg-type]  # all of them are words
         for subset, answers in form.subsets.items()
-        for m in Accuracy().summarise([Answers(job.card.outputs, answers, form.truth)])
+        for m in score(job.card.outputs, Answers(answers.predictions, form.truth))
     ]
 
 
@@ -257,7 +246,7 @@ def _contribution(job: Job, output: str, given: str, before: _Answered, after: _
     task = tasks.of(job.card.outputs[output])
 
     def measured(form: _Answered, subset: Subset) -> Statistics:
-        return task.measure(form.subsets[subset], form.truth.get(output))
+        return task.measure(form.subsets[subset].predictions, form.truth.get(output))
 
     (was, was_without), (now, now_without) = ([measured(form, subset) for subset in (whole, without)] for form in (before, after))
     first, second = was.gain(1.0, [(-1.0, was_without)]), now.gain(1.0, [(-1.0, now_without)])

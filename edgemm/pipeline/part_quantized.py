@@ -6,22 +6,23 @@ What guards and ``inspect --sensitivity`` share; whatever is tried is a cached s
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.predict import Predictor
+from edgemm.contracts.answers import Answers
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
 from edgemm.pipeline import answers as answering
 from edgemm.pipeline.answers import DECISION_ROWS
-from edgemm.pipeline.stages import Job, samples
-from edgemm.store.artifact import Artifact, write_json
+from edgemm.pipeline.job import Job, samples
+from edgemm.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from edgemm.graph.branches import Branches
@@ -61,7 +62,7 @@ class Partial:
         job: The run on the model that was quantized.
         floats: The graph that was quantized.
         quantized: That graph with Q/DQ.
-        target, given, options: The target, its own options, the runtime options.
+        deployment: How that runs on the target; its model is ``quantized``'s.
         original: The run on the model that accuracy is held against, and its float graph.
         predictor: What the candidates share; None = each has a process of its own.
     """
@@ -69,12 +70,19 @@ class Partial:
     job: Job
     floats: Artifact
     quantized: Artifact
-    target: str
-    given: Mapping[str, Any]
-    options: Mapping[str, Any]
+    deployment: Deployment
     original: tuple[Job, Artifact]
     predictor: Predictor | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def target(self) -> str:
+        """Name of the target."""
+        return self.deployment.target
+
+    def holding(self, quantized: Artifact) -> Partial:
+        """The same with another Q/DQ graph of the same float one."""
+        return replace(self, quantized=quantized, deployment=self.deployment.holding(quantized.main))
 
     @cached_property
     def split(self) -> str:
@@ -152,23 +160,23 @@ class Partial:
         made = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, steps=(), targets=(), packages=("onnx",))
         return made
 
-    def answers(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> tuple[answering.Arrays, answering.Arrays]:
-        """What the target answers on the deciding rows with ``nodes`` in float, and the truth.
+    def answers(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> Answers:
+        """What the target answers on the deciding rows with ``nodes`` in float, with the truth.
 
         Args:
             options: Other runtime options than the graph's own.
         """
         model = self.graph(nodes)
-        chosen = self.options if options is None else options
-        candidate = Candidate(f"{self.target} int8", "bundle", self.target, model.main, chosen, target_options=self.given)
+        deployment = self.deployment.holding(model.main)
+        candidate = Candidate(f"{self.target} int8", "bundle", deployment if options is None else deployment.running(options))
         return answering.answers(self.job, candidate, model.folder.name, self.split, limit=DECISION_ROWS, predictor=self.predictor)
 
     def lost(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> dict[str, Measurement]:
         """Output -> accuracy lost against the original on the deciding rows; arguments as in ``answers``."""
-        key = f"lost {sorted(set(nodes))} {self.options if options is None else options}"
+        key = f"lost {sorted(set(nodes))} {self.deployment.runtime_options if options is None else options}"
         if key not in self._known:
-            before, truth = answering.original_answers(*self.original, self.split, limit=DECISION_ROWS)
-            self._known[key] = answering.lost(self.job, before, self.answers(nodes, options)[0], truth)
+            before = answering.original_answers(*self.original, self.split, limit=DECISION_ROWS)
+            self._known[key] = answering.lost(self.job, before, self.answers(nodes, options))
         return dict(self._known[key])
 
     def noise(self, pieces: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -177,31 +185,28 @@ class Partial:
         Computed by ONNX Runtime on the graph as it stands, on a few samples: no target compiles it.
         """
 
-        def make(scratch: Path) -> Path:
+        def noise_db() -> dict[str, float]:
             from edgemm.graph import files, parity
             from edgemm.graph.back_to_float import body, revert
 
             floats, quantized, feeds = files.load(self.floats.main), files.load(self.quantized.main), samples(self.job, NOISE_SAMPLES)
             everything = body(self.branches)
             expected, _ = parity.run_reference(revert(quantized, floats, everything), feeds)
-            found = {}
+            measured = {}
             for number, (name, nodes) in enumerate(pieces.items()):
                 self.job.show(name, number / len(pieces))
                 alone = revert(quantized, floats, set(everything) - set(nodes))
                 got, _ = parity.run_reference(alone, feeds)
-                found[name] = max(-SILENT_DB, min(SILENT_DB, parity.worst(parity.compare(expected, got)).sqnr_db))
-            path = scratch / "noise.json"
-            write_json(path, found)
-            return path
+                measured[name] = max(-SILENT_DB, min(SILENT_DB, parity.worst(parity.compare(expected, got)).sqnr_db))
+            return measured
 
-        inputs = {
+        facts = {
             "quantized": self.quantized.folder.name,
             "floats": self.floats.folder.name,
             "pieces": {name: sorted(nodes) for name, nodes in pieces.items()},
             "data": self.job.fingerprint,
         }
-        made = self.job.stage(f"noise {self.target}", inputs, make, steps=(), targets=(), packages=("onnx", "onnxruntime"))
-        return dict(json.loads(made.main.read_text(encoding="utf-8")))
+        return dict(self.job.json(f"noise {self.target}", facts, noise_db, steps=(), targets=(), packages=("onnx", "onnxruntime")))
 
     def pieces(self, branch: str) -> dict[str, list[str]]:
         """A branch's INT8 layers, each with what follows it; neighbours joined where they are many."""

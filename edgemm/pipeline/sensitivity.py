@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.box.bundle.packing import write_npz
 from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Answers
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Step
 from edgemm.contracts.report import Measurement, show_interval
 from edgemm.contracts.target import Target, first_here
@@ -27,8 +28,8 @@ from edgemm.pipeline import answers as answering
 from edgemm.pipeline import stages
 from edgemm.pipeline.answers import DECISION_ROWS
 from edgemm.pipeline.auto_precision import normal
+from edgemm.pipeline.job import Job
 from edgemm.pipeline.part_quantized import Partial
-from edgemm.pipeline.stages import Job
 from edgemm.store.artifact import Artifact, write_json
 
 if TYPE_CHECKING:
@@ -139,19 +140,19 @@ def sensitivity(job: Job, *, target: str | None = None) -> Sensitivity:
     if not split:
         raise DataError("sensitivity needs rows of val or train.", why=note, fix="add rows with split 'val'.")
     exported = stages.export(job)
-    before, truth = answering.original_answers(job, exported, split, limit=DECISION_ROWS)
-    scored = {str(m.output): m for m in answering.scored(job, before, truth)}
+    before = answering.original_answers(job, exported, split, limit=DECISION_ROWS)
+    scored = {str(m.output): m for m in answering.scored(job, before)}
     names = list(scored)
     notes = [note] if note else []
-    cells = _pruned(job, split, before, truth, notes)
+    cells = _pruned(job, split, before, notes)
     name, found = _quantized(job, exported, names, target, notes)
-    rows = len(next(iter(before.values())))
+    rows = len(next(iter(before.predictions.values())))
     return Sensitivity(
         tuple(cells + found), {n: scored[n].value for n in names}, {n: scored[n].name for n in names}, split, rows, name, tuple(notes)
     )
 
 
-def _pruned(job: Job, split: str, before: answering.Arrays, truth: answering.Arrays, notes: list[str]) -> list[Cell]:
+def _pruned(job: Job, split: str, before: Answers, notes: list[str]) -> list[Cell]:
     """Every branch at every ratio."""
     if job.card.factory is None:
         notes.append("Pruning was left out: it needs a PyTorch model that can be built.")
@@ -161,17 +162,16 @@ def _pruned(job: Job, split: str, before: answering.Arrays, truth: answering.Arr
     for branch in whole.branches():
         for ratio in RATIOS:
             after, note = whole.pruned(branch, ratio)
-            cells += _cells(job, branch, f"prune {100 * ratio:.0f} %", before, after, truth, note)
+            cells += _cells(job, branch, f"prune {100 * ratio:.0f} %", before, after, note)
     return cells
 
 
-def _cells(
-    job: Job, branch: str, treatment: str, before: answering.Arrays, after: answering.Arrays | None, truth: answering.Arrays, note: str
-) -> list[Cell]:
+def _cells(job: Job, branch: str, treatment: str, before: Answers, after: Answers | None, note: str) -> list[Cell]:
     if after is None:
         names = tasks.scored_outputs(job.card)
         return [Cell(branch, treatment, name, note=note) for name in names]
-    lost, scored = answering.lost(job, before, after, truth), {m.output: m.value for m in answering.scored(job, after, truth)}
+    after = Answers(after.predictions, before.truth)
+    lost, scored = answering.lost(job, before, after), {m.output: m.value for m in answering.scored(job, after)}
     return [Cell(branch, treatment, name, m.value, m.low, m.high, m.unit, scored.get(name), note) for name, m in lost.items()]
 
 
@@ -185,19 +185,16 @@ class _Whole:
     def branches(self) -> list[str]:
         """Branches with something that may be pruned."""
 
-        def make(scratch: Path) -> Path:
+        def weighed() -> list[str]:
             from edgemm.workshop.models.torch_branches import find_parts
 
             parts = find_parts(self.model())
-            weighed = set(parts.of_parameter.values())
-            path = scratch / "branches.json"
-            write_json(path, [branch for branch in dict.fromkeys(parts.of_node.values()) if branch in weighed])
-            return path
+            with_weights = set(parts.of_parameter.values())
+            return [branch for branch in dict.fromkeys(parts.of_node.values()) if branch in with_weights]
 
-        made = self.job.stage("parts", {"model": self.job.identity}, make, steps=(), targets=(), packages=TRAINERS)
-        return list(json.loads(made.main.read_text(encoding="utf-8")))
+        return list(self.job.json("parts", {"model": self.job.identity}, weighed, steps=(), targets=(), packages=TRAINERS))
 
-    def pruned(self, branch: str, ratio: float) -> tuple[answering.Arrays | None, str]:
+    def pruned(self, branch: str, ratio: float) -> tuple[Answers | None, str]:
         """Answers with a branch pruned and a note, or None and the reason."""
 
         def make(scratch: Path) -> Path:
@@ -220,7 +217,7 @@ class _Whole:
             if not _changed(told):
                 write_json(path, {"note": "nothing of it can be pruned alone", "pruned": False})
                 return path
-            write_npz(scratch / "answers.npz", self.answers(smaller))
+            self.answers(smaller).save(scratch / "answers.npz")
             write_json(path, {"note": _kept(told, branch), "pruned": True})
             return path
 
@@ -237,8 +234,7 @@ class _Whole:
         told = json.loads(made.main.read_text(encoding="utf-8"))
         if not told["pruned"]:
             return None, told["note"]
-        with np.load(made.sibling("answers.npz"), allow_pickle=False) as file:
-            return dict(file), told["note"]
+        return Answers.read(made.sibling("answers.npz")), told["note"]
 
     def model(self) -> FusedModel:
         from edgemm.workshop.models.checkpoint.loading import load_model
@@ -247,14 +243,14 @@ class _Whole:
             self._model = load_model(self.job.card)
         return self._model
 
-    def answers(self, model: FusedModel) -> dict[str, np.ndarray]:
+    def answers(self, model: FusedModel) -> Answers:
         from edgemm.workshop.models import values as _values
 
         parts: dict[str, list[np.ndarray]] = {}
         for batch in self.job.dataset.batches(self.split, BATCH_SIZE, limit=DECISION_ROWS):
             for name, value in _values.outputs(model, batch.inputs).items():
                 parts.setdefault(name, []).append(value)
-        return {name: np.concatenate(values) for name, values in parts.items()}
+        return Answers({name: np.concatenate(values) for name, values in parts.items()})
 
 
 def _changed(told: Mapping[str, Any]) -> bool:
@@ -276,7 +272,8 @@ def _quantized(job: Job, exported: Artifact, names: Sequence[str], target: str |
     if plugin.cannot_run():
         notes.append(f"{name}: {plugin.cannot_run()} INT8 was computed by ONNX Runtime on its graph.")
     with Predictor() as predictor:
-        partial = Partial(job, exported, quantized, name, {}, plugin.choices(forbid=frozenset())[0], (job, exported), predictor)
+        deployment = Deployment(name, quantized.main, runtime_options=plugin.choices(forbid=frozenset())[0])
+        partial = Partial(job, exported, quantized, deployment, (job, exported), predictor)
         found = {alone.branch: alone for alone in partial.alone()}
     cells = []
     for branch in partial.layers:

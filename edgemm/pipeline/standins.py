@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from edgemm.box.bundle import parts as splits
-from edgemm.box.bundle.packing import write_npz
 from edgemm.box.bundle.parts import Parts
 from edgemm.contracts import plugins
 from edgemm.contracts.dataset import Batch
 from edgemm.contracts.target import Target
 from edgemm.errors import MeasureError
-from edgemm.pipeline.stages import Job
+from edgemm.pipeline.job import Job
 from edgemm.store.artifact import Artifact, write_json
 
 ROWS = 2000
@@ -73,15 +72,12 @@ def measure(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifact
     files = splits.read(parts.folder)
     rows = rows_for(files.macs)
 
-    def make(scratch: Path) -> Path:
+    def means() -> dict[str, np.ndarray]:
         with Parts(files, plugins.load(Target, "onnxruntime").open) as opened:
-            means = _means(opened, _batches(job, rows), rows, job)
-        path = scratch / "standins.npz"
-        write_npz(path, means)
-        return path
+            return _means(opened, _batches(job, rows), rows, job)
 
-    inputs = {"split": parts.folder.name, "data": job.fingerprint, "seed": job.seed, "rows": rows}
-    return job.stage("standins", inputs, make, steps=(), targets=(), packages=("onnxruntime", "numpy"))
+    facts = {"split": parts.folder.name, "data": job.fingerprint, "seed": job.seed, "rows": rows}
+    return job.npz("standins", facts, means, steps=(), targets=(), packages=("onnxruntime", "numpy"))
 
 
 def rows_for(macs: int, most: int = ROWS) -> int:

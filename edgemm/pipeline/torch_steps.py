@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Recipe, Step
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.target import Target
 from edgemm.data.in_memory import open_unlabeled
 from edgemm.errors import Collector
 from edgemm.pipeline import stages
-from edgemm.pipeline.stages import Job
+from edgemm.pipeline.job import Job, applied_steps, samples
 from edgemm.progress import Progress
 from edgemm.store.artifact import Artifact, write_json
 from edgemm.workshop.models.checkpoint.files import CARD
@@ -170,7 +171,7 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
 def _restored(step: Step, card: cards.Card) -> list[str]:
     """The steps that the models a step works with went through before: its own and another teacher's."""
     teacher = step.options.get("teacher")
-    return [*stages.applied_steps(card), *(stages.applied_steps(cards.load(teacher)) if teacher else [])]
+    return [*applied_steps(card), *(applied_steps(cards.load(teacher)) if teacher else [])]
 
 
 def named(step: Step, card: cards.Card) -> dict[str, Any]:
@@ -224,8 +225,8 @@ def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[
     The first model it is given runs beside every later one, round by round, and what a machine lost or gained in between is taken out: on
     a shared box the same graph took 0.35 ms, and 0.23 ms after a minute of training.
     """
-    name, given = next(iter(recipe.targets.items()))
-    target = plugins.find(Target, name)(**given)
+    name, target_options = next(iter(recipe.targets.items()))
+    target = plugins.find(Target, name)(**target_options)
     if target.cannot_run():
         return None
     first: list[tuple[Path, float]] = []
@@ -240,9 +241,10 @@ def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[
             alone = replace(job, card=card, progress=Progress(), made=[], reused=[])
             exported = stages.export(alone, opset=opset)
             graph = stages.quantize(alone, exported, [_quick(step) for step in recipe.graph_steps()], name)
-            candidate = Candidate("candidate", "bundle", name, graph.main, target.choices()[0], target_options=given)
-            beside = [replace(candidate, name="first", artifact=path) for path, _ in first]
-            timed = time_candidates([candidate, *beside], stages.samples(alone, 1)[0], launches=0, seconds=4.0, warmup_s=0.5)
+            deployment = Deployment(name, graph.main, dict(target_options), target.choices()[0])
+            candidate = Candidate("candidate", "bundle", deployment)
+            beside = [replace(candidate, name="first", deployment=deployment.holding(path)) for path, _ in first]
+            timed = time_candidates([candidate, *beside], samples(alone, 1)[0], launches=0, seconds=4.0, warmup_s=0.5)
             found = measurements(candidate, timed["candidate"])
         if not first:
             first.append((graph.main, _p50_ms(found)))

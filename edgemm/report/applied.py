@@ -1,4 +1,4 @@
-"""What the torch steps did, drawn from ``details["applied"]``: ``[{step, options, facts}]``, whatever plain values the facts are.
+"""What the torch steps did, drawn from ``details.applied``: ``[{step, options, facts}]``, whatever plain values the facts are.
 
 Curves become charts, lists of mappings tables, mappings of mappings tables with a row each, single values a list.
 """
@@ -23,7 +23,7 @@ PAIR = ("before", "after")
 def applied(report: Report) -> str:
     """A part for each torch step, in order."""
     parts = []
-    for row in report.details.get("applied") or []:
+    for row in report.details.applied:
         options = _inline(row["options"]) if row.get("options") else ""
         given = f" <small>{options}</small>" if options else ""
         parts.append(f'<div class="step"><h3>{escape(str(row.get("step", "")))}{given}</h3>{_facts(row.get("facts") or {})}</div>')

@@ -13,7 +13,7 @@ from edgemm.report.words import number
 
 def precision(report: Report) -> str:
     """For each branch, its time alone in every precision, and the choice."""
-    found = report.details.get("precision") or []
+    found = report.details.precision
     kinds = list(dict.fromkeys(word for row in found for word in row.get("ms") or {}))
     rows = [
         [
@@ -39,7 +39,7 @@ def _milliseconds(ms: Mapping[str, Any] | None) -> str:
 
 def runtime_options(report: Report) -> str:
     """What the runtime was tried with, and what was taken."""
-    found = report.details.get("runtime_options") or []
+    found = report.details.runtime_options
     names = list(dict.fromkeys(name for row in found for name in row["options"]))
     rows = [
         [
@@ -62,7 +62,7 @@ def runtime_options(report: Report) -> str:
 
 def guard(report: Report) -> str:
     """What was tried to keep the accuracy budgets, in order."""
-    found = report.details.get("guard") or []
+    found = report.details.guard
     if len(found) < 2:  # all in INT8 kept them
         return ""
     outputs = list(dict.fromkeys(name for row in found for name in row.get("outputs") or {}))

@@ -98,7 +98,7 @@ def compare(old: Report, new: Report) -> Comparison:
             fix="compare reports of the same model on the same target.",
         )
     changes = [_change(before.get(key), after.get(key)) for key in [*before, *(key for key in after if key not in before)]]
-    failed = {(form["target"], form["subject"]) for form in new.details.get("not_measured") or ()}
+    failed = {(form.target, form.subject) for form in new.details.not_measured}
     changes = [replace(c, verdict="failed") if c.verdict == "gone" and _form(c.old) in failed else c for c in changes]
     return Comparison(changes, tuple(_notes(old, new)))
 
@@ -157,7 +157,7 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
         if ours.get(name) != theirs.get(name):
             yield f"{name} was {ours.get(name, 'absent')} and is {theirs.get(name, 'absent')}."
     for word, report in (("old", old), ("new", new)):
-        flagged = [name for name, told in (report.details.get("disturbances") or {}).items() if told.get("flagged")]
+        flagged = [name for name, disturbance in report.details.disturbances.items() if disturbance.flagged]
         if flagged:
             yield f"the {word} run was disturbed ({', '.join(flagged)}): measure it again before you believe a change of speed."
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from edgemm.contracts.report import Measurement, Report, Variant, Verdict
+from edgemm.contracts.report_parts import Ratio
 from edgemm.report.words import name_of, number, shown
 
 ABOUT_EQUAL = 0.03  # a ratio this near to 1 is called "the same": below what repeated runs reproduce
@@ -75,34 +75,34 @@ def _speed(report: Report, compressed: Variant) -> Fact | None:
     fact = _ratio(compressed, baseline, "latency_p50_ms", ("faster", "slower"), "ms")
     big, word, sub, mood = fact.big, fact.word, fact.sub, fact.mood
     pair = _pair(report, compressed, baseline)
-    if pair.get("low") and pair.get("high"):
-        low, high = 1 / pair["high"], 1 / pair["low"]
+    if pair and pair.low and pair.high:
+        low, high = 1 / pair.high, 1 / pair.low
         sub += f"; 95 %: {low:.2f}× … {high:.2f}×"
         mood = "doubt" if low <= 1 <= high else mood
-    if pair.get("verdict") == UNDECIDED:
+    if pair and pair.verdict == UNDECIDED:
         big, word, mood = "no difference", "in speed shown", "doubt"
-    if pair.get("disturbed") or report.is_disturbed(compressed) or report.is_disturbed(baseline):
+    if (pair and pair.disturbed) or report.is_disturbed(compressed) or report.is_disturbed(baseline):
         word, mood = f"{word} (disturbed)", "doubt"
     default = _other(report, compressed, "default", "latency_p50_ms")
     if default and default is not baseline:
         times = _value(default, "latency_p50_ms") / _value(compressed, "latency_p50_ms")
         said = " ".join(_times(times, ("faster than", "slower than"), "as fast as"))
-        sub += f"; {f'{UNDECIDED} to' if _pair(report, compressed, default).get('verdict') == UNDECIDED else said} its default"
+        other = _pair(report, compressed, default)
+        sub += f"; {f'{UNDECIDED} to' if other and other.verdict == UNDECIDED else said} its default"
     return Fact(fact.name, big, word, sub, mood)
 
 
-def _pair(report: Report, compressed: Variant, baseline: Variant) -> Mapping[str, Any]:
-    """The row of ``ratios`` in which the two were timed side by side, empty where they were not."""
+def _pair(report: Report, compressed: Variant, baseline: Variant) -> Ratio | None:
+    """The row of ``ratios`` in which the two were timed side by side, None where they were not."""
     ours, theirs = _names(report, compressed), _names(report, baseline)
-    rows = report.details.get("ratios") or ()
-    return next((row for row in rows if row.get("candidate") in ours and row.get("baseline") in theirs), {})
+    return next((row for row in report.details.ratios if row.candidate in ours and row.baseline in theirs), None)
 
 
 def _names(report: Report, variant: Variant) -> set[str]:
     """What a variant is called in ``ratios``: a benchmark tells forms of one source apart by names of their own."""
-    about = (variant.candidate, variant.target, variant.subject)
-    told = (report.details.get("disturbances") or {}).items()
-    return {variant.candidate} | {form for form, row in told if (row.get("source"), row.get("target"), row.get("subject")) == about}
+    identity = (variant.candidate, variant.target, variant.subject)
+    forms = report.details.disturbances.items()
+    return {variant.candidate} | {form for form, row in forms if (row.source, row.target, row.subject) == identity}
 
 
 def _baseline(report: Report, compressed: Variant, name: str) -> Variant | None:

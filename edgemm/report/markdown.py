@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from edgemm.contracts.report import Measurement, Report
+from edgemm.contracts.report_parts import Row, Throughput
 from edgemm.report.comparison import Comparison
 from edgemm.report.words import in_unit, name_of
 
@@ -30,10 +30,10 @@ def _comparison(found: Comparison) -> Iterable[str]:
 
 def _report(report: Report) -> Iterable[str]:
     details = report.details
-    yield f"# {details.get('title') or 'edgemm benchmark'}"
+    yield f"# {details.title or 'edgemm benchmark'}"
     facts = report.environment
     yield f"{facts.get('device')}, {facts.get('cores')} cores, {facts.get('memory_gib')} GiB; {facts.get('system')}. Intervals are 95 %."
-    yield _listed(details.get("notes") or ())
+    yield _listed(details.notes)
     variants = report.variants()
     scores = dict.fromkeys((m.name, m.output) for m in report.measurements if m.output and m.branch is None and m.modalities is None)
     columns = [(name, None) for name in COLUMNS if any(variant.get(name) for variant in variants)] + list(scores)
@@ -42,27 +42,26 @@ def _report(report: Report) -> Iterable[str]:
     ]
     yield table(["", "Ran in", *(name_of(*column) for column in columns)], rows)
     pairs = [
-        [r["candidate"], r["baseline"], f"{1 / r['value']:.2f}x", f"{r['verdict']}{' (disturbed)' if r.get('disturbed') else ''}"]
-        for r in details.get("ratios") or ()
+        [r.candidate, r.baseline, f"{1 / r.value:.2f}x", f"{r.verdict}{' (disturbed)' if r.disturbed else ''}"] for r in details.ratios
     ]
     yield "## Side by side\n\n" + table(["Candidate", "Against", "Speed", "Verdict"], pairs) if pairs else ""
-    yield "## Throughput\n\n" + _throughput(details["throughput"]) if details.get("throughput") else ""
-    yield "## Roofline\n\n" + _roofline(details["roofline"]) if details.get("roofline") else ""
-    yield "## Kernel audit\n\n" + _audit(details["audit"]) if details.get("audit") else ""
+    yield "## Throughput\n\n" + _throughput(details.throughput) if details.throughput else ""
+    yield "## Roofline\n\n" + _roofline(details.roofline) if details.roofline else ""
+    yield "## Kernel audit\n\n" + _audit(details.audit) if details.audit else ""
     yield "## Budgets\n\n" + _listed(map(str, report.budgets)) if report.budgets else ""
 
 
-def _throughput(rows: Sequence[dict[str, Any]]) -> str:
-    cells = [[r["candidate"], str(r["batch"]), str(r["streams"]), f"{r['per_s']:.0f}" if r["per_s"] else r["error"] or ""] for r in rows]
+def _throughput(rows: Sequence[Throughput]) -> str:
+    cells = [[r.candidate, str(r.batch), str(r.streams), f"{r.per_s:.0f}" if r.per_s else r.error or ""] for r in rows]
     return table(["Candidate", "Batch", "Streams", "Samples a second"], cells)
 
 
-def _roofline(rows: Sequence[dict[str, Any]]) -> str:
+def _roofline(rows: Sequence[Row]) -> str:
     cells = [[r["branch"], f"{r['time_us']:.0f} µs", f"{100 * r['of_limit']:.0f} %", r["reason"]] for r in rows]
     return table(["Branch", "Time", "Of its limit", "Limited by"], cells)
 
 
-def _audit(rows: Sequence[dict[str, Any]]) -> str:
+def _audit(rows: Sequence[Row]) -> str:
     cells = [
         [
             r["finding"],

@@ -87,26 +87,26 @@ def _goodness(m: Measurement) -> float:
 
 
 def _throughput(report: Report) -> str:
-    rows = report.details.get("throughput") or []
+    rows = report.details.throughput
     cells = []
     for row in rows:
-        interval = "" if row["low"] is None else f"<small>{row['low']:.0f} … {row['high']:.0f}</small>"
-        shown = escape(row["error"] or "") if row["per_s"] is None else f"{row['per_s']:.0f}{interval}"
-        cells.append([escape(row["candidate"]), str(row["batch"]), str(row["streams"]), shown])
+        interval = "" if row.low is None or row.high is None else f"<small>{row.low:.0f} … {row.high:.0f}</small>"
+        shown = escape(row.error or "") if row.per_s is None else f"{row.per_s:.0f}{interval}"
+        cells.append([escape(row.candidate), str(row.batch), str(row.streams), shown])
     about = "Samples a second with so many samples a call and so many parallel streams; each stream has its share of the cores."
     return section("Throughput", about, table(["Candidate", "#Batch", "#Streams", "#Samples a second"], cells)) if cells else ""
 
 
 def _limits(report: Report) -> str:
-    rows = report.details.get("roofline") or []
+    rows = report.details.roofline
     if not rows:
         return ""
     cells = [
         [escape(row["branch"]), f"{row['time_us']:.0f} µs", _share(row["of_limit"]), escape(row["reason"]), str(row["layers"])]
         for row in rows
     ]
-    parts = [table(["Branch", "#Time", "Of its limit", "Limited by", "#Layers"], cells), _audit(report.details.get("audit") or [])]
-    return section("Against the limits of this box", _peaks(report.details.get("peaks") or {}), "".join(parts))
+    parts = [table(["Branch", "#Time", "Of its limit", "Limited by", "#Layers"], cells), _audit(report.details.audit)]
+    return section("Against the limits of this box", _peaks(report.details.peaks), "".join(parts))
 
 
 def _peaks(box: Mapping[str, Any]) -> str:
@@ -133,12 +133,12 @@ def _audit(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _timeline(report: Report) -> str:
-    turns = report.details.get("timeline") or []
+    turns = report.details.timeline
     if not turns:
         return ""
     end = max(turn["at_s"] for turn in turns) or 1.0
     strips = "".join(_strip(name, [turn for turn in turns if turn["candidate"] == name], end) for name in _names(turns))
-    energy = report.details.get("energy")
+    energy = report.details.energy
     about = (
         "Each candidate's turns in the order they were taken. Green: undisturbed; red: disturbed each time it was tried, and counted; "
         "pale: disturbed and done again, not counted."
@@ -171,9 +171,10 @@ def _strip(name: str, turns: Sequence[Mapping[str, Any]], end: float) -> str:
 
 
 def _reasons(report: Report) -> str:
-    told = report.details.get("disturbances") or {}
     rows = [
-        [escape(name), escape(reason), str(count)] for name, found in told.items() for reason, count in (found.get("reasons") or {}).items()
+        [escape(name), escape(reason), str(count)]
+        for name, disturbance in report.details.disturbances.items()
+        for reason, count in disturbance.reasons.items()
     ]
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""Which modality matters: every head with inputs missing, before and after compression, from ``details["ledger"]``."""
+"""Which modality matters: every head with inputs missing, before and after compression, from ``details.ledger``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWN_SUBSETS = 7  # of one head; the table below has all
 
 def modalities(report: Report) -> str:
     """Dots for each head and subset, what each input adds, and every number."""
-    found = report.details.get("ledger") or {}
+    found = report.details.ledger
     measured = [m for m in report.measurements if m.modalities]
     if not found or not measured:
         return ""

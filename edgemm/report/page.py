@@ -7,12 +7,12 @@ Whatever the report lacks is left out of the page, so that it serves ``train`` (
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from edgemm.contracts.report import Measurement, Report, Variant
+from edgemm.contracts.report_parts import Details
 from edgemm.report import charts
 from edgemm.report.applied import applied
 from edgemm.report.charts import Bar
@@ -36,7 +36,7 @@ SUBJECTS = {
 
 def render(report: Report) -> str:
     """The report as one HTML file."""
-    title = str(report.details.get("title") or _title(report.details))
+    title = str(report.details.title or _title(report.details))
     body = "".join(part for part in (draw(report) for draw in SECTIONS) if part)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -47,13 +47,13 @@ def render(report: Report) -> str:
     )
 
 
-def _title(details: Mapping[str, Any]) -> str:
-    card, recipe = details.get("card"), details.get("recipe")
+def _title(details: Details) -> str:
+    card, recipe = details.card, details.recipe
     return f"{card}, compressed with {recipe}" if card and recipe else str(card or "edgemm report")
 
 
 def _notes(report: Report) -> str:
-    notes = report.details.get("notes") or ()
+    notes = report.details.notes
     listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
     return f'<section class="notes"><h2>Worth knowing</h2><ul>{listed}</ul></section>' if notes else ""
 
@@ -127,7 +127,7 @@ def _cell(m: Measurement) -> str:
 
 
 def _latency(report: Report) -> str:
-    samples = report.details.get("latency_samples_ms") or {}
+    samples = report.details.latency_samples_ms
     names = {variant.candidate: variant.label for variant in report.variants() if variant.candidate}
     samples = {names.get(label, label): values for label, values in samples.items()}
     drawn = charts.ridges(samples, {label: _kind(label, report.variants()) for label in samples})
@@ -143,11 +143,11 @@ def _kind(label: str, variants: Sequence[Variant]) -> str:
 
 def _confusion(report: Report) -> str:
     parts = []
-    for output, found in (report.details.get("confusion") or {}).items():
-        pair = [(word, found[key]) for key, word in (("before", "Before"), ("after", "After")) if found.get(key)]
-        heading = f"<h3>{escape(str(output))}</h3>" if len(report.details["confusion"]) > 1 and len(pair) > 1 else ""
+    for output, found in report.details.confusion.items():
+        pair = [(word, counts) for word, counts in (("Before", found.before), ("After", found.after)) if counts]
+        heading = f"<h3>{escape(str(output))}</h3>" if len(report.details.confusion) > 1 and len(pair) > 1 else ""
         pair = pair if len(pair) > 1 else [(str(output), counts) for _, counts in pair]
-        drawn = "".join(charts.matrix(found["labels"], counts, word) for word, counts in pair)
+        drawn = "".join(charts.matrix(found.labels, counts, word) for word, counts in pair)
         parts.append(f'{heading}<div class="panels">{drawn}</div>')
     about = "Rows: what is true. Columns: what was answered. Shade: share of the row; red is wrong."
     return section("Confusion matrix", about, "".join(parts)) if parts else ""

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from edgemm.contracts.report import Report
+from edgemm.contracts.target import LayerRan
 from edgemm.report import charts
 from edgemm.store.artifact import show_size
 
@@ -44,7 +45,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = T
 
 def branches(report: Report) -> str:
     """A row for each branch: what it holds, what it costs, what it runs in."""
-    found = report.details.get("branches") or []
+    found = report.details.branches
     if not found:
         return ""
     sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in found)]
@@ -90,7 +91,7 @@ def _count(value: float) -> str:
 def curves(report: Report) -> str:
     """One chart for each ``<chart>/...`` of the curves, a line for each ``.../<line>``."""
     grouped: dict[str, dict[str, Any]] = {}
-    for name, points in (report.details.get("curves") or {}).items():
+    for name, points in report.details.curves.items():
         chart, _, line = str(name).rpartition("/")
         grouped.setdefault(chart or line, {})[line] = points
     drawn = [(chart, charts.lines(series, x_label="epoch")) for chart, series in grouped.items()]
@@ -100,7 +101,7 @@ def curves(report: Report) -> str:
 
 def parity(report: Report) -> str:
     """The ladder from the original to the target, rung by rung."""
-    found = report.details.get("parity") or []
+    found = report.details.parity
     rungs = "".join(_rung(rung) for rung in found)
     about = "Each form of the model against the one before it, on real samples. SQNR: the error's distance below the signal."
     return section("Parity ladder", about, f'<ol class="ladder">{rungs}</ol>') if found else ""
@@ -133,52 +134,52 @@ def _difference(gap: Mapping[str, Any]) -> str:
 def ratios(report: Report) -> str:
     """Candidates against each other, timed side by side."""
     rows = []
-    for ratio in report.details.get("ratios") or []:
-        low, high = ratio.get("low"), ratio.get("high")
+    for ratio in report.details.ratios:
+        low, high = ratio.low, ratio.high
         interval = "" if low is None or high is None else f"<small>{1 / high:.2f}× … {1 / low:.2f}×</small>"
-        verdict, disturbed = str(ratio.get("verdict") or ""), bool(ratio.get("disturbed"))
+        verdict, disturbed = str(ratio.verdict or ""), bool(ratio.disturbed)
         mood = "doubt" if disturbed else {"faster": "good", "slower": "bad"}.get(verdict, "doubt")
         badge = f'<span class="badge {mood}">{escape(verdict)}{" (disturbed)" * disturbed}</span>'
-        rows.append([escape(str(ratio["candidate"])), escape(str(ratio["baseline"])), f"{1 / ratio['value']:.2f}×{interval}", badge])
+        rows.append([escape(str(ratio.candidate)), escape(str(ratio.baseline)), f"{1 / ratio.value:.2f}×{interval}", badge])
     about = "How many times as fast, by the medians of interleaved rounds; the interval is of the pair, not of each alone."
     return section("Side by side", about, table(["Candidate", "Against", "#Speed", "#Verdict"], rows)) if rows else ""
 
 
 def steps(report: Report) -> str:
     """What was done, with seconds."""
-    found = report.details.get("steps") or []
+    found = report.details.steps
     if not found:
         return ""
-    total = sum(float(step.get("seconds") or 0) for step in found)
-    longest = max((float(step.get("seconds") or 0) for step in found), default=0.0) or 1.0
+    total = sum(float(step.seconds or 0) for step in found)
+    longest = max((float(step.seconds or 0) for step in found), default=0.0) or 1.0
     rows = []
     for step in found:
-        seconds = float(step.get("seconds") or 0)
+        seconds = float(step.seconds or 0)
         bar = f'<div class="share"><span><i style="width:{100 * seconds / longest:.1f}%"></i></span><b>{seconds:.1f} s</b></div>'
-        spent = '<span class="badge">reused</span>' if step.get("reused") else bar
-        rows.append([escape(str(step["name"])), escape(str(step.get("text") or "")), spent])
+        spent = '<span class="badge">reused</span>' if step.reused else bar
+        rows.append([escape(str(step.name)), escape(str(step.text or "")), spent])
     return section("What was done", f"{len(rows)} stages, {total:.0f} seconds.", table(["Stage", "What", "Time"], rows))
 
 
 def files(report: Report) -> str:
     """Files of the bundle by size, and the slowest layers."""
     parts = []
-    sizes: Mapping[str, int] = report.details.get("files") or {}
+    sizes: Mapping[str, int] = report.details.files
     if sizes:
         rows = [[f"<code>{escape(name)}</code>", show_size(size)] for name, size in sorted(sizes.items(), key=lambda item: -item[1])]
         parts.append(f"<details><summary>{len(rows)} files</summary>{table(['File', '#Size'], rows)}</details>")
-    layers = [layer for layer in report.details.get("layers") or [] if layer.get("time_us")]
+    layers = [layer for layer in report.details.layers if layer.time_us]
     if layers:
-        slowest = sorted(layers, key=lambda layer: -layer["time_us"])[:LAYERS_SHOWN]
+        slowest = sorted(layers, key=lambda layer: -(layer.time_us or 0.0))[:LAYERS_SHOWN]
         rows = [_layer(layer) for layer in slowest]
         drawn = table(["Layer", "Kind", "Ran in", "Kernel", "#Time"], rows)
         parts.append(f"<details><summary>The {len(rows)} slowest of {len(layers)} layers</summary>{drawn}</details>")
     return section("Inside the bundle", "", "".join(parts)) if parts else ""
 
 
-def _layer(layer: Mapping[str, Any]) -> list[str]:
-    words = [escape(str(layer.get(key) or "")) for key in ("kind", "precision", "kernel")]
-    return [f"<code>{escape(_first(str(layer['name'])))}</code>", *words, f"{layer['time_us']:.0f} µs"]
+def _layer(layer: LayerRan) -> list[str]:
+    words = [escape(str(word or "")) for word in (layer.kind, layer.precision, layer.kernel)]
+    return [f"<code>{escape(_first(str(layer.name)))}</code>", *words, f"{layer.time_us or 0.0:.0f} µs"]
 
 
 def _first(names: str) -> str:

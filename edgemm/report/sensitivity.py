@@ -15,7 +15,7 @@ DEEP = 0.55  # shade from which the number is written in white
 
 def sensitivity(report: Report) -> str:
     """A row for each branch, a column for each treatment; shade = what is lost, as a share of the most that any cell loses."""
-    found = report.details.get("sensitivity") or {}
+    found = report.details.sensitivity
     maps = [_map(found, str(output)) for output in found.get("before") or {}]
     where, rows = found.get("target") or "the target", f"{found.get('rows')} rows of {found.get('split')}"
     about = (

@@ -43,7 +43,7 @@ def conclude(ending: Ending, *, json: bool = False, markdown: bool = False) -> i
         print(render(ending.report), end="")
     else:
         _say(ending)
-    failures = getattr(ending.report, "details", {}).get("failures", [])
+    failures = getattr(getattr(ending.report, "details", None), "failures", ())
     for name in failures:
         print(f"edgemm: nothing of '{name}' could be measured; the report's notes say why.", file=sys.stderr)
     if failures:

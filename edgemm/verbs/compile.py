@@ -14,9 +14,11 @@ from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.packing import SUFFIX, TargetOptions
 from edgemm.box.measuring.tuning import tune
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.target import BuildsAhead, Target, fingerprint
 from edgemm.errors import EdgemmError, TargetError
 from edgemm.pipeline import stages
+from edgemm.pipeline.job import samples, start
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import Artifact, folder_in_one_step, require_writable, write_json
@@ -58,10 +60,10 @@ def compile(
     output = Path(output)
     require_writable(output)
     _require_here(plugins.load(Target, target), target)
-    job = stages.start(path, data, progress=progress)
+    job = start(path, data, progress=progress)
     exported = stages.export(job)
     with progress.stage(f"tune {target}"):
-        found = tune(target, exported.main, stages.samples(job, 1)[0], progress=progress.update)
+        found = tune(Deployment(target, exported.main), samples(job, 1)[0], progress=progress.update)
     return _write(exported.main, target, TargetOptions(tuned=found.options), output)
 
 
@@ -88,7 +90,7 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     forbid = frozenset(stored.forbid)
     _build_each(bundle.load_target(name), name, model, forbid, progress)
     with progress.stage(f"tune {name}"):
-        found = tune(name, model, feed, forbid=forbid, objection=objection, target_options=stored.target, progress=progress.update)
+        found = tune(Deployment(name, model, stored.target), feed, forbid=forbid, objection=objection, progress=progress.update)
     place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
     write_json(place, found.options)
     if output is None:
@@ -140,7 +142,7 @@ def _ahead(path: Path, name: str | None, output: str | Path | None, data: str | 
     if not isinstance(plugin, BuildsAhead):
         raise TargetError(f"target '{name}' builds nothing ahead of time.", fix="--target tensorrt, or leave --aot out.")
     require_writable(Path(output))
-    model = held.target_model(name) if held else stages.export(stages.start(path, data, progress=progress)).main
+    model = held.target_model(name) if held else stages.export(start(path, data, progress=progress)).main
     options = held.target_options(name).safe if held else {}
     with progress.stage(f"build for {', '.join(capabilities)}"), folder_in_one_step(Path(output)) as scratch:
         made = plugin.ahead(model, scratch, capabilities, **options)

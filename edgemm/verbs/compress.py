@@ -17,7 +17,7 @@ from edgemm.contracts.report import read as read_report
 from edgemm.errors import DataError, RecipeError
 from edgemm.pipeline import assembling, compiling, ledger, reporting, stages, torch_steps
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.stages import Job
+from edgemm.pipeline.job import Job, start
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
@@ -83,7 +83,7 @@ def compress(
     output = Path(output)
     packing.check_place(output)
     signer = seal.public_hex(sign) if sign else None
-    job = stages.start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
+    job = start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
     chosen = load_recipe(recipe, card=job.card)
     if data is None and not job.card.is_onnx:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")

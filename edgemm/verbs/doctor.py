@@ -16,8 +16,7 @@ from edgemm.box.devices.jetson import Jetson, identify
 from edgemm.box.devices.power import open_meter
 from edgemm.box.devices.thermals import Thermals
 from edgemm.contracts import plugins
-from edgemm.contracts.target import Target
-from edgemm.errors import MissingExtra
+from edgemm.contracts.target import problem
 from edgemm.store import cache
 
 CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
@@ -82,8 +81,8 @@ class Diagnosis:
             f"cache      {self.cache}",
             f"browser    {self.browser or 'none'} (only tests of the report's looks need one)",
         ]
-        for target, problem in self.runtimes.items():
-            lines.append(f"target     {target}: {problem or 'runs here'}")
+        for target, reason in self.runtimes.items():
+            lines.append(f"target     {target}: {reason or 'runs here'}")
         for extra, packages in self.extras.items():
             lines.append(f"[{extra}]")
             lines += [f"  {package.name:14} {package.version or 'missing'}  (wants {package.wanted or 'any'})" for package in packages]
@@ -141,16 +140,6 @@ def _extras() -> dict[str, tuple[Package, ...]]:
             package = Package(match["name"], match["range"].strip(), None if version == "absent" else version)
             found.setdefault(match["extra"] or "always", []).append(package)
     return {extra: tuple(packages) for extra, packages in found.items() if extra != "dev"}
-
-
-def problem(target: str) -> str:
-    """Why a target does not run here; "" when it does."""
-    try:
-        return plugins.load(Target, target).cannot_run()
-    except MissingExtra as err:
-        return err.fix
-    except (ImportError, OSError) as err:  # installed, but a system library is missing
-        return f"cannot be imported: {err}"
 
 
 def _cpu_features() -> tuple[str, ...]:

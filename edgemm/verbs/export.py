@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.pipeline import stages
+from edgemm.pipeline.job import start
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import Artifact, require_writable
@@ -33,7 +34,7 @@ def export(
     """
     output = Path(output)
     require_writable(output)
-    job = stages.start(card, data, progress=progress)
+    job = start(card, data, progress=progress)
     exported = stages.export(job, opset=opset or stages.OPSET)
     stages.lay_out(output, {path.name: path for path in stages.files_of(exported)}, card=job.card.as_onnx("model.onnx"))
     return Artifact(output / "model.onnx", exported.provenance)

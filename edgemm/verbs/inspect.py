@@ -17,11 +17,13 @@ from edgemm.contracts import plugins
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
+from edgemm.contracts.report_parts import Details
 from edgemm.contracts.specs import TensorSpec
 from edgemm.contracts.target import Target, fingerprint, first_here
 from edgemm.data.dataset import open_dataset, synthetic
 from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
 from edgemm.pipeline import stages
+from edgemm.pipeline.job import Job, samples, start
 from edgemm.pipeline.per_branch import BranchRow, take_apart
 from edgemm.pipeline.sensitivity import Sensitivity
 from edgemm.pipeline.sensitivity import sensitivity as measure_sensitivity
@@ -133,7 +135,7 @@ def ending(inspection: Inspection, *, output: str | None = None, **_: Any) -> En
 
 
 def _model(model: str | Path, data: str | Path | None, target: str | None, sensitivity: bool, progress: Progress | None) -> Inspection:
-    job = stages.start(model, data, progress=progress)
+    job = start(model, data, progress=progress)
     if sensitivity and data is None:
         raise DataError("sensitivity needs a dataset.", why="it is accuracy that branches are sensitive in.", fix="add -d DATA.")
     found = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
@@ -151,12 +153,12 @@ def _estimate(model: str | Path, board: boards.Board) -> Estimate:
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         bundle = open_bundle(path)
         return estimate(layers(bundle.model, bundle.card), board)
-    job = stages.start(model, None)
+    job = start(model, None)
     return estimate(layers(stages.export(job).main, job.card), board)
 
 
-def _looked_at(job: stages.Job, model: str, target: str | None, notes: list[str]) -> Inspection:
-    onnx, feed = stages.export(job).main, stages.samples(job, 1)[0]
+def _looked_at(job: Job, model: str, target: str | None, notes: list[str]) -> Inspection:
+    onnx, feed = stages.export(job).main, samples(job, 1)[0]
     try:
         name, plugin = (target, plugins.load(Target, target)) if target else first_here("timing layers")
     except MissingExtra as err:
@@ -233,17 +235,17 @@ def _write(found: Inspection, place: Path) -> None:
     ]  # fmt: skip
     told = found.sensitivity
     given = Path(found.model)
-    details = {
-        "title": given.resolve().parent.name if given.name == "model.yaml" else given.name,
-        "branches": rows,
-        "notes": list(found.notes),
-    }
+    details = Details(
+        title=given.resolve().parent.name if given.name == "model.yaml" else given.name,
+        branches=rows,
+        notes=list(found.notes),
+        sensitivity=told.to_dict() if told else {},
+        estimate=found.estimate.to_dict() if found.estimate else {},
+    )
     report = Report(
         environment(versions),
         told.measurements() if told else [],
-        details=details
-        | ({"sensitivity": told.to_dict()} if told else {})
-        | ({"estimate": found.estimate.to_dict()} if found.estimate else {}),
+        details=details,
     )
     place.mkdir(parents=True, exist_ok=True)
     (place / "report.html").write_text(page.render(report), encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgemm.contracts.recipe import load as load_recipe
 from edgemm.pipeline import stages
+from edgemm.pipeline.job import start
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable
@@ -37,7 +38,7 @@ def quantize(
     """
     output = Path(output)
     require_writable(output)
-    job = stages.start(onnx, data, progress=progress)
+    job = start(onnx, data, progress=progress)
     chosen = load_recipe(recipe, card=job.card)
     exported = stages.export(job)
     written = []

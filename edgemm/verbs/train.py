@@ -18,6 +18,7 @@ from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import TrainSplit, modalities
 from edgemm.contracts.report import Measurement, Report
+from edgemm.contracts.report_parts import Details
 from edgemm.data import scoring
 from edgemm.data.dataset import TableDataset, find_labels, open_dataset, present_samples
 from edgemm.errors import OutputError
@@ -288,12 +289,12 @@ def _report(
         )  # fmt: skip
     notes = [f"The weights are those of epoch {done.best_epoch}, the best on val. Training ended {done.ended}."] if "val" in found else []
     notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
-    details = {
-        "title": f"{card.path.stem if card.path else 'model'}, trained",
-        "notes": notes,
-        "confusion": scoring.confusions(card.outputs, test.truth, {}, test.answers) if test else {},
-        "curves": done.curves,
-    }
+    details = Details(
+        title=f"{card.path.stem if card.path else 'model'}, trained",
+        notes=notes,
+        confusion=scoring.confusions(card.outputs, test.truth, {}, test.answers) if test else {},
+        curves=done.curves,
+    )
     return Report({**environment({"torch": cache.version("torch")}), **waiting}, measurements, details=details)
 
 

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from edgemm.contracts.report import Measurement, Report, Verdict, judge, read
+from edgemm.contracts.report_parts import Details, Ratio, StageRan
 from edgemm.errors import EdgemmError
 
 
@@ -16,7 +17,7 @@ def test_a_report_read_back_is_the_one_that_was_saved(tmp_path):
         {"device": "a box", "versions": {"numpy": "2"}},
         [measured(modalities=("image", "audio"), low=0.9, high=1.1, n=40), measured(subject="float")],
         [Verdict("size_mib", 2.0, 1.0, "met", "openvino")],
-        {"notes": ["one"]},
+        Details(notes=["one"]),
     )
     report.save(tmp_path / "report.json")
     assert read(tmp_path / "report.json") == report
@@ -24,7 +25,7 @@ def test_a_report_read_back_is_the_one_that_was_saved(tmp_path):
 
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
-    Report({}, [measured(math.nan)], (), {"parity": [{"sqnr_db": math.inf}]}).save(tmp_path / "report.json")
+    Report({}, [measured(math.nan)], (), Details(parity=[{"sqnr_db": math.inf}])).save(tmp_path / "report.json")
     plain = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda word: pytest.fail(word))
     assert plain["measurements"][0]["value"] is None
     assert plain["details"]["parity"] == [{"sqnr_db": None}]
@@ -92,7 +93,7 @@ def test_the_table_has_a_row_for_each_variant_and_only_columns_with_numbers():
 
 def test_what_a_reader_must_know_is_printed_once():
     told = {"warnings": ["the box was busy."], "notes": ["the box was busy.", "compression made the model stop listening to 'audio'."]}
-    lines = str(Report({}, [measured()], details=told)).splitlines()
+    lines = str(Report({}, [measured()], details=Details(**told))).splitlines()
     assert lines[3:] == ["the box was busy.", "", "note: compression made the model stop listening to 'audio'."]
 
 
@@ -146,3 +147,19 @@ def test_a_bare_number_means_hundredths_of_a_regressions_spread():
 def test_only_the_bundles_own_numbers_are_judged():
     found = [measured(1.0, subject="float")]
     assert judge({"latency_p50_ms": 2.0}, found, ["openvino"], [])[0].verdict == "unknown"
+
+
+def test_what_an_older_edgemm_wrote_beside_the_measurements_is_read_by_the_parts_known_today(tmp_path):
+    old = {
+        "ratios": [{"candidate": "a", "baseline": "b", "value": 0.5, "low": None, "high": None, "verdict": "faster", "disturbed": False}],
+        "disturbances": {"a": {"rounds": 5, "disturbed": 1, "repeated": 2, "reasons": {"others": 3}, "flagged": False, "of_old": 1}},
+        "steps": [{"name": "export", "seconds": 1.5}],
+        "a_part_of_old": [1, 2],
+    }
+    Report({}).save(tmp_path / "report.json")
+    plain = json.loads((tmp_path / "report.json").read_text()) | {"details": old}
+    (tmp_path / "report.json").write_text(json.dumps(plain))
+    details = read(tmp_path / "report.json").details
+    assert details.ratios == (Ratio("a", "b", 0.5, verdict="faster"),)
+    assert (details.disturbances["a"].reasons, details.disturbances["a"].source) == ({"others": 3}, "")
+    assert details.steps == (StageRan("export", 1.5),)

@@ -9,7 +9,7 @@ from edgemm.contracts import card as cards
 from edgemm.data.checking import check
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import DataError, Mistakes
-from edgemm.pipeline import stages
+from edgemm.pipeline.job import start
 
 CARD = {
     "factory": "a:b",
@@ -62,14 +62,14 @@ def test_a_dataset_that_leaves_out_bad_rows_is_not_refused(tmp_path, card):
 
 def test_the_pass_is_made_before_any_stage(tmp_path, own_card):
     with pytest.raises(DataError, match="row 3, column 'event'"):
-        stages.start(own_card, tmp_path)
+        start(own_card, tmp_path)
 
 
 def test_a_split_that_is_needed_and_empty_is_told_before_any_stage(tmp_path, own_card):
     (tmp_path / "manifest.csv").write_text("split,imu,event\ntrain,1 2,a\nval,3 4,b\n")
-    stages.start(own_card, tmp_path)
+    start(own_card, tmp_path)
     with pytest.raises(DataError, match=r"split 'test' has no rows\.\n  why: rows: train 1, val 1\.\n  fix: add rows with split 'test'"):
-        stages.start(own_card, tmp_path, needed=("test",), skip_bad_rows=True)
+        start(own_card, tmp_path, needed=("test",), skip_bad_rows=True)
 
 
 def test_compress_asks_for_test_rows_before_it_exports(tmp_path, own_card, empty_cache):

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 import edgemm
-from edgemm import compress, verify
+from edgemm import benchmark, compress, verify
+from edgemm.box.measuring import benchmark as library
+from edgemm.box.measuring.timed import shown_by
 from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.stage_code import StageCode
 from edgemm.errors import DataError, EdgemmError, Mistakes
-from edgemm.pipeline import stages
+from edgemm.pipeline import reporting
 from edgemm.store import cache
 from edgemm.store.artifact import Artifact
 
@@ -96,9 +98,25 @@ def test_the_compressed_graph_is_smaller_than_the_float_one(built):
 
 
 def test_the_report_names_every_rung_of_the_ladder(built):
-    rungs = built.report.details["parity"]
+    rungs = built.report.details.parity
     assert len(rungs) == 3
     assert all(rung["ok"] for rung in rungs)
+
+
+def test_compress_and_benchmark_hold_a_bundle_against_the_same_baselines(own_model, porch, tmp_path, monkeypatch):
+    measured: dict[str, dict[str, tuple]] = {}
+
+    def kept(report, forms):
+        measured[report] = {form.subject: (form.target, form.deployment.key()) for form in forms if form.subject in ("float", "default")}
+
+    monkeypatch.setattr(reporting, "shown_by", lambda forms, timings: kept("compress", forms) or shown_by(forms, timings))
+    monkeypatch.setattr(library, "shown_by", lambda forms, timings: kept("benchmark", forms) or shown_by(forms, timings))
+    bound = tmp_path / "bound.yaml"
+    bound.write_text(RECIPE.replace("{openvino: {}}", "{openvino: {threads: 2}}"))
+    compress(own_model, recipe=bound, data=porch, output=tmp_path / "bundle")
+    benchmark([tmp_path / "bundle"], rounds=5, calls=3, launches=0, roofline=False)
+    assert measured["compress"] == measured["benchmark"]
+    assert measured["compress"]["float"][1]["options"] == {}
 
 
 def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, porch: Path, recipe: Path, tmp_path: Path):
@@ -156,7 +174,7 @@ def test_another_version_of_any_package_behind_a_bundle_is_another_key(own_model
         keys.append(cache.key_facts(inputs, **{key: options[key] for key in ("code", "packages", "on_this_machine")}))
         raise EdgemmError("that is all.")
 
-    monkeypatch.setattr(stages.cache, "stage", asked)
+    monkeypatch.setattr(cache, "stage", asked)
     for version in (installed, told):
         monkeypatch.setattr(importlib.metadata, "version", version)
         with pytest.raises(EdgemmError, match="that is all"):

@@ -34,7 +34,7 @@ def test_a_bundle_opens_with_its_card_targets_golden_samples_parts_stand_ins_led
     assert set(bundle.split("onnxruntime").branches) == {"photo", "audio"}
     assert bundle.standins()
     assert {row.output for row in bundle.ledger()} == {"event", "level"}
-    assert bundle.report().details["notes"]
+    assert bundle.report().details.notes
 
 
 @needs_onnxruntime

@@ -148,7 +148,7 @@ def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_i
         progress=cutting, **{**QUICK, "rounds": 10},
     )  # fmt: skip
     assert cutting.cut
-    assert report.details["remote"] == {"connection_losses": 1}
+    assert report.details.remote == {"connection_losses": 1}
     assert cutting.said[-2:] == ["the connection to 127.0.0.1 was lost; trying again.", "the connection to 127.0.0.1 is back."]
     found = {(m.name, m.subject): m for m in report.measurements}
     assert found["latency_p50_ms", "bundle"].value > 0
@@ -156,9 +156,9 @@ def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_i
     assert found["peak_rss_mib", "bundle"].value > 10
     least_mj = 4654 / 1e3 * found["latency_p50_ms", "bundle"].value  # a round is a little longer than its calls
     assert least_mj <= found["energy_mj", "bundle"].value < 4654 * 10 / 3
-    assert "as tegrastats prints it" in report.details["energy"]
-    assert report.details["box"]["memory"]["taken_mib"] >= 0
-    checks = {check["name"]: check for check in report.details["box"]["verified"]}
+    assert "as tegrastats prints it" in report.details.energy
+    assert report.details.box["memory"]["taken_mib"] >= 0
+    checks = {check["name"]: check for check in report.details.box["verified"]}
     assert checks["targets/onnxruntime/model.onnx"]["ok"]
     assert "2 golden samples in f32" in checks["targets/onnxruntime/model.onnx"]["text"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["measurements"]
@@ -177,7 +177,7 @@ def test_the_report_is_that_of_a_local_run(shipped, box):
     }
     same = [{(m.subject, m.value) for m in report.measurements if m.name == "accuracy"} for report in (there, here)]
     assert same[0] == same[1]
-    assert set(here.details) <= set(there.details)
+    assert set(here.details.to_dict()) <= set(there.details.to_dict())
 
 
 def test_a_command_that_was_stopped_finds_its_job_again(shipped, box, monkeypatch):
@@ -244,7 +244,7 @@ def test_the_fallback_measures_the_graph_in_onnx_runtime_and_says_so(shipped, bo
         [shipped / "tensorrt"], data=shipped / "data", remote=server.url, ssh_config=server.config, fallback=True, **QUICK
     )
     assert {m.target for m in report.measurements} == {"onnxruntime"}
-    assert report.details["notes"][0].startswith("tensorrt cannot run on this box: its graph was measured in ONNX Runtime, as asked.")
+    assert report.details.notes[0].startswith("tensorrt cannot run on this box: its graph was measured in ONNX Runtime, as asked.")
     assert {m.name for m in report.measurements} >= {"accuracy", "latency_p50_ms"}
 
 

@@ -120,18 +120,18 @@ def test_a_bundle_is_measured_on_aarch64_although_the_connection_is_cut(box, bun
     there = edgemm.benchmark([bundle], remote=url, ssh_config=config, setup=True, output=tmp_path / "out", progress=cutting, **quick)
     here = edgemm.benchmark([bundle], **quick)
     assert cutting.cut
-    assert there.details["remote"]["connection_losses"] >= 1
+    assert there.details.remote["connection_losses"] >= 1
     assert there.environment["architecture"] == "aarch64"
     assert there.environment["jetson"]["jetpack"] == "6.2.1"
     scores = [{m.subject: m.value for m in report.measurements if m.name == "accuracy"} for report in (there, here)]
     assert scores[0] == pytest.approx(scores[1], abs=1 / 20), "an INT8 kernel of another processor may round one row otherwise"
-    checks = {check["name"]: check for check in there.details["box"]["verified"]}
+    checks = {check["name"]: check for check in there.details.box["verified"]}
     assert checks["targets/onnxruntime/model.onnx"]["ok"]
     assert "golden samples in int8" in checks["targets/onnxruntime/model.onnx"]["text"]
     energy = {m.subject: m for m in there.measurements if m.name == "energy_mj"}
     times = {m.subject: m for m in there.measurements if m.name == "latency_p50_ms"}
     assert energy["bundle"].value >= 4654 / 1e3 * 0.5 * times["bundle"].value, "the replayed 4.654 W for as long as a call takes"
-    assert "as tegrastats prints it" in there.details["energy"]
+    assert "as tegrastats prints it" in there.details.energy
     assert (tmp_path / "out" / "report.html").is_file()
     left = {path.name for path in (BOX / "root/.cache/edgemm-remote").iterdir()}
     assert left == {"venv"}, "what --setup made stays, the job does not"

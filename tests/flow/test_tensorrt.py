@@ -40,7 +40,7 @@ def test_a_bundle_for_both_verifies_and_says_what_was_not_measured(built):
     verdicts = {(verdict.name, verdict.target): verdict.verdict for verdict in told.budgets}
     assert verdicts["latency_p95_ms", "tensorrt"] == "unknown"
     assert verdicts["accuracy_drop_points", "tensorrt"] == "met"
-    assert any(note.startswith("tensorrt: ") and "Accuracy was measured in ONNX Runtime" in note for note in told.details["notes"])
+    assert any(note.startswith("tensorrt: ") and "Accuracy was measured in ONNX Runtime" in note for note in told.details.notes)
 
 
 @without_gpu
@@ -86,16 +86,18 @@ def test_the_plan_for_a_card_elsewhere_is_built_from_the_bundle(built, tmp_path)
 @pytest.mark.parametrize(("name", "pack", "options"), [("digits", "avdigits", ("--spoiled",)), ("easyvqa", "easyvqa", ())])
 def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, options, unpacked, tmp_path, empty_cache):
     """Trained briefly on a part of the data; the model and its Q/DQ graph answer the same rows, so the loss is a paired one."""
+    from edgemm.contracts.answers import Answers
     from edgemm.contracts.recipe import load as load_recipe
     from edgemm.pipeline import stages
+    from edgemm.pipeline.job import start
     from edgemm.verbs.train import train
 
     data = unpacked(pack, *options, limit=2000)
     train(name, data=data, output=tmp_path / "run", epochs=6)
-    job = stages.start(tmp_path / "run" / "model.yaml", data)
+    job = start(tmp_path / "run" / "model.yaml", data)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, load_recipe("tensorrt-int8", card=job.card).graph_steps(), "tensorrt")
-    told = stages.read_reference(stages.reference(job, exported))
+    told = Answers.read(stages.reference(job, exported).main)
     output = next(iter(job.card.outputs))
     with TensorRT().open(quantized.main, precision="f16", stand_in="onnxruntime") as session:
         answers = [session.run(batch.inputs)[output] for batch in job.dataset.batches("test", 1)]

@@ -8,10 +8,12 @@ from edgemm.box.measuring.schedule import Timing
 from edgemm.contracts import plugins, recipe
 from edgemm.contracts.recipe import Step
 from edgemm.contracts.report import Report
+from edgemm.contracts.report_parts import Details
 from edgemm.errors import Mistakes, RecipeError, TargetError
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import auto_precision, stages
 from edgemm.pipeline.auto_precision import choose, decide, normal
+from edgemm.pipeline.job import start
 from edgemm.report.page import render
 from tests.pipeline.test_compiling import CARD, graph
 
@@ -56,7 +58,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("auto")
     onnx.save(graph(), folder / "model.onnx")
     (folder / "model.yaml").write_text(CARD)
-    job = stages.start(folder, None)
+    job = start(folder, None)
     return job, stages.export(job)
 
 
@@ -77,7 +79,7 @@ def test_every_branch_is_timed_on_the_target_and_decided(exported, monkeypatch):
         assert row["ms"]["int8"]["value"] > 0
     chosen = found.steps[0].options["precision"]
     assert {row["branch"]: row["choice"] for row in found.table} == chosen
-    page = render(Report({}, details={"precision": list(found.table)}))
+    page = render(Report({}, details=Details(precision=list(found.table))))
     assert "Precision by measurement" in page
     assert all(row["reason"] in page for row in found.table)
     quantized = stages.quantize(job, made, found.steps, "openvino")

@@ -11,11 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemm import compress
 from edgemm.contracts import card as cards
 from edgemm.contracts import recipe as recipes
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Step
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import budgets, stages
-from edgemm.pipeline.accuracy_policy import Policy, limits_of, policy_of
-from edgemm.pipeline.budgets import guard
+from edgemm.pipeline.budgets import Policy, guard, limits_of, policy_of
+from edgemm.pipeline.job import start
 from edgemm.pipeline.part_quantized import Partial
 
 pytest.importorskip("openvino")
@@ -82,10 +83,10 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def partial(place) -> Partial:
-    job = stages.start(place, place)
+    job = start(place, place)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, [Step("quantize", {"calibration_samples": 40}, "graph")], "openvino")
-    return Partial(job, exported, quantized, "openvino", {}, OPTIONS, (job, exported))
+    return Partial(job, exported, quantized, Deployment("openvino", quantized.main, runtime_options=OPTIONS), (job, exported))
 
 
 def policy(limit: float = 3.0, **changes) -> Policy:
@@ -191,7 +192,7 @@ def shaken(partial, place, tmp_path):
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + noise, "mix.w"))
     onnx.save(model, tmp_path / "model.onnx")
     (tmp_path / "model.yaml").write_text(CARD)
-    job = stages.start(tmp_path, place)
+    job = start(tmp_path, place)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, [Step("quantize", {"calibration_samples": 40}, "graph")], "openvino")
     return replace(partial, job=job, floats=exported, quantized=quantized)
@@ -234,10 +235,10 @@ def regression(place, tmp_path_factory) -> Partial:
         with np.load(place / f"{split}.npz") as rows:
             feed = {name: rows[name] for name in ("loud", "calm")}
         np.savez(folder / f"{split}.npz", **feed, event=parity.run_reference(graph(), [feed])[0]["event"].reshape(-1, 2))
-    job = stages.start(folder, folder)
+    job = start(folder, folder)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, [Step("quantize", {"calibration_samples": 40}, "graph")], "openvino")
-    return Partial(job, exported, quantized, "openvino", {}, OPTIONS, (job, exported))
+    return Partial(job, exported, quantized, Deployment("openvino", quantized.main, runtime_options=OPTIONS), (job, exported))
 
 
 def test_a_bare_number_is_points_of_a_regressions_spread_and_what_misses_it_goes_back(regression):
@@ -264,7 +265,7 @@ def test_compress_guards_and_the_bundle_holds_the_budget_on_test(place, tmp_path
     recipe.write_text(RECIPE.format(more=""))
     done = compress(place, recipe=recipe, data=place, output=tmp_path / "bundle")
     assert not done.report.missed
-    assert done.report.details["guard"][0]["decision"] == "misses"
+    assert done.report.details.guard[0]["decision"] == "misses"
     page = (done.bundle / "report.html").read_text()
     assert "Accuracy guard" in page
     assert "1 of 2 layers of &#x27;loud&#x27; (loud1) in float" in page
@@ -279,4 +280,4 @@ def test_compress_misses_where_the_recipe_forbids_to_revert(place, tmp_path):
     recipe.write_text(RECIPE.format(more=", precision: {loud: int8}"))
     done = compress(place, recipe=recipe, data=place, output=tmp_path / "bundle")
     assert [verdict.output for verdict in done.report.missed] == ["event"]
-    assert any("most of all its layer 'loud1'" in note for note in done.report.details["notes"])
+    assert any("most of all its layer 'loud1'" in note for note in done.report.details.notes)

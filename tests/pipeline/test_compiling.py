@@ -14,6 +14,7 @@ from edgemm.contracts import recipe
 from edgemm.errors import ParityError
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import compiling, stages
+from edgemm.pipeline.job import start
 
 CARD = """
 model: model.onnx
@@ -52,7 +53,7 @@ def exported(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("faulty")
     onnx.save(graph(), folder / "model.onnx")
     (folder / "model.yaml").write_text(CARD)
-    job = stages.start(folder, None)
+    job = start(folder, None)
     return job, stages.export(job)
 
 
@@ -82,7 +83,7 @@ def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(
     made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
     (refused,) = [row for row in made.table if row["options"].get("snippets") == "single"]
     assert "it breaks the parity ladder: output 'event' is off by" in refused["note"]
-    assert "snippets" not in made.options
+    assert "snippets" not in made.deployment.runtime_options
     assert any("snippets single" in note and "breaks the parity ladder" in note for note in made.notes)
     assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
 

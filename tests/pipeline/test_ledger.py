@@ -17,12 +17,14 @@ from edgemm.box.bundle.packing import pack
 from edgemm.box.bundle.parts import Parts
 from edgemm.box.bundle.proving import verify
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target
 from edgemm.contracts.task import of
 from edgemm.errors import BundleError, MeasureError
 from edgemm.pipeline import ledger, stages, standins
 from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.job import start
 from edgemm.store.artifact import Artifact
 
 CARD = """
@@ -77,18 +79,18 @@ def data(tmp_path_factory):
 def job(data, tmp_path_factory):
     """``job(hearing)``: a run on that form of the model, and its float graph."""
 
-    def start(hearing=1.0, audio="", at=data):
+    def made_of(hearing=1.0, audio="", at=data):
         folder = tmp_path_factory.mktemp("card")
         onnx.save(model(hearing), folder / "model.onnx")
         (folder / "model.yaml").write_text(CARD % audio)
-        made = stages.start(folder / "model.yaml", at)
+        made = start(folder / "model.yaml", at)
         return made, stages.export(made)
 
-    return start
+    return made_of
 
 
 def compiled(exported):
-    return Compiled("onnxruntime", {}, exported, {"threads": 1}, {}, [], [])
+    return Compiled(exported, Deployment("onnxruntime", exported.main, runtime_options={"threads": 1}), {}, [], [])
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +240,7 @@ def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_
     if not target.cannot_run():
         pytest.skip("TensorRT runs here")
     run, exported = job()
-    part = Compiled("tensorrt", {}, exported, target.choices()[0], {}, [], [])
+    part = Compiled(exported, Deployment("tensorrt", exported.main, runtime_options=target.choices()[0]), {}, [], [])
     taken = ledger.take(run, exported, run, exported, [part])
     assert taken.warnings == []
     assert taken.details["where"] == {"tensorrt": "tensorrt compressed, in ONNX Runtime"}
@@ -350,7 +352,7 @@ def test_two_towers_find_each_other_only_with_both_there(tmp_path):
     for split in ("train", "test"):
         same = np.random.default_rng(5).normal(0, 1, (20, 4)).astype(np.float32)
         np.savez(tmp_path / f"{split}.npz", image=same, audio=same)
-    run = stages.start(tmp_path / "model.yaml", tmp_path)
+    run = start(tmp_path / "model.yaml", tmp_path)
     exported = stages.export(run)
     taken = ledger.take(run, exported, run, exported, [compiled(exported)])
     assert taken.warnings == []
@@ -382,10 +384,10 @@ def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
         pictures = rng.integers(0, 255, (count, 64, 64, 3)).astype(np.uint8)
         answers = rng.integers(0, 13, count)
         np.savez(tmp_path / f"{split}.npz", image=pictures, question=rng.integers(0, 64, (count, 12)), answer=answers)
-    run = stages.start(tmp_path / "model", tmp_path)
+    run = start(tmp_path / "model", tmp_path)
     exported = stages.export(run)
     steps = [Step("quantize", {"method": "ptq", "calibration_samples": 16}, "graph")]
-    part = Compiled("onnxruntime", {}, stages.quantize(run, exported, steps, "onnxruntime"), {"threads": 1}, {}, [], [])
+    part = compiled(stages.quantize(run, exported, steps, "onnxruntime"))
     taken = ledger.take(run, exported, run, exported, [part])
     assert taken.warnings == []
     assert [m.modalities for m in found(taken, subject="bundle")] == [("image", "text"), ("image",), ("text",)]

@@ -14,6 +14,7 @@ from edgemm.cli import main
 from edgemm.contracts.report import read
 from edgemm.errors import DataError, EdgemmError
 from edgemm.pipeline import stages
+from edgemm.pipeline.job import start
 from edgemm.pipeline.sensitivity import sensitivity
 
 pytest.importorskip("openvino")
@@ -80,7 +81,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(place):
-    return stages.start(place, place)
+    return start(place, place)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_each_cell_has_its_unit_and_what_is_left(found):
 
 
 def test_a_second_time_finds_everything_in_the_cache(place, found):
-    again = stages.start(place, place)
+    again = start(place, place)
     assert sensitivity(again, target="openvino") == found
     assert again.made == []
 
@@ -133,7 +134,7 @@ def test_the_guards_of_compress_find_the_int8_half(place, found, tmp_path):
     done = edgemm.compress(place, recipe=tmp_path / "recipe.yaml", data=place, output=tmp_path / "bundle")
     assert "quantize openvino" in done.reused
     assert "noise openvino" in done.reused
-    table = [row["step"] for row in done.report.details["guard"]]
+    table = [row["step"] for row in done.report.details.guard]
     assert "only strong in INT8" in table
 
 
@@ -181,8 +182,8 @@ def test_a_bundle_is_refused(tmp_path):
 
 def test_a_second_time_needs_no_torch(place, found):
     code = (
-        "import sys\nfrom edgemm.pipeline import stages\nfrom edgemm.pipeline.sensitivity import sensitivity\n"
-        "job = stages.start(sys.argv[1], sys.argv[1])\nsensitivity(job, target='openvino')\nassert 'torch' not in sys.modules\n"
+        "import sys\nfrom edgemm.pipeline.job import start\nfrom edgemm.pipeline.sensitivity import sensitivity\n"
+        "job = start(sys.argv[1], sys.argv[1])\nsensitivity(job, target='openvino')\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

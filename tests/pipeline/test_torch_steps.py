@@ -11,7 +11,7 @@ from edgemm.contracts.report import Measurement
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import EdgemmError, Mistakes
 from edgemm.pipeline import stages, torch_steps
-from edgemm.pipeline.stages import Job
+from edgemm.pipeline.job import Job
 from edgemm.progress import Progress
 
 CARD = {

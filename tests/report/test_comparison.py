@@ -7,6 +7,7 @@ import pytest
 
 from edgemm.cli import main
 from edgemm.contracts.report import Measurement, Report
+from edgemm.contracts.report_parts import Details
 from edgemm.errors import MeasureError
 from edgemm.report import markdown
 from edgemm.report.comparison import compare
@@ -15,7 +16,7 @@ BOX = {"device": "a box", "architecture": "x86_64", "cores": 2, "versions": {"op
 
 
 def report(*measurements, **details):
-    return Report(BOX, list(measurements), details=details)
+    return Report(BOX, list(measurements), details=Details.of_dict(details))
 
 
 def p50(value, half=0.05, **facts):

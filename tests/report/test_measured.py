@@ -3,6 +3,7 @@
 import re
 
 from edgemm.contracts.report import Measurement, Report, Variant
+from edgemm.contracts.report_parts import Details
 from edgemm.report.measured import front, measured
 
 
@@ -34,7 +35,10 @@ def test_turns_are_drawn_by_what_became_of_them_with_their_reasons():
     spoiled = {**turn, "at_s": 2.0, "reasons": ["the processor was throttled"]}
     told = {"a <b>": {"rounds": 2, "disturbed": 1, "repeated": 1, "reasons": {"the processor was throttled": 2}, "flagged": True}}
     page = measured(
-        Report({}, details={"timeline": [turn, spoiled, {**spoiled, "kept": False}], "disturbances": told, "energy": "no meter"})
+        Report(
+            {},
+            details=Details.of_dict({"timeline": [turn, spoiled, {**spoiled, "kept": False}], "disturbances": told, "energy": "no meter"}),
+        )
     )
     assert "1 of 2 disturbed" in page
     assert [len(re.findall(f"background:var\\({colour}\\)", page)) for colour in ("--good", "--bad", "--bad-soft")] == [1, 1, 1]
@@ -54,7 +58,7 @@ def test_limits_and_throughput_are_tables_and_failures_keep_their_reason():
             {"candidate": "a", "batch": 8, "streams": 1, "per_s": None, "low": None, "high": None, "error": "it takes one sample only"},
         ],
     }
-    page = measured(Report({}, details=details))
+    page = measured(Report({}, details=Details.of_dict(details)))
     assert "On 1 thread(s) this box shows int8 1000 GOP/s and copies 10.0 GB/s" in page
     for words in (
         "25 %",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgemm.contracts.report import Measurement, Report, Verdict
+from edgemm.contracts.report_parts import Confusion, Details
 from edgemm.report import charts
 from edgemm.report.page import render
 
@@ -48,7 +49,7 @@ def measurements():
 
 
 def with_inputs_missing():
-    """The digit head with each input missing, before and after; and ``details["ledger"]``."""
+    """The digit head with each input missing, before and after; and ``details.ledger``."""
     found = []
     for subject, values in (("original", (0.862, 0.6, 0.41)), ("bundle", (0.858, 0.59, 0.12))):
         for modalities, value in zip((("image", "audio"), ("image",), ("audio",)), values, strict=True):
@@ -129,7 +130,7 @@ def full():
         Verdict("peak_rss_mib", 100.0, None, "unknown", "openvino"),
     ]
     environment = {"device": "Intel Xeon", "cores": 2, "governor": None, "versions": {"openvino": "2026.4"}, "instructions": ["amx_int8"]}
-    return Report(environment, [*measurements(), *with_inputs_missing()[0]], budgets, details)
+    return Report(environment, [*measurements(), *with_inputs_missing()[0]], budgets, Details.of_dict(details))
 
 
 def text_of(page):
@@ -190,7 +191,7 @@ def test_the_page_says_which_modality_matters_and_warns_of_one_that_is_no_longer
 
 
 def test_subsets_of_inputs_do_not_mix_with_the_plain_results(full):
-    plain = Report(full.environment, measurements(), full.budgets, {**full.details, "ledger": {}})
+    plain = Report(full.environment, measurements(), full.budgets, replace(full.details, ledger={}))
     start, end = "Before and after", "Latency distribution"
     assert text_of(render(full)).split(start)[1].split(end)[0] == text_of(render(plain)).split(start)[1].split(end)[0]
     assert "Which modality matters" not in text_of(render(plain))
@@ -243,7 +244,12 @@ def test_everything_from_outside_is_escaped(full):
                      "c": {f"{EVIL}/{EVIL}": [[1, 2], [2, 3]]}, "d": {EVIL: EVIL}, "before": {"before": EVIL, "after": 1}}}],
     }  # fmt: skip
     page = render(
-        Report({EVIL: EVIL, "device": EVIL, "x": {EVIL: EVIL}, "y": [EVIL]}, hostile, [Verdict(EVIL, 1, 2, EVIL, EVIL, EVIL)], details)
+        Report(
+            {EVIL: EVIL, "device": EVIL, "x": {EVIL: EVIL}, "y": [EVIL]},
+            hostile,
+            [Verdict(EVIL, 1, 2, EVIL, EVIL, EVIL)],
+            Details.of_dict(details),
+        )
     )
     parsed = Balance()
     parsed.feed(page)
@@ -253,7 +259,7 @@ def test_everything_from_outside_is_escaped(full):
 
 @pytest.mark.parametrize("kept", [(), ("curves",), ("confusion",), ("parity", "steps")])
 def test_what_a_report_lacks_is_left_out(full, kept):
-    page = render(Report({}, [], [], {key: full.details[key] for key in kept}))
+    page = render(Report({}, [], [], Details(**{key: getattr(full.details, key) for key in kept})))
     titles = {"curves": "Training", "confusion": "Confusion matrix", "parity": "Parity ladder", "steps": "What was done"}
     words = text_of(page)
     assert [title for title in titles.values() if title in words] == [
@@ -270,7 +276,7 @@ def test_measurements_alone_make_a_page(full):
 
 def test_latency_samples_named_by_candidate_take_the_variants_words():
     report = Report(
-        {}, [Measurement("size_mib", 1.0, "MiB", candidate="x int8", target="openvino")], (), {"latency_samples_ms": {"x int8": [1.0]}}
+        {}, [Measurement("size_mib", 1.0, "MiB", candidate="x int8", target="openvino")], (), Details(latency_samples_ms={"x int8": [1.0]})
     )
     assert "openvino, compressed p50 1.00 ms · p95 1.00 ms · 1 calls" in text_of(render(report))
 
@@ -308,7 +314,9 @@ def test_the_headline_claims_no_more_speed_than_the_paired_verdict():
             Measurement("latency_p50_ms", 1.0, candidate="t int8", **about),
         ]
         pairs = [{"candidate": "t int8", "baseline": f"t {name}", "value": 0.4, "low": 0.3, "high": 1.1} for name in ("float", "default")]
-        return text_of(render(Report({}, rows, details={"ratios": [{**pair, "verdict": verdict, **row} for pair in pairs]})))
+        return text_of(
+            render(Report({}, rows, details=Details.of_dict({"ratios": [{**pair, "verdict": verdict, **row} for pair in pairs]})))
+        )
 
     unsure = speed("no difference shown")
     assert "t, compressed: no difference in speed shown." in unsure
@@ -323,7 +331,7 @@ def test_a_benchmarks_forms_are_found_by_their_own_names():
     rows = [Measurement("latency_p50_ms", 2.6, subject="float", **about), Measurement("latency_p50_ms", 1.0, **about)]
     forms = {f"out/bundle {form}": {"source": "out/bundle", "target": "t", "subject": form} for form in ("float", "bundle")}
     pair = {"candidate": "out/bundle bundle", "baseline": "out/bundle float", "value": 0.4, "verdict": "no difference shown"}
-    words = text_of(render(Report({}, rows, details={"ratios": [pair], "disturbances": forms})))
+    words = text_of(render(Report({}, rows, details=Details.of_dict({"ratios": [pair], "disturbances": forms}))))
     assert "t, compressed: no difference in speed shown." in words
 
 
@@ -402,7 +410,7 @@ def test_the_interval_of_a_pair_timed_side_by_side_is_shown_and_may_cast_doubt(f
     def tile(low, high):
         rows = [replace(m, candidate=f"{m.target} {m.subject}") for m in full.measurements]
         ratio = {"candidate": "openvino bundle", "baseline": "openvino float", "value": 0.4, "low": low, "high": high, "verdict": "x"}
-        return render(Report({}, rows, (), {"ratios": [ratio]}))
+        return render(Report({}, rows, (), Details.of_dict({"ratios": [ratio]})))
 
     assert "against openvino in float; 95 %: 2.38× … 2.63×; 1.6× faster than its default" in text_of(tile(0.38, 0.42))
     assert 'class="tile good"><dt>Latency' in tile(0.38, 0.42)
@@ -550,7 +558,7 @@ def test_text_stands_out_from_its_background(full, chromium, tmp_path, dark):
 def test_a_page_with_many_labels_and_long_names_does_not_stick_out_on_a_phone(full, chromium, tmp_path):
     labels = [f"a rather long label number {n}" for n in range(25)]
     long = "a-name-without-any-space-" * 8
-    details = {**full.details, "title": long, "notes": [long], "confusion": {"event": {"labels": labels, "after": confusion(labels)}}}
+    details = replace(full.details, title=long, notes=[long], confusion={"event": Confusion(labels, confusion(labels))})
     rows = [replace(m, candidate=long, precision_ran=long) for m in full.measurements]
     path = tmp_path / "report.html"
     path.write_text(render(Report({"device": long}, rows, full.budgets, details)), encoding="utf-8")

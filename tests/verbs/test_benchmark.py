@@ -1,6 +1,7 @@
 """Candidates side by side: what is measured, against what, and what cannot be compared."""
 
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from edgemm.box.bundle.golden import Golden
-from edgemm.box.bundle.packing import Reference, TargetOptions, pack
+from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.peaks import Peaks
 from edgemm.box.devices.power import open_meter
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.report import Report, Verdict, read
 from edgemm.contracts.target import Target, fingerprint
 from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
@@ -87,7 +89,7 @@ def make(place: Path, *, labels=("a", "b", "c"), width=64, truth=LABELS, budgets
         provenance={},
         accuracy={},
         options={"openvino": TargetOptions({}, {}, {"threads": 1, "precision": "f32"}, fingerprint(plugins.load(Target, "openvino")))},
-        reference=Reference(outputs, {"kind": truth}),
+        reference=Answers(outputs, {"kind": truth}),
     )
 
 
@@ -149,29 +151,31 @@ def test_the_budgets_it_was_packed_with_are_judged_anew(measured):
 
 
 def test_forms_are_held_against_the_plainer_ones_in_pairs(measured, bundle):
-    pairs = {(row["candidate"], row["baseline"]): row for row in measured.details["ratios"]}
+    pairs = {(row.candidate, row.baseline): row for row in measured.details.ratios}
     row = pairs[f"{bundle}, openvino", f"{bundle}, openvino float"]
-    assert row["low"] <= row["value"] <= row["high"]
-    assert row["verdict"] in ("faster", "slower", "no difference shown")
+    assert row.low <= row.value <= row.high
+    assert row.verdict in ("faster", "slower", "no difference shown")
 
 
 def test_the_report_tells_the_machine_and_what_ran(measured):
     assert {"device", "cores", "memory_gib", "python", "versions"} <= set(measured.environment)
     assert {"openvino", "edgemm"} <= set(measured.environment["versions"])
-    assert measured.details["confusion"]["kind"]["labels"] == ["a", "b", "c"]
-    assert np.sum(measured.details["confusion"]["kind"]["before"]) == 120
-    assert measured.details["layers"]
+    assert measured.details.confusion["kind"].labels == ["a", "b", "c"]
+    assert np.sum(measured.details.confusion["kind"].before) == 120
+    assert measured.details.layers
 
 
 def test_the_report_is_written_and_reads_back(bundle, tmp_path):
     report = benchmark([bundle], output=tmp_path / "out", **QUICK)
-    assert read(tmp_path / "out" / "report.json").measurements == list(report.measurements)
+    kept = read(tmp_path / "out" / "report.json")
+    assert kept.measurements == list(report.measurements)
+    assert kept.details.to_dict() == json.loads(json.dumps(report.details.to_dict()))
     assert (tmp_path / "out" / "report.html").read_text().lower().startswith("<!doctype html>")
 
 
 def test_without_data_a_golden_sample_is_timed_and_the_report_says_so(bundle):
     report = benchmark([bundle], **QUICK)
-    assert "No data was given: timed on a golden sample of the bundle, accuracy was not measured." in report.details["notes"]
+    assert "No data was given: timed on a golden sample of the bundle, accuracy was not measured." in report.details.notes
     assert report.find("accuracy") == []
     assert {verdict.name: verdict.verdict for verdict in report.budgets}["accuracy_drop_points"] == "unknown"
 
@@ -181,7 +185,7 @@ def test_an_onnx_file_is_measured_on_every_target_that_can_run_here(tmp_path):
     report = benchmark([tmp_path / "m.onnx"], **QUICK)
     assert {m.target for m in report.measurements} == {"onnxruntime", "openvino"}
     assert {m.subject for m in report.measurements} == {"float", "default"}
-    assert "No data was given: timed on a synthetic sample (seed 0), accuracy was not measured." in report.details["notes"]
+    assert "No data was given: timed on a synthetic sample (seed 0), accuracy was not measured." in report.details.notes
 
 
 @pytest.mark.shared_data
@@ -191,7 +195,7 @@ def test_an_onnx_file_that_leaves_sizes_open_and_takes_constants_is_measured_as_
         pytest.skip(f"{path.name} is not in {path.parent} (set EDGEMM_DATA)")
     report = benchmark([path], target="openvino", **QUICK)
     assert {m.subject for m in report.measurements} == {"float", "default"}
-    assert any("with constants built in and the inputs 'input' (batch, 576) float32" in note for note in report.details["notes"])
+    assert any("with constants built in and the inputs 'input' (batch, 576) float32" in note for note in report.details.notes)
 
 
 def test_an_onnx_file_with_int8_in_it_is_not_called_float(tmp_path):
@@ -223,7 +227,7 @@ def test_two_bundles_share_the_measurement_of_the_float_graph_they_share(bundle,
     report = benchmark([bundle, other], **QUICK)
     assert len(report.find("latency_p50_ms", subject="float")) == 1
     assert len(report.find("latency_p50_ms", subject="bundle")) == 2
-    pairs = {(row["candidate"], row["baseline"]) for row in report.details["ratios"]}
+    pairs = {(row.candidate, row.baseline) for row in report.details.ratios}
     assert (f"{other}, openvino", f"{bundle}, openvino") in pairs
 
 
@@ -257,7 +261,7 @@ def test_a_form_that_does_not_run_is_noted_and_the_rest_is_measured(tmp_path):
     broken = make(tmp_path / "broken", model=graph().replace(b"MatMul", b"MatMux"))
     report = benchmark([broken], **QUICK)
     assert {m.subject for m in report.measurements} == {"float", "default"}
-    assert any(f"{broken}, openvino was not measured: " in note and "MatMux" in note for note in report.details["notes"])
+    assert any(f"{broken}, openvino was not measured: " in note and "MatMux" in note for note in report.details.notes)
 
 
 def test_a_candidate_of_which_nothing_runs_is_an_error(tmp_path):
@@ -270,8 +274,8 @@ def test_a_candidate_of_which_nothing_runs_is_told_and_the_rest_is_measured(bund
     (tmp_path / "m.onnx").write_bytes(graph().replace(b"MatMul", b"MatMux"))
     report = benchmark([bundle, tmp_path / "m.onnx"], data=data, **QUICK)
     assert {m.candidate for m in report.measurements} == {str(bundle)}
-    assert report.details["failures"] == [str(tmp_path / "m.onnx")]
-    assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details["notes"])
+    assert list(report.details.failures) == [str(tmp_path / "m.onnx")]
+    assert any(note.startswith(f"{tmp_path / 'm.onnx'}, ") and "MatMux" in note for note in report.details.notes)
     assert conclude(Ending(report, report=report)) == 1
     assert f"nothing of '{tmp_path / 'm.onnx'}' could be measured" in capsys.readouterr().err
 
@@ -282,13 +286,13 @@ def test_a_candidate_that_dies_over_the_test_split_leaves_the_others_their_accur
     report = benchmark([bundle, command], data=data, **QUICK)
     assert {m.candidate for m in report.measurements if m.name == "accuracy"} == {str(bundle)}
     assert any(m.candidate == command and m.name == "latency_p50_ms" for m in report.measurements)
-    assert any(note.startswith(f"{command}: accuracy was not measured: ") and "exit code 7" in note for note in report.details["notes"])
+    assert any(note.startswith(f"{command}: accuracy was not measured: ") and "exit code 7" in note for note in report.details.notes)
 
 
 def test_a_file_that_names_its_outputs_otherwise_is_timed_and_its_accuracy_is_said_to_be_unknown(bundle, data, tmp_path):
     (tmp_path / "m.onnx").write_bytes(graph(name="sort"))
     report = benchmark([bundle, tmp_path / "m.onnx"], data=data, **QUICK)
-    assert any("accuracy was not measured: it has no output 'kind', only sort." in note for note in report.details["notes"])
+    assert any("accuracy was not measured: it has no output 'kind', only sort." in note for note in report.details.notes)
 
 
 def test_a_target_it_was_not_made_for_is_refused(bundle):
@@ -310,14 +314,14 @@ def test_nothing_to_measure_is_an_error():
 
 
 def test_rows_that_are_disturbed_are_flagged_in_table_json_and_page(measured):
-    told = measured.details["disturbances"]
-    assert {row["target"] for row in told.values()} == {"openvino"}
-    assert all(row["disturbed"] <= row["rounds"] == 5 for row in told.values())
-    turns = measured.details["timeline"]
+    told = measured.details.disturbances
+    assert {row.target for row in told.values()} == {"openvino"}
+    assert all(row.disturbed <= row.rounds == 5 for row in told.values())
+    turns = measured.details.timeline
     assert sum(turn["kept"] for turn in turns) == 15
     assert {"candidate", "round", "launch", "at_s", "p50_ms", "kept", "reasons", "others", "waited", "stolen", "clock"} <= set(turns[0])
-    spoiled = {**measured.details, "disturbances": {name: {**row, "flagged": True} for name, row in told.items()}}
-    flagged = dataclasses.replace(measured, details=spoiled)
+    spoiled = {name: dataclasses.replace(row, flagged=True) for name, row in told.items()}
+    flagged = dataclasses.replace(measured, details=dataclasses.replace(measured.details, disturbances=spoiled))
     assert str(flagged).count("(disturbed)") >= 3
     assert "Disturbances while measuring" in page.render(flagged)
 
@@ -335,16 +339,16 @@ def test_a_test_split_too_small_for_the_claim_says_how_many_samples_it_needs(bun
         re.search(
             r"120 samples leave the loss of 'kind' unsure by \d\.\d points; to show one of at most 0\.1 about \d{3,} are needed", note
         )
-        for note in report.details["notes"]
+        for note in report.details.notes
     )
 
 
 def test_a_pace_and_the_throughput_are_measured_where_they_are_asked_for(bundle):
     report = benchmark([bundle], pace="50hz", streams=[1], batches=[1, 2], target="openvino", **{**QUICK, "seconds": 0.4})
-    assert report.details["pace"]["rates_hz"] == {"x": 50.0}
+    assert report.details.pace["rates_hz"] == {"x": 50.0}
     assert {m.subject for m in report.find("paced_p50_ms")} == {"float", "default", "bundle"}
-    assert {(row["batch"], row["streams"]) for row in report.details["throughput"]} == {(1, 1), (2, 1)}
-    best = max(row["per_s"] for row in report.details["throughput"] if row["candidate"] == f"{bundle}, openvino")
+    assert {(row.batch, row.streams) for row in report.details.throughput} == {(1, 1), (2, 1)}
+    best = max(row.per_s for row in report.details.throughput if row.candidate == f"{bundle}, openvino")
     assert report.find("throughput_per_s", subject="bundle")[0].value == best
     assert "Throughput" in page.render(report)
 
@@ -353,12 +357,12 @@ def test_the_first_candidates_branches_are_held_against_the_box(bundle, monkeypa
     box = Peaks(1, {"int8": 1000.0, "bf16": 500.0, "f32": 100.0}, 10.0, 0.2, "openvino", ("other processes used 50 % of the cores",))
     monkeypatch.setattr("edgemm.box.measuring.sustained.peaks", lambda threads: box)
     report = benchmark([bundle], **{**QUICK, "roofline": True})
-    if any(layer["time_us"] for layer in report.details["layers"]):
-        assert {row["reason"] for row in report.details["roofline"]} <= {"compute", "memory", "launch overhead"}
-        assert any("The peaks of this machine were measured while other processes" in note for note in report.details["notes"])
+    if any(layer.time_us for layer in report.details.layers):
+        assert {row["reason"] for row in report.details.roofline} <= {"compute", "memory", "launch overhead"}
+        assert any("The peaks of this machine were measured while other processes" in note for note in report.details.notes)
         assert "Against the limits of this box" in page.render(report)
     else:  # one product is quicker than the runtime's clock can tell
-        assert any("no roofline: openvino tells no times" in note for note in report.details["notes"])
+        assert any("no roofline: openvino tells no times" in note for note in report.details.notes)
 
 
 def test_a_command_is_measured_beside_the_bundle_whose_inputs_it_takes(bundle, data, tmp_path):
@@ -373,7 +377,7 @@ def test_a_command_is_measured_beside_the_bundle_whose_inputs_it_takes(bundle, d
     (accuracy,) = report.find("accuracy", subject="foreign")
     assert accuracy.value == report.find("accuracy", subject="float")[0].value
     assert (accuracy.target, accuracy.precision_ran) == ("command", "unknown")
-    assert any(row["candidate"].startswith("command:") or row["baseline"].startswith("command:") for row in report.details["ratios"])
+    assert any(row.candidate.startswith("command:") or row.baseline.startswith("command:") for row in report.details.ratios)
 
 
 def test_a_command_alone_does_not_say_what_it_takes():

@@ -21,12 +21,13 @@ import numpy as np
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle import seal
 from edgemm.box.bundle.golden import Golden
-from edgemm.box.bundle.packing import Reference, TargetOptions, entries, target_of
+from edgemm.box.bundle.packing import TargetOptions, entries, target_of
 from edgemm.box.bundle.parts import SplitFiles
 from edgemm.box.bundle.seal import HASH, MANIFEST, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.report import read as read_report
@@ -116,9 +117,9 @@ class Bundle:
         """The golden samples, or None where the bundle holds none."""
         return Golden.of_arrays(self._npz("golden.npz")) if "golden.npz" in self.manifest["files"] else None
 
-    def reference(self) -> Reference | None:
+    def reference(self) -> Answers | None:
         """Labels and the original's answers, or None where the bundle holds none."""
-        return Reference.of_arrays(self._npz("reference.npz")) if "reference.npz" in self.manifest["files"] else None
+        return Answers.of_arrays(self._npz("reference.npz")) if "reference.npz" in self.manifest["files"] else None
 
     def split(self, target: str | None = None) -> SplitFiles:
         """The graphs in parts: ``target``'s own, or the float ones.

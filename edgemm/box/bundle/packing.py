@@ -16,6 +16,7 @@ from edgemm.box.bundle import seal
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE
 from edgemm.contracts import onnx_file
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
@@ -51,29 +52,6 @@ class TargetOptions:
         return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Labels and the original model's answers on the test split: accuracy and paired intervals without torch.
-
-    Attributes:
-        predictions: Output name -> array (rows, ...), the original's.
-        truth: Output name -> array (rows, ...), what the dataset says; outputs without a truth are left out.
-    """
-
-    predictions: Mapping[str, np.ndarray]
-    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The flat form of ``reference.npz``: ``<output>`` for predictions, ``label:<output>`` for what is true."""
-        return {**self.predictions, **{f"label:{name}": array for name, array in self.truth.items()}}
-
-    @classmethod
-    def of_arrays(cls, flat: Mapping[str, np.ndarray]) -> Reference:
-        """Back from ``arrays``."""
-        truth = {key.removeprefix("label:"): array for key, array in flat.items() if key.startswith("label:")}
-        return cls({key: array for key, array in flat.items() if not key.startswith("label:")}, truth)
-
-
 def pack(
     out: Path,
     *,
@@ -85,7 +63,7 @@ def pack(
     provenance: Mapping[str, Any],
     accuracy: Mapping[str, Any],
     options: Mapping[str, TargetOptions] | None = None,
-    reference: Reference | None = None,
+    reference: Answers | None = None,
     subsets: Sequence[Mapping[str, Any]] = (),
     sign: Path | None = None,
 ) -> Path:
@@ -123,7 +101,7 @@ def pack(
     everything |= {"reference.npz": stored_zip.npz_bytes(reference.arrays())} if reference else {}
     _check_names(everything)
     sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content) for name, content in sorted(everything.items())}
-    report = replace(report, details={**report.details, "files": sizes})
+    report = replace(report, details=replace(report.details, files=sizes))
     everything |= {"report.json": report.to_json(), **({"report.html": page(report).encode()} if page else {})}
     manifest = {
         "format": 1,

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.devices.disturbance import Seen
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.target import LayerRan
 from edgemm.errors import EdgemmError, MeasureError
+
+COMMAND = "command"
+"""Stands where a target's name does, for a program of any origin."""
 
 
 @dataclass(frozen=True)
@@ -19,33 +23,38 @@ class Candidate:
 
     Attributes:
         name: Unique within a call.
-        subject: original, float, default or bundle.
-        target: Plugin name in ``targets/``; ``command`` = a program of any origin, see ``_command``.
-        artifact: What the target opens.
-        options: Runtime options.
-        target_options: Options of the target itself, as a recipe gives them.
-        card: The card, where ``artifact`` does not explain itself.
+        subject: original, float, default, bundle; compiled or foreign for what the user brings beside them.
+        deployment: The model on its target; of target ``COMMAND`` the model is the words of a program, see ``any_program``.
         precision_asked: ``f32``, ``int8+bf16``; a candidate that runs less than it was asked is refused. ``default`` or None = anything.
         source: What it belongs to as the user knows it, such as a bundle's path; "" = ``name``.
     """
 
     name: str
     subject: str
-    target: str
-    artifact: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    card: Path | None = None
+    deployment: Deployment
     precision_asked: str | None = None
-    target_options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def target(self) -> str:
+        """Of its deployment."""
+        return self.deployment.target
+
+    @property
+    def model(self) -> Path:
+        """Of its deployment."""
+        return self.deployment.model
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a program of any origin instead of a model on a target."""
+        return self.deployment.target == COMMAND
 
     def opening(self, feed: Path | None) -> dict[str, Any]:
         """What a worker is told to open it."""
+        whole = self.deployment if self.is_command else self.deployment.holding(self.model.resolve())
         return {
-            "target": self.target,
-            "target_options": dict(self.target_options),
-            "artifact": str(self.artifact.resolve()) if self.target != "command" else str(self.artifact),
-            "options": dict(self.options),
+            "deployment": whole.to_dict(),
             "feed": str(feed) if feed else None,
             "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         }

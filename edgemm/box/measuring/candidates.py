@@ -11,28 +11,29 @@ import numpy as np
 
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle.opened import Bundle, open_bundle
-from edgemm.box.bundle.packing import Reference
-from edgemm.box.measuring.schedule import Candidate
-from edgemm.box.targets._openvino import ir
+from edgemm.box.measuring.candidate import COMMAND, Candidate
+from edgemm.box.measuring.forms import baselines, compressed
 from edgemm.contracts import card as cards
 from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts import target as targets
 from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card, Input, Output
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.specs import BATCH
-from edgemm.contracts.target import Target, fingerprint
+from edgemm.contracts.target import TOLD, UNTOLD, fingerprint
 from edgemm.errors import BundleError, EdgemmError, MeasureError, MissingExtra, nearest
 
-COMMAND, COMPILED = "command:", "torch-compile:"
-PLANS = (".plan", ".engine")
-TUNABLE = (".onnx", ".xml")
+PROGRAM, COMPILED = f"{COMMAND}:", "torch-compile:"
 
 
 @dataclass(frozen=True)
-class Named:
-    """One candidate as the user gave it.
+class Contender:
+    """One candidate as the user gave it, with the forms of it that are measured.
 
     Attributes:
+        given: The user's words.
         candidates: Its forms to measure.
         golden: One sample that it brings along.
         reference: The original's answers that it brings along.
@@ -45,7 +46,7 @@ class Named:
     card: Card
     candidates: tuple[Candidate, ...]
     golden: Mapping[str, np.ndarray] | None = None
-    reference: Reference | None = None
+    reference: Answers | None = None
     budgets: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
@@ -60,28 +61,37 @@ class Named:
             return None
         return {name: f"{o.task} of {', '.join(o.labels)}" if o.labels else o.task for name, o in self.card.outputs.items()}
 
-    def guarded(self) -> list[str]:
-        """Outputs with a metric that can be lost."""
-        return tasks.scored_outputs(self.card)
-
 
 Prepare = Callable[[Path], tuple[Path, Card]]
 """Makes an ONNX file that cannot be fed as it is fit for that, and says by which card; needs the workshop's packages."""
 
 
-def says_nothing(given: str | Path) -> bool:
+def resolve_all(given: Sequence[str | Path], target: str | None = None, *, prepare: Prepare | None = None) -> list[Contender]:
+    """All candidates; those that do not say what they take get the card of the first one that does. As ``resolve``.
+
+    Raises:
+        EdgemmError: As ``resolve``; nothing was given.
+    """
+    if not given:
+        raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
+    known = {place: resolve(words, target, prepare=prepare) for place, words in enumerate(given) if not needs_card(words)}
+    card = next((contender.card for contender in known.values()), None)
+    return [known.get(place) or resolve(words, target, card=card) for place, words in enumerate(given)]
+
+
+def needs_card(given: str | Path) -> bool:
     """Whether a candidate does not tell what it takes and answers: it needs the card of another one."""
-    return str(given).startswith(COMMAND) or Path(given).suffix in PLANS
+    return str(given).startswith(PROGRAM) or set(targets.opening(Path(given)).values()) == {UNTOLD}
 
 
-def resolve(given: str | Path, target: str | None = None, *, card: Card | None = None, prepare: Prepare | None = None) -> Named:
+def resolve(given: str | Path, target: str | None = None, *, card: Card | None = None, prepare: Prepare | None = None) -> Contender:
     """Find out what ``given`` is, and which forms of it can be measured here (on ``target`` only, when given).
 
     Args:
-        given: A bundle, an ONNX file, a model card, an OpenVINO IR (.xml), a TensorRT plan (.plan, .engine), ``torch-compile:CARD``, or
-            ``command:WORDS`` for a program that speaks the protocol of ``_command``. An ONNX or IR file may end in ``@`` and runtime
-            options: ``model.xml@threads=1,precision=bf16``.
-        card: Of the others, for a candidate that ``says_nothing`` of its own.
+        given: A bundle, an ONNX file, a model card, a file that a target opens (``targets.FORMS``: an OpenVINO IR, a TensorRT plan),
+            ``torch-compile:CARD``, or ``command:WORDS`` for a program that speaks the protocol of ``any_program``. A file that tells what
+            it takes may end in ``@`` and runtime options: ``model.xml@threads=1,precision=bf16``.
+        card: Of the others, for a candidate that ``needs_card``.
         prepare: Called with the card, or the ONNX file that has none, where the file cannot be fed as it is: it leaves sizes open, takes
             constants, or its card puts front-ends before it.
 
@@ -90,21 +100,20 @@ def resolve(given: str | Path, target: str | None = None, *, card: Card | None =
     """
     if target is not None:
         plugins.require_known("targets", target)
-    if says_nothing(given):
-        return _foreign(str(given), card)
-    if str(given).startswith(COMPILED):
-        return _torch(str(given), cards.load(str(given).removeprefix(COMPILED)), compiled=True)
-    path, options = _apart(str(given))
-    if path.suffix == ".xml":
-        return _ir(str(given), path, options)
+    words = str(given)
+    if needs_card(words):
+        return _untold(words, card, target)
+    if words.startswith(COMPILED):
+        return _torch(words, cards.load(words.removeprefix(COMPILED)), compiled=True)
+    path, options = _apart(words)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
-        return _bundle(str(given), open_bundle(path), target)
-    if path.suffix == ".onnx":
-        return _onnx(str(given), path, _card_of(path), target, prepare, options)
+        return _bundle(words, open_bundle(path), target)
+    if TOLD in targets.opening(path).values():
+        return _file(words, path, _card_of(path), target, prepare, options)
     card = cards.load(given)
     if card.model_path:
-        return _onnx(str(given), card.model_path, card, target, prepare, {})
-    return _torch(str(given), card, compiled=False)
+        return _file(words, card.model_path, card, target, prepare, {})
+    return _torch(words, card, compiled=False)
 
 
 def _apart(given: str) -> tuple[Path, dict[str, Any]]:
@@ -116,9 +125,9 @@ def _apart(given: str) -> tuple[Path, dict[str, Any]]:
     path, _, words = given.rpartition("@")
     if not path or Path(given).exists() or "=" not in words:
         return Path(given), {}
-    if Path(path).suffix not in TUNABLE:
+    if TOLD not in targets.opening(Path(path)).values():
         raise MeasureError(
-            f"'{given}': runtime options may follow an ONNX file or an OpenVINO IR only.",
+            f"'{given}': runtime options may follow a model's file only.",
             why="a bundle brings the options that were measured to be fastest.",
             fix=f"leave out '@{words}', or name the file inside it.",
         )
@@ -128,126 +137,118 @@ def _apart(given: str) -> tuple[Path, dict[str, Any]]:
     return Path(path), {name: int(value) if value.isdigit() else value for name, _, value in pairs}
 
 
-def _torch(given: str, card: Card, *, compiled: bool) -> Named:
+def _torch(given: str, card: Card, *, compiled: bool) -> Contender:
     """A card's model in torch: as it is (the original), or through torch.compile."""
     assert card.path is not None
-    subject, options, word = ("compiled", {"compile": "on"}, "torch compiled") if compiled else ("original", {}, "torch")
-    return Named(given, card, (Candidate(f"{given}, {word}", subject, "torch", card.path, options, precision_asked="f32", source=given),))
+    subject, options, words = ("compiled", {"compile": "on"}, "torch compiled") if compiled else ("original", {}, "torch")
+    deployment = Deployment("torch", card.path, runtime_options=options)
+    return Contender(given, card, (Candidate(f"{given}, {words}", subject, deployment, "f32", given),))
 
 
-def _foreign(given: str, card: Card | None) -> Named:
-    """A command or a TensorRT plan, with the card of the candidates beside it."""
+def _untold(given: str, card: Card | None, only: str | None) -> Contender:
+    """A program, or a file that does not say what it takes, with the card of the candidates beside it."""
     if card is None:
         raise MeasureError(
             f"'{given}' does not say what it takes and what it answers.",
-            why="neither a command nor a TensorRT plan tells the meaning of its inputs and outputs.",
+            why="neither a command nor a compiled plan tells the meaning of its inputs and outputs.",
             fix="name a bundle, card or ONNX file of the same model beside it: its inputs and labels are used.",
         )
-    if given.startswith(COMMAND):
-        words = given.removeprefix(COMMAND)
-        return Named(given, card, (Candidate(given, "foreign", "command", Path(words), source=given),))
-    if "tensorrt" not in plugins.names("targets"):
-        raise MeasureError(f"'{given}' is a TensorRT plan.", why="this edgemm has no target that runs plans.", fix="leave it out here.")
-    target = plugins.load(Target, "tensorrt")
-    return Named(given, card, (Candidate(given, "foreign", "tensorrt", Path(given), target.default_options(), source=given),))
-
-
-def _ir(given: str, path: Path, options: Mapping[str, Any]) -> Named:
-    """An OpenVINO IR: float ones in both float forms, quantized ones as OpenVINO runs them by itself."""
-    face = ir.read(path)
-    inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
-    card = Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
-    return Named(given, card, tuple(_files(given, "openvino", plugins.load(Target, "openvino"), path, options, face.is_quantized)))
-
-
-def _files(given: str, name: str, target: Target, path: Path, options: Mapping[str, Any], quantized: bool) -> list[Candidate]:
-    """A file from elsewhere on a target: both float forms, or the one it asks for if it is quantized or options were given."""
-    if not options and not quantized:
-        return forms(given, name, target, path)
-    wanted = {**target.default_options(), **options}
-    precision = "int8+" * quantized + str(wanted.get("precision", "f32"))
-    return [Candidate(f"{given}, {name}", "bundle", name, path, wanted, precision_asked=precision, source=given)]
-
-
-def forms(name: str, target_name: str, target: Target, model: Path, *, target_options: Mapping[str, Any] | None = None) -> list[Candidate]:
-    """A float graph on a target: forced to f32, and as the runtime runs it by itself where that may differ."""
-    both = {"float": target.float_options()}
-    if target.default_options() != target.float_options():
-        both["default"] = target.default_options()
-    unforced = {key: value for key, value in (target_options or {}).items() if key not in ("precision", "threads")}
-    return [
+    if given.startswith(PROGRAM):
+        program = Deployment(COMMAND, Path(given.removeprefix(PROGRAM)))
+        return Contender(given, card, (Candidate(given, "foreign", program, source=given),))
+    names, notes = _runnable(given, [Deployment(name, Path(given)) for name in _openers(given, Path(given), only)])
+    forms = [
         Candidate(
-            f"{name}, {target_name} {subject}", subject, target_name, model, options,
-            precision_asked="f32" if subject == "float" else "default", target_options=unforced, source=name,
+            given if len(names) == 1 else f"{given}, {whole.target}",
+            "foreign",
+            whole.running(whole.plugin().default_options()),
+            source=given,
         )
-        for subject, options in both.items()
-    ]  # fmt: skip
+        for whole in names
+    ]
+    _require_some(given, forms, notes)
+    return Contender(given, card, tuple(forms), notes=tuple(notes))
 
 
-def asked(model: Path, options: Mapping[str, Any]) -> str:
-    """The precision a graph asks for: its Q/DQ nodes, and the float option beside them."""
-    floats = str(options.get("precision", "f32"))
-    return f"int8+{floats}" if onnx_file.read(model).is_quantized else floats
+def _file(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None, options: Mapping[str, Any]) -> Contender:
+    """A model's file from elsewhere, on every target that opens its form."""
+    notes: list[str] = []
+    if prepare and path.suffix == ".onnx" and not _is_ready(path, card):
+        path, card = prepare(_apart(given)[0])
+        sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
+        notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
+    deployments, reasons = _runnable(given, [Deployment(name, path) for name in _openers(given, path, only)])
+    forms = [form for deployment in deployments for form in _forms_of_file(given, deployment, options)]
+    _require_some(given, forms, [*notes, *reasons])
+    return Contender(given, card, tuple(forms), notes=(*notes, *reasons))
 
 
-def _bundle(given: str, bundle: Bundle, only: str | None) -> Named:
+def _forms_of_file(given: str, deployment: Deployment, options: Mapping[str, Any]) -> list[Candidate]:
+    """Both float forms, or the one it asks for if it is quantized or options were given."""
+    plugin = deployment.plugin()
+    quantized = plugin.describe(deployment.model).is_quantized
+    if not options and not quantized:
+        return baselines(deployment, source=given)
+    return [compressed(deployment.running({**plugin.default_options(), **options}), deployment.target, source=given)]
+
+
+def _openers(given: str, path: Path, only: str | None) -> list[str]:
+    """Targets that open a file of this form; ``only``, where one was asked for.
+
+    Raises:
+        MeasureError: The one asked for does not.
+    """
+    names = list(targets.opening(path))
+    if only is not None and only not in names:
+        raise MeasureError(f"target '{only}' opens no '{path.suffix}' file, such as '{given}'.", fix=f"these do: {', '.join(names)}.")
+    return [only] if only else names
+
+
+def _runnable(given: str, deployments: Sequence[Deployment]) -> tuple[list[Deployment], list[str]]:
+    """Those that can run here, and a note for each that cannot."""
+    able: list[Deployment] = []
+    notes: list[str] = []
+    for deployment in deployments:
+        try:
+            reason = deployment.plugin().cannot_run()
+        except MissingExtra as err:
+            reason = f"{err.what} {err.fix}."
+        if reason:
+            notes.append(f"{given}: not measured on {deployment.target}: {reason}")
+        else:
+            able.append(deployment)
+    return able, notes
+
+
+def _bundle(given: str, bundle: Bundle, only: str | None) -> Contender:
     if only is not None and only not in bundle.targets():
         raise MeasureError(f"'{given}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
-    candidates: list[Candidate] = []
-    notes: list[str] = []
+    names = [only] if only else bundle.targets()
+    held = [Deployment(name, bundle.target_model(name), bundle.target_options(name).target) for name in names]
+    deployments, notes = _runnable(given, held)
+    forms: list[Candidate] = []
     parts: dict[str, Path] = {}
-    for name in [only] if only else bundle.targets():
-        try:
-            target = bundle.load_target(name)
-        except MissingExtra as err:
-            notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
-            continue
-        if why := target.cannot_run():
-            notes.append(f"{given}: not measured on {name}: {why}")
-            continue
-        options, reason = bundle.options_for(name, fingerprint(target))
+    for deployment in deployments:
+        options, reason = bundle.options_for(deployment.target, fingerprint(deployment.plugin()))
         if reason:
-            notes.append(f"{given}: safe options on {name}: {reason}")
-        brought = bundle.target_options(name).target
-        floats = forms(given, name, target, bundle.model, target_options=brought)
-        compressed = _compressed(given, name, bundle.target_model(name), options, brought)
-        candidates += [*floats, compressed]
-        parts |= _parts(bundle, None, floats) | _parts(bundle, name, [compressed])
-    _require_some(given, candidates, notes)
+            notes.append(f"{given}: safe options on {deployment.target}: {reason}")
+        floats = baselines(deployment.holding(bundle.model), source=given)
+        own = compressed(deployment.running(options), deployment.target, source=given)
+        forms += [*floats, own]
+        parts |= _parts(bundle, None, floats) | _parts(bundle, deployment.target, [own])
+    _require_some(given, forms, notes)
     golden = bundle.golden()
     first = golden.sample(0) if golden else None
-    return Named(given, bundle.card, tuple(candidates), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
+    return Contender(given, bundle.card, tuple(forms), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
 
 
-def _parts(bundle: Bundle, target: str | None, rows: Sequence[Candidate]) -> dict[str, Path]:
+def _parts(bundle: Bundle, target: str | None, forms: Sequence[Candidate]) -> dict[str, Path]:
     """The split graphs that a bundle holds for these forms."""
     try:
         place = bundle.split(target).rest.parent / splits.RECORD
     except BundleError:
         return {}
-    return {row.name: place for row in rows}
-
-
-def _onnx(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None, options: Mapping[str, Any]) -> Named:
-    candidates: list[Candidate] = []
-    notes: list[str] = []
-    if prepare and not _is_ready(path, card):
-        path, card = prepare(_apart(given)[0])
-        sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
-        notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
-    quantized = onnx_file.read(path).is_quantized
-    for name in [only] if only else [name for name in plugins.names("targets") if name != "torch"]:
-        try:
-            target = plugins.load(Target, name)
-        except MissingExtra as err:
-            notes.append(f"{given}: not measured on {name}: {err.what} {err.fix}.")
-            continue
-        if why := target.cannot_run():
-            notes.append(f"{given}: not measured on {name}: {why}")
-            continue
-        candidates += _files(given, name, target, path, options, quantized)
-    _require_some(given, candidates, notes)
-    return Named(given, card, tuple(candidates), notes=tuple(notes))
+    return {form.name: place for form in forms}
 
 
 def _is_ready(path: Path, card: Card) -> bool:
@@ -258,24 +259,20 @@ def _is_ready(path: Path, card: Card) -> bool:
     )
 
 
-def _compressed(given: str, name: str, model: Path, options: dict[str, Any], brought: Mapping[str, Any]) -> Candidate:
-    wanted = asked(model, {**brought, **options})
-    return Candidate(f"{given}, {name}", "bundle", name, model, options, precision_asked=wanted, target_options=brought, source=given)
-
-
-def _require_some(given: str, candidates: list[Candidate], notes: list[str]) -> None:
-    if not candidates:
+def _require_some(given: str, forms: Sequence[Candidate], notes: Sequence[str]) -> None:
+    if not forms:
         raise MeasureError(f"no target of '{given}' can run here.", why=" ".join(notes), fix="install a runtime, or measure it on its box.")
 
 
 def _card_of(path: Path) -> Card:
-    """The card beside an ONNX file when it is about that file, else one drafted from the file itself."""
+    """The card beside a model's file when it is about that file, else one drafted from the file itself."""
     beside = path.parent / "model.yaml"
     if beside.is_file():
         card = cards.load(beside)
         if card.model_path and card.model_path.resolve() == path.resolve():
             return card
-    face = onnx_file.read(path)
+    face = targets.describe(path)
+    assert face is not None  # a form that tells of itself
     inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}
     return Card(inputs, {spec.name: Output(spec.name, "tensor") for spec in face.outputs}, path=path.resolve(), model=path.name)
 

@@ -1,16 +1,32 @@
-"""Which timings were disturbed, in words and as plain values for the report."""
+"""Which timings were disturbed, and whether the box was busy before they began, in words and as plain values for the report."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from edgemm.box.measuring.candidate import Timing, Turn
+from edgemm.store.machine import usable_cores
 
 DISTURBED = 0.25  # of a candidate's rounds: from there on its whole row is flagged
 HOPELESS = 0.75  # of all rounds: the machine was too busy to measure
 TOLD = 2  # reasons named for one candidate
+BUSY = 0.5  # load per core, before we start, from which a report warns: then milliseconds are not to be trusted, only ratios
+
+
+def load() -> float:
+    """Jobs that ran or waited for a processor during the last minute; 0 where the system does not tell. Ask before starting any work."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def busy(before: float) -> list[str]:
+    """A note for the report where ``before``, the load when we began, was high; else none."""
+    cores = usable_cores()
+    if before < BUSY * cores:
+        return []
+    return [f"Other jobs used the processor (load {before:.1f} on {cores} cores): trust ratios inside this report, not milliseconds."]
 
 
 def is_disturbed(timing: Timing) -> bool:

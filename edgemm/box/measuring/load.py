@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.box.bundle.parts import Parts
-from edgemm.box.measuring.probes.energy import Energy
-from edgemm.box.measuring.probes.processor import Processor
+from edgemm.contracts.probe import Probe
 from edgemm.contracts.target import Session
 
 WARM_CALLS = 2
@@ -28,23 +27,23 @@ def stepper(parts: Parts, feed: Mapping[str, np.ndarray]) -> Callable[[Sequence[
     return step
 
 
-def paced(step: Callable[[Sequence[str]], Any], rates_hz: Mapping[str, float], steps: int, processor: Processor) -> dict[str, Any]:
+def paced(step: Callable[[Sequence[str]], Any], rates_hz: Mapping[str, float], steps: int, probes: Mapping[str, Probe]) -> dict[str, Any]:
     """Call ``step`` at the fastest of the rates, sleeping in between as a program that waits for a camera does.
 
     A step that is due while the last one still runs is dropped, as a frame is.
 
     Args:
         rates_hz: Input -> how often it is new.
+        probes: By name; they see the time between steps too.
 
     Returns:
-        ``latency_ms`` and ``late_ms`` (how long after its time a step began) a step; ``dropped`` steps; processor ``cpu_ms`` and
-        ``energy_mj`` (or None) a step, the time between steps included; ``seconds``.
+        ``latency_ms`` and ``late_ms`` (how long after its time a step began) a step; ``dropped`` steps; ``samples`` of each probe;
+        ``seconds``.
     """
     period = 1 / max(rates_hz.values())
-    energy = Energy()
     latencies, lates, dropped, told = [], [], 0, dict.fromkeys(rates_hz, 0)
-    processor.start()
-    energy.start()
+    for probe in probes.values():
+        probe.start()
     began = time.perf_counter()
     for number in range(1, steps + 1):
         due = began + number * period
@@ -60,13 +59,11 @@ def paced(step: Callable[[Sequence[str]], Any], rates_hz: Mapping[str, float], s
         latencies.append((time.perf_counter() - start) * 1e3)
         lates.append(max(0.0, start - due) * 1e3)
         told = seen
-        processor.observe({}, None)
-        energy.observe({}, None)
+        for probe in probes.values():
+            probe.observe({}, None)
     seconds = time.perf_counter() - began
-    return {
-        "latency_ms": latencies, "late_ms": lates, "dropped": dropped, "cpu_ms": processor.stop(), "energy_mj": energy.stop(),
-        "seconds": seconds,
-    }  # fmt: skip
+    samples = {name: probe.stop() for name, probe in probes.items()}
+    return {"latency_ms": latencies, "late_ms": lates, "dropped": dropped, "samples": samples, "seconds": seconds}
 
 
 def most(sessions: Sequence[Session], feed: Mapping[str, np.ndarray], seconds: float) -> float:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.disturbed import is_disturbed
 from edgemm.box.measuring.statistics import by_launch, ratio
 from edgemm.contracts import card as cards
-from edgemm.contracts import onnx_file, plugins
+from edgemm.contracts import plugins
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
+from edgemm.contracts.report_parts import Ratio
+from edgemm.contracts.target import describe
 
 ALONE = frozenset({"compiled", "foreign", "original"})
 DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
@@ -33,8 +34,8 @@ def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
     found += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
     if timing.cold_start_ms:
         found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
-    if candidate.target != "command":
-        found.append(Measurement("size_mib", size_bytes(candidate.artifact) / 2**20, "MiB"))
+    if not candidate.is_command:
+        found.append(Measurement("size_mib", size_bytes(candidate.model) / 2**20, "MiB"))
     return about(candidate, timing.precision_ran, found)
 
 
@@ -53,23 +54,22 @@ def about(candidate: Candidate, precision_ran: str, found: Sequence[Measurement]
     ]
 
 
-def size_bytes(artifact: Path) -> int:
-    """What the target loads: an ONNX file with its side files, the weights of a card, any other file or folder whole."""
-    if artifact.suffix == ".onnx":
-        return artifact.stat().st_size + sum((artifact.parent / name).stat().st_size for name in onnx_file.read(artifact).external)
-    if artifact.suffix in (".yaml", ".yml"):
-        card = cards.load(artifact)
+def size_bytes(model: Path) -> int:
+    """What the target loads: a model's file with those beside it, the weights of a card, any other file or folder whole."""
+    if model.suffix in (".yaml", ".yml"):
+        card = cards.load(model)
         path = card.weights_path or card.model_path
         if path is None or path.is_file():
             return path.stat().st_size if path else 0
         return sum(file.stat().st_size for file in path.glob("*.safetensors"))  # a Hugging Face folder
-    if artifact.suffix == ".xml":
-        return artifact.stat().st_size + artifact.with_suffix(".bin").stat().st_size
-    files = [artifact] if artifact.is_file() else artifact.rglob("*")
+    face = describe(model)
+    if face is not None:
+        return model.stat().st_size + sum((model.parent / name).stat().st_size for name in face.external)
+    files = [model] if model.is_file() else model.rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[dict[str, Any]]:
+def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iterator[Ratio]:
     """Each form against the float and the default form on its target, and against the first candidate's same form.
 
     Forms that the first candidate has no like of (a command, torch compiled, another runtime's INT8) are held against its own.
@@ -86,9 +86,8 @@ def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iter
             if row is other or not (plainer or same_form or lonely):
                 continue
             ours, theirs = timings[row.name], timings[other.name]
-            found = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches)
-            told = {"value": found.value, "low": found.low, "high": found.high, "verdict": found.verdict}
-            yield {"candidate": row.name, "baseline": other.name, **told, "disturbed": is_disturbed(ours) or is_disturbed(theirs)}
+            found, spoiled = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches), is_disturbed(ours) or is_disturbed(theirs)
+            yield Ratio(row.name, other.name, found.value, found.low, found.high, found.verdict, spoiled)
 
 
 def drawn(timing: Timing) -> list[float]:

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ import numpy as np
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.box.measuring.statistics import percentiles, spread_of
+from edgemm.contracts import plugins
 from edgemm.contracts.card import Card
+from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
 from edgemm.errors import EdgemmError, MeasureError, nearest
 
 ROUNDS = 4
 LEAST_STEPS = 5  # a round
 SHARES = (50, 95, 99)
+MILLIJOULES = "mJ"  # a step; at a pace it is told an hour
 RATE = re.compile(r"(?P<rate>\d+(\.\d+)?)\s*hz", re.IGNORECASE)
 
 
@@ -108,7 +111,7 @@ def time_paced(
 
 
 def paced_measurements(paced: Paced) -> list[Measurement]:
-    """Latency at the pace with its jitter, how late steps began, what was dropped, processor time, energy an hour where it is known."""
+    """Latency at the pace with its jitter, how late steps began, what was dropped, and what the probes that watch paces saw."""
     calls = [round_["latency_ms"] for round_ in paced.rounds if round_["latency_ms"]]
     if not calls:
         return []
@@ -123,20 +126,29 @@ def paced_measurements(paced: Paced) -> list[Measurement]:
     late = np.concatenate([round_["late_ms"] for round_ in paced.rounds])
     found.append(Measurement("paced_late_p95_ms", float(np.percentile(late, 95)), "ms", n=count))
     found.append(Measurement("paced_dropped", float(sum(round_["dropped"] for round_ in paced.rounds)), "steps", n=count))
-    cpu = spread_of([round_["cpu_ms"] for round_ in paced.rounds])
-    found.append(Measurement("paced_cpu_ms", cpu.value, "ms", low=cpu.low, high=cpu.high, n=count))
-    joules = [round_["energy_mj"] * len(round_["latency_ms"]) / 1e3 for round_ in paced.rounds if round_["energy_mj"] is not None]
-    if len(joules) == len(paced.rounds):
-        hours = sum(round_["seconds"] for round_ in paced.rounds) / 3600
-        found.append(Measurement("energy_j_per_hour", sum(joules) / hours, "J/h", n=count))
+    for probe in paced.rounds[0]["samples"]:
+        samples = [round_["samples"][probe] for round_ in paced.rounds]
+        for shown in plugins.load(Probe, probe).summarise(samples):
+            if shown.unit != MILLIJOULES:
+                found.append(replace(shown, name=f"paced_{shown.name}", n=count))
+            elif None not in samples:
+                found.append(
+                    Measurement(f"{shown.name.removesuffix('_mj')}_j_per_hour", _joules_an_hour(paced.rounds, samples), "J/h", n=count)
+                )
     return found
+
+
+def _joules_an_hour(rounds: Sequence[Mapping[str, Any]], samples_mj: Sequence[float]) -> float:
+    """Of steps that took so many millijoules each, the time between them included."""
+    joules: float = sum(sample_mj * len(round_["latency_ms"]) / 1e3 for round_, sample_mj in zip(rounds, samples_mj, strict=True))
+    hours: float = sum(round_["seconds"] for round_ in rounds) / 3600
+    return joules / hours
 
 
 def _open(worker: WorkerProcess, candidate: Candidate, feed: Path, parts: Path | None, limit_s: float) -> str:
     """Open a candidate whole or in parts, and say which."""
-    told = candidate.opening(feed)
     if parts is None:
-        worker.ask("open", limit_s=limit_s, **told)
+        worker.ask("open", limit_s=limit_s, **candidate.opening(feed))
         return "whole"
-    worker.ask("open_parts", limit_s=limit_s, **{**told, "artifact": str(parts)})
+    worker.ask("open_parts", limit_s=limit_s, parts=str(parts), **candidate.opening(feed))
     return "split"

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from edgemm.box.measuring.answers import read_files
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.process import WorkerProcess
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
 
 
@@ -40,7 +40,7 @@ class Predictor:
         skip_bad_rows: bool = False,
         limit_s: float = 600.0,
         progress: Callable[[int], None] | None = None,
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    ) -> Answers:
         """Run a whole split through a candidate.
 
         A deployed candidate runs at batch 1, the shape that ships; the torch original at batch 64.
@@ -50,7 +50,7 @@ class Predictor:
             progress: Called with the number of rows done.
 
         Returns:
-            (output -> predictions, output -> truth), both (rows, ...); truth only for outputs that have labels. Memory-mapped, read-only.
+            The answers, and the truth of outputs that have labels; memory-mapped, read-only.
 
         Raises:
             EdgemmError: What the worker raised; MeasureError when it crashed or hung.
@@ -67,11 +67,7 @@ class Predictor:
             except BaseException:
                 self._workers.pop(candidate.target).stop()  # in whatever state it is, the next candidate gets a fresh one
                 raise
-            # the mapping outlives the file's name
-            found = {path.stem: np.load(path, mmap_mode="r") for path in sorted(Path(scratch).glob("*.npy"))}
-        predictions = {name.removeprefix("prediction."): array for name, array in found.items() if name.startswith("prediction.")}
-        truth = {name.removeprefix("truth."): array for name, array in found.items() if name.startswith("truth.")}
-        return predictions, truth
+            return read_files(Path(scratch))
 
     def _worker(self, candidate: Candidate) -> WorkerProcess:
         """The process of a candidate's target; it bears the name of whom it works for."""

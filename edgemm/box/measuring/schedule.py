@@ -21,6 +21,7 @@ import numpy as np
 from edgemm.box.devices.disturbance import Seen, Watch
 from edgemm.box.measuring.candidate import Candidate, Timing, Turn, is_less, lied
 from edgemm.box.measuring.process import WorkerProcess
+from edgemm.contracts.probe import CALLS, watching
 from edgemm.contracts.target import LayerRan
 from edgemm.errors import EdgemmError, MeasureError
 
@@ -30,8 +31,7 @@ Progress = Callable[[str, float], None]
 """Called with a text and the share done, 0 to 1."""
 
 LEAST_ROUNDS, LEAST_CALLS = 5, 3  # below that an interval over rounds means nothing
-LAUNCHES = 8  # processes behind a candidate's figures; see _statistics.ratio
-PROBES = ("latency", "memory", "processor", "energy")
+LAUNCHES = 8  # processes behind a candidate's figures; see statistics.ratio
 SETTLE_S = 0.005  # pause before a worker's turn, so that the last one's threads have gone to sleep
 AGAIN = 2  # more tries of a disturbed turn
 MOST_AGAIN = 0.5  # of all planned turns, so that a busy box does not double the time for nothing
@@ -48,7 +48,7 @@ def time_candidates(
     launches: int = LAUNCHES,
     limit_s: float = 300.0,
     seed: int = 0,
-    probes: Sequence[str] = PROBES,
+    probes: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates against each other.
@@ -62,7 +62,7 @@ def time_candidates(
             started side by side, no cold start.
         limit_s: Longest silence of a worker before it counts as hung.
         seed: Of the order within rounds.
-        probes: Plugins of ``probes/`` that watch the timed rounds.
+        probes: Plugins of ``probes/`` that watch the timed rounds; None = all that watch calls.
 
     Returns:
         A Timing for each candidate's name; one that crashed, hung or ran another precision than asked holds the ``error``.
@@ -76,7 +76,17 @@ def time_candidates(
     with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
         file = Path(scratch) / "feed.npz"
         np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
-        run = _Run(candidates, file, rounds, calls, seconds, limit_s, list(probes), seed, progress or (lambda text, share: None))
+        run = _Run(
+            candidates,
+            file,
+            rounds,
+            calls,
+            seconds,
+            limit_s,
+            watching(CALLS) if probes is None else list(probes),
+            seed,
+            progress or (lambda text, share: None),
+        )
         for number in range(groups):
             with ExitStack() as stack:
                 run.launch(stack, number, cold=launches > 0)

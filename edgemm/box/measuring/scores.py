@@ -1,21 +1,23 @@
-"""Accuracy for `edgemm benchmark`: every form's answers on the test split, on its own target, and what was lost."""
+"""Accuracy of every form on the test split, on its own target, and what was lost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgemm.box.measuring.candidate import Candidate, Timing
-from edgemm.box.measuring.candidates import Named
+from edgemm.box.measuring.answers import NOTHING, score
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.candidates import Contender
+from edgemm.box.measuring.findings import Findings
 from edgemm.box.measuring.measurements import about
 from edgemm.box.measuring.predict import Predictor
-from edgemm.box.measuring.probes.accuracy import Accuracy, Answers
-from edgemm.contracts import task as tasks
+from edgemm.contracts.answers import Answers, Arrays
+from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement
+from edgemm.contracts.task import scored_outputs
 from edgemm.data import scoring
 from edgemm.errors import MeasureError, TargetError
 from edgemm.progress import Progress
@@ -23,54 +25,75 @@ from edgemm.progress import Progress
 CLAIM_POINTS = 1.0  # of accuracy lost, where no budget says what is to be shown
 
 
+def scored(card: Card, forms: Sequence[Candidate], ran: Mapping[str, str], answers: Mapping[str, Answers], before: Arrays) -> Findings:
+    """Every answered form's metrics, what it lost against the original, and confusion matrices.
+
+    Args:
+        ran: Name of a form -> the precision that ran.
+        answers: Name of a form -> its answers to the test split; forms without are left out.
+        before: The original's answers to the same rows; {} where nobody knows them.
+    """
+    able = [form for form in forms if form.name in answers]
+    measured = [
+        measurement
+        for form in able
+        for measurement in about(
+            form, ran[form.name], score(card.outputs, answers[form.name], NOTHING if form.subject == "original" else before)
+        )
+    ]
+    after = next((answers[form.name] for form in able if form.subject == "bundle"), Answers({}))
+    truth = next((answers[form.name].truth for form in able), {})
+    return Findings(measured, {"confusion": scoring.confusions(card.outputs, truth, before, after.predictions)})
+
+
 def accuracy(
-    things: Sequence[Named],
-    measured: Sequence[Candidate],
-    timings: Mapping[str, Timing],
+    contenders: Sequence[Contender],
+    forms: Sequence[Candidate],
+    ran: Mapping[str, str],
+    *,
     data: str | Path,
     limit: int | None,
     skip_bad_rows: bool,
     progress: Progress,
-) -> tuple[list[Measurement], dict[str, Any], list[str]]:
-    """Every measured form's metrics on the test split, what it lost against the original, and confusion matrices."""
-    card = things[0].card
-    guarded = tasks.scored_outputs(card)
+) -> Findings:
+    """Run the test split through every form, and score it; a form that fails is noted, and the rest goes on.
+
+    Args:
+        limit: First rows only.
+
+    Raises:
+        EdgemmError: What is wrong with the data; its labels are not those that a contender was proved on.
+    """
+    card = contenders[0].card
+    guarded = scored_outputs(card)
     if not guarded:
-        return [], {}, ["No output has a metric: accuracy was not measured."]
-    answers: dict[str, Mapping[str, np.ndarray]] = {}
-    truth: Mapping[str, np.ndarray] = {}
-    failed = []
+        return Findings(notes=["No output has a metric: accuracy was not measured."])
+    answers: dict[str, Answers] = {}
+    notes = []
     with progress.stage("accuracy"), Predictor() as predictor:
-        for number, row in enumerate(measured):
-            progress.update(text=row.name, fraction=number / len(measured))
+        for number, form in enumerate(forms):
+            progress.update(text=form.name, fraction=number / len(forms))
             try:
-                found, truth = predictor.predict(row, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
+                answered = predictor.predict(form, data, card, limit=limit, skip_bad_rows=skip_bad_rows)
             except (MeasureError, TargetError) as err:  # this one crashed, hung or refused; what is wrong with the data ends the run
-                failed.append(f"{row.name}: accuracy was not measured: {err.what} {err.why}".strip())
+                notes.append(f"{form.name}: accuracy was not measured: {err.what} {err.why}".strip())
                 continue
-            _require_same_rows(things, truth, limit)
-            if absent := sorted({*guarded} - {*found}):
-                failed.append(f"{row.name}: accuracy was not measured: it has no output '{absent[0]}', only {', '.join(found) or 'none'}.")
+            _require_same_rows(contenders, answered.truth, limit)
+            if absent := sorted({*guarded} - {*answered.predictions}):
+                names = ", ".join(answered.predictions) or "none"
+                notes.append(f"{form.name}: accuracy was not measured: it has no output '{absent[0]}', only {names}.")
                 continue
-            answers[row.name] = found
-    measured = [row for row in measured if row.name in answers]
-    if not measured:
-        return [], {}, failed
-    before, notes = _before(things, measured, answers, limit)
-    notes = failed + notes
-    scores = []
-    for row in measured:
-        known = before if row.subject != "original" else {}
-        samples = [Answers({name: card.outputs[name] for name in guarded}, answers[row.name], truth, known)]
-        scores += about(row, timings[row.name].precision_ran, Accuracy().summarise(samples))
-    notes += _too_few(things, scores)
-    after = next((row for row in measured if row.subject == "bundle"), None)
-    return scores, {"confusion": scoring.confusions(card.outputs, truth, before, answers[after.name] if after else {})}, notes
+            answers[form.name] = answered
+    if not answers:
+        return Findings(notes=notes)
+    before, unknown = _before(contenders, forms, answers, limit)
+    found = scored(card, forms, ran, answers, before)
+    return Findings(found.measurements, found.details, [*notes, *unknown, *_too_few(contenders, found.measurements)])
 
 
-def _too_few(things: Sequence[Named], scores: Sequence[Measurement]) -> list[str]:
+def _too_few(contenders: Sequence[Contender], scores: Sequence[Measurement]) -> list[str]:
     """A note for each output of which the test split is too small to show that a loss stays within its limit."""
-    limits_of = {thing.given: thing.budgets.get("accuracy_drop_points", CLAIM_POINTS) for thing in things}
+    limits_of = {contender.given: contender.budgets.get("accuracy_drop_points", CLAIM_POINTS) for contender in contenders}
     notes = []
     for m in scores:
         if m.name != "accuracy_drop_points" or m.subject != "bundle" or m.unit != "points" or m.low is None or m.high is None or not m.n:
@@ -87,31 +110,31 @@ def _too_few(things: Sequence[Named], scores: Sequence[Measurement]) -> list[str
     return list(dict.fromkeys(notes))
 
 
-def _require_same_rows(things: Sequence[Named], truth: Mapping[str, np.ndarray], limit: int | None) -> None:
+def _require_same_rows(contenders: Sequence[Contender], truth: Arrays, limit: int | None) -> None:
     """Raises MeasureError where a bundle's reference has other labels than the data."""
-    for thing in things:
-        if thing.reference is None:
+    for contender in contenders:
+        if contender.reference is None:
             continue
         for name, labels in truth.items():
-            kept = thing.reference.truth.get(name)
+            kept = contender.reference.truth.get(name)
             if kept is not None and np.array_equal(kept[:limit], labels):
                 continue
             other = ", with other labels" if kept is not None and len(kept[:limit]) == len(labels) else ""
             raise MeasureError(
-                f"the labels of output '{name}' in the data are not those '{thing.given}' was proved on.",
+                f"the labels of output '{name}' in the data are not those '{contender.given}' was proved on.",
                 why=f"its reference.npz holds {0 if kept is None else len(kept)} rows, the test split has {len(labels)}{other}.",
                 fix="give the dataset that compress was given.",
             )
 
 
 def _before(
-    things: Sequence[Named], measured: Sequence[Candidate], answers: Mapping[str, Mapping[str, np.ndarray]], limit: int | None
-) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    contenders: Sequence[Contender], forms: Sequence[Candidate], answers: Mapping[str, Answers], limit: int | None
+) -> tuple[Arrays, list[str]]:
     """The original's answers: from torch when it was measured, else as a bundle keeps them."""
-    for row in measured:
-        if row.subject == "original":
-            return answers[row.name], []
-    reference = next((thing.reference for thing in things if thing.reference), None)
+    for form in forms:
+        if form.subject == "original" and form.name in answers:
+            return answers[form.name].predictions, []
+    reference = next((contender.reference for contender in contenders if contender.reference), None)
     if reference is None:
         return {}, ["Nothing is known of the original's answers: what was lost against it was not measured."]
-    return {name: array[:limit] for name, array in reference.predictions.items()}, []
+    return reference.first(limit).predictions, []

@@ -15,17 +15,16 @@ import numpy as np
 
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle.parts import Parts
+from edgemm.box.measuring.answers import AnswerFiles, read_files
 from edgemm.box.measuring.candidate import Candidate
-from edgemm.box.measuring.probes.accuracy import Accuracy
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.contracts import card as cards
-from edgemm.contracts import plugins
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
-from edgemm.contracts.target import Target
+from edgemm.contracts.target import Session
 from edgemm.data.dataset import open_dataset
 
 TELL_S = 0.5  # how often progress is told
-Arrays = dict[str, np.ndarray]
 
 
 def answer_subsets(
@@ -40,69 +39,57 @@ def answer_subsets(
     skip_bad_rows: bool = False,
     limit_s: float = 600.0,
     progress: Callable[[int], None] | None = None,
-) -> tuple[list[Arrays], Arrays, str]:
+) -> tuple[list[Answers], str]:
     """Run the test split through the parts of a model, in a process of their own, one row at a time.
 
     Args:
-        candidate: ``artifact`` is the ``split.json`` of the parts.
+        candidate: Its model is the ``split.json`` of the parts.
         standins: ``standins.npz``.
         subsets: Which inputs are there, for each answer wanted; the others, and those a row lacks, are replaced.
         rows: At most so many; of a larger split a choice by ``seed``, the same for every candidate.
 
     Returns:
-        For each subset output -> answers; output -> truth; the precision that ran. Arrays are memory-mapped, read-only.
+        The answers to each subset, the truth beside the first alone; the precision that ran. Arrays are memory-mapped, read-only.
 
     Raises:
         EdgemmError: What the worker raised; MeasureError when it crashed or hung.
     """
-    opening = candidate.opening(None)
     with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch, WorkerProcess(candidate.name) as worker:
         answer = worker.ask(
-            "subsets", limit_s=limit_s, progress=progress, target=opening["target"], target_options=opening["target_options"],
-            options=opening["options"], cpus=opening["cpus"], folder=str(candidate.artifact.parent.resolve()),
+            "subsets", limit_s=limit_s, progress=progress, **candidate.opening(None), folder=str(candidate.model.parent.resolve()),
             standins=str(standins.resolve()), data=data, card=card.to_dict(), card_path=str(card.path) if card.path else None,
             subsets=[list(subset) for subset in subsets], rows=rows, seed=seed, skip_bad_rows=skip_bad_rows, out=scratch,
         )  # fmt: skip
-        found = [_arrays(Path(scratch) / str(place), "prediction.") for place in range(len(subsets))]
-        truth = _arrays(Path(scratch) / "0", "truth.")
-    return found, truth, str(answer["precision"])
+        answers = [read_files(Path(scratch) / str(place)) for place in range(len(subsets))]
+    return answers, str(answer["precision"])
 
 
 def run_subsets(
-    progress: Callable[[Mapping[str, Any]], None], *, target: str, target_options: dict[str, Any], options: dict[str, Any], folder: str,
-    standins: str, data: str, card: dict[str, Any], card_path: str | None, subsets: list[list[str]], rows: int, seed: int,
-    skip_bad_rows: bool, out: str,
+    progress: Callable[[Mapping[str, Any]], None], open_part: Callable[[Path], Session], *, folder: str, standins: str, data: str,
+    card: dict[str, Any], card_path: str | None, subsets: list[list[str]], rows: int, seed: int, skip_bad_rows: bool, out: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """The worker's half: ``<out>/<place of the subset>/prediction.<output>.npy``, and the truths beside the first."""
-    runtime = plugins.find(Target, target)(**target_options)
+    """The worker's half: a folder of ``AnswerFiles`` for each subset, ``<out>/<its place>``, with the truths in the first."""
     dataset = open_dataset(data, cards.parse(card, path=Path(card_path) if card_path else None), skip_bad_rows=skip_bad_rows)
-    writers = [Accuracy(folder=_folder(Path(out) / str(place))) for place in range(len(subsets))]
-    for writer in writers:
-        writer.start()
+    writers = [AnswerFiles(_folder(Path(out) / str(place))) for place in range(len(subsets))]
     with np.load(standins, allow_pickle=False) as file:
         replaced = dict(file)
     shuffle = seed if dataset.count("test") > rows else None
     told, done = time.monotonic(), 0
-    with Parts(splits.read(Path(folder)), lambda path: runtime.open(path, **runtime.without_unsafe(options))) as parts:
+    with Parts(splits.read(Path(folder)), open_part) as parts:
         for batch in dataset.batches("test", 1, shuffle=shuffle, limit=rows):
             there = [name for name in parts.cuts if name not in batch.present or batch.present[name].all()]
             embedded = {name: parts.embed(name, batch.inputs) for name in there}
             for place, (subset, writer) in enumerate(zip(subsets, writers, strict=True)):
                 present = {name: embedded[name] for name in subset if name in embedded}
-                writer.observe(parts.answer(present, replaced, batch.inputs), None if place else batch.truth)
+                writer.append(parts.answer(present, replaced, batch.inputs), None if place else batch.truth)
             done += 1
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()
                 progress({"progress": done})
         precision = parts.precision()
     for writer in writers:
-        writer.stop()
+        writer.close()
     return {"rows": done, "precision": precision}
-
-
-def _arrays(folder: Path, kind: str) -> Arrays:
-    """The mapping outlives the file's name."""
-    return {path.stem.removeprefix(kind): np.load(path, mmap_mode="r") for path in sorted(folder.glob(f"{kind}*.npy"))}
 
 
 def _folder(path: Path) -> Path:

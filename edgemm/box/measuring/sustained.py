@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgemm.box.devices.peaks import peaks
-from edgemm.box.measuring.candidate import Candidate, Timing
-from edgemm.box.measuring.candidates import Named
+from edgemm.box.measuring.benchmark_options import BenchmarkOptions
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.candidates import Contender
+from edgemm.box.measuring.findings import Findings
 from edgemm.box.measuring.measurements import about
 from edgemm.box.measuring.pacing import paced_measurements, parse_pace, time_paced
 from edgemm.box.measuring.roofline import audit, profile, roofline, save_feed
@@ -23,85 +24,80 @@ from edgemm.errors import EdgemmError
 from edgemm.progress import Progress
 from edgemm.store.machine import usable_cores
 
-Found = tuple[list[Measurement], dict[str, Any], list[str]]
-"""Measurements, details of the report, notes."""
-
 
 def at_pace(
-    words: str, things: Sequence[Named], rows: Sequence[Candidate], timings: Mapping[str, Timing], feed: Mapping[str, np.ndarray],
-    seconds: float, seed: int, progress: Progress,
-) -> Found:  # fmt: skip
-    """Every candidate at the pace ``words`` asks for.
+    contenders: Sequence[Contender], forms: Sequence[Candidate], ran: Mapping[str, str], feed: Mapping[str, np.ndarray],
+    options: BenchmarkOptions, progress: Progress,
+) -> Findings:  # fmt: skip
+    """Every form at the pace that the options ask for.
 
     Raises:
         MeasureError: The pace cannot be read.
     """
-    rates = parse_pace(words, things[0].card)
+    rates = parse_pace(options.pace or "", contenders[0].card)
     several = len(set(rates.values())) > 1
-    parts = {name: path for thing in things for name, path in thing.parts.items()} if several else {}
+    parts = {name: path for contender in contenders for name, path in contender.parts.items()} if several else {}
     with progress.stage("pace"):
-        found = time_paced(rows, feed, rates, parts=parts, seconds=seconds, seed=seed, progress=progress.update)
+        paces = time_paced(forms, feed, rates, parts=parts, seconds=options.seconds, seed=options.seed, progress=progress.update)
     measured: list[Measurement] = []
     notes: list[str] = []
-    for row in rows:
-        paced = found[row.name]
+    for form in forms:
+        paced = paces[form.name]
         if paced.error is not None:
-            notes.append(f"{row.name} was not measured at its pace: {paced.error.what} {paced.error.why}".strip())
+            notes.append(f"{form.name} was not measured at its pace: {paced.error.what} {paced.error.why}".strip())
             continue
-        measured += about(row, timings[row.name].precision_ran, paced_measurements(paced))
-    whole = [row.name for row in rows if several and found[row.name].error is None and found[row.name].how == "whole"]
+        measured += about(form, ran[form.name], paced_measurements(paced))
+    how = {form.name: paces[form.name].how for form in forms if paces[form.name].error is None}
+    whole = [name for name, word in how.items() if several and word == "whole"]
     if whole:
         fastest = f"{max(rates.values()):g} times a second, on inputs partly old"
         notes.append(f"No split graphs, so at the pace these ran whole, {fastest}: {', '.join(whole)}.")
-    told = {"rates_hz": rates, "how": {row.name: found[row.name].how for row in rows if found[row.name].error is None}}
-    return measured, {"pace": told}, notes
+    return Findings(measured, {"pace": {"rates_hz": rates, "how": how}}, notes)
 
 
 def throughput(
-    rows: Sequence[Candidate], timings: Mapping[str, Timing], feed: Mapping[str, np.ndarray], batches: Sequence[int],
-    streams: Sequence[int], seed: int, progress: Progress,
-) -> Found:  # fmt: skip
-    """Samples a second of every combination; the best one is a measurement."""
+    forms: Sequence[Candidate], ran: Mapping[str, str], feed: Mapping[str, np.ndarray], options: BenchmarkOptions, progress: Progress
+) -> Findings:
+    """Samples a second of every combination of batches and streams; the best one is a measurement."""
+    batches, streams = options.batches or (1,), options.streams or (1,)
     with progress.stage("throughput"):
-        table = throughputs(rows, feed, batches=batches, streams=streams, seed=seed, progress=progress.update)
+        table = throughputs(forms, feed, batches=batches, streams=streams, seed=options.seed, progress=progress.update)
     measured: list[Measurement] = []
-    for row in rows:
-        known = [entry for entry in table if entry["candidate"] == row.name and entry["per_s"]]
+    for form in forms:
+        known = [(row.per_s, row.low, row.high) for row in table if row.candidate == form.name and row.per_s]
         if known:
-            best = max(known, key=lambda entry: entry["per_s"])
-            value = Measurement("throughput_per_s", best["per_s"], "1/s", "higher", low=best["low"], high=best["high"])
-            measured += about(row, timings[row.name].precision_ran, [value])
-    order = {row.name: place for place, row in enumerate(rows)}
-    table.sort(key=lambda entry: (order[entry["candidate"]], entry["batch"], entry["streams"]))
-    notes = [
-        f"{entry['candidate']}: no throughput at batch {entry['batch']} and {entry['streams']} streams: {entry['error']}"
-        for entry in table
-        if entry["error"]
-    ]
-    return measured, {"throughput": table}, notes
+            per_s, low, high = max(known, key=lambda figures: figures[0])
+            value = Measurement("throughput_per_s", per_s, "1/s", "higher", low=low, high=high)
+            measured += about(form, ran[form.name], [value])
+    order = {form.name: place for place, form in enumerate(forms)}
+    table.sort(key=lambda row: (order[row.candidate], row.batch, row.streams))
+    notes = [f"{row.candidate}: no throughput at batch {row.batch} and {row.streams} streams: {row.error}" for row in table if row.error]
+    return Findings(measured, {"throughput": table}, notes)
 
 
-def limits(row: Candidate, card: Card, feed: Mapping[str, np.ndarray], progress: Progress) -> Found:
-    """One candidate's branches against the box's peaks, and its wasteful layers; a note where that cannot be told."""
-    if row.artifact.suffix != ".onnx":
-        return [], {}, [f"{row.name}: no roofline: branches are found in an ONNX file only."]
+def limits(form: Candidate, card: Card, feed: Mapping[str, np.ndarray], progress: Progress) -> Findings:
+    """One form's branches against the box's peaks, and its wasteful layers; a note where that cannot be told."""
+    if form.model.suffix != ".onnx":
+        return Findings(notes=[f"{form.name}: no roofline: branches are found in an ONNX file only."])
     try:
         with progress.stage("roofline"), tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
-            layers = profile(row, save_feed(feed, Path(scratch)))
+            layers = profile(form, save_feed(feed, Path(scratch)))
             if not any(layer.time_us for layer in layers):
-                return [], {}, [f"{row.name}: no roofline: {row.target} tells no times of layers."]
+                return Findings(notes=[f"{form.name}: no roofline: {form.target} tells no times of layers."])
             progress.update("peaks of this machine", 0.5)
-            box = peaks(_threads(row))
-            rows = roofline(row.artifact, card, layers, box)
-            wasteful = audit(row.artifact, layers, row.precision_asked or "")
+            box = peaks(_threads(form))
+            rows = roofline(form.model, card, layers, box)
+            wasteful = audit(form.model, layers, form.precision_asked or "")
     except ModuleNotFoundError as err:
-        return [], {}, [f"{row.name}: no roofline: {plugins.missing_extra(err, 'finding branches').what}"]
+        return Findings(notes=[f"{form.name}: no roofline: {plugins.missing_extra(err, 'finding branches').what}"])
     except EdgemmError as err:
-        return [], {}, [f"{row.name}: no roofline: {err.what} {err.why}".strip()]
+        return Findings(notes=[f"{form.name}: no roofline: {err.what} {err.why}".strip()])
     notes = [f"The peaks of this machine were measured while {', '.join(box.disturbed)}: they are too low."] if box.disturbed else []
-    return [], {"roofline": rows, "audit": wasteful, "peaks": box.to_dict(), "layers": [vars(layer) for layer in layers]}, notes
+    details = {"roofline": rows, "audit": wasteful, "peaks": box.to_dict(), "layers": layers}
+    return Findings((), details, notes)
 
 
-def _threads(row: Candidate) -> int:
-    """Threads a candidate runs on: what its options say, else all cores."""
-    return int(row.options.get("threads") or row.target_options.get("threads") or usable_cores())
+def _threads(form: Candidate) -> int:
+    """Threads a form runs on: what its options say, else all cores."""
+    whole = form.deployment
+    return int(whole.runtime_options.get("threads") or whole.options.get("threads") or usable_cores())

@@ -6,13 +6,13 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.box.measuring.statistics import spread_of
+from edgemm.contracts.report_parts import Throughput
 from edgemm.errors import EdgemmError
 
 ROUNDS = 3
@@ -28,8 +28,8 @@ def throughputs(
     limit_s: float = 300.0,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Rows ``{candidate, batch, streams, per_s, low, high, error}``; ``error`` says why a combination has no figure.
+) -> list[Throughput]:
+    """A row for every combination.
 
     A stream is a session of its own in a thread of its own, with its share of the cores. One candidate's process lives at a time for a
     combination and round, so nothing of the others is in memory.
@@ -62,9 +62,8 @@ def throughputs(
     return [_row(key, rates[key], errors.get(key)) for key in rates]
 
 
-def _row(key: tuple[str, int, int], rates: Sequence[float], error: str | None) -> dict[str, Any]:
-    found = spread_of(rates) if rates and error is None else None
-    return {
-        "candidate": key[0], "batch": key[1], "streams": key[2], "per_s": found.value if found else None,
-        "low": found.low if found else None, "high": found.high if found else None, "error": error,
-    }  # fmt: skip
+def _row(key: tuple[str, int, int], rates: Sequence[float], error: str | None) -> Throughput:
+    if not rates or error is not None:
+        return Throughput(*key, error=error)
+    found = spread_of(rates)
+    return Throughput(*key, found.value, found.low, found.high)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgemm.box.measuring.schedule import Candidate, Progress, Timing, time_candidates
 from edgemm.box.measuring.statistics import percentiles
-from edgemm.contracts import plugins
-from edgemm.contracts.target import Target
+from edgemm.contracts.deployment import Deployment
 from edgemm.errors import EdgemmError
 
 ROUNDS, CALLS = 16, 12  # about 200 calls a choice; short rounds, so that what else the box does falls on all choices alike
@@ -52,13 +50,11 @@ class Tuned:
 
 
 def tune(
-    target: str,
-    artifact: Path,
+    deployment: Deployment,
     feed: Mapping[str, np.ndarray],
     *,
     forbid: frozenset[str] = frozenset(),
     objection: Callable[[dict[str, Any]], str] | None = None,
-    target_options: Mapping[str, Any] | None = None,
     seconds: float = 1.0,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -70,22 +66,20 @@ def tune(
     does not compile or crashes is left out and noted.
 
     Args:
-        target: Plugin name.
+        deployment: The model on its target; its runtime options do not matter.
         feed: One batch as it ships.
         forbid: Float types that must not run.
         objection: What speaks against the options of one choice after another, best first, in words, until it is "" for nothing;
             None = speed alone decides.
-        target_options: Options of the target itself, as the recipe gives them.
         seconds: For the timed calls of each choice.
 
     Raises:
         EdgemmError: No choice works: the error of the safe one, or what speaks against each.
     """
-    plugin = plugins.find(Target, target)(**(target_options or {}))
+    plugin = deployment.plugin()
 
     def timed(choices: Mapping[str, Mapping[str, Any]], *, length: int = 1, launches: int = 0) -> dict[str, Timing]:
-        given = target_options or {}
-        candidates = [Candidate(name, "bundle", target, artifact, options, target_options=given) for name, options in choices.items()]
+        candidates = [Candidate(name, "bundle", deployment.running(options)) for name, options in choices.items()]
         return time_candidates(
             candidates, feed, rounds=length * ROUNDS, calls=CALLS, seconds=length * seconds, warmup_s=seconds / 2, launches=launches,
             progress=progress,
@@ -98,7 +92,11 @@ def tune(
         raise next(timing.error for timing in timings.values() if timing.error)
     best_ms = min(_speed_ms(timings[name]) for name in ranked)
     close = {name: choices[name] for name in ranked if _speed_ms(timings[name]) <= CLOSE * best_ms}
-    unsafe = {_words(options): options for row in close.values() for options in plugin.unsafe_choices(row, artifact)} if objection else {}
+    unsafe = (
+        {_words(options): options for row in close.values() for options in plugin.unsafe_choices(row, deployment.model)}
+        if objection
+        else {}
+    )
     if len(close) + len(unsafe) > 1:
         processes = _affordable(len(close) + len(unsafe), [timings[name] for name in close])
         timings |= timed({**close, **unsafe}, length=2, launches=processes)
@@ -107,7 +105,7 @@ def tune(
     taken = _first(ranked, choices, objection, refused)
     if taken is None:
         raise EdgemmError(
-            f"{target}: no choice of runtime options can be taken.",
+            f"{deployment.target}: no choice of runtime options can be taken.",
             why="; ".join(f"{name}: {why}" for name, why in refused.items()),
             fix="keep a branch in fp32 in the recipe, or loosen the budget.",
         )

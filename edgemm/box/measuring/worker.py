@@ -8,6 +8,7 @@ is blocked on a read and uses no processor.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import sys
@@ -25,15 +26,14 @@ import numpy as np
 from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle.parts import Parts
 from edgemm.box.measuring.any_program import CommandSession
+from edgemm.box.measuring.candidate import COMMAND
 from edgemm.box.measuring.layers import steady_layers
 from edgemm.box.measuring.load import most, paced, stepper
-from edgemm.box.measuring.probes.accuracy import Accuracy
-from edgemm.box.measuring.probes.latency import Latency
-from edgemm.box.measuring.probes.processor import Processor
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.libraries import quiet_imports, quiet_warnings
-from edgemm.contracts.probe import Probe
-from edgemm.contracts.target import Session, Target
+from edgemm.contracts.probe import ROWS, Probe, watching, watching_pace
+from edgemm.contracts.target import Session
 from edgemm.errors import EdgemmError
 
 if TYPE_CHECKING:
@@ -81,15 +81,13 @@ class _Worker:
         self._step: Callable[[Sequence[str]], Any] | None = None
         self._rows: Rows | None = None
 
-    def open(
-        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str | None, cpus: list[int]
-    ) -> dict[str, Any]:
+    def open(self, deployment: dict[str, Any], feed: str | None, cpus: list[int]) -> dict[str, Any]:
         """Load the candidate and, with ``feed`` (an npz file), run it once."""
         _pin(cpus)
         if self._session is not None:
             self._session.__exit__(None, None, None)
         started = time.perf_counter()
-        self._session = open_session(target, target_options, artifact, options, feed)
+        self._session = open_session(Deployment.of_dict(deployment), feed)
         load_ms = (time.perf_counter() - started) * 1e3
         if feed is None:
             return {"load_ms": load_ms, "first_ms": 0.0}
@@ -101,12 +99,10 @@ class _Worker:
     def warm(self, seconds: float, probes: list[str]) -> dict[str, Any]:
         """Load the probes and run until three chunks of calls agree, or for ``seconds``."""
         self._probes = {name: _probe(name, self._session) for name in probes}
-        latency = Latency()
         medians: list[float] = []
         end = time.perf_counter() + seconds
         while True:
-            self._calls(CHUNK, [latency])
-            medians.append(median(latency.stop()))
+            medians.append(median(self._timed_ms(CHUNK)))
             last = medians[-3:]
             stable = len(medians) * CHUNK >= LEAST_WARMUP and max(last) <= min(last) * (1 + STABLE)
             if stable or time.perf_counter() > end:
@@ -123,46 +119,43 @@ class _Worker:
         assert self._session is not None
         return {"precision": self._session.precision(), "layers": [asdict(layer) for layer in self._session.layers()]}
 
-    def profile(
-        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
-    ) -> dict[str, Any]:
+    def profile(self, deployment: dict[str, Any], feed: str, cpus: list[int]) -> dict[str, Any]:
         """The candidate's layers with the times of a warm session."""
         _pin(cpus)
-        timing = plugins.find(Target, target)(**target_options).profile_options() if target != "command" else {}
-        with open_session(target, target_options, artifact, {**options, **timing}, feed) as session:
+        whole = Deployment.of_dict(deployment)
+        timing = whole.plugin().profile_options() if whole.target != COMMAND else {}
+        with open_session(whole, feed, **timing) as session:
             return {"layers": [asdict(layer) for layer in steady_layers(session, _arrays(feed))]}
 
-    def open_parts(
-        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int]
-    ) -> dict[str, Any]:
-        """Load a candidate that is in parts; ``artifact`` is their ``split.json``."""
+    def open_parts(self, deployment: dict[str, Any], feed: str, cpus: list[int], parts: str) -> dict[str, Any]:
+        """Load a candidate that is in parts, by their ``split.json``."""
         _pin(cpus)
         self._feed = _arrays(feed)
-        parts = Parts(splits.read(Path(artifact).parent), partial(open_part, target, target_options, options))
-        self._step = stepper(parts, self._feed)
+        opened = Parts(splits.read(Path(parts).parent), partial(open_part, Deployment.of_dict(deployment)))
+        self._step = stepper(opened, self._feed)
         return {}
 
     def pace(self, rates_hz: dict[str, float], steps: int) -> dict[str, Any]:
         """Steps at the fastest of the rates; of a candidate in parts, each branch at its own."""
         session, feed = self._session, self._feed
-        probe = _probe("processor", session)
-        assert isinstance(probe, Processor)
+        probes = {name: _probe(name, session) for name in watching_pace()}
         if self._step is not None:
-            return paced(self._step, rates_hz, steps, probe)
+            return paced(self._step, rates_hz, steps, probes)
         assert session is not None
-        return paced(lambda new: session.run(feed), rates_hz, steps, probe)
+        return paced(lambda new: session.run(feed), rates_hz, steps, probes)
 
     def throughput(
-        self, target: str, target_options: dict[str, Any], artifact: str, options: dict[str, Any], feed: str, cpus: list[int], batch: int,
-        streams: int, seconds: float,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, deployment: dict[str, Any], feed: str, cpus: list[int], batch: int, streams: int, seconds: float
+    ) -> dict[str, Any]:
         """Samples a second of several sessions, each with its share of the cores, on the one sample repeated to a batch."""
         _pin(cpus)
-        if target != "command" and streams > 1:
-            plugin = plugins.find(Target, target)(**target_options)
+        whole = Deployment.of_dict(deployment)
+        if whole.target != COMMAND and streams > 1:
+            plugin = whole.plugin()
             if "threads" in plugin.choices()[0]:
-                options = {**plugin.without_unsafe(options), "threads": max(1, len(cpus) // streams)}
-        sessions = [open_session(target, target_options, artifact, options, feed) for _ in range(streams)]
+                share = max(1, len(cpus) // streams)
+                whole = whole.running({**plugin.without_unsafe(whole.runtime_options), "threads": share})
+        sessions = [open_session(whole, feed) for _ in range(streams)]
         batched = {name: np.ascontiguousarray(np.repeat(array, batch, axis=0)) for name, array in _arrays(feed).items()}
         return {"per_s": batch * most(sessions, batched, seconds)}
 
@@ -170,29 +163,44 @@ class _Worker:
         self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool,
         out: str,
     ) -> dict[str, Any]:  # fmt: skip
-        """Answers and truths for a whole split, streamed to one .npy file per output in folder ``out``."""
+        """Answers and truths for a whole split, streamed by the probes that watch rows to one .npy file per output in folder ``out``."""
         from edgemm.box.measuring.rows import Rows  # this command alone needs it
 
         assert self._session is not None
         self._rows = self._rows or Rows()
-        probe = Accuracy(folder=Path(out))
-        probe.start()
+        probes = {name: plugins.find(Probe, name)(folder=Path(out)) for name in watching(ROWS)}  # type: ignore[call-arg]
+        for probe in probes.values():
+            probe.start()
         rows, told = 0, time.monotonic()
         for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
-            probe.observe(self._session.run(batch.inputs), batch.truth)
+            answers = self._session.run(batch.inputs)
+            for probe in probes.values():
+                probe.observe(answers, batch.truth)
             rows += len(batch.rows)
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()
                 self._progress({"progress": rows})
-        return {"rows": rows, "files": probe.stop(), "bad_rows": self._rows.bad}
+        return {"rows": rows, "samples": {name: probe.stop() for name, probe in probes.items()}, "bad_rows": self._rows.bad}
 
-    def subsets(self, cpus: list[int], **given: Any) -> dict[str, Any]:
-        """Answers with some inputs missing; see ``_subsets.run_subsets``."""
-        from edgemm.box.measuring.subsets import run_subsets
+    def subsets(self, deployment: dict[str, Any], feed: None, cpus: list[int], **rows: Any) -> dict[str, Any]:
+        """Answers with some inputs missing; see ``subsets.run_subsets``."""
+        from edgemm.box.measuring.subsets import run_subsets  # this command alone needs it
 
-        if cpus and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)
-        return run_subsets(self._progress, **given)
+        _pin(cpus)
+        return run_subsets(self._progress, partial(open_part, Deployment.of_dict(deployment)), **rows)
+
+    def _timed_ms(self, count: int) -> list[float]:
+        assert self._session is not None
+        run, feed = self._session.run, self._feed
+        ends = [time.perf_counter_ns()]
+        gc.disable()
+        try:
+            for _ in range(count):
+                run(feed)
+                ends.append(time.perf_counter_ns())
+        finally:
+            gc.enable()
+        return [(end - begin) / 1e6 for begin, end in itertools.pairwise(ends)]
 
     def _calls(self, count: int, probes: list[Probe]) -> None:
         assert self._session is not None
@@ -219,17 +227,17 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def open_session(target: str, target_options: Mapping[str, Any], artifact: str, options: Mapping[str, Any], feed: str | None) -> Session:
+def open_session(deployment: Deployment, feed: str | None, **more: Any) -> Session:
     """A session of a target's plugin, or of a command, whose files go beside ``feed``: they are gone with it, however this process ends."""
-    if target == "command":
-        return CommandSession(artifact, Path(feed).parent if feed else None)
-    return plugins.find(Target, target)(**target_options).open(Path(artifact), **options)
+    if deployment.target == COMMAND:
+        return CommandSession(str(deployment.model), Path(feed).parent if feed else None)
+    return deployment.open(**more)
 
 
-def open_part(target: str, target_options: Mapping[str, Any], options: Mapping[str, Any], path: Path) -> Session:
+def open_part(whole: Deployment, path: Path) -> Session:
     """A part of a graph, without options that were proved for the whole graph alone."""
-    plugin = plugins.find(Target, target)(**target_options)
-    return plugin.open(path, **plugin.without_unsafe(options))
+    plugin = whole.plugin()
+    return plugin.open(path, **plugin.without_unsafe(whole.runtime_options))
 
 
 def _probe(name: str, session: Session | None) -> Probe:

@@ -41,17 +41,18 @@ def probe(targets: Sequence[str]) -> dict[str, Any]:
     if found["numpy"] is None:
         return found
     from edgemm.box.devices.jetson import identify
-    from edgemm.verbs.doctor import problem
+    from edgemm.contracts.target import problem
 
     board = identify()
     return found | {"targets": {name: problem(name) for name in targets}, "jetson": board.to_dict() if board else None}
 
 
 def _verb(name: str, *arguments: Any) -> int:
+    from edgemm.contracts import plugins
     from edgemm.errors import EdgemmError
 
     try:
-        result = getattr(importlib.import_module(f"edgemm.verbs.{name}"), name)(*arguments)
+        result = plugins.function("verbs", name)(*arguments)
     except EdgemmError as err:
         print(f"edgemm: {err}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgemm import errors
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.packing import copy
 from edgemm.box.devices.advice import APT_TENSORRT
+from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
 from edgemm.box.remote.ssh import Address, Remote, failed, parse
 from edgemm.contracts import plugins
@@ -29,8 +30,7 @@ from edgemm.data.dataset import open_dataset
 from edgemm.data.sources import MARK
 from edgemm.errors import EdgemmError, RemoteError
 from edgemm.progress import Progress
-from edgemm.report import page
-from edgemm.store.artifact import require_writable, sha256_file, sha256_of, show_size
+from edgemm.store.artifact import sha256_file, sha256_of, show_size
 
 BASE = '${EDGEMM_REMOTE:-"$HOME/.cache/edgemm-remote"}'
 """Where jobs lie there; a line of shell."""
@@ -43,46 +43,58 @@ OLDEST_PYTHON = (3, 10)
 SETUP_S = 1800.0
 
 
-def measure_there(
-    candidates: Sequence[str | Path], url: str, *, data: str | Path | None, output: Path | None, options: Mapping[str, Any], setup: bool,
-    fallback: bool, config: Path | None, skip_bad_rows: bool, progress: Progress,
-) -> Report:  # fmt: skip
-    """Benchmark one bundle on another machine.
+@dataclass(frozen=True)
+class RemoteOptions:
+    """Where to measure, and what may be done there.
 
-    Args:
-        options: For ``benchmark`` there: target, rounds, calls and so on.
+    Attributes:
+        url: ``ssh://user@host:port``.
         setup: Make a virtual environment there and install the runtimes that are missing; it stays.
         fallback: Where none of the bundle's runtimes is there, measure its graph in ONNX Runtime.
         config: ssh's configuration file instead of the user's own.
+    """
+
+    url: str
+    setup: bool = False
+    fallback: bool = False
+    config: Path | None = None
+
+
+def measure_there(
+    candidates: Sequence[str | Path],
+    remote: RemoteOptions,
+    options: BenchmarkOptions,
+    *,
+    data: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Benchmark one bundle on another machine.
 
     Raises:
         EdgemmError: It cannot be reached, lacks something, or the benchmark failed there (the same error as here).
     """
-    bundle = _only_bundle(candidates)
-    if output:
-        require_writable(output / REPORT)
-    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch, Remote(parse(url), config=config, note=progress.note) as there:
+    bundle, progress = _only_bundle(candidates), progress or Progress()
+    fallback = remote.fallback
+    with (
+        tempfile.TemporaryDirectory(prefix="edgemm-") as scratch,
+        Remote(parse(remote.url), config=remote.config, note=progress.note) as there,
+    ):
         with progress.stage("connect"):
             base = there.check(f"mkdir -p {BASE} && cd {BASE} && pwd", "the folder for jobs there cannot be made.").strip()
         with progress.stage("pack"):
-            files = _shipped(bundle, str(candidates[0]), data, options.get("limit"), skip_bad_rows, Path(scratch))
-        job = _Job(there, base, files, {**options}, progress)
+            files = _shipped(bundle, str(candidates[0]), data, options, Path(scratch))
+        job = _Job(there, base, files, options.to_dict(), progress)
         if not job.is_under_way():
             with progress.stage("ship"):
                 job.ship()
             with progress.stage("probe"):
-                python, fallback = _ready(there, base, job.runner, bundle, setup, fallback, progress)
+                python, fallback = _ready(there, base, job.runner, bundle, remote.setup, fallback, progress)
             job.start(python, fallback)
         with progress.stage("measure there"):
             job.wait()
         report = job.fetch(Path(scratch))
         job.remove()
-    report = replace(report, details={**report.details, "remote": {"connection_losses": there.losses}})
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "report.html").write_text(page.render(report), encoding="utf-8")
-        report.save(output / REPORT)
-    return report
+    return replace(report, details=replace(report.details, remote={"connection_losses": there.losses}))
 
 
 class _Job:
@@ -203,22 +215,22 @@ def _only_bundle(candidates: Sequence[str | Path]) -> Bundle:
     return open_bundle(candidates[0])
 
 
-def _shipped(bundle: Bundle, given: str, data: str | Path | None, limit: int | None, skip_bad_rows: bool, scratch: Path) -> dict[str, Path]:
+def _shipped(bundle: Bundle, given: str, data: str | Path | None, options: BenchmarkOptions, scratch: Path) -> dict[str, Path]:
     """Name in the job's folder -> file here: runner, bundle and, decoded, the data."""
     runner, name = packing.pack(scratch), Path(given).resolve().name.removesuffix(".edgemm") or "bundle"
     found = {runner.name: runner, f"{name}.edgemm": copy(bundle.folder, scratch / f"{name}.edgemm")}
     if data is not None:
-        found[f"{DATA}/test.npz"] = _decoded(bundle, data, limit, skip_bad_rows, scratch / "test.npz")
+        found[f"{DATA}/test.npz"] = _decoded(bundle, data, options, scratch / "test.npz")
     return found
 
 
-def _decoded(bundle: Bundle, data: str | Path, limit: int | None, skip_bad_rows: bool, place: Path) -> Path:
+def _decoded(bundle: Bundle, data: str | Path, options: BenchmarkOptions, place: Path) -> Path:
     """The test split as the graph takes it: reading pictures and sounds needs packages that a box may lack."""
     parts: dict[str, list[np.ndarray]] = {}
-    for batch in open_dataset(data, bundle.card, skip_bad_rows=skip_bad_rows).batches("test", 64, limit=limit):
+    for batch in open_dataset(data, bundle.card, skip_bad_rows=options.skip_bad_rows).batches("test", 64, limit=options.limit):
         for name, array in {**batch.inputs, **batch.truth}.items():
             parts.setdefault(name, []).append(array)
-    np.savez(place, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in _schedule
+    np.savez(place, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in schedule
     return place
 
 

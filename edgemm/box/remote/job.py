@@ -8,19 +8,20 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.proving import verify as verify_bundle
 from edgemm.box.devices import memory, thermals
+from edgemm.box.measuring.benchmark import benchmark
+from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.contracts.report import Report
 from edgemm.errors import EdgemmError
 from edgemm.progress import Progress
 from edgemm.store.artifact import write_bytes, write_json
-from edgemm.verbs.benchmark import benchmark
 
 TELL_S = 0.3
 NO_SPACE = 28  # ENOSPC
@@ -80,15 +81,15 @@ def measure(job: dict[str, Any], progress: Progress) -> Report:
         if job.get("fallback"):
             report = _fallback(bundle, job, progress)
         else:
-            report = cast("Report", benchmark([job["bundle"]], data=_data(), progress=progress, **job["options"]))
+            report = benchmark([job["bundle"]], BenchmarkOptions(**job["options"]), data=_data(), progress=progress)
     after = thermals.look()
     box = {
         "memory": lowest.to_dict(),
         "thermals": {"before": before.to_dict(), "after": after.to_dict(), "events": thermals.since(before, after)},
         "verified": [vars(check) for check in checked.checks if "golden" in check.text],  # the files were all right, or we were not here
     }
-    notes = [*report.details.get("notes", []), *thermals.told(before, after)]
-    return replace(report, details={**report.details, "box": box, "notes": notes})
+    notes = [*report.details.notes, *thermals.told(before, after)]
+    return replace(report, details=replace(report.details, box=box, notes=notes))
 
 
 def _data() -> str | None:
@@ -102,7 +103,7 @@ def _fallback(bundle: Bundle, job: dict[str, Any], progress: Progress) -> Report
     place = Path("fallback") / name
     place.mkdir(parents=True, exist_ok=True)
     write_bytes(place / "model.yaml", yaml.safe_dump(card, sort_keys=False).encode())
-    options = {**job["options"], "target": FALLBACK}
-    report = cast("Report", benchmark([str(place / "model.yaml")], data=_data(), progress=progress, **options))
+    options = BenchmarkOptions(**{**job["options"], "target": FALLBACK})
+    report = benchmark([str(place / "model.yaml")], options, data=_data(), progress=progress)
     told = f"{name} cannot run on this box: its graph was measured in ONNX Runtime, as asked. These are not {name}'s figures."
-    return replace(report, details={**report.details, "notes": [told, *report.details.get("notes", [])]})
+    return replace(report, details=replace(report.details, notes=[told, *report.details.notes]))

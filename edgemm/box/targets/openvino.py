@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemm.box.devices.environment import onednn_instructions
+from edgemm.box.targets._openvino import ir
 from edgemm.box.targets._openvino.session import OpenVINOSession
 from edgemm.contracts import onnx_file
+from edgemm.contracts.onnx_file import OnnxFile
 from edgemm.contracts.runtime_options import check_options
 from edgemm.contracts.specs import BATCH
 from edgemm.contracts.target import Numerics, Session, Target
@@ -23,6 +25,7 @@ from edgemm.store.machine import usable_cores
 
 PACKAGES = ("openvino",)
 PREFERRED = 1
+FORMS = {".onnx": "told", ".xml": "told"}
 OPTIONS = {
     "threads": "int", "precision": "'f32' | 'bf16' | 'f16' | 'default'", "streams": "int", "profile": "'on' | 'off'",
     "snippets": "'on' | 'off' | 'single'",
@@ -70,6 +73,9 @@ class OpenVINO(Target):
         main = onnx_file.copy(onnx, out)
         self.open(main, **options).close()
         return Artifact(main, {"target": "openvino", **self.versions()})
+
+    def describe(self, model: Path) -> OnnxFile:
+        return ir.read(model) if model.suffix == ".xml" else onnx_file.read(model)
 
     def open(self, artifact: Path, **options: Any) -> Session:
         check_options("openvino", options, OPTIONS)

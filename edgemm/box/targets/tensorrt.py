@@ -30,6 +30,7 @@ from edgemm.store.artifact import Artifact
 
 PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
 """From apt the first; from pip any of them, the first being an empty one that brings the second or the third."""
+FORMS = {".onnx": "told", ".plan": "untold", ".engine": "untold"}
 OPTIONS = {"precision": "'f32' | 'f16'", "int8": "'on' | 'off'", "cuda_graph": "'on' | 'off'", "profile": "'on' | 'off'",
            "stand_in": "'onnxruntime'"}  # fmt: skip
 """Runtime options.

@@ -25,6 +25,7 @@ from edgemm.store.machine import usable_cores
 from edgemm.workshop.models.checkpoint.loading import load_model
 
 PACKAGES = ("torch",)
+FORMS = {}  # type: ignore[var-annotated]  # cards alone, which are no files of a runtime
 OPTIONS = {"threads": "int", "precision": "'f32'", "compile": "'on' | 'off'"}
 """Runtime options. ``compile: on`` = through torch.compile, which needs a C++ compiler; the first call takes long."""
 

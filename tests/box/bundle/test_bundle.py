@@ -14,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemm.box.bundle import golden, packing, seal
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.box.bundle.packing import Reference, TargetOptions, check_place, pack
+from edgemm.box.bundle.packing import TargetOptions, check_place, pack
 from edgemm.box.bundle.proving import verify
 from edgemm.contracts import card as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.answers import Answers
 from edgemm.contracts.report import Measurement, Report, Verdict
 from edgemm.contracts.target import Target, fingerprint
 from edgemm.errors import BundleError, CardError, MissingExtra, OutputError, TargetError
@@ -72,7 +73,7 @@ def parts(tmp_path):
         "options": {
             "onnxruntime": TargetOptions({"optimize": "all"}, {}, {"threads": 1}, fingerprint(plugins.load(Target, "onnxruntime")))
         },
-        "reference": Reference({"event": outputs["event"][:, 0]}, {"event": np.array([0, 1, 2, 0])}),
+        "reference": Answers({"event": outputs["event"][:, 0]}, {"event": np.array([0, 1, 2, 0])}),
     }
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from edgemm.box.measuring.any_program import CommandSession
 from edgemm.box.measuring.candidate import Candidate, Timing
-from edgemm.box.measuring.candidates import resolve, says_nothing
+from edgemm.box.measuring.candidates import needs_card, resolve
 from edgemm.box.measuring.measurements import ratios, size_bytes
 from edgemm.box.measuring.schedule import time_candidates
 from edgemm.contracts import card as cards
+from edgemm.contracts.deployment import Deployment
 from edgemm.errors import MeasureError, TargetError
 
 pytest.importorskip("onnxruntime")
@@ -66,7 +67,7 @@ def temporary(tmp_path, monkeypatch):
 
 def test_a_command_is_timed_beside_others_with_its_own_memory_and_processor_time(example, layer, feed, temporary):
     command = resolve(f"command:{sys.executable} {example} {layer}", card=CARD).candidates[0]
-    rows = [Candidate("one", "bundle", "onnxruntime", layer, {"threads": 1}), command]
+    rows = [Candidate("one", "bundle", Deployment("onnxruntime", layer, runtime_options={"threads": 1})), command]
     timings = time_candidates(rows, feed, rounds=5, calls=5, launches=1)
     assert not list(temporary.glob("edgemm-*")), "files for the command outlived it"
     found = timings[command.name].require()
@@ -98,8 +99,8 @@ def test_a_command_that_does_not_speak_the_protocol_is_told_what_it_did(tmp_path
 
 
 def test_a_command_that_crashes_or_hangs_is_reported_and_the_rest_is_measured(tmp_path, layer, feed, temporary):
-    hangs = Candidate("hangs", "foreign", "command", Path(program(tmp_path, "import time; input(); time.sleep(60)")))
-    rows = [Candidate("one", "bundle", "onnxruntime", layer, {"threads": 1}), hangs]
+    hangs = Candidate("hangs", "foreign", Deployment("command", Path(program(tmp_path, "import time; input(); time.sleep(60)"))))
+    rows = [Candidate("one", "bundle", Deployment("onnxruntime", layer, runtime_options={"threads": 1})), hangs]
     timings = time_candidates(rows, feed, rounds=5, calls=3, launches=0, limit_s=6)
     assert timings["one"].error is None
     with pytest.raises(MeasureError, match="'hangs' did not answer within 6 s"):
@@ -109,7 +110,7 @@ def test_a_command_that_crashes_or_hangs_is_reported_and_the_rest_is_measured(tm
 
 @pytest.mark.parametrize("given", ["command:./a b", "build/model.plan", "model.engine"])
 def test_what_says_nothing_of_itself_needs_a_card_beside_it(given):
-    assert says_nothing(given)
+    assert needs_card(given)
     with pytest.raises(MeasureError, match=r"does not say what it takes(?s:.)*name a bundle, card or ONNX file of the same model"):
         resolve(given)
 
@@ -119,7 +120,12 @@ def test_a_card_may_be_measured_through_torch_compile(tmp_path):
         "factory: one:build\ninputs: {x: {modality: sensor, shape: [64], rate_hz: 10}}\noutputs: {kind: {task: tensor}}\n"
     )
     (row,) = resolve(f"torch-compile:{tmp_path / 'model.yaml'}").candidates
-    assert (row.subject, row.target, dict(row.options), row.precision_asked) == ("compiled", "torch", {"compile": "on"}, "f32")
+    assert (row.subject, row.target, dict(row.deployment.runtime_options), row.precision_asked) == (
+        "compiled",
+        "torch",
+        {"compile": "on"},
+        "f32",
+    )
 
 
 @pytest.fixture
@@ -150,17 +156,17 @@ def test_a_quantized_ir_is_not_called_float(foreign, tmp_path):
 def test_a_quantized_file_from_elsewhere_runs_as_its_runtime_runs_it_unless_options_stand_behind_it(foreign, ir, tmp_path):
     from edgemm.box.targets.openvino import OpenVINO
 
-    both = {row.target: dict(row.options) for row in resolve(foreign).candidates}
+    both = {row.target: dict(row.deployment.runtime_options) for row in resolve(foreign).candidates}
     assert both["openvino"] == OpenVINO().default_options() == {"precision": "default", "snippets": "on"}
     assert both["onnxruntime"] == {}
     (row,) = resolve(f"{ir}@threads=1,precision=f32").candidates
-    assert (row.name, dict(row.options)) == (
+    assert (row.name, dict(row.deployment.runtime_options)) == (
         f"{ir}@threads=1,precision=f32, openvino",
         {"precision": "f32", "snippets": "on", "threads": 1},
     )
-    assert (row.artifact, row.precision_asked) == (ir, "f32")
+    assert (row.model, row.precision_asked) == (ir, "f32")
     tuned = resolve(f"{foreign}@threads=1").candidates
-    assert {(row.target, row.options["threads"], row.precision_asked) for row in tuned} == {
+    assert {(row.target, row.deployment.runtime_options["threads"], row.precision_asked) for row in tuned} == {
         ("openvino", 1, "int8+default"),
         ("onnxruntime", 1, "int8+f32"),
     }
@@ -170,7 +176,7 @@ def test_a_quantized_file_from_elsewhere_runs_as_its_runtime_runs_it_unless_opti
     ("given", "message"),
     [
         ("model.xml@threads=1,fast=", r"'fast=' is no option(?s:.)*write NAME=VALUE"),
-        ("build/porch@threads=1", r"runtime options may follow an ONNX file or an OpenVINO IR only(?s:.)*leave out '@threads=1'"),
+        ("build/porch@threads=1", r"runtime options may follow a model's file only(?s:.)*leave out '@threads=1'"),
     ],
 )
 def test_options_that_cannot_be_read_or_stand_behind_something_else_are_refused(given, message):
@@ -189,12 +195,12 @@ def test_an_ir_that_is_broken_or_lacks_its_weights_is_named(ir, tmp_path):
 
 def test_what_the_first_candidate_has_no_like_of_is_held_against_its_own_compressed_form(layer):
     rows = [
-        Candidate("a float", "float", "openvino", layer, source="a"),
-        Candidate("a", "bundle", "openvino", layer, source="a"),
-        Candidate("b", "bundle", "onnxruntime", layer, source="b"),
-        Candidate("c", "bundle", "openvino", layer, source="c"),
-        Candidate("d", "compiled", "torch", layer, source="d"),
+        Candidate("a float", "float", Deployment("openvino", layer), source="a"),
+        Candidate("a", "bundle", Deployment("openvino", layer), source="a"),
+        Candidate("b", "bundle", Deployment("onnxruntime", layer), source="b"),
+        Candidate("c", "bundle", Deployment("openvino", layer), source="c"),
+        Candidate("d", "compiled", Deployment("torch", layer), source="d"),
     ]
     timing = Timing(samples={"latency": ([1.0, 1.1],) * 5}, launches=(0,) * 5)
-    pairs = {(row["candidate"], row["baseline"]) for row in ratios(rows, {row.name: timing for row in rows})}
+    pairs = {(row.candidate, row.baseline) for row in ratios(rows, {row.name: timing for row in rows})}
     assert pairs == {("a", "a float"), ("b", "a"), ("c", "a"), ("c", "a float"), ("d", "a")}

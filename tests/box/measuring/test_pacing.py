@@ -9,6 +9,7 @@ from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.pacing import paced_measurements, parse_pace, time_paced
 from edgemm.box.measuring.throughput import throughputs
 from edgemm.contracts import card as cards
+from edgemm.contracts.deployment import Deployment
 from edgemm.errors import MeasureError
 
 onnx = pytest.importorskip("onnx")
@@ -54,7 +55,7 @@ def parts(tmp_path_factory):
 
 
 def reference(artifact):
-    return Candidate("one", "bundle", "onnxruntime", artifact, {"threads": 1})
+    return Candidate("one", "bundle", Deployment("onnxruntime", artifact, runtime_options={"threads": 1}))
 
 
 def test_a_pace_is_read_for_all_inputs_or_for_each():
@@ -109,7 +110,7 @@ def test_the_branch_of_an_input_that_is_not_new_does_not_run(parts):
 
 
 def test_a_candidate_that_cannot_be_paced_says_why_and_the_rest_is(layer, feed, tmp_path):
-    gone = Candidate("gone", "bundle", "onnxruntime", tmp_path / "gone.onnx")
+    gone = Candidate("gone", "bundle", Deployment("onnxruntime", tmp_path / "gone.onnx"))
     found = time_paced([reference(layer), gone], feed, {"x": 50.0}, seconds=0.2)
     assert found["one"].error is None
     assert "gone.onnx" in str(found["gone"].error)
@@ -117,17 +118,17 @@ def test_a_candidate_that_cannot_be_paced_says_why_and_the_rest_is(layer, feed, 
 
 def test_throughput_counts_samples_of_every_batch_and_stream(layer, feed):
     rows = throughputs([reference(layer)], feed, batches=(1, 4), streams=(1, 2), seconds=0.1)
-    assert [(row["batch"], row["streams"]) for row in sorted(rows, key=lambda row: (row["batch"], row["streams"]))] == [
+    assert [(row.batch, row.streams) for row in sorted(rows, key=lambda row: (row.batch, row.streams))] == [
         (1, 1), (1, 2), (4, 1), (4, 2),
     ]  # fmt: skip
-    assert all(row["error"] is None and row["low"] <= row["per_s"] <= row["high"] for row in rows)
+    assert all(row.error is None and row.low <= row.per_s <= row.high for row in rows)
 
 
 def test_a_batch_that_a_graph_does_not_take_has_a_reason_instead_of_a_figure(layer, tmp_path, feed):
     model = onnx.load(layer)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / "fixed.onnx")
-    one, four = sorted(throughputs([reference(tmp_path / "fixed.onnx")], feed, batches=(1, 4), seconds=0.1), key=lambda row: row["batch"])
-    assert one["error"] is None
-    assert "x" in four["error"]
-    assert four["per_s"] is None
+    one, four = sorted(throughputs([reference(tmp_path / "fixed.onnx")], feed, batches=(1, 4), seconds=0.1), key=lambda row: row.batch)
+    assert one.error is None
+    assert "x" in four.error
+    assert four.per_s is None

@@ -7,6 +7,7 @@ import pytest
 from edgemm.box.devices.peaks import Peaks
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.roofline import audit, profile, roofline, save_feed
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.target import LayerRan
 
 onnx = pytest.importorskip("onnx")
@@ -66,6 +67,6 @@ def test_what_costs_next_to_nothing_is_left_out(layer):
 
 def test_a_candidate_is_profiled_in_a_process_of_its_own(layer, feed, tmp_path: Path):
     pytest.importorskip("openvino")
-    row = Candidate("one", "bundle", "openvino", layer, {"threads": 1, "precision": "f32"})
+    row = Candidate("one", "bundle", Deployment("openvino", layer, runtime_options={"threads": 1, "precision": "f32"}))
     layers = profile(row, save_feed(feed, tmp_path))
     assert any("first" in layer.name and layer.precision == "f32" for layer in layers)

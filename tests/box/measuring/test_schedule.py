@@ -16,6 +16,7 @@ from edgemm.box.measuring.process import WorkerProcess
 from edgemm.box.measuring.schedule import Candidate, time_candidates
 from edgemm.contracts import card as cards
 from edgemm.contracts import onnx_file
+from edgemm.contracts.deployment import Deployment
 from edgemm.errors import DataError, MeasureError, TargetError
 
 pytest.importorskip("onnxruntime")
@@ -39,8 +40,12 @@ outputs: {{kind: {{task: classification, labels: [a, b, c]}}}}
 """
 
 
+def openvino(model, precision):
+    return Deployment("openvino", model, runtime_options={"precision": precision})
+
+
 def reference(name: str, artifact: Path, **facts: object) -> Candidate:
-    return Candidate(name, "bundle", "onnxruntime", artifact, {"threads": 1}, **facts)
+    return Candidate(name, "bundle", Deployment("onnxruntime", artifact, runtime_options={"threads": 1}), **facts)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def children() -> dict[int, str]:
             words = (folder / "cmdline").read_text()
         except (OSError, ValueError, IndexError):
             continue
-        if parent == os.getpid() and "_worker" in words:
+        if parent == os.getpid() and "measuring.worker" in words:
             found[int(folder.name)] = words
     return found
 
@@ -131,9 +136,9 @@ def test_candidates_need_different_names(layer, feed):
 def test_a_row_labelled_f32_that_ran_bf16_is_impossible(layer, feed):
     pytest.importorskip("openvino")
     rows = [
-        Candidate("lie", "float", "openvino", layer, {"precision": "default"}, precision_asked="f32"),
-        Candidate("truth", "float", "openvino", layer, {"precision": "f32"}, precision_asked="f32"),
-        Candidate("default", "default", "openvino", layer, {"precision": "default"}, precision_asked="default"),
+        Candidate("lie", "float", openvino(layer, "default"), "f32"),
+        Candidate("truth", "float", openvino(layer, "f32"), "f32"),
+        Candidate("default", "default", openvino(layer, "default"), "default"),
     ]
     timings = time_candidates(rows, feed, rounds=5, calls=3, launches=0)
     with pytest.raises(MeasureError, match=r"'lie' was asked to run in f32 and ran bf16"):
@@ -168,7 +173,7 @@ def test_the_measurements_say_what_they_are_about(layer, feed):
 def test_a_model_card_runs_in_torch_and_what_its_code_prints_does_no_harm(card, feed):
     pytest.importorskip("torch")
     card.with_name("abort.yaml").write_text(CARD.format(how="abort"))
-    rows = [Candidate(name, "original", "torch", card.with_name(f"{name}.yaml"), precision_asked="f32") for name in ("model", "abort")]
+    rows = [Candidate(name, "original", Deployment("torch", card.with_name(f"{name}.yaml")), "f32") for name in ("model", "abort")]
     timings = time_candidates(rows, feed, rounds=5, calls=3, launches=0)
     assert timings["model"].precision_ran == "f32"
     assert len(timings["model"].samples_ms) == 5
@@ -183,7 +188,7 @@ def test_a_worker_that_waits_uses_no_processor(layer, card, feed, tmp_path, targ
     artifact = card if target == "torch" else layer
     with WorkerProcess("one") as worker:
         worker.ask(
-            "open", limit_s=60, target=target, target_options={}, artifact=str(artifact), options={"threads": 2},
+            "open", limit_s=60, deployment=Deployment(target, Path(artifact), runtime_options={"threads": 2}).to_dict(),
             feed=str(tmp_path / "feed.npz"), cpus=[],
         )  # fmt: skip
         worker.ask("warm", limit_s=60, seconds=0.2, probes=["latency"])
@@ -201,7 +206,8 @@ def cpu_seconds(pid: int) -> float:
 
 def test_predictions_of_a_split_are_those_of_the_session_with_the_truth_beside(layer, npz, card):
     with Predictor() as predictor:
-        predictions, truth = predictor.predict(reference("one", layer), npz, cards.load(card))
+        answers = predictor.predict(reference("one", layer), npz, cards.load(card))
+        predictions, truth = answers.predictions, answers.truth
     with np.load(npz / "test.npz") as rows:
         from edgemm.box.targets.onnxruntime import OnnxRuntime  # the runtime is optional
 
@@ -213,7 +219,8 @@ def test_predictions_of_a_split_are_those_of_the_session_with_the_truth_beside(l
 
 def test_predictions_can_be_limited_to_the_first_rows(layer, npz, card):
     with Predictor() as predictor:
-        predictions, truth = predictor.predict(reference("one", layer), npz, cards.load(card), limit=7)
+        answers = predictor.predict(reference("one", layer), npz, cards.load(card), limit=7)
+        predictions, truth = answers.predictions, answers.truth
     assert (len(predictions["kind"]), len(truth["kind"])) == (7, 7)
 
 
@@ -226,13 +233,13 @@ def test_an_error_of_the_data_arrives_as_itself(layer, npz, card):
 def test_candidates_of_one_target_share_a_process_and_what_it_decoded(layer, npz, card):
     parsed = cards.load(card)
     with Predictor() as predictor:
-        first, truth = predictor.predict(reference("one", layer), npz, parsed)
+        first = predictor.predict(reference("one", layer), npz, parsed)
         worker = predictor._workers["onnxruntime"].pid
         (npz / "test.npz").unlink()  # what was decoded is still there
-        again, same = predictor.predict(reference("two", layer), npz, parsed)
+        again = predictor.predict(reference("two", layer), npz, parsed)
         assert predictor._workers["onnxruntime"].pid == worker
-        np.testing.assert_array_equal(again["kind"], first["kind"])
-        np.testing.assert_array_equal(same["kind"], truth["kind"])
+        np.testing.assert_array_equal(again.predictions["kind"], first.predictions["kind"])
+        np.testing.assert_array_equal(again.truth["kind"], first.truth["kind"])
         with pytest.raises(DataError, match="'three': "):
             predictor.predict(reference("three", layer), npz, parsed, limit=3)
         assert not predictor._workers  # after an error the next one gets a fresh process

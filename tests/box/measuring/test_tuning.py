@@ -6,6 +6,7 @@ import pytest
 from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.measuring.schedule import Timing
 from edgemm.box.measuring.tuning import _affordable, _ranked, tune
+from edgemm.contracts.deployment import Deployment
 from edgemm.errors import EdgemmError, TargetError
 
 pytest.importorskip("onnxruntime")
@@ -63,7 +64,7 @@ def test_tuning_times_every_choice_and_keeps_the_one_whose_accuracy_holds(layer,
         asked.append(options)
         return "" if len(asked) == 2 else "its accuracy does not hold."
 
-    tuned = tune("onnxruntime", layer, feed, objection=only_the_second, seconds=0.2)
+    tuned = tune(Deployment("onnxruntime", layer), feed, objection=only_the_second, seconds=0.2)
     assert tuned.options == asked[1] != asked[0]
     assert all(choice.p50_ms and choice.low_ms and choice.high_ms for choice in tuned.table)
     assert tuned.table[0].options == tuned.options
@@ -72,12 +73,12 @@ def test_tuning_times_every_choice_and_keeps_the_one_whose_accuracy_holds(layer,
 
 def test_no_choice_whose_accuracy_holds_is_an_error(layer, feed):
     with pytest.raises(EdgemmError, match=r"onnxruntime: no choice of runtime options can be taken(?s:.)*it is wrong(?s:.)*fix: "):
-        tune("onnxruntime", layer, feed, objection=lambda options: "it is wrong.", seconds=0.2, target_options={"threads": 1})
+        tune(Deployment("onnxruntime", layer, {"threads": 1}), feed, objection=lambda options: "it is wrong.", seconds=0.2)
 
 
 def test_a_model_that_no_choice_can_open_is_an_error(tmp_path, feed):
     with pytest.raises(TargetError, match=r"cannot read the model 'gone\.onnx'"):
-        tune("onnxruntime", tmp_path / "gone.onnx", feed, seconds=0.2)
+        tune(Deployment("onnxruntime", tmp_path / "gone.onnx"), feed, seconds=0.2)
 
 
 PICKY = """
@@ -101,7 +102,7 @@ def test_a_choice_that_does_not_compile_is_left_out_and_noted(layer, feed, tmp_p
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "picky.py").write_text(PICKY)
     monkeypatch.setenv("EDGEMM_PLUGINS", str(tmp_path))
-    tuned = tune("picky", layer, feed, seconds=0.2)
+    tuned = tune(Deployment("picky", layer), feed, seconds=0.2)
     assert tuned.options == {"threads": 1}
     (note,) = tuned.notes
     assert note.startswith("threads 2: left out: ")
@@ -113,7 +114,7 @@ def test_what_openvino_has_no_bf16_kernels_for_runs_in_f32(foreign):
     """With AMX it has none for this graph; with AVX-512 alone it has, and which of the two is faster is not ours to say."""
     ov = pytest.importorskip("openvino")
     x = {"x": np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype(np.float32)}
-    tuned = tune("openvino", foreign, x, seconds=0.2)
+    tuned = tune(Deployment("openvino", foreign), x, seconds=0.2)
     core = ov.Core()
     try:
         core.compile_model(core.read_model(foreign), "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "SNIPPETS_MODE": "DISABLE"})

@@ -1,1 +1,1 @@
-"""What is measured: one file a probe; `_schedule` owns processes and order."""
+"""What is measured: one file a probe; `schedule` owns processes and order."""

@@ -12,6 +12,8 @@ from edgemm.box.measuring.statistics import spread_of
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
 
+AT_PACE = True
+
 
 class Energy(Probe):
     """Millijoules of the whole meter's domain (processor package or board, idle power included) a call."""

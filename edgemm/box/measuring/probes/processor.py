@@ -12,6 +12,8 @@ from edgemm.box.measuring.statistics import spread_of
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
 
+AT_PACE = True
+
 
 class Processor(Probe):
     """Processor milliseconds of all threads of the process a call; what waits by spinning counts, since it costs as much.
