@@ -30,26 +30,11 @@ ONLY_IN = {
 }
 """Rooms -> the packages that nobody else imports."""
 
-CLIMBS = {("edgemm.box.remote.__main__", "edgemm.verbs.doctor"), ("edgemm.box.remote.job", "edgemm.verbs.benchmark")}
-"""What a box runs from afar is a command still, instead of a library."""
-ROOMS_IN_A_CIRCLE = [{"box/measuring", "box/measuring/probes"}, {"box/remote", "verbs"}]
-"""The probes' computations are imported out of plugins; and as above."""
-PLUGINS_REACHED = {
-    ("edgemm.box.measuring.load", "energy"),
-    ("edgemm.box.measuring.load", "processor"),
-    ("edgemm.box.measuring.scores", "accuracy"),
-    ("edgemm.box.measuring.subsets", "accuracy"),
-    ("edgemm.box.measuring.worker", "accuracy"),
-    ("edgemm.box.measuring.worker", "latency"),
-    ("edgemm.box.measuring.worker", "processor"),
-    ("edgemm.pipeline.answers", "accuracy"),
-    ("edgemm.pipeline.ledger", "accuracy"),
-    ("edgemm.pipeline.reporting", "accuracy"),
-}
-"""As above: file, and the probe that it imports."""
-FOREIGN_PARTS = {
-    ("edgemm.box.measuring.candidates", "edgemm.box.targets._openvino.ir"),  # a form of file that a target should tell
-}
+CLIMBS: set[tuple[str, str]] = set()
+ROOMS_IN_A_CIRCLE: list[set[str]] = []
+PLUGINS_REACHED: set[tuple[str, str]] = set()
+"""A file, and the plugin that it imports without asking the registry."""
+FOREIGN_PARTS: set[tuple[str, str]] = set()
 """Underscore files that are imported from outside of their package."""
 LAZY_EVERYWHERE = ("cli.py", "__main__.py", "__init__.py", "verbs/", "pipeline/", "contracts/plugins.py")
 """The command line must start at once, a cached stage imports what it needs where nothing was found, the registry imports plugins."""

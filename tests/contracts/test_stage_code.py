@@ -133,4 +133,8 @@ def test_a_package_that_is_left_out_is_not_followed():
     "name", ["openvino", "onnxruntime", "torch", "torchao", "nncf", "onnx", "transformers", "tensorrt", "tensorrt-rtx", "pillow"]
 )
 def test_all_that_compress_calls_is_among_its_packages(name):
-    assert name in stage_code.of("edgemm.verbs.compress", only={"targets": ["openvino"]}).packages
+    assert name in stage_code.of("edgemm.verbs.compress", only={"targets": ["openvino", "tensorrt"]}).packages
+
+
+def test_a_runtime_that_a_bundle_is_not_for_is_not_among_them():
+    assert not {"tensorrt", "tensorrt-rtx"} & {*stage_code.of("edgemm.verbs.compress", only={"targets": ["openvino"]}).packages}

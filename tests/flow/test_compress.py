@@ -162,7 +162,7 @@ def test_after_a_change_of_the_reports_looks_only_the_page_is_drawn_again(built,
 
 @pytest.mark.parametrize(
     "package",
-    ["openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch", "torchao", "nncf", "onnx", "onnxscript", "transformers", "pillow"],
+    ["openvino", "onnxruntime", "torch", "torchao", "nncf", "onnx", "onnxscript", "transformers", "pillow"],
 )
 def test_another_version_of_any_package_behind_a_bundle_is_another_key(own_model, porch, recipe, tmp_path, monkeypatch, package):
     installed, keys = importlib.metadata.version, []

@@ -6,9 +6,11 @@ import pytest
 
 from edgemm.box.measuring.schedule import Timing
 from edgemm.contracts import plugins, recipe
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Step
 from edgemm.contracts.report import Report
 from edgemm.contracts.report_parts import Details
+from edgemm.contracts.target import Target
 from edgemm.errors import Mistakes, RecipeError, TargetError
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import auto_precision, stages
@@ -70,7 +72,7 @@ def test_every_branch_is_timed_on_the_target_and_decided(exported, monkeypatch):
     monkeypatch.setattr(auto_precision, "SECONDS", 0.1)
     monkeypatch.setattr(auto_precision, "LAUNCHES", 0)
     job, made = exported
-    found = decide(job, made, quantize_step(precision="auto"), "openvino", {"threads": 1}, forbid=frozenset())
+    found = decide(job, made, quantize_step(precision="auto"), Deployment("openvino", made.main, {"threads": 1}), forbid=frozenset())
     assert [row["branch"] for row in found.table] == ["wrong", "right", "fusion", "head:event"]
     floats = {"fp32", "bf16"} if len(found.table[0]["ms"]) == 3 else {"fp32"}
     for row in found.table:
@@ -92,7 +94,8 @@ def test_explicit_precisions_override_and_are_not_timed(exported, monkeypatch):
     monkeypatch.setattr(auto_precision, "LAUNCHES", 0)
     job, made = exported
     asked = {"default": "auto", "wrong": "fp32", "head": "int8"}
-    found = decide(job, made, quantize_step(precision=asked), "openvino", {"threads": 1}, forbid=frozenset({"bf16", "fp16"}))
+    on = Deployment("openvino", made.main, {"threads": 1})
+    found = decide(job, made, quantize_step(precision=asked), on, forbid=frozenset({"bf16", "fp16"}))
     assert not {"wrong", "head:event"} & {row["branch"] for row in found.table}
     assert found.steps[0].options["precision"]["wrong"] == "fp32"
     assert found.steps[0].options["precision"]["head:event"] == "int8"
@@ -100,16 +103,16 @@ def test_explicit_precisions_override_and_are_not_timed(exported, monkeypatch):
 
 def test_a_recipe_without_auto_is_left_as_it_is(exported):
     job, made = exported
-    found = decide(job, made, quantize_step(precision={"head": "fp32"}), "openvino", {}, forbid=frozenset())
+    found = decide(job, made, quantize_step(precision={"head": "fp32"}), Deployment("openvino", made.main), forbid=frozenset())
     assert found.steps[0].options["precision"] == {"head": "fp32"}
     assert not found.table
 
 
 def test_a_target_that_cannot_run_here_gets_int8_and_a_note(exported, monkeypatch):
-    kind = plugins.find(auto_precision.Target, "openvino")
+    kind = plugins.find(Target, "openvino")
     monkeypatch.setattr(kind, "cannot_run", lambda self: "there is no such device.")
     job, made = exported
-    found = decide(job, made, quantize_step(precision="auto"), "openvino", {}, forbid=frozenset())
+    found = decide(job, made, quantize_step(precision="auto"), Deployment("openvino", made.main), forbid=frozenset())
     assert found.steps[0].options["precision"] == {"default": "int8"}
     assert found.notes == ["openvino: precision auto is INT8 everywhere: there is no such device."]
 
