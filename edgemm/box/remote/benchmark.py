@@ -192,7 +192,8 @@ class _Job:
             EdgemmError: It failed there; its folder is removed.
         """
         folder = shlex.quote(self.folder)
-        ours = f"grep -aqs runner /proc/$(cat {folder}/{PID} 2>/dev/null)/cmdline"  # after a restart the number may be another program's
+        # after a restart the number may be another program's; the runner goes on as edgemm.box.remote once it has unpacked itself
+        ours = f"grep -aqsE 'runner|edgemm.box.remote' /proc/$(cat {folder}/{PID} 2>/dev/null)/cmdline"
         alive = f"if {ours}; then echo alive; else echo gone; fi"
         said = self._there.run(f"{alive}; cat {folder}/{STATUS}").out
         first, _, words = said.partition("\n")
