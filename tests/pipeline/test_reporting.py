@@ -51,7 +51,8 @@ def test_there_is_no_advice_where_it_is_faster_or_nothing_is_known():
 
 def test_the_points_of_a_regression_are_told_in_its_unit():
     lost = Measurement("accuracy_drop_points", 0.35, "dB", target="openvino", output="level", per_point=0.0146)
-    said = _limits(judge({"accuracy_drop_points": 1.0}, [lost], ["openvino"], ["level"]), [lost], recipe())
+    error = Measurement("mae", 0.4, "dB", target="openvino", output="level")
+    said = _limits(judge({"accuracy_drop_points": 1.0}, [lost], ["openvino"], ["level"]), [lost, error], recipe())
     assert len(said) == 1
     assert "its limit of 1 points is 0.0146 dB of mean absolute error" in said[0]
     assert _limits([], [lost], recipe(budget={"level": 1.0})) == []
