@@ -19,7 +19,7 @@ DECODE_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Split:
+class DecodedSplit:
     """One split of a dataset as shuffled or plain batches.
 
     Attributes:
@@ -52,13 +52,13 @@ class Split:
 
 
 @dataclass(frozen=True)
-class WithUnlabeled(Split):
+class WithUnlabeled(DecodedSplit):
     """A train split with rows of another dataset that have no labels.
 
     A batch holds rows of one kind. One without labels has no truth, and its rows' numbers are negative (-1 - number).
     """
 
-    unlabeled: Split
+    unlabeled: DecodedSplit
 
     @property
     def is_fixed(self) -> bool:
@@ -68,8 +68,8 @@ class WithUnlabeled(Split):
         return sum(split.rows // batch_size + (split.rows % batch_size > 1) for split in (self.labeled, self.unlabeled))
 
     @property
-    def labeled(self) -> Split:
-        return Split(self.dataset, self.name, self.rows - self.unlabeled.rows, self.arrays)
+    def labeled(self) -> DecodedSplit:
+        return DecodedSplit(self.dataset, self.name, self.rows - self.unlabeled.rows, self.arrays)
 
     def batches(self, batch_size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
         """All rows of both once; the two kinds of batches take turns in a random order, or the labelled come first."""
@@ -81,7 +81,7 @@ class WithUnlabeled(Split):
                 yield replace(batch, truth={}, rows=-1 - batch.rows) if kind else batch
 
 
-def with_unlabeled(train: Split, unlabeled: Split) -> Split:
+def with_unlabeled(train: DecodedSplit, unlabeled: DecodedSplit) -> DecodedSplit:
     """``train`` and beside it ``unlabeled``, whose truth is never looked at."""
     return WithUnlabeled(train.dataset, train.name, train.rows + unlabeled.rows, train.arrays, unlabeled)
 
@@ -94,8 +94,8 @@ class Splits:
         means, deviations: Output that is a measurement -> mean and standard deviation of its truth in train.
     """
 
-    train: Split
-    val: Split
+    train: DecodedSplit
+    val: DecodedSplit
     means: Mapping[str, float] = field(default_factory=dict)
     deviations: Mapping[str, float] = field(default_factory=dict)
 
@@ -148,7 +148,7 @@ def open_split(
     memory_bytes: int = MEMORY_BYTES,
     progress: Callable[[str, float], None] | None = None,
     note: Callable[[str], None] | None = None,
-) -> Split:
+) -> DecodedSplit:
     """Decode a split into memory if it fits ``memory_bytes`` (said in a note when it does not).
 
     Raises:
@@ -156,13 +156,13 @@ def open_split(
     """
     rows = dataset.count(name)
     if not rows:
-        return Split(dataset, name, 0, None)
+        return DecodedSplit(dataset, name, 0, None)
     first = next(iter(dataset.batches(name, 1, limit=1)))
     needed = rows * sum(array.nbytes for array in _arrays(first).values())
     if needed > memory_bytes:
         if note:
             note(f"{name}: {rows:,} rows would take {needed / 2**30:.1f} GiB decoded; they are read anew in every epoch.")
-        return Split(dataset, name, rows, None)
+        return DecodedSplit(dataset, name, rows, None)
     room = {key: np.empty((rows, *array.shape[1:]), array.dtype) for key, array in _arrays(first).items()}
     filled = 0
     for batch in dataset.batches(name, DECODE_ROWS):
@@ -171,10 +171,10 @@ def open_split(
         filled += len(batch.rows)
         if progress:
             progress(f"decoding {name}", filled / rows)
-    return Split(dataset, name, filled, _batch({key: array[:filled] for key, array in room.items()}))
+    return DecodedSplit(dataset, name, filled, _batch({key: array[:filled] for key, array in room.items()}))
 
 
-def _spreads(card: Card, train: Split) -> tuple[dict[str, float], dict[str, float]]:
+def _spreads(card: Card, train: DecodedSplit) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of every measurement's truth in a split (in its first 4,096 rows where it is streamed)."""
     wanted = [name for name, task in tasks.tasks(card).items() if task.is_quantity]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}

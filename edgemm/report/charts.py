@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from edgemm.report.words import number
+from edgemm.report.formatting import number
 
 BINS = 120  # of a latency histogram: finer than a phone's pixels are of no use
 LOG_RANGE = 15  # beyond that the fastest would be a line at the edge of an axis from zero

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from edgemm.contracts.report import Report
+from edgemm.report.formatting import number
 from edgemm.report.sections import section, table
-from edgemm.report.words import number
 
 
 def precision(report: Report) -> str:

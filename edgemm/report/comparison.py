@@ -9,7 +9,7 @@ from typing import Any
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.task import guarded_metrics
 from edgemm.errors import MeasureError
-from edgemm.report.words import in_unit, name_of
+from edgemm.report.formatting import in_unit, name_of
 
 TIMES = ("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "cpu_ms", "cold_start_ms", "paced_p50_ms", "paced_p95_ms")
 OTHERS = ("peak_rss_mib", "unique_mib", "throughput_per_s", "energy_mj")

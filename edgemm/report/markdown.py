@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.report_parts import Row, Throughput
 from edgemm.report.comparison import Comparison
-from edgemm.report.words import in_unit, name_of
+from edgemm.report.formatting import in_unit, name_of
 
 COLUMNS = (
     "latency_p50_ms", "latency_p95_ms", "latency_max_ms", "jitter_ms", "paced_p50_ms", "paced_p95_ms", "cpu_ms", "cold_start_ms",

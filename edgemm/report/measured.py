@@ -10,8 +10,8 @@ from typing import Any
 from edgemm.contracts.report import Measurement, Report, Variant
 from edgemm.contracts.task import guarded_metrics
 from edgemm.report.charts import nice_ticks
+from edgemm.report.formatting import name_of
 from edgemm.report.sections import section, table
-from edgemm.report.words import name_of
 
 LATENCIES = ("latency_p50_ms", "paced_p50_ms")
 COLOURS = {subject: f"var(--{subject})" for subject in ("original", "float", "default", "bundle")}

@@ -9,8 +9,8 @@ from typing import Any
 from edgemm.contracts.report import Measurement, Report
 from edgemm.report import charts
 from edgemm.report.charts import Bar
+from edgemm.report.formatting import in_unit, name_of, number, shown
 from edgemm.report.sections import section, table
-from edgemm.report.words import in_unit, name_of, number, shown
 
 DRAWN_SUBSETS = 7  # of one head; the table below has all
 

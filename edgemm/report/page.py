@@ -17,12 +17,12 @@ from edgemm.report import charts
 from edgemm.report.applied import applied
 from edgemm.report.charts import Bar
 from edgemm.report.chosen import guard, precision, runtime_options
+from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
 from edgemm.report.headline import lead, tiles
 from edgemm.report.measured import measured
 from edgemm.report.modalities import modalities
 from edgemm.report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
 from edgemm.report.sensitivity import sensitivity
-from edgemm.report.words import in_unit, name_of, number, shown, unit_of
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

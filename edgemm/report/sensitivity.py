@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from edgemm.contracts.report import Report
+from edgemm.report.formatting import number
 from edgemm.report.sections import section
-from edgemm.report.words import number
 
 DEEP = 0.55  # shade from which the number is written in white
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.box.serving import command_words, run_yaml, systemd
+from edgemm.box.serving import command_line as command_words
+from edgemm.box.serving import run_yaml, systemd
 from edgemm.box.serving.health import Summary
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.secrets import Crash, Redacting, redact

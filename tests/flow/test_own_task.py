@@ -16,7 +16,7 @@ from edgemm.contracts.target import Target
 from edgemm.contracts.task import of, scored_outputs
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import CardError
-from edgemm.report.words import name_of
+from edgemm.report.formatting import name_of
 
 TASK = '''"""One of several labels that have an order, such as calm, busy, crowded."""
 

@@ -17,7 +17,7 @@ from edgemm.errors import BundleError
 
 
 @dataclass(frozen=True)
-class Deployment:
+class ServedBundle:
     """What runs, and how.
 
     Attributes:
@@ -50,7 +50,7 @@ class Deployment:
         return self.target.open(graph, **self.target.without_unsafe(self.options))
 
 
-def deploy(bundle: Bundle, name: str) -> Deployment:
+def deploy(bundle: Bundle, name: str) -> ServedBundle:
     """A bundle on the target ``name``: as compressed where it was made for it, else its float model with the target's own choices.
 
     Raises:
@@ -59,8 +59,8 @@ def deploy(bundle: Bundle, name: str) -> Deployment:
     if name in bundle.targets():
         target = bundle.load_target(name)
         options, _ = bundle.options_for(name, fingerprint(target))
-        return Deployment(target, bundle.target_model(name), options, *_parts(bundle, name))
-    return Deployment(plugins.load(Target, name), bundle.model, {}, *_parts(bundle, None))
+        return ServedBundle(target, bundle.target_model(name), options, *_parts(bundle, name))
+    return ServedBundle(plugins.load(Target, name), bundle.model, {}, *_parts(bundle, None))
 
 
 def _parts(bundle: Bundle, target: str | None) -> tuple[SplitFiles | None, Mapping[str, np.ndarray] | None]:

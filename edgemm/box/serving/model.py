@@ -25,7 +25,7 @@ FLOAT = "onnxruntime"
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenTarget:
     """Where a bundle runs.
 
     Attributes:
@@ -154,7 +154,7 @@ class InParts(_Closing):
         self._parts.close()
 
 
-def choose_target(bundle: Bundle, wanted: str | None) -> Choice:
+def choose_target(bundle: Bundle, wanted: str | None) -> ChosenTarget:
     """The target to run on: the wanted one, else the first of the bundle's own that runs here, else the first with a fallback.
 
     Raises:
@@ -162,24 +162,24 @@ def choose_target(bundle: Bundle, wanted: str | None) -> Choice:
     """
     own = bundle.targets()
     if wanted in own:
-        return Choice(wanted)
+        return ChosenTarget(wanted)
     if wanted is not None:
         if wanted != FLOAT:
             raise RunError(f"this bundle was not made for '{wanted}'.", fix=f"{nearest(wanted, own)}; {FLOAT} runs its float model.")
-        return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was not made for it.")
+        return ChosenTarget(FLOAT, f"{FLOAT} runs the float model: the bundle was not made for it.")
     if not own:
-        return Choice(FLOAT, f"{FLOAT} runs the float model: the bundle was made for no target.")
+        return ChosenTarget(FLOAT, f"{FLOAT} runs the float model: the bundle was made for no target.")
     reasons: list[str] = []
     fallbacks: list[tuple[str, str]] = []
     for name in own:
         reason, fallback = _here(bundle, name)
         if not reason:
-            return Choice(name, f"{name} runs, since {'; '.join(reasons)}" if reasons else "")
+            return ChosenTarget(name, f"{name} runs, since {'; '.join(reasons)}" if reasons else "")
         reasons.append(f"{name}: {reason}")
         fallbacks += [(name, fallback)] if fallback else []
     if fallbacks:
         name, fallback = fallbacks[0]
-        return Choice(name, f"{fallback} runs what was made for {name}, since {'; '.join(reasons)}")
+        return ChosenTarget(name, f"{fallback} runs what was made for {name}, since {'; '.join(reasons)}")
     raise RunError(
         "none of this bundle's targets runs here.",
         why="; ".join(reasons),

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edgemm.box.targets._tensorrt import api as _tensorrt_api
 from edgemm.box.targets._tensorrt import cache as plan_cache
 from edgemm.box.targets._tensorrt import cuda as _tensorrt_cuda
-from edgemm.box.targets._tensorrt.build import Plan, Settings, build
+from edgemm.box.targets._tensorrt.build import BuildSettings, Plan, build
 from edgemm.box.targets._tensorrt.forms import companion, form_of, has_onnx
 from edgemm.box.targets._tensorrt.session import TensorRTSession
 from edgemm.box.targets._tensorrt.stand_in import StandIn
@@ -67,7 +67,7 @@ class TensorRT(Target):
         fallback: Literal["never", "onnxruntime"] = "never",
     ) -> None:  # fmt: skip
         self._precision, self._int8, self._fallback = precision, int8, fallback
-        self._settings = Settings(dict(profile or {}), workspace_mib, float(build_timeout_s))
+        self._settings = BuildSettings(dict(profile or {}), workspace_mib, float(build_timeout_s))
 
     def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
         check_options("tensorrt", options, OPTIONS)
@@ -158,7 +158,7 @@ class TensorRT(Target):
         api = _tensorrt_api.require()
         graph, form = form_of(onnx, self._fixed() | options)
         _check(graph)
-        settings = Settings(self._settings.profile, self._settings.workspace_mib, self._settings.limit_s, tuple(capabilities))
+        settings = BuildSettings(self._settings.profile, self._settings.workspace_mib, self._settings.limit_s, tuple(capabilities))
         key = plan_cache.key(api, None, graph, settings, form)
         built = build(api, graph, settings, tell=_teller(graph), branch_of=_branches(graph))
         plan_cache.write_plan(out, key, built.content, {"form": form, "seconds": round(built.seconds, 1)})

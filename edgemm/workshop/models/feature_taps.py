@@ -15,7 +15,7 @@ from edgemm.contracts.modality import modalities
 from edgemm.errors import TrainError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.models.torch_branches import Parts, evaluating, find_parts, operator
+from edgemm.workshop.models.torch_branches import TorchBranches, evaluating, find_parts, operator
 
 Notes = Callable[[str], None]
 KEEPS_WIDTH = frozenset(
@@ -40,7 +40,7 @@ class Ends:
     features: Mapping[str, str]
     replaceable: Mapping[str, list[str]]
     part: Mapping[str, str]
-    parts: Parts
+    parts: TorchBranches
 
 
 def find_ends(model: FusedModel) -> Ends:
@@ -184,7 +184,7 @@ class Deprivation:
                 )
 
 
-def _fusion_ends(parts: Parts) -> list[str]:
+def _fusion_ends(parts: TorchBranches) -> list[str]:
     """Nodes of the fusion that a head reads."""
     return [
         node.name
@@ -193,7 +193,7 @@ def _fusion_ends(parts: Parts) -> list[str]:
     ]
 
 
-def _module_before(parts: Parts, node: Node) -> str | None:
+def _module_before(parts: TorchBranches, node: Node) -> str | None:
     """The submodule that ends at ``node``, or at the nearest node before it on a way that changes no width."""
     module = parts.module_ending_at(node.name)
     while module is None:

@@ -36,7 +36,7 @@ CHECKS = ("_assert", "_assert_scalar", "_assert_async", "_assert_tensor_metadata
 
 
 @dataclass(frozen=True)
-class Parts:
+class TorchBranches:
     """Which node, parameter and submodule belongs to which part of a torch model.
 
     Attributes:
@@ -79,7 +79,7 @@ class Parts:
         return self.endings.get(node)
 
 
-def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> Parts:
+def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> TorchBranches:
     """Trace ``model.module`` and derive its parts; the model is left as it is.
 
     Args:
@@ -102,7 +102,7 @@ def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> Parts:
     node_of_input = {name: str(node) for node, name in inputs.items()}
     node_of = {**node_of_input, **to_node}
     cuts = {name: list(dict.fromkeys(node_of.get(tensor, tensor) for tensor in tensors)) for name, tensors in branches.cuts.items()}
-    return Parts(
+    return TorchBranches(
         program=program,
         of_node={name: branch for name, branch in branches.of_node.items() if name in calls},
         of_parameter=_of_parameter(program, branches, model.module),
@@ -113,7 +113,7 @@ def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> Parts:
     )
 
 
-def selected(parts: Parts, selector: str, card: Card) -> list[str]:
+def selected(parts: TorchBranches, selector: str, card: Card) -> list[str]:
     """The branches a recipe's selector means; [] where the model has no such part.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from edgemm.workshop.models.torch_branches import Parts
+from edgemm.workshop.models.torch_branches import TorchBranches
 from edgemm.workshop.pruning.rules import Traced, Work
 
 Slot = tuple[str, int]
@@ -63,7 +63,7 @@ class Structure:
     whole: tuple[Whole, ...]
     slots: Mapping[Slot, np.ndarray]
     works: tuple[tuple[str, float, tuple[np.ndarray, ...]], ...]
-    parts: Parts
+    parts: TorchBranches
     shapes: Mapping[str, tuple[int, ...]]
     attention: tuple[str, ...] = ()
 
@@ -78,7 +78,7 @@ class Structure:
         return found
 
 
-def structure(traced: Traced, parts: Parts, tensors: Mapping[str, torch.Tensor], attention: Sequence[str] = ()) -> Structure:
+def structure(traced: Traced, parts: TorchBranches, tensors: Mapping[str, torch.Tensor], attention: Sequence[str] = ()) -> Structure:
     """Group the channels of a trace into layers."""
     atoms = traced.atoms
     slots = {key: atoms.roots(labels).numpy() for key, labels in atoms.slots.items()}
@@ -142,7 +142,7 @@ def _name(keys: Sequence[Slot]) -> str:
     return parameter.rpartition(".")[0] or parameter
 
 
-def _branch(keys: Sequence[Slot], parts: Parts, tensors: Mapping[str, torch.Tensor]) -> str:
+def _branch(keys: Sequence[Slot], parts: TorchBranches, tensors: Mapping[str, torch.Tensor]) -> str:
     makers = [name for name, axis in keys if axis == 0 and tensors[name].dim() > 1] or [keys[0][0]]
     branches = {parts.of_parameter.get(name, "fusion") for name in makers}
     return branches.pop() if len(branches) == 1 else "fusion"

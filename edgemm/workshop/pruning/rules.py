@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from edgemm.workshop.models.torch_branches import Parts, modules_of
+from edgemm.workshop.models.torch_branches import TorchBranches, modules_of
 from edgemm.workshop.pruning.atoms import Atoms
 from edgemm.workshop.pruning.labels import Label
 
@@ -62,7 +62,7 @@ class Run(Protocol):
         batch: Samples in the traced batch.
     """
 
-    parts: Parts
+    parts: TorchBranches
     found: Traced
     env: dict[Node, Any]
     names: dict[str, str]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from edgemm.workshop.models.torch_branches import CHECKS, Parts, operator, tensor_names
+from edgemm.workshop.models.torch_branches import CHECKS, TorchBranches, operator, tensor_names
 from edgemm.workshop.pruning import rules_joining, rules_moving, rules_weighted  # noqa: F401  each registers its rules
 from edgemm.workshop.pruning.labels import Label, fixed, gather, renewed
 from edgemm.workshop.pruning.rules import RULES, Call, Labels, Traced
@@ -18,7 +18,7 @@ from edgemm.workshop.pruning.rules import RULES, Call, Labels, Traced
 class _Run(Interpreter):
     """The graph on real features, with labels beside."""
 
-    def __init__(self, parts: Parts, found: Traced, batch: int) -> None:
+    def __init__(self, parts: TorchBranches, found: Traced, batch: int) -> None:
         super().__init__(parts.program.graph_module)
         self.parts, self.found, self.batch = parts, found, batch
         self.names = tensor_names(parts.program)
@@ -88,7 +88,7 @@ def _live(graph: torch.fx.Graph) -> set[Node]:
     return live
 
 
-def follow(parts: Parts, features: tuple[Tensor, ...]) -> Traced:
+def follow(parts: TorchBranches, features: tuple[Tensor, ...]) -> Traced:
     """Run the graph of ``parts`` once on ``features`` and note how its channels hang together."""
     found = Traced()
     with torch.no_grad():

@@ -16,7 +16,7 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
-from edgemm.data.in_memory import Split, Splits, open_splits, open_unlabeled
+from edgemm.data.in_memory import DecodedSplit, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.feature_taps import Deprivation, find_ends
@@ -242,7 +242,7 @@ def _loss(
     return loss
 
 
-def _scores(model: FusedModel, card: Card, val: Split, precision: str) -> dict[str, dict[str, float]]:
+def _scores(model: FusedModel, card: Card, val: DecodedSplit, precision: str) -> dict[str, dict[str, float]]:
     """Output of ``card`` -> its guarded metric on val; {} without val. A teacher may have more outputs than the data has truths."""
     if not val.rows:
         return {}

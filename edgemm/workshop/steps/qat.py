@@ -13,11 +13,11 @@ import torch
 from edgemm.contracts.card import Card
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
-from edgemm.data.in_memory import Split, Splits, open_splits
+from edgemm.data.in_memory import DecodedSplit, Splits, open_splits
 from edgemm.errors import QuantizeError, TrainError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.quantized import QuantizedModel
-from edgemm.workshop.models.torch_branches import Parts, find_parts, selected
+from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, selected
 from edgemm.workshop.quantizing import pt2e
 from edgemm.workshop.training.answers import evaluate, tensors
 from edgemm.workshop.training.distillation import Distillation
@@ -126,7 +126,7 @@ def _require_data(ctx: Context) -> None:
         )
 
 
-def _floats(parts: Parts, precision: Mapping[str, str], ctx: Context) -> frozenset[str]:
+def _floats(parts: TorchBranches, precision: Mapping[str, str], ctx: Context) -> frozenset[str]:
     """Branches to leave in float; a later selector overrides an earlier one."""
     chosen: dict[str, bool] = {}
     for selector, wanted in precision.items():
@@ -141,7 +141,7 @@ def _nothing(floats: frozenset[str]) -> QuantizeError:
     return QuantizeError("qat finds nothing to quantize in this model.", why=why, fix="take qat out of the recipe, or change precision.")
 
 
-def _calibrate(student: FusedModel, train: Split, samples: int, batch_size: int) -> None:
+def _calibrate(student: FusedModel, train: DecodedSplit, samples: int, batch_size: int) -> None:
     """Take the first ranges, from the float model's values in eval mode."""
     trainee = pt2e.trainee_of(student.eval())
     trainee.round(False)
@@ -177,7 +177,7 @@ def _train(
         return err.kept, None
 
 
-def _on_val(model: FusedModel, val: Split) -> dict[str, Any]:
+def _on_val(model: FusedModel, val: DecodedSplit) -> dict[str, Any]:
     return evaluate(model, val).measured() if val.rows else {}
 
 

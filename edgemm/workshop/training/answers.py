@@ -15,7 +15,7 @@ from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Batch
 from edgemm.contracts.task import Statistics, Task
-from edgemm.data.in_memory import Split
+from edgemm.data.in_memory import DecodedSplit
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.training.task_losses import Tensors
@@ -65,7 +65,7 @@ def in_precision(precision: str, device: str = "cpu") -> AbstractContextManager[
 
 def answers(
     model: FusedModel,
-    split: Split,
+    split: DecodedSplit,
     *,
     batch_size: int = BATCH,
     device: torch.device | str = "cpu",
@@ -133,7 +133,7 @@ class Answered:
         return values
 
 
-def evaluate(model: FusedModel, split: Split, *, batch_size: int = BATCH) -> Answered:
+def evaluate(model: FusedModel, split: DecodedSplit, *, batch_size: int = BATCH) -> Answered:
     """Answers to all rows of a split, of the outputs that have a metric."""
     collected = Collected(model.card)
     for batch, outputs in answers(model, split, batch_size=batch_size, device=next((p.device for p in model.parameters()), "cpu")):

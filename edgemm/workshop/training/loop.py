@@ -19,7 +19,7 @@ from torch import nn
 
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
-from edgemm.data.in_memory import Split, Splits, open_splits
+from edgemm.data.in_memory import DecodedSplit, Splits, open_splits
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.store import cache
 from edgemm.workshop.models.checkpoint.loading import load_model, save_model
@@ -164,8 +164,8 @@ class _Loop:
         self,
         model: FusedModel,
         options: TrainOptions,
-        train: Split,
-        val: Split,
+        train: DecodedSplit,
+        val: DecodedSplit,
         losses: LossHook,
         accelerator: Accelerator,
         progress: Progress,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.box.serving.model import Choice, choose_target, open_model
+from edgemm.box.serving.model import ChosenTarget, choose_target, open_model
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.settings import InputSettings, Settings
 from edgemm.errors import RunError
@@ -72,7 +72,7 @@ def test_a_branch_of_its_own_needs_a_bundle_in_parts(whole_bundle):
 
 def test_the_target_is_the_bundles_own_unless_somebody_chooses(bundle):
     opened = open_bundle(bundle)
-    assert choose_target(opened, None) == Choice("onnxruntime")
+    assert choose_target(opened, None) == ChosenTarget("onnxruntime")
     with pytest.raises(RunError, match="this bundle was not made for 'tensorrt'"):
         choose_target(opened, "tensorrt")
 
@@ -85,7 +85,7 @@ def quartz(tmp_path, monkeypatch):
 
 def test_a_bundle_made_for_a_newcomer_alone_runs_on_it(quartz, tmp_path, feed):
     opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz",)))
-    assert choose_target(opened, None) == Choice("quartz")
+    assert choose_target(opened, None) == ChosenTarget("quartz")
     with open_model(opened, "quartz") as model:
         assert model.in_parts
         assert model.answer({name: model.embed(name, array) for name, array in feed.items()})["event"].shape == (1, 3)
@@ -94,7 +94,7 @@ def test_a_bundle_made_for_a_newcomer_alone_runs_on_it(quartz, tmp_path, feed):
 def test_the_bundles_order_of_targets_is_the_one_it_was_packed_in(quartz, tmp_path):
     opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz", "onnxruntime")))
     assert opened.targets() == ["quartz", "onnxruntime"]
-    assert choose_target(opened, None) == Choice("quartz")
+    assert choose_target(opened, None) == ChosenTarget("quartz")
 
 
 def test_a_bundle_whose_only_target_is_missing_is_not_served_by_its_float_model(tmp_path):
@@ -126,12 +126,12 @@ def test_the_fallback_that_the_recipe_allowed_is_taken_and_said(tmp_path, monkey
     monkeypatch.setenv("EDGEMM_PLUGINS", str(own))
     opened = open_bundle(make_bundle(tmp_path / "made", targets=("basalt",), target_options={"fallback": "onnxruntime"}))
     note = "onnxruntime runs what was made for basalt, since basalt: this box has no quartz in it."
-    assert choose_target(opened, None) == Choice("basalt", note)
+    assert choose_target(opened, None) == ChosenTarget("basalt", note)
 
 
 def test_a_float_model_that_somebody_asked_for_is_said_to_be_one(tmp_path):
     opened = open_bundle(make_bundle(tmp_path / "made", targets=("quartz",)))
-    assert choose_target(opened, "onnxruntime") == Choice(
+    assert choose_target(opened, "onnxruntime") == ChosenTarget(
         "onnxruntime", "onnxruntime runs the float model: the bundle was not made for it."
     )
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from edgemm.box.serving import command_words, run_yaml
+from edgemm.box.serving import command_line as command_words
+from edgemm.box.serving import run_yaml
 from edgemm.box.serving.broker import Connection
 from edgemm.box.serving.secrets import redact, refuse_password, secret, with_password
 from edgemm.contracts import card as cards

@@ -13,7 +13,7 @@ import edgemm.box.targets
 from edgemm.box.targets._tensorrt import advice, cuda
 from edgemm.box.targets._tensorrt import api as names
 from edgemm.box.targets._tensorrt import cache as engines
-from edgemm.box.targets._tensorrt.build import Settings, shapes
+from edgemm.box.targets._tensorrt.build import BuildSettings, shapes
 from edgemm.box.targets._tensorrt.session import DTYPES, described
 from edgemm.box.targets.tensorrt import TensorRT
 from edgemm.contracts import plugins
@@ -162,7 +162,7 @@ API = names.Api(None, "tensorrt", "10.3.0", 10)
 
 
 def keyed(conv, *, api=API, gpu=None, settings=None, form="int8+f16"):
-    return engines.key(api, gpu or Gpu(), conv, settings or Settings(), form)
+    return engines.key(api, gpu or Gpu(), conv, settings or BuildSettings(), form)
 
 
 def test_an_engine_is_found_again_under_exactly_its_key(conv, empty_cache):
@@ -177,7 +177,7 @@ def test_an_engine_is_found_again_under_exactly_its_key(conv, empty_cache):
     [
         ({"api": names.Api(None, "tensorrt", "10.16.2", 10)}, r"TensorRT \(tensorrt 10.3.0 to tensorrt 10.16.2\) changed"),
         ({"gpu": Gpu("8.6", "RTX 3060")}, r"compute capability \(8.7 to 8.6\) and the GPU \(Orin to RTX 3060\) changed"),
-        ({"settings": Settings({"batch": [1, 1, 8]})}, "profile or build settings changed"),
+        ({"settings": BuildSettings({"batch": [1, 1, 8]})}, "profile or build settings changed"),
         ({"form": "f16"}, r"the precision \(int8\+f16 to f16\) changed"),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_engine_from_another_machine_is_never_taken(conv, tmp_path):
 
 def test_a_plan_built_ahead_is_taken_on_the_gpus_it_names_only(conv, tmp_path):
     rtx = names.Api(None, "tensorrt-rtx", "1.7.1", 11)
-    key = engines.key(rtx, None, conv, Settings(capabilities=("SM86", "SM120")), "f32")
+    key = engines.key(rtx, None, conv, BuildSettings(capabilities=("SM86", "SM120")), "f32")
     engines.write_plan(tmp_path, key, b"kernels", {"form": "f32"})
     record = engines.record(tmp_path / engines.PLAN)
     assert engines.read(tmp_path, engines.of_record(record, rtx, Gpu("8.6"))) == (b"kernels", "")
@@ -296,11 +296,11 @@ def test_layers_are_read_from_the_engines_own_description():
 
 def test_a_small_boards_workspace_is_limited(monkeypatch):
     monkeypatch.setattr("edgemm.box.targets._tensorrt.build.memory_gib", lambda: 7.4)
-    assert Settings().workspace() == 512
-    assert Settings(workspace_mib=128).workspace() == 128
-    assert Settings(capabilities=("SM86",)).workspace() is None
+    assert BuildSettings().workspace() == 512
+    assert BuildSettings(workspace_mib=128).workspace() == 128
+    assert BuildSettings(capabilities=("SM86",)).workspace() is None
     monkeypatch.setattr("edgemm.box.targets._tensorrt.build.memory_gib", lambda: 61.0)
-    assert Settings().workspace() is None
+    assert BuildSettings().workspace() is None
 
 
 def test_memory_seen_as_an_array_is_that_memory():

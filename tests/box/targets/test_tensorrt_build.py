@@ -10,7 +10,7 @@ onnx = pytest.importorskip("onnx")
 
 from edgemm.box.targets._tensorrt import api  # noqa: E402
 from edgemm.box.targets._tensorrt import build as building  # noqa: E402
-from edgemm.box.targets._tensorrt.build import Settings, build  # noqa: E402
+from edgemm.box.targets._tensorrt.build import BuildSettings, build  # noqa: E402
 from edgemm.box.targets.tensorrt import TensorRT  # noqa: E402
 from edgemm.errors import Mistakes, QuantizeError, TargetError  # noqa: E402  (the packages may be absent)
 
@@ -69,7 +69,7 @@ def test_an_operator_that_the_parser_lacks_is_named_with_op_node_and_branch(writ
     model = onnx.load(path)
     model.opset_import.append(helper.make_opsetid("elsewhere", 1))
     onnx.save(model, path)
-    settings = Settings(capabilities=("SM86",))
+    settings = BuildSettings(capabilities=("SM86",))
     with pytest.raises(TargetError) as caught:
         build(api.require(), path, settings, branch_of={"odd_one": "image"}.get)
     assert re.search(r"tensorrt refuses 'odd.onnx' at node 'odd_one' \(Mystery\) of branch 'image'", str(caught.value))
@@ -93,13 +93,13 @@ def test_what_the_builder_refuses_is_an_error_in_its_words(write, tmp_path):
     with pytest.raises((QuantizeError, Mistakes), match="reads integers that 'lookup'"):
         TensorRT().ahead(path, tmp_path, ["SM86"])
     with pytest.raises(TargetError, match=r"tensorrt (cannot build|refuses) 'late.onnx'"):  # what it says without edgemm's own check
-        build(api.require(), path, Settings(capabilities=("SM86",)))
+        build(api.require(), path, BuildSettings(capabilities=("SM86",)))
 
 
 def test_uint8_pairs_are_refused_by_the_builders_own_warning_too(quantized):
     """On a box without the onnx package ``graph.checks`` cannot look; the parser's warning is then what stops a clipped engine."""
     with pytest.raises(TargetError, match=r"would compute 'model.onnx' wrongly: it holds uint8 quantizers"):
-        build(api.require(), quantized, Settings(capabilities=("SM86",)))
+        build(api.require(), quantized, BuildSettings(capabilities=("SM86",)))
 
 
 def test_an_open_length_needs_a_profile_and_builds_with_one(words, tmp_path, empty_cache):
@@ -115,7 +115,7 @@ def test_a_build_that_takes_too_long_is_stopped(conv, tmp_path, empty_cache):
 
 def test_progress_is_told_by_phases(conv):
     told = []
-    build(api.require(), conv, Settings(capabilities=("SM86",)), tell=lambda text, done: told.append((text, done)))
+    build(api.require(), conv, BuildSettings(capabilities=("SM86",)), tell=lambda text, done: told.append((text, done)))
     assert told
     assert all(text and 0 < done <= 1 for text, done in told)
 

@@ -25,7 +25,7 @@ CLIPPED = "Defaulting to INT8 instead"
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """How to build.
 
     Attributes:
@@ -66,7 +66,7 @@ class Plan:
 def build(
     api: Api,
     path: Path,
-    settings: Settings,
+    settings: BuildSettings,
     *,
     tell: Callable[[str, float], None] = lambda text, done: None,
     timing_cache: Path | None = None,
@@ -146,7 +146,7 @@ def _parse(parser: Any, path: Path, said: Messages, branch_of: Callable[[str], s
         )
 
 
-def _configure(api: Api, config: Any, settings: Settings) -> None:
+def _configure(api: Api, config: Any, settings: BuildSettings) -> None:
     trt = api.trt
     workspace = settings.workspace()
     if workspace:
@@ -176,7 +176,7 @@ def _configure(api: Api, config: Any, settings: Settings) -> None:
         config.set_compute_capability(getattr(kinds, name), index)
 
 
-def _add_profile(builder: Any, config: Any, path: Path, settings: Settings) -> None:
+def _add_profile(builder: Any, config: Any, path: Path, settings: BuildSettings) -> None:
     """One profile for every input with an open axis; fixed inputs need none."""
     specs = [spec for spec in onnx_file.read(path).inputs if any(isinstance(size, str) for size in spec.shape)]
     if not specs:
@@ -230,7 +230,7 @@ def _load_timings(config: Any, place: Path | None) -> Any | None:
     return cache if config.set_timing_cache(cache, False) else None
 
 
-def _too_slow(path: Path, settings: Settings) -> TargetError:
+def _too_slow(path: Path, settings: BuildSettings) -> TargetError:
     return TargetError(
         f"tensorrt did not finish '{path.name}' in {settings.limit_s:g} s.",
         why="the first build on a small board takes minutes, a large model more.",

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgemm.box.devices.environment import device_name
 from edgemm.box.targets._tensorrt.api import Api
-from edgemm.box.targets._tensorrt.build import Settings
+from edgemm.box.targets._tensorrt.build import BuildSettings
 from edgemm.box.targets._tensorrt.cuda import Cuda
 from edgemm.contracts import onnx_file
 from edgemm.errors import TargetError
@@ -53,7 +53,7 @@ def timings(api: Api, cuda: Cuda) -> Path:
     return cache.root() / "engines" / f"timings-{api.distribution}-{api.version}-sm{cuda.capability().replace('.', '')}.bin"
 
 
-def key(api: Api, cuda: Cuda | None, path: Path, settings: Settings, form: str) -> Key:
+def key(api: Api, cuda: Cuda | None, path: Path, settings: BuildSettings, form: str) -> Key:
     """The key of the engine of an ONNX file here.
 
     Args:
