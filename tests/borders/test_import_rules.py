@@ -52,7 +52,6 @@ LAZY = {
     "data/modalities/text.py": "tokenizers: token ids need none",
     "data/sources.py": "pyarrow: only parquet needs it",
     "progress.py": "rich: only where somebody watches",
-    "report/terminal.py": "the command line must start at once",
     "workshop/models/checkpoint/loading.py": "transformers takes seconds; a user's own factory needs no reference models",
     "workshop/steps/prune.py": "accelerate: only recovery trains",
 }
