@@ -12,6 +12,7 @@ from edgemm.cli import main
 from edgemm.contracts import card as cards
 from edgemm.contracts.report import Report
 from edgemm.errors import BundleError
+from edgemm.report import page
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -32,6 +33,7 @@ def bundle(tmp_path):
         card=cards.parse({"model": "model.onnx", "inputs": inputs, "outputs": {"y": {"task": "regression"}}}, path=tmp_path / "model.yaml"),
         files={"model.onnx": content, "targets/onnxruntime/model.onnx": content},
         report=Report({}),
+        page=page.render,
         golden=Golden({"x": x}, {"onnxruntime": {"y": x + 1}}, {"onnxruntime": {"y": 1e-3}}),
         provenance={},
         accuracy={},
