@@ -30,10 +30,10 @@ def analyse(
     """
     parts = find_parts(model)
     with torch.no_grad(), evaluating(model):
-        given = [tuple(x.contiguous() for x in model.features(sample_inputs(model.card, batch=size, seed=seed))) for size in (2, 3)]
-    traced = follow(parts, given[0])
+        features = [tuple(x.contiguous() for x in model.features(sample_inputs(model.card, batch=size, seed=seed))) for size in (2, 3)]
+    traced = follow(parts, features[0])
     module = model.module
     tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
-    found = structure(traced, parts, tensors, attention)
-    reasons = failing(disturbed(model, seed=seed), found, given[1:], np.random.default_rng(seed), progress)
-    return without(found, reasons)
+    removable = structure(traced, parts, tensors, attention)
+    reasons = failing(disturbed(model, seed=seed), removable, features[1:], np.random.default_rng(seed), progress)
+    return without(removable, reasons)

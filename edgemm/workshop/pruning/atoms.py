@@ -34,22 +34,22 @@ class Atoms:
             return torch.zeros(1, dtype=torch.int64)
         while self._count + count > len(self._parent):
             self._parent = np.concatenate([self._parent, np.zeros_like(self._parent)])
-        made = np.arange(self._count, self._count + count)
-        self._parent[made] = made
+        atoms = np.arange(self._count, self._count + count)
+        self._parent[atoms] = atoms
         self._count += count
         if not wild:
-            self._claimed.update(made.tolist())
-        return torch.from_numpy(made.copy())
+            self._claimed.update(atoms.tolist())
+        return torch.from_numpy(atoms.copy())
 
     def roots(self, labels: Tensor) -> Tensor:
         """The same labels with every atom replaced by the one that stands for all it was joined with."""
         array = labels.numpy()
-        found = np.where(array > 0, self._parent[np.maximum(array, 0)], array)
+        roots = np.where(array > 0, self._parent[np.maximum(array, 0)], array)
         while True:
-            further = np.where(found > 0, self._parent[np.maximum(found, 0)], found)
-            if np.array_equal(further, found):
-                return torch.from_numpy(found)
-            found = further
+            further = np.where(roots > 0, self._parent[np.maximum(roots, 0)], roots)
+            if np.array_equal(further, roots):
+                return torch.from_numpy(roots)
+            roots = further
 
     def merge(self, first: Tensor, second: Tensor, reason: str) -> Tensor:
         """Join two label tensors (broadcast against each other) position by position; an atom that meets ``FIXED`` is frozen.
@@ -72,10 +72,10 @@ class Atoms:
             One label for each position on ``axis``.
         """
         rows = self.roots(labels).movedim(axis, 0).reshape(labels.shape[axis], -1)
-        found = rows[:, 0]
+        tied = rows[:, 0]
         for column in range(1, rows.shape[1]):
-            found = self.merge(found, rows[:, column], reason)
-        return found
+            tied = self.merge(tied, rows[:, column], reason)
+        return tied
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Keep these channels; the first reason given to one stays."""
@@ -89,8 +89,8 @@ class Atoms:
     def is_claimed(self, labels: Tensor) -> Tensor:
         """Which positions hold an atom that belongs to a channel, not only to elements of bare parameters."""
         roots = self.roots(labels)
-        known = {root: root in self._claimed for root in torch.unique(roots).tolist()}
-        return torch.tensor([known[root] for root in roots.flatten().tolist()], dtype=torch.bool).reshape(roots.shape)
+        claimed = {root: root in self._claimed for root in torch.unique(roots).tolist()}
+        return torch.tensor([claimed[root] for root in roots.flatten().tolist()], dtype=torch.bool).reshape(roots.shape)
 
     def fill(self, name: str, axis: int, labels: Tensor) -> Tensor:
         """Say which label stands at each position of an axis of a parameter; a second use of the parameter joins the first.
@@ -99,9 +99,9 @@ class Atoms:
             The labels that stand there.
         """
         key = (name, axis)
-        known = self.slots.get(key)
-        if known is not None:
-            labels = self.merge(known, labels, f"'{name}' is used twice, once with a fixed size")
+        slot = self.slots.get(key)
+        if slot is not None:
+            labels = self.merge(slot, labels, f"'{name}' is used twice, once with a fixed size")
         self.slots[key] = labels
         return labels
 

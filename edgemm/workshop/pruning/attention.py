@@ -22,18 +22,20 @@ class SplitAttention(nn.Module):
     in_proj_weight = None
     _qkv_same_embed_dim = False
 
-    def __init__(self, given: nn.MultiheadAttention) -> None:
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.head_dim, self.embed_dim = given.head_dim, given.embed_dim
-        self.batch_first, self.dropout = given.batch_first, given.dropout
-        if given._qkv_same_embed_dim:
-            weights = given.in_proj_weight.detach().chunk(3)
+        self.head_dim, self.embed_dim = attention.head_dim, attention.embed_dim
+        self.batch_first, self.dropout = attention.batch_first, attention.dropout
+        if attention._qkv_same_embed_dim:
+            weights = attention.in_proj_weight.detach().chunk(3)
         else:
-            weights = tuple(weight.detach() for weight in (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight))
-        biases = (None,) * 3 if given.in_proj_bias is None else given.in_proj_bias.detach().chunk(3)
+            weights = tuple(weight.detach() for weight in (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight))
+        biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.detach().chunk(3)
         self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.out_proj = _linear(given.out_proj.weight.detach(), None if given.out_proj.bias is None else given.out_proj.bias.detach())
-        self.train(given.training)
+        self.out_proj = _linear(
+            attention.out_proj.weight.detach(), None if attention.out_proj.bias is None else attention.out_proj.bias.detach()
+        )
+        self.train(attention.training)
 
     @property
     def num_heads(self) -> int:
@@ -52,9 +54,9 @@ class SplitAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """(N, T, width) with ``batch_first``, (T, N, width) without, (T, width) for one sample; masks as torch takes them."""
         alone = query.dim() == 2
-        given = [x.unsqueeze(0) if alone else x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
+        inputs = [x.unsqueeze(0) if alone else x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
         projections = (self.query, self.key, self.value)
-        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer, x in zip(projections, given, strict=True))
+        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer, x in zip(projections, inputs, strict=True))
         scores = torch.matmul(q * self.head_dim**-0.5, k.transpose(-2, -1))
         if attn_mask is not None:
             scores = scores + _heads(_additive(attn_mask, scores), scores)
@@ -80,15 +82,15 @@ def split_attention(module: nn.Module, names: Sequence[str] | None = None) -> li
     Returns:
         The names of the replaced ones.
     """
-    found = replaceable(module) if names is None else list(names)
-    made: dict[int, SplitAttention] = {}
-    for name in found:
-        given = module.get_submodule(name)
+    replaced = replaceable(module) if names is None else list(names)
+    stand_ins: dict[int, SplitAttention] = {}
+    for name in replaced:
+        attention = module.get_submodule(name)
         parent, _, attribute = name.rpartition(".")
-        if isinstance(given, nn.MultiheadAttention):
-            made.setdefault(id(given), SplitAttention(given))
-            setattr(module.get_submodule(parent), attribute, made[id(given)])
-    return found
+        if isinstance(attention, nn.MultiheadAttention):
+            stand_ins.setdefault(id(attention), SplitAttention(attention))
+            setattr(module.get_submodule(parent), attribute, stand_ins[id(attention)])
+    return replaced
 
 
 def replaceable(module: nn.Module) -> list[str]:
@@ -101,11 +103,11 @@ def replaceable(module: nn.Module) -> list[str]:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.clone())
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.clone())
     if bias is not None:
-        made.bias = nn.Parameter(bias.clone())
-    return made
+        layer.bias = nn.Parameter(bias.clone())
+    return layer
 
 
 def _additive(mask: Tensor, scores: Tensor) -> Tensor:

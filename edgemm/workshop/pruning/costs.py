@@ -13,9 +13,9 @@ from edgemm.workshop.pruning.layers import Layer, Structure
 class Costs:
     """Counts for one structure; every count takes the set of removed channels."""
 
-    def __init__(self, found: Structure) -> None:
-        self._found = found
-        self._top = 1 + max((int(roots.max(initial=0)) for roots in found.slots.values()), default=0)
+    def __init__(self, structure: Structure) -> None:
+        self._found = structure
+        self._top = 1 + max((int(roots.max(initial=0)) for roots in structure.slots.values()), default=0)
 
     def macs(self, removed: Collection[int] = ()) -> dict[str, float]:
         """Branch -> multiply-accumulates for one sample: convolutions, linear and recurrent layers, products of activations."""

@@ -36,25 +36,25 @@ class Harm:
     Source: after Li et al. 2020, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning" (adaptive batch normalisation).
     """
 
-    def __init__(self, model: FusedModel, found: Structure, dataset: Dataset | None, *, samples: int, seed: int) -> None:
+    def __init__(self, model: FusedModel, structure: Structure, dataset: Dataset | None, *, samples: int, seed: int) -> None:
         split = next((name for name in ("val", "train") if dataset is not None and dataset.count(name) >= 2), None)  # one has no variance
         if dataset is None or split is None:
             why = "no dataset was given, or neither val nor train has two rows."
             raise PruneError("spread 'branches' needs data.", why=why, fix="give data with -d, or set spread: even.")
-        self._model, self._found = model, found
+        self._model, self._found = model, structure
         batches = [tensors(batch) for batch in dataset.batches(split, BATCH, shuffle=seed, limit=max(2, samples))]
         self._batches = [batch for batch in batches if len(batch.rows) > 1]
         self._whole = self._answers([])
         self._losses = {
-            name: losses.of(output, deviation=float(torch.cat([given[name] for given in self._whole]).std()) or 1.0)
+            name: losses.of(output, deviation=float(torch.cat([answers[name] for answers in self._whole]).std()) or 1.0)
             for name, output in model.card.outputs.items()
         }
 
     def __call__(self, removed: Sequence[int]) -> float:
         total, rows = 0.0, 0
-        for given, wanted in zip(self._answers(removed), self._whole, strict=True):
-            count = len(next(iter(given.values())))
-            total, rows = total + count * self._divergence(given, wanted), rows + count
+        for pruned, whole in zip(self._answers(removed), self._whole, strict=True):
+            count = len(next(iter(pruned.values())))
+            total, rows = total + count * self._divergence(pruned, whole), rows + count
         return total / rows
 
     def _answers(self, removed: Sequence[int]) -> list[dict[str, torch.Tensor]]:
@@ -66,6 +66,6 @@ class Harm:
         with torch.no_grad():
             return [answer(pruned, batch) for batch in self._batches]
 
-    def _divergence(self, given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-        ours, theirs = ({name: answer.float() for name, answer in answers.items()} for answers in (given, wanted))
+    def _divergence(self, pruned: dict[str, torch.Tensor], whole: dict[str, torch.Tensor]) -> float:
+        ours, theirs = ({name: answer.float() for name, answer in answers.items()} for answers in (pruned, whole))
         return float(torch.stack([loss.imitation(ours, theirs, temperature=1.0) for loss in self._losses.values()]).sum())

@@ -70,12 +70,12 @@ class Structure:
     def kept(self, removed: Collection[int]) -> dict[str, dict[int, np.ndarray]]:
         """Parameter -> axis -> kept positions, for those that lose some."""
         gone = np.fromiter(removed, np.int64, len(removed))
-        found: dict[str, dict[int, np.ndarray]] = {}
+        kept: dict[str, dict[int, np.ndarray]] = {}
         for (name, axis), roots in self.slots.items():
             stays = ~np.isin(roots, gone)
             if not stays.all():
-                found.setdefault(name, {})[axis] = np.flatnonzero(stays)
-        return found
+                kept.setdefault(name, {})[axis] = np.flatnonzero(stays)
+        return kept
 
 
 def structure(traced: Traced, parts: TorchBranches, tensors: Mapping[str, torch.Tensor], attention: Sequence[str] = ()) -> Structure:

@@ -48,8 +48,8 @@ class Rounding:
 
     def unit(self, layer: Layer) -> int:
         """Channels are kept in multiples of this; in narrow layers of the largest power of two in a quarter of the width."""
-        wanted = [self.multiple * RECURRENT, self.multiple] if layer.recurrent else [self.multiple]
-        units = [multiple // math.gcd(multiple, layer.numbers) for multiple in wanted]
+        multiples = [self.multiple * RECURRENT, self.multiple] if layer.recurrent else [self.multiple]
+        units = [multiple // math.gcd(multiple, layer.numbers) for multiple in multiples]
         return next((unit for unit in units if layer.width >= 2 * unit), 2 ** int(math.log2(max(1, layer.width // 4))))
 
     def least(self, layer: Layer) -> int:
@@ -94,9 +94,9 @@ def _empties(width: int, ratio: float) -> bool:
     return ratio > 0 and width * (1 - ratio) < 0.5
 
 
-def _largest(layer: Layer, found: Structure, rounding: Rounding, ratio_of: Callable[[str], float]) -> str:
+def _largest(layer: Layer, structure: Structure, rounding: Rounding, ratio_of: Callable[[str], float]) -> str:
     """The largest ratio, in hundredths, that empties none of the pruned layers, and what it leaves of ``layer``."""
-    pruned = [one for one in found.layers if ratio_of(one.branch)]
+    pruned = [one for one in structure.layers if ratio_of(one.branch)]
     most = next(number / 100 for number in range(99, -1, -1) if not any(_empties(one.width, number / 100) for one in pruned))
     kept = rounding.nearest(layer, layer.width * (1 - most))
     return (
@@ -160,8 +160,8 @@ def rank(found: Structure, costs: Costs, scores: Scores, rounding: Rounding, bra
     means: dict[str, float] = {}
     for branch in {layer.branch for layer in layers}:
         own = [layer for layer in layers if layer.branch == branch]
-        given = sum(scores.get(root, 0.0) for layer in own for root in layer.roots)
-        means[branch] = given / sum(price[layer.name] * layer.width for layer in own) or 1.0
+        total_score = sum(scores.get(root, 0.0) for layer in own for root in layer.roots)
+        means[branch] = total_score / sum(price[layer.name] * layer.width for layer in own) or 1.0
     steps: list[tuple[float, tuple[int, ...]]] = []
     for layer in layers:
         order = lowest(layer, scores, layer.width)

@@ -57,19 +57,19 @@ def cases(model: FusedModel, real: Mapping[str, np.ndarray] | None, *, seed: int
     """
     card = model.card
     with torch.no_grad(), evaluating(model):
-        given = [("random samples", model.features(sample_inputs(card, batch=size, seed=seed + size))) for size in (2, 3, 1)]
+        samples = [("random samples", model.features(sample_inputs(card, batch=size, seed=seed + size))) for size in (2, 3, 1)]
         if real is not None:
-            given.append(
+            samples.append(
                 ("real samples", model.features({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in real.items()}))
             )
-    found = [Case(f"{len(features[0])} {name}", tuple(x.contiguous() for x in features)) for name, features in given]
-    for name, features in (given[1], given[-1]):
+    cases = [Case(f"{len(features[0])} {name}", tuple(x.contiguous() for x in features)) for name, features in samples]
+    for name, features in (samples[1], samples[-1]):
         for missing in _subsets(list(card.inputs)):
             listing = " and ".join(f"'{one}'" for one in missing)
-            found.append(Case(f"{name} without {listing}", _blanked(card, features, missing, None)))
+            cases.append(Case(f"{name} without {listing}", _blanked(card, features, missing, None)))
             if len(missing) == 1:
-                found.append(Case(f"{name} with noise for {listing}", _blanked(card, features, missing, seed)))
-    return found
+                cases.append(Case(f"{name} with noise for {listing}", _blanked(card, features, missing, seed)))
+    return cases
 
 
 def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -84,19 +84,19 @@ def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _blanked(card: Card, features: Features, missing: Sequence[str], noise: int | None) -> Features:
     """Zeros, or noise, where inputs are missing; a text's mask keeps its first token, since a mean over nothing is no number."""
-    found: list[Tensor] = []
+    blanked: list[Tensor] = []
     owners = [name for name, spec in card.inputs.items() for _ in range(2 if spec.options.get("mask") else 1)]
     generator = torch.Generator().manual_seed(noise or 0)
-    for place, (owner, tensor) in enumerate(zip(owners, features, strict=True)):
+    for number, (owner, tensor) in enumerate(zip(owners, features, strict=True)):
         if owner not in missing:
-            found.append(tensor)
-        elif place and owners[place - 1] == owner:
-            found.append(torch.zeros_like(tensor).index_fill_(1, torch.zeros(1, dtype=torch.int64), 1))
+            blanked.append(tensor)
+        elif number and owners[number - 1] == owner:
+            blanked.append(torch.zeros_like(tensor).index_fill_(1, torch.zeros(1, dtype=torch.int64), 1))
         elif noise is not None and tensor.is_floating_point():
-            found.append(3 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+            blanked.append(3 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
         else:
-            found.append(torch.zeros_like(tensor))
-    return tuple(found)
+            blanked.append(torch.zeros_like(tensor))
+    return tuple(blanked)
 
 
 def answers(model: FusedModel, features: Features) -> dict[str, Tensor]:
@@ -167,10 +167,10 @@ def _share(layer: Layer, rng: np.random.Generator) -> int:
     return int(rng.integers(least, max(least, layer.width - least) + 1))
 
 
-def _trial(model: FusedModel, found: Structure, removed: Sequence[int], given: Sequence[Features]) -> str | None:
+def _trial(model: FusedModel, structure: Structure, removed: Sequence[int], batches: Sequence[Features]) -> str | None:
     """None when the cut model equals the masked one; else why not, in words."""
-    kept = found.kept(removed)
-    for features in given:
+    kept = structure.kept(removed)
+    for features in batches:
         try:
             error = gap(model, kept, features)
         except Exception as err:  # whatever the user's code raises on a narrower layer
@@ -214,9 +214,9 @@ def gap(model: FusedModel, kept: Kept, features: Features) -> float:
 
 def _gap(model: FusedModel, kept: Kept, features: Features) -> float:
     with masked_for_now(model.module, kept):
-        wanted = answers(model, features)
+        masked = answers(model, features)
     with cut_for_now(model.module, kept):
-        return difference(wanted, answers(model, features))
+        return difference(masked, answers(model, features))
 
 
 def _error(model: FusedModel, kept: Kept, case: Case) -> float:
@@ -226,14 +226,14 @@ def _error(model: FusedModel, kept: Kept, case: Case) -> float:
         return float("inf")
 
 
-def _failed(model: FusedModel, found: Structure, removed: Sequence[int], case: Case, error: float) -> PruneError:
+def _failed(model: FusedModel, structure: Structure, removed: Sequence[int], case: Case, error: float) -> PruneError:
     gone = set(removed)
     guilty = [
         layer
-        for layer in found.layers
-        if gone & set(layer.roots) and not _error(model, found.kept(gone & set(layer.roots)), case) <= TOLERANCE
+        for layer in structure.layers
+        if gone & set(layer.roots) and not _error(model, structure.kept(gone & set(layer.roots)), case) <= TOLERANCE
     ]
-    touched = [layer for layer in found.layers if gone & set(layer.roots)]
+    touched = [layer for layer in structure.layers if gone & set(layer.roots)]
     named = ", ".join(f"'{layer.name}'" for layer in (guilty or touched)[:5])
     return PruneError(
         f"the proof failed: on {case.name} the pruned model differs from the masked one by {error:.1e} of the output's size.",
@@ -247,14 +247,14 @@ def disturbed(model: FusedModel, *, seed: int = 0) -> FusedModel:
 
     Fresh batch norms and biases hold ones and zeros, with which a wrong slot passes every comparison.
     """
-    made = copy.deepcopy(model)
+    duplicate = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in (*made.module.named_parameters(), *made.module.named_buffers()):
+    for name, tensor in (*duplicate.module.named_parameters(), *duplicate.module.named_buffers()):
         if not tensor.is_floating_point() or tensor.numel() < 2 or not bool((tensor == tensor.flatten()[0]).all()):
             continue
         noise = torch.rand(tensor.shape, generator=generator).to(tensor.dtype)
         tensor.data = tensor.data * (0.5 + noise) if name.endswith("running_var") else tensor.data + 0.3 * (noise - 0.5)
-    return made
+    return duplicate
 
 
 def _first_line(err: BaseException) -> str:

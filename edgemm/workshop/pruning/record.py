@@ -17,7 +17,7 @@ FORMAT = 1
 
 def entry(attention: Sequence[str], kept: Kept) -> dict[str, Any]:
     """One round: attention layers that were replaced, and the kept positions of every parameter that lost some."""
-    axes = {name: {str(axis): np.asarray(stays).tolist() for axis, stays in found.items()} for name, found in kept.items()}
+    axes = {name: {str(axis): np.asarray(stays).tolist() for axis, stays in positions.items()} for name, positions in kept.items()}
     return {"attention": list(attention), "kept": axes}
 
 

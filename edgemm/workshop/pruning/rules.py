@@ -108,8 +108,8 @@ class Call:
 
     def reason(self, text: str) -> str:
         """A reason with the place in the model."""
-        place = next(reversed([name for name in modules_of(self.node) if name]), "")
-        return f"{text} (in '{place}')" if place else text
+        module = next(reversed([name for name in modules_of(self.node) if name]), "")
+        return f"{text} (in '{module}')" if module else text
 
     def freeze(self, label: Label, text: str) -> Label:
         self.atoms.freeze(label.at, self.reason(text))
@@ -120,9 +120,9 @@ class Call:
         axis %= len(label.shape)
         if label.has_atoms() and not label.varying() and label.shape[axis] > 1:
             self.freeze(label, f"one channel of it is {text} many times")
-        wide = label.at.expand([size if place == axis else label.at.shape[place] for place, size in enumerate(label.shape)])
-        found = self.atoms.tie(wide, axis, self.reason(f"it meets a fixed size where it is {text}"))
-        return found.clamp(min=0)
+        wide = label.at.expand([size if dim == axis else label.at.shape[dim] for dim, size in enumerate(label.shape)])
+        tied = self.atoms.tie(wide, axis, self.reason(f"it meets a fixed size where it is {text}"))
+        return tied.clamp(min=0)
 
     def work(self, macs: float, *labels: Tensor) -> None:
         """Note multiply-accumulates of the whole traced batch, in proportion to each of ``labels``."""

@@ -55,10 +55,10 @@ def meet(call: Call, labels: Sequence[Label], shape: tuple[int, ...]) -> Label:
             call.freeze(label, "it is spread over the channels of another value")
     if not full:
         return fixed(shape)
-    found = full[0].at
+    joined = full[0].at
     for label in full[1:]:
-        found = call.atoms.merge(found, label.at, call.reason("it meets a value of fixed size"))
-    return Label(found, shape)
+        joined = call.atoms.merge(joined, label.at, call.reason("it meets a value of fixed size"))
+    return Label(joined, shape)
 
 
 def _all_adapt(labels: Sequence[Label]) -> bool:
@@ -114,10 +114,10 @@ def contract(call: Call, labels: Sequence[Label], letters: Sequence[str], out: s
             if letter in term and label.shape[term.index(letter)] > 1 and len(label.varying()) < 2
         ]
         if any(bool((labels_ > 0).any()) for labels_ in met):
-            found = met[0]
+            joined = met[0]
             for other in met[1:]:
-                found = call.atoms.merge(found, other, call.reason("it is multiplied with a value of fixed size"))
-            along_letter[letter] = found.clamp(min=0)
+                joined = call.atoms.merge(joined, other, call.reason("it is multiplied with a value of fixed size"))
+            along_letter[letter] = joined.clamp(min=0)
     call.work(math.prod(sizes.values()), *along_letter.values())
     left = [letter for letter in out if letter in along_letter]
     if len(left) > 1:
@@ -137,7 +137,7 @@ def _on(label: Label, axis: int) -> Tensor:
 @rule("scaled_dot_product_attention")
 def attention(call: Call) -> Labels:
     """(..., heads, T, width): heads may go; the width of queries and keys sets the scale, so it stays."""
-    query, key, value = (call.label(call.args[place]) for place in range(3))
+    query, key, value = (call.label(call.args[number]) for number in range(3))
     rank = len(query.shape)
     for label in (query, key):
         if label.at.shape[-1] > 1:
@@ -233,12 +233,12 @@ def _fit(call: Call, label: Label, shape: tuple[int, ...]) -> Label:
     return Label(label.at.reshape(kept), shape)
 
 
-def _axes(call: Call, place: int, rank: int) -> set[int]:
+def _axes(call: Call, position: int, rank: int) -> set[int]:
     """The axes that a reduction names; all of them where it names none."""
-    given = call.arg(place, "dim")
-    if given is None or isinstance(given, bool) or given == []:
+    dims = call.arg(position, "dim")
+    if dims is None or isinstance(dims, bool) or dims == []:
         return set(range(rank))
-    return {int(axis) % rank for axis in (given if isinstance(given, (list, tuple)) else [given])}
+    return {int(axis) % rank for axis in (dims if isinstance(dims, (list, tuple)) else [dims])}
 
 
 def _name(call: Call) -> str:

@@ -98,7 +98,7 @@ def joined(call: Call) -> Labels:
     if str(call.node.target).split(".")[1] == "stack":
         parts = [Label(part.at.unsqueeze(axis), (*part.shape[:axis], 1, *part.shape[axis:])) for part in parts]
     parts = [part for part in parts if len(part.shape) == rank]  # torch ignores an empty one-dimensional part
-    elsewhere = {place for part in parts for place in part.varying() if place != axis}
+    elsewhere = {dim for part in parts for dim in part.varying() if dim != axis}
     if not elsewhere:
         if not any(part.has_atoms() for part in parts):
             return adapting(call.shape()) if all(bool((part.at == ADAPTS).all()) for part in parts) else fixed(call.shape())
@@ -107,14 +107,14 @@ def joined(call: Call) -> Labels:
         for part in parts:
             call.freeze(part, "values with channels on different axes stand side by side")
         return fixed(call.shape())
-    sizes = tuple(1 if place == axis else size for place, size in enumerate(call.shape()))
-    label = meet(call, [Label(part.at, tuple(1 if place == axis else n for place, n in enumerate(part.shape))) for part in parts], sizes)
+    sizes = tuple(1 if dim == axis else size for dim, size in enumerate(call.shape()))
+    label = meet(call, [Label(part.at, tuple(1 if dim == axis else n for dim, n in enumerate(part.shape))) for part in parts], sizes)
     return Label(label.at, call.shape())
 
 
 def _on_axis(part: Label, axis: int) -> Tensor:
     """Labels with the part's full size on ``axis`` alone; what adapts has a fixed size here."""
-    sizes = [size if place == axis else 1 for place, size in enumerate(part.shape)]
+    sizes = [size if dim == axis else 1 for dim, size in enumerate(part.shape)]
     return part.at.expand(sizes).clamp(min=0)
 
 
@@ -122,14 +122,14 @@ def _on_axis(part: Label, axis: int) -> Tensor:
 def reshaped(call: Call) -> Labels:
     """Labels are reshaped alike. Where channels became several axes, one of them counts: the heads, and the rest is tied along it."""
     label = call.label(call.args[0])
-    found = gather(label.full().reshape(call.shape()), call.atoms)
-    varying = found.varying()
+    divided = gather(label.full().reshape(call.shape()), call.atoms)
+    varying = divided.varying()
     if len(varying) < 2 or len(varying) <= len(label.varying()):
-        return found
+        return divided
     head = varying[-2]
     if len(varying) == 2 and call.shape()[varying[0]] in PACKED and _is_taken_apart(call.node):
         head = varying[-1]
-    tied = call.atoms.tie(found.at, head, call.reason("part of it is of fixed size where it is divided"))
+    tied = call.atoms.tie(divided.at, head, call.reason("part of it is of fixed size where it is divided"))
     return Label(tied.reshape([len(tied) if axis == head else 1 for axis in range(len(call.shape()))]), call.shape())
 
 
@@ -159,7 +159,7 @@ def index_add(call: Call) -> Labels:
     axis = int(call.args[1]) % len(into.shape)  # type: ignore[arg-type]
     if axis in into.varying() or axis in source.varying():
         raise ValueError("channels on the axis that is added along")
-    narrow = [Label(part.at, tuple(1 if place == axis else n for place, n in enumerate(part.shape))) for part in (into, source)]
+    narrow = [Label(part.at, tuple(1 if dim == axis else n for dim, n in enumerate(part.shape))) for part in (into, source)]
     return Label(meet(call, narrow, narrow[0].shape).at, call.shape())
 
 

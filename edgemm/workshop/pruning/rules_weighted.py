@@ -53,8 +53,8 @@ def _matrix(call: Call, x: Any, weight: Any, bias: Any, *, inside: int, outside:
 
 def _leaving(call: Call, name: str, axis: int, count: int) -> Tensor:
     """Output channels: those of the parameter's first use, else fresh ones."""
-    known = call.atoms.slots.get((name, axis))
-    return call.atoms.roots(known) if known is not None else call.atoms.fill(name, axis, call.atoms.fresh(count))
+    slot = call.atoms.slots.get((name, axis))
+    return call.atoms.roots(slot) if slot is not None else call.atoms.fill(name, axis, call.atoms.fresh(count))
 
 
 def _beside(call: Call, argument: Any, labels: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ def convolution(call: Call) -> Labels:
         call.work(macs, leaving)
         return along(leaving, 1, call.shape())
     entering = call.atoms.fill(name, 1, _tied(call, entering, groups))
-    known = call.atoms.slots.get((name, 0))
-    fresh = call.atoms.fresh(weight.shape[0] // groups).repeat(groups) if known is None else known
+    slot = call.atoms.slots.get((name, 0))
+    fresh = call.atoms.fresh(weight.shape[0] // groups).repeat(groups) if slot is None else slot
     leaving = _beside(call, call.arg(2, "bias"), call.atoms.fill(name, 0, fresh))
     call.work(macs, entering, leaving)
     return along(leaving, 1, call.shape())
@@ -117,9 +117,9 @@ def batch_norm(call: Call) -> Labels:
     if len(label.shape) < 2 or not label.has_atoms():
         return label
     channels = call.one_axis(label, 1, "normalised")
-    for place in range(1, 5):
-        if call.arg(place) is not None:
-            channels = _beside(call, call.arg(place), channels)
+    for position in range(1, 5):
+        if call.arg(position) is not None:
+            channels = _beside(call, call.arg(position), channels)
     return along(channels, 1, call.shape())
 
 
@@ -177,11 +177,11 @@ def recurrent(call: Call) -> Labels:
 def _hidden(call: Call, names: list[str], gates: int, each: int) -> Tensor:
     """The hidden channels, in their places in all weights and biases."""
     width = int(call.value[1].shape[-1])
-    known = call.atoms.slots.get((names[1], 1))
-    hidden = call.atoms.fresh(width) if known is None else call.atoms.roots(known)
-    for place, name in enumerate(names):
+    slot = call.atoms.slots.get((names[1], 1))
+    hidden = call.atoms.fresh(width) if slot is None else call.atoms.roots(slot)
+    for number, name in enumerate(names):
         call.atoms.fill(name, 0, hidden.repeat(gates))
-        if place % each == 1:
+        if number % each == 1:
             call.atoms.fill(name, 1, hidden)
     return call.atoms.roots(hidden)
 

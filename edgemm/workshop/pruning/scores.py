@@ -51,7 +51,7 @@ def taylor(
         if task.is_quantity
     }
     losses = TaskLosses(model.card, deviations=deviations)
-    wanted = {id(p): p.requires_grad for p in model.module.parameters()}
+    trainable = {id(p): p.requires_grad for p in model.module.parameters()}
     with evaluating(model), torch.enable_grad():
         for p in model.module.parameters():
             p.requires_grad_(p.is_floating_point())
@@ -63,7 +63,7 @@ def taylor(
                 if gradient is not None:
                     gradients[id(p)] += gradient * len(batch.rows)
         for p in model.module.parameters():
-            p.requires_grad_(wanted[id(p)])
+            p.requires_grad_(trainable[id(p)])
     return _by_channel(model, found, lambda tensor: tensor.detach() * gradients[id(tensor)], square=True)
 
 
@@ -97,13 +97,13 @@ class _Seen:
         nn.RNNBase: -1,
     }
 
-    def __init__(self, model: FusedModel, found: Structure) -> None:
+    def __init__(self, model: FusedModel, structure: Structure) -> None:
         self._total: dict[int, list[float]] = {}
         self._hooks = []
         for name, part in model.module.named_modules():
             axis = next((axis for kind, axis in self.AXES.items() if isinstance(part, kind)), None)
             first = "weight_ih_l0" if isinstance(part, nn.RNNBase) else "weight"
-            roots = found.slots.get((f"{name}.{first}", 1 if isinstance(part, nn.Embedding) else 0))
+            roots = structure.slots.get((f"{name}.{first}", 1 if isinstance(part, nn.Embedding) else 0))
             if axis is None or roots is None:
                 continue
             if isinstance(part, nn.RNNBase):
@@ -128,12 +128,12 @@ class _Seen:
                 self._total.setdefault(root, []).append(square)
 
 
-def _by_channel(model: FusedModel, found: Structure, of: Callable[[Tensor], Tensor], *, square: bool) -> dict[int, float]:
+def _by_channel(model: FusedModel, structure: Structure, of: Callable[[Tensor], Tensor], *, square: bool) -> dict[int, float]:
     """Sum ``of(parameter)`` inside each slot of a channel, square it if asked, and add up its slots."""
     parameters = dict(model.module.named_parameters(remove_duplicate=False))
-    top = 1 + max((int(roots.max(initial=0)) for roots in found.slots.values()), default=0)
+    top = 1 + max((int(roots.max(initial=0)) for roots in structure.slots.values()), default=0)
     totals = np.zeros(top)
-    for (name, axis), roots in found.slots.items():
+    for (name, axis), roots in structure.slots.items():
         if name not in parameters or not (roots > 0).any():
             continue
         values = of(parameters[name]).movedim(axis, 0).reshape(len(roots), -1).sum(1).double().numpy()
@@ -142,7 +142,7 @@ def _by_channel(model: FusedModel, found: Structure, of: Callable[[Tensor], Tens
             totals += values
         else:
             totals += np.bincount(roots, values, top)
-    return {root: float(totals[root]) for layer in found.layers for root in layer.roots}
+    return {root: float(totals[root]) for layer in structure.layers for root in layer.roots}
 
 
 def _batches(model: FusedModel, dataset: Dataset | None, samples: int, seed: int, *, labelled: str | None) -> list[Any]:

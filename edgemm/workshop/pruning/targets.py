@@ -87,8 +87,8 @@ def plan_removal(
     overrides = dict(goal.branches or {})
     if goal.macs is None and goal.latency is None:
         return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, goal.ratio or 0.0), whole.widths if whole else {})
-    costs, asked = Costs(found), goal.macs if goal.macs is not None else goal.latency
-    assert asked is not None  # one of both
+    costs, target_share = Costs(found), goal.macs if goal.macs is not None else goal.latency
+    assert target_share is not None  # one of both
     first = whole or Whole.of(found)
 
     def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
@@ -104,7 +104,7 @@ def plan_removal(
         return [even(found, scores, lowest, branches)]
 
     fixed = [root for branch, share in overrides.items() for root in _branch_macs(branch, share, found, costs, first, rankings_of)]
-    rankings = rankings_of([name for name in found.parts.names() if name not in overrides], asked)
+    rankings = rankings_of([name for name in found.parts.names() if name not in overrides], target_share)
     if goal.macs is not None:
         before = sum(first.macs.values())
         chosen = _first_reaching(rankings, lambda roots: costs.total_macs([*fixed, *roots]) / before, 1 - goal.macs)
@@ -125,7 +125,12 @@ def _first_reaching(rankings: Sequence[Ranking], measure: Callable[[list[int]], 
 
 
 def _branch_macs(
-    branch: str, share: float, found: Structure, costs: Costs, first: Whole, rankings_of: Callable[[Sequence[str], float], list[Ranking]]
+    branch: str,
+    share: float,
+    structure: Structure,
+    costs: Costs,
+    first: Whole,
+    rankings_of: Callable[[Sequence[str], float], list[Ranking]],
 ) -> list[int]:
     """Remove a share of one branch's multiply-accumulates."""
     before = first.macs.get(branch, 0.0)
@@ -133,13 +138,13 @@ def _branch_macs(
         return []
     chosen = _first_reaching(rankings_of([branch], share), lambda roots: costs.macs(roots).get(branch, 0.0) / before, 1 - share)
     if isinstance(chosen, float):
-        raise unreachable(f"branches.{branch}", share, 1 - chosen, found)
+        raise unreachable(f"branches.{branch}", share, 1 - chosen, structure)
     return chosen
 
 
 def _by_latency(
     share: float,
-    found: Structure,
+    structure: Structure,
     fixed: list[int],
     rankings: Sequence[Ranking],
     timed: Callable[[list[int]], float],
@@ -156,7 +161,7 @@ def _by_latency(
         if least <= target:
             break
     else:
-        raise unreachable("latency_ratio", share, max(0.0, 1 - least / whole), found)
+        raise unreachable("latency_ratio", share, max(0.0, 1 - least / whole), structure)
     low, high = 0, len(ranking.steps)
     for _ in range(MEASUREMENTS - 1):
         if high - low <= 1:
@@ -180,8 +185,8 @@ def check_layers(goal: Goal, found: Structure, rounding: Rounding) -> None:
 
 def check(goal: Goal) -> None:
     """Raises PruneError where not exactly one target is given, or one is no share."""
-    given = {"ratio": goal.ratio, "macs_ratio": goal.macs, "latency_ratio": goal.latency}
-    named = [name for name, value in given.items() if value is not None]
+    shares = {"ratio": goal.ratio, "macs_ratio": goal.macs, "latency_ratio": goal.latency}
+    named = [name for name, value in shares.items() if value is not None]
     if len(named) > 1:
         raise PruneError(
             f"{' and '.join(named)} are given; only one of them can be the target.",
@@ -189,7 +194,7 @@ def check(goal: Goal) -> None:
         )
     if not named and not goal.branches:
         raise PruneError("nothing says how much to prune.", fix="give ratio, macs_ratio or latency_ratio, or branches: {image: 0.5}.")
-    for name, value in given.items():
+    for name, value in shares.items():
         if value is not None and not 0 < value < 1 and not (name == "ratio" and value >= 1):  # by_ratio names the layer that it empties
             raise PruneError(f"{name} is {value:g}.", why="it is the share to remove.", fix="write a number above 0 and below 1.")
     for name, value in (goal.branches or {}).items():
@@ -206,19 +211,19 @@ def untouched(goal: Goal, found: Structure, left: Mapping[str, int]) -> list[str
         left: Layer -> channels that it kept; layers that cannot be pruned are not in it.
     """
     of_all = (goal.ratio or 0.0) if goal.macs is None and goal.latency is None else 0.0
-    said = []
+    sentences = []
     for branch in found.parts.names():
         own = [layer for layer in found.layers if layer.branch == branch]
         share = (goal.branches or {}).get(branch, of_all if own else 0.0)
         if share and all(left[layer.name] == layer.width for layer in own):
-            said.append(f"nothing of '{branch}' was removed: {_why(branch, found) if not own else _too_little(share)}.")
-    return said
+            sentences.append(f"nothing of '{branch}' was removed: {_why(branch, found) if not own else _too_little(share)}.")
+    return sentences
 
 
 def _too_little(share: float) -> str:
     return f"{share:g} of its layers' channels is less than half a group of those kept together; lower round_to"
 
 
-def _why(branch: str, found: Structure) -> str:
-    reasons = sorted({f"'{whole.name}': {whole.reason}" for whole in found.whole if whole.branch == branch})
+def _why(branch: str, structure: Structure) -> str:
+    reasons = sorted({f"'{whole.name}': {whole.reason}" for whole in structure.whole if whole.branch == branch})
     return "; ".join(reasons) or "it has no layer whose channels can go"

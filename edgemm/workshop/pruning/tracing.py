@@ -18,9 +18,9 @@ from edgemm.workshop.pruning.rules import RULES, Call, Labels, Traced
 class _Run(Interpreter):
     """The graph on real features, with labels beside."""
 
-    def __init__(self, parts: TorchBranches, found: Traced, batch: int) -> None:
+    def __init__(self, parts: TorchBranches, traced: Traced, batch: int) -> None:
         super().__init__(parts.program.graph_module)
-        self.parts, self.found, self.batch = parts, found, batch
+        self.parts, self.found, self.batch = parts, traced, batch
         self.names = tensor_names(parts.program)
         self.known: dict[Node, Labels] = {}
         self.live = _live(parts.program.graph)
@@ -40,8 +40,8 @@ class _Run(Interpreter):
             return fixed(())
         if isinstance(argument, Node) and argument.name in self.names and value.is_floating_point():
             return self._bare(self.names[argument.name], value)
-        known = self.known.get(argument) if isinstance(argument, Node) else None
-        return renewed(known, self.found.atoms) if isinstance(known, Label) else fixed(tuple(value.shape))
+        labels = self.known.get(argument) if isinstance(argument, Node) else None
+        return renewed(labels, self.found.atoms) if isinstance(labels, Label) else fixed(tuple(value.shape))
 
     def _bare(self, name: str, value: Tensor) -> Label:
         if name not in self.found.bare:
@@ -90,31 +90,31 @@ def _live(graph: torch.fx.Graph) -> set[Node]:
 
 def follow(parts: TorchBranches, features: tuple[Tensor, ...]) -> Traced:
     """Run the graph of ``parts`` once on ``features`` and note how its channels hang together."""
-    found = Traced()
+    traced = Traced()
     with torch.no_grad():
-        _Run(parts, found, len(features[0])).run(*_arguments(parts.program, features))
-    _settle_bare(found)
-    return found
+        _Run(parts, traced, len(features[0])).run(*_arguments(parts.program, features))
+    _settle_bare(traced)
+    return traced
 
 
 def _arguments(program: torch.export.ExportedProgram, features: tuple[Tensor, ...]) -> list[Any]:
     """Parameters, buffers and features in the order of the graph's placeholders."""
-    given = iter(features)
+    feature_iterator = iter(features)
     values: list[Any] = []
     for spec in program.graph_signature.input_specs:
         if spec.target is None:
-            values.append(next(given))
+            values.append(next(feature_iterator))
         else:
             state: Mapping[str, Any] = program.state_dict
             values.append(state[spec.target] if spec.target in state else program.constants[spec.target])
     return values
 
 
-def _settle_bare(found: Traced) -> None:
+def _settle_bare(traced: Traced) -> None:
     """Give bare parameters that channels claimed a slot on the one axis along which the claims differ; freeze other claims."""
-    atoms = found.atoms
-    for name, made in found.bare.items():
-        roots = atoms.roots(made.at.expand(made.shape))
+    atoms = traced.atoms
+    for name, label in traced.bare.items():
+        roots = atoms.roots(label.at.expand(label.shape))
         claimed = atoms.is_claimed(roots) & (roots > 0)
         if not claimed.any():
             continue
