@@ -32,15 +32,15 @@ def build(card: Card) -> Composed:
     """
     encoders, fusion, heads = choices(card)
     _check_names_and_steps(card)
-    found = Collector()
+    errors = Collector()
     parts: dict[str, Encoder] = {}
     masked: list[str] = []
-    for name, (kind, given) in encoders.items():
-        with found.catch():
+    for name, (kind, options) in encoders.items():
+        with errors.catch():
             features, tensors = features_of(card.inputs[name], card.folder)
-            parts[name] = plugins.find(Encoder, kind)(features, **given)
+            parts[name] = plugins.find(Encoder, kind)(features, **options)
             masked += [name] if tensors > 1 else []
-    found.raise_if_any()
+    errors.raise_if_any()
     joined = plugins.find(Fusion, fusion[0])({name: encoder.width for name, encoder in parts.items()}, tuple(card.outputs), **fusion[1])
     ends = _heads(card, heads, joined)
     steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
@@ -71,11 +71,11 @@ def features_of(spec: Input, folder: Path) -> tuple[Features, int]:
 
 
 def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, Head]:
-    found = Collector()
+    errors = Collector()
     stepped = any(spec.steps for spec in card.inputs.values())
     ends: dict[str, Head] = {}
-    for name, (kind, given) in chosen.items():
-        with found.catch():
+    for name, (kind, options) in chosen.items():
+        with errors.catch():
             head = plugins.find(Head, kind)
             if not stepped and (head.takes_sequence or card.outputs[name].per_step):
                 asks = f"head '{kind}'" if head.takes_sequence else "'per_step: true'"
@@ -84,26 +84,26 @@ def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, H
                     why="no input of this card has 'steps', so there is one moment only.",
                     fix="add steps: 8 to the inputs that come as a sequence.",
                 )
-            ends[name] = head(fusion.width_for(name), card.outputs[name], **given)
-    found.raise_if_any()
+            ends[name] = head(fusion.width_for(name), card.outputs[name], **options)
+    errors.raise_if_any()
     return ends
 
 
 def _check_names_and_steps(card: Card) -> None:
     """Names become submodule names, which torch keeps free of dots and of its own words; steps have to agree."""
-    found = Collector()
+    errors = Collector()
     for name in (*card.inputs, *card.outputs):
         if "." in name or not name or hasattr(nn.ModuleDict(), name):
             fix = "choose another name, such as 'scene'."
-            found.add(CardError(f"a reference model cannot have an input or output called '{name}'.", fix=fix))
+            errors.add(CardError(f"a reference model cannot have an input or output called '{name}'.", fix=fix))
     steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
     if len(set(steps.values())) > 1:
         listing = ", ".join(f"'{name}' {count}" for name, count in steps.items())
-        found.add(
+        errors.add(
             CardError(
                 f"inputs disagree about the steps: {listing}.",
                 why="they are fused step by step.",
                 fix="give all of them the same number; an input without steps counts for every step.",
             )
         )
-    found.raise_if_any()
+    errors.raise_if_any()

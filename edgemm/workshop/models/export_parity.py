@@ -27,12 +27,12 @@ def check_export(model: FusedModel, onnx_path: Path, samples: Sequence[Feed]) ->
     graph = files.load(onnx_path)
     feeds = [*samples, *_one_batch(samples)]
     reference = parity.join(names, [list(values.outputs(model, feed).values()) for feed in feeds])
-    found, _ = parity.run_reference(graph, feeds)
-    rung = Rung("torch to ONNX", "torch", "ONNX Runtime", parity.compare(reference, {name: found[name] for name in names}))
+    exported, _ = parity.run_reference(graph, feeds)
+    rung = Rung("torch to ONNX", "torch", "ONNX Runtime", parity.compare(reference, {name: exported[name] for name in names}))
     broken = [name for name, entry in rung.outputs.items() if not parity.within(entry)]
     if not broken:
         return rung
-    branch, node = next((place for feed in feeds if any(place := _culprit(model, graph, feed))), ("", ""))
+    branch, node = next((culprit for feed in feeds if any(culprit := _culprit(model, graph, feed))), ("", ""))
     worst = rung.outputs[broken[0]]
     raise ParityError(
         f"output '{broken[0]}' of the exported graph differs from torch by {worst.max_abs:.3g} (its scale is {worst.scale:.3g}).",
@@ -58,11 +58,11 @@ def _culprit(model: FusedModel, graph: onnx.ModelProto, sample: Feed) -> tuple[s
     expected = values.on_the_way(trace(model).program, features)
     expected |= {f"{FRONTEND}{name}/out": value for name, value in features.items()}
     expected |= values.outputs(model, sample)
-    made = [(name, node.name) for node in graph.graph.node for name in node.output if name in expected]
-    found, _ = parity.run_reference(parity.with_outputs(graph, [name for name, _ in made]), [sample])
+    tensors = [(name, node.name) for node in graph.graph.node for name in node.output if name in expected]
+    exported, _ = parity.run_reference(parity.with_outputs(graph, [name for name, _ in tensors]), [sample])
     owner = find_branches(graph, model.card).of_node
-    for name, node in made:
+    for name, node in tensors:
         value = expected[name].reshape(-1)
-        if value.size == found[name].size and not parity.within(parity.difference(value, found[name])):
+        if value.size == exported[name].size and not parity.within(parity.difference(value, exported[name])):
             return owner[node], node
     return "", ""

@@ -51,17 +51,17 @@ def find_ends(model: FusedModel) -> Ends:
     """
     parts = find_parts(model)
     nodes = {node.name: node for node in parts.program.graph.nodes}
-    wanted = {**parts.cuts, "fusion": _fusion_ends(parts)}
+    cuts = {**parts.cuts, "fusion": _fusion_ends(parts)}
     features: dict[str, str] = {}
     part: dict[str, str] = {}
     replaceable: dict[str, list[str]] = {}
-    for name, ends in wanted.items():
+    for name, ends in cuts.items():
         floating = [end for end in ends if end in nodes and _is_floating(nodes[end])]
         exact = [module for end in floating if (module := parts.module_ending_at(end))]
         if name != "fusion" and len(exact) == len(ends) > 0:
             replaceable[name] = exact
-        found = [module for end in floating if (module := _module_before(parts, nodes[end]))]
-        for number, module in enumerate(dict.fromkeys(found)):
+        modules = [module for end in floating if (module := _module_before(parts, nodes[end]))]
+        for number, module in enumerate(dict.fromkeys(modules)):
             tap = f"{name}.{number}" if number else name
             features[tap], part[tap] = module, name
     return Ends(features, replaceable, part, parts)
@@ -150,7 +150,7 @@ class Deprivation:
         gone = drawn < self._share
         all_gone = gone.all(dim=1)
         gone[all_gone, drawn[all_gone].argmax(dim=1)] = False
-        self._gone = {name: gone[:, place].to(first.device) for place, name in enumerate(self.names)}
+        self._gone = {name: gone[:, column].to(first.device) for column, name in enumerate(self.names)}
         return ({name: self._silenced(name, value) for name, value in inputs.items()},)
 
     def _silenced(self, name: str, value: Tensor) -> Tensor:

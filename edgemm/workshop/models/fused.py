@@ -90,18 +90,18 @@ def bind(module: nn.Module, card: Card, features: tuple[Any, ...]) -> tuple[list
         CardError: ``forward`` does not take them; names its parameters and what the card feeds.
     """
     signature = inspect.signature(module.forward)
-    given = dict(zip(feature_names(card), features, strict=True))
+    named_features = dict(zip(feature_names(card), features, strict=True))
     theirs = _hugging_face_names(card)
     if theirs and set(theirs.values()) <= set(signature.parameters):
-        return [], {theirs[name]: value for name, value in given.items()}
+        return [], {theirs[name]: value for name, value in named_features.items()}
     keyword_only = {name for name, parameter in signature.parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
-    positional = [value for name, value in given.items() if name not in keyword_only]
-    named = {name: value for name, value in given.items() if name in keyword_only}
+    positional = [value for name, value in named_features.items() if name not in keyword_only]
+    named = {name: value for name, value in named_features.items() if name in keyword_only}
     try:
         signature.bind(*positional, **named)
     except TypeError as err:
         raise CardError(
-            f"{type(module).__name__}.forward{signature} does not take what the card feeds it: {', '.join(given)}.",
+            f"{type(module).__name__}.forward{signature} does not take what the card feeds it: {', '.join(named_features)}.",
             why=f"{err}.",
             fix="list the inputs in the order of forward's parameters; keyword-only parameters are found by their names.",
         ) from err
@@ -117,60 +117,60 @@ def name_outputs(returned: Any, card: Card) -> dict[str, torch.Tensor]:
     Raises:
         CardError: Wrong count, a missing or an unknown name, or something else than tensors.
     """
-    wanted = list(card.outputs)
-    found = _by_name(returned, wanted)
-    for name, value in found.items():
+    names = list(card.outputs)
+    outputs = _by_name(returned, names)
+    for name, value in outputs.items():
         if not isinstance(value, torch.Tensor):
             raise CardError(
                 f"the model returned {type(value).__name__} for output '{name}', not a tensor.",
-                fix=f"return a tensor for each of the card's outputs: {', '.join(wanted)}.",
+                fix=f"return a tensor for each of the card's outputs: {', '.join(names)}.",
             )
-    return cast("dict[str, torch.Tensor]", found)
+    return cast("dict[str, torch.Tensor]", outputs)
 
 
-def _by_name(returned: Any, wanted: list[str]) -> dict[str, Any]:
+def _by_name(returned: Any, names: list[str]) -> dict[str, Any]:
     if isinstance(returned, torch.Tensor):
-        return _in_order((returned,), wanted)
+        return _in_order((returned,), names)
     if dataclasses.is_dataclass(returned) and not isinstance(returned, type):
         fields = (
             dict(returned) if isinstance(returned, Mapping) else {f.name: getattr(returned, f.name) for f in dataclasses.fields(returned)}
         )
-        if len(wanted) == 1 and wanted[0] not in fields and fields.get("logits") is not None:
-            return {wanted[0]: fields["logits"]}
-        return _exactly({name: value for name, value in fields.items() if name in wanted and value is not None}, wanted, list(fields))
+        if len(names) == 1 and names[0] not in fields and fields.get("logits") is not None:
+            return {names[0]: fields["logits"]}
+        return _exactly({name: value for name, value in fields.items() if name in names and value is not None}, names, list(fields))
     if isinstance(returned, Mapping):
-        return _exactly(dict(returned), wanted, list(returned))
+        return _exactly(dict(returned), names, list(returned))
     if isinstance(returned, (tuple, list)):
-        names = set(getattr(returned, "_fields", ()))
-        return {name: getattr(returned, name) for name in wanted} if names == set(wanted) else _in_order(returned, wanted)
+        field_names = set(getattr(returned, "_fields", ()))
+        return {name: getattr(returned, name) for name in names} if field_names == set(names) else _in_order(returned, names)
     raise CardError(
         f"the model returned {type(returned).__name__}.",
-        why=f"the card names the outputs {', '.join(wanted)}.",
+        why=f"the card names the outputs {', '.join(names)}.",
         fix="return a dict keyed by output name, a tuple in card order, or a single tensor.",
     )
 
 
-def _in_order(values: tuple[Any, ...] | list[Any], wanted: list[str]) -> dict[str, Any]:
-    if len(values) != len(wanted):
+def _in_order(values: tuple[Any, ...] | list[Any], names: list[str]) -> dict[str, Any]:
+    if len(values) != len(names):
         raise CardError(
-            f"the model returned {len(values)} value{'s' * (len(values) != 1)}; the card names {len(wanted)}: {', '.join(wanted)}.",
+            f"the model returned {len(values)} value{'s' * (len(values) != 1)}; the card names {len(names)}: {', '.join(names)}.",
             why="a tuple is read in card order, so the counts must be equal.",
             fix="list under outputs: exactly what forward returns, or return a dict keyed by output name.",
         )
-    return dict(zip(wanted, values, strict=True))
+    return dict(zip(names, values, strict=True))
 
 
-def _exactly(found: dict[str, Any], wanted: list[str], returned: list[str]) -> dict[str, Any]:
-    unknown = [str(name) for name in found if name not in wanted]
-    missing = [name for name in wanted if name not in found]
+def _exactly(outputs: dict[str, Any], names: list[str], returned: list[str]) -> dict[str, Any]:
+    unknown = [str(name) for name in outputs if name not in names]
+    missing = [name for name in names if name not in outputs]
     if unknown or missing:
         what = f"no output '{missing[0]}'" if missing else f"an output '{unknown[0]}' that the card does not name"
         raise CardError(
             f"the model returned {what}.",
-            why=f"it returned {', '.join(map(str, returned)) or 'nothing'}; the card names {', '.join(wanted)}.",
-            fix=nearest(missing[0], map(str, returned)) if missing else nearest(unknown[0], wanted),
+            why=f"it returned {', '.join(map(str, returned)) or 'nothing'}; the card names {', '.join(names)}.",
+            fix=nearest(missing[0], map(str, returned)) if missing else nearest(unknown[0], names),
         )
-    return {name: found[name] for name in wanted}
+    return {name: outputs[name] for name in names}
 
 
 def _hugging_face_names(card: Card) -> dict[str, str]:

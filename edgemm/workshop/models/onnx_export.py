@@ -97,9 +97,9 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
     _strip(program.model)
     _name_sizes(program.model, model.card, dynamic_length)
     tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})
-    made = ir.serde.serialize_model(program.model)
-    drop_unread(made)
-    return Traced(made, program.exported_program)
+    proto = ir.serde.serialize_model(program.model)
+    drop_unread(proto)
+    return Traced(proto, program.exported_program)
 
 
 def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.export.ExportedProgram:
@@ -119,12 +119,12 @@ def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.ex
 def sample_inputs(card: Card, batch: int = TRACED_BATCH, seed: int = 0) -> dict[str, torch.Tensor]:
     """Synthetic raw inputs, for tracing."""
     rng = np.random.default_rng(seed)
-    found = {}
+    inputs = {}
     for name, modality in modalities(card).items():
         steps = card.inputs[name].steps
         one = [np.stack([modality.synthetic(rng) for _ in range(steps)]) if steps else modality.synthetic(rng) for _ in range(batch)]
-        found[name] = torch.from_numpy(np.stack(one))
-    return found
+        inputs[name] = torch.from_numpy(np.stack(one))
+    return inputs
 
 
 class _Positional(nn.Module):

@@ -28,25 +28,25 @@ def choices(card: Card) -> tuple[Section, Choice, Section]:
         CardError: One mistake in the card's kwargs, with the nearest right word.
         Mistakes: Several.
     """
-    found = Collector()
-    own, shipped = _read(card.kwargs, found), _read(_shipped(card).kwargs, found)
-    found.raise_if_any()
+    errors = Collector()
+    own, shipped = _read(card.kwargs, errors), _read(_shipped(card).kwargs, errors)
+    errors.raise_if_any()
     tasks = {name: output.task for name, output in card.outputs.items()}
     kinds = {name: spec.modality for name, spec in card.inputs.items()}
-    _refuse_unused(own["encoders"], kinds, "kwargs.encoders", "input or modality", found)
-    _refuse_unused(own["heads"], tasks, "kwargs.heads", "output or task", found)
+    _refuse_unused(own["encoders"], kinds, "kwargs.encoders", "input or modality", errors)
+    _refuse_unused(own["heads"], tasks, "kwargs.heads", "output or task", errors)
     encoders, heads = {}, {}
     for name, spec in card.inputs.items():
-        with found.catch():
+        with errors.catch():
             encoders[name] = _merged(own["encoders"], shipped["encoders"], (name, spec.modality)) or (
                 of(spec, folder=card.folder).encoder(),
                 {},
             )
     for name, output in card.outputs.items():
-        with found.catch():
+        with errors.catch():
             heads[name] = _merged(own["heads"], shipped["heads"], (name, output.task)) or (_head_for(name, output.task), {})
     fusion = _merged(own["fusion"], shipped["fusion"] if len(card.inputs) > 1 else {}, ("fusion",))
-    found.raise_if_any()
+    errors.raise_if_any()
     return encoders, fusion or ("concat", {} if len(card.inputs) > 1 else {"width": None}), heads
 
 
@@ -57,28 +57,30 @@ def _shipped(card: Card) -> Card:
         CardError: There is none of that name.
     """
     name = (card.factory or "").removeprefix(PREFIX)
-    known = [path.stem for path in cards.SHIPPED.glob("*.yaml")]
-    if not (card.factory or "").startswith(PREFIX) or name not in known:
-        raise CardError(f"factory '{card.factory}' names no reference model.", fix=nearest(name, known))
+    names = [path.stem for path in cards.SHIPPED.glob("*.yaml")]
+    if not (card.factory or "").startswith(PREFIX) or name not in names:
+        raise CardError(f"factory '{card.factory}' names no reference model.", fix=nearest(name, names))
     return cards.load(cards.SHIPPED / f"{name}.yaml")
 
 
-def _read(kwargs: Mapping[str, Any], found: Collector) -> dict[str, Section]:
+def _read(kwargs: Mapping[str, Any], errors: Collector) -> dict[str, Section]:
     """kwargs -> section -> key -> choice; the fusion stands alone under the key ``fusion``."""
     for key in kwargs:
         if key not in SECTIONS:
-            found.add(CardError(f"kwargs: unknown key '{key}'.", fix=nearest(str(key), SECTIONS)))
+            errors.add(CardError(f"kwargs: unknown key '{key}'.", fix=nearest(str(key), SECTIONS)))
     sections: dict[str, Section] = {"encoders": {}, "fusion": {}, "heads": {}}
     for section in ("encoders", "heads"):
-        given = kwargs.get(section) or {}
-        if not isinstance(given, Mapping):
-            found.add(CardError(f"kwargs.{section}: {given!r} is not a mapping.", fix=f"write {section}: {{<name>: {{<plugin>: {{}}}}}}."))
+        entries = kwargs.get(section) or {}
+        if not isinstance(entries, Mapping):
+            errors.add(
+                CardError(f"kwargs.{section}: {entries!r} is not a mapping.", fix=f"write {section}: {{<name>: {{<plugin>: {{}}}}}}.")
+            )
             continue
-        for key, value in given.items():
-            with found.catch():
+        for key, value in entries.items():
+            with errors.catch():
                 sections[section][str(key)] = _choice(value, section, f"kwargs.{section}.{key}")
     if kwargs.get("fusion"):
-        with found.catch():
+        with errors.catch():
             sections["fusion"]["fusion"] = _choice(kwargs["fusion"], "fusions", "kwargs.fusion")
     return sections
 
@@ -89,18 +91,18 @@ def _choice(value: Any, plural: str, where: str) -> Choice:
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
         raise CardError(f"{where}: {value!r} is not one plugin with its options.", fix=f"write {{{plugins.names(plural)[0]}: {{}}}}.")
-    name, given = next(iter(value.items()))
+    name, settings = next(iter(value.items()))
     if name not in plugins.names(plural):
         kind = plugins.singular(plural)
         raise CardError(f"{where}: there is no {kind} '{name}'.", fix=nearest(str(name), plugins.names(plural)))
-    given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise CardError(f"{where}.{name}: {given!r} is not a mapping of options.", fix=f"write {name}: {{option: value}}.")
-    found = Collector()
-    for error in options.check(given, plugins.options(plural, name), f"{where}.{name}", CardError):
-        found.add(error)
-    found.raise_if_any()
-    return str(name), dict(given)
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        raise CardError(f"{where}.{name}: {settings!r} is not a mapping of options.", fix=f"write {name}: {{option: value}}.")
+    errors = Collector()
+    for error in options.check(settings, plugins.options(plural, name), f"{where}.{name}", CardError):
+        errors.add(error)
+    errors.raise_if_any()
+    return str(name), dict(settings)
 
 
 def _merged(own: Section, shipped: Section, keys: Iterable[str]) -> Choice | None:
@@ -112,12 +114,12 @@ def _merged(own: Section, shipped: Section, keys: Iterable[str]) -> Choice | Non
     return mine[0], {**theirs[1], **mine[1]}
 
 
-def _refuse_unused(own: Section, kinds: Mapping[str, str], where: str, what: str, found: Collector) -> None:
+def _refuse_unused(own: Section, kinds: Mapping[str, str], where: str, what: str, errors: Collector) -> None:
     """An entry that no input or output of the card would ever use is a typing mistake."""
-    known = {*kinds, *kinds.values()}
+    valid_keys = {*kinds, *kinds.values()}
     for key in own:
-        if key not in known:
-            found.add(CardError(f"{where}: '{key}' is no {what} of this card.", fix=nearest(key, known)))
+        if key not in valid_keys:
+            errors.add(CardError(f"{where}: '{key}' is no {what} of this card.", fix=nearest(key, valid_keys)))
 
 
 def _head_for(name: str, task: str) -> str:

@@ -67,12 +67,12 @@ class TorchBranches:
     def of_module(self, name: str) -> str | None:
         """The branch of all nodes of a submodule and of those inside it; None when they differ, or when it has none."""
         inside = (f"{name}." if name else "",)
-        found = {
+        branches = {
             self.of_node[node.name]
             for node in self.program.graph.nodes
             if node.name in self.of_node and any(path == name or path.startswith(inside) for path in modules_of(node))
         }
-        return found.pop() if len(found) == 1 else None
+        return branches.pop() if len(branches) == 1 else None
 
     def module_ending_at(self, node: str) -> str | None:
         """The outermost submodule whose ``forward`` is called once and returns exactly the value of ``node``; None where none does."""
@@ -162,8 +162,8 @@ def modules_of(node: Node) -> list[str]:
 def tensor_names(program: torch.export.ExportedProgram) -> dict[str, str]:
     """Placeholder -> name in ``model.module`` of the parameter or buffer it stands for."""
     signature = program.graph_signature
-    found = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return {node: name.removeprefix(PREFIX) for node, name in found.items() if name.startswith(PREFIX)}
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {node: name.removeprefix(PREFIX) for node, name in names.items() if name.startswith(PREFIX)}
 
 
 class _Positional(nn.Module):
@@ -187,8 +187,8 @@ def _skeleton(program: torch.export.ExportedProgram, card: Card) -> onnx.ModelPr
         for node in program.graph.nodes
         if node.op in ("call_function", "get_attr") and operator(node) not in CHECKS
     ]
-    for name, made in zip(card.outputs, program.graph_signature.user_outputs, strict=True):
-        nodes.append(helper.make_node("Identity", [renamed.get(made, made)], [name], name=f"output {name}"))
+    for name, tensor in zip(card.outputs, program.graph_signature.user_outputs, strict=True):
+        nodes.append(helper.make_node("Identity", [renamed.get(tensor, tensor)], [name], name=f"output {name}"))
     graph = helper.make_graph(
         nodes, "parts",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feature_names(card)],
@@ -211,28 +211,28 @@ def _reads(node: Node, renamed: Mapping[Any, str], constants: set[str]) -> list[
 
 
 def _of_parameter(program: torch.export.ExportedProgram, branches: Branches, module: nn.Module) -> dict[str, str]:
-    found: dict[str, str] = {}
+    branch_of: dict[str, str] = {}
     names = tensor_names(program)
     for node in program.graph.nodes:
         users = [branches.of_node[user.name] for user in node.users if user.name in branches.of_node]
         if node.name in names and users:
-            found[names[node.name]] = users[0]
+            branch_of[names[node.name]] = users[0]
     tensors: dict[int, list[str]] = {}
     for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
         tensors.setdefault(id(tensor), []).append(name)
     for aliases in tensors.values():
-        branch = next((found[name] for name in aliases if name in found), None)
+        branch = next((branch_of[name] for name in aliases if name in branch_of), None)
         if branch is not None:
-            found |= dict.fromkeys(aliases, branch)
-    return found
+            branch_of |= dict.fromkeys(aliases, branch)
+    return branch_of
 
 
 def _called(model: FusedModel, features: tuple[torch.Tensor, ...]) -> dict[str, list[Any]]:
     """Submodule -> what each of its calls returned, as a shape; None for what is no tensor."""
-    found: dict[str, list[Any]] = {}
+    calls: dict[str, list[Any]] = {}
 
     def note(name: str, returned: Any) -> None:
-        found.setdefault(name, []).append(tuple(returned.shape) if isinstance(returned, torch.Tensor) else None)
+        calls.setdefault(name, []).append(tuple(returned.shape) if isinstance(returned, torch.Tensor) else None)
 
     hooks = [
         part.register_forward_hook(lambda _module, _args, returned, name=name: note(name, returned))
@@ -245,7 +245,7 @@ def _called(model: FusedModel, features: tuple[torch.Tensor, ...]) -> dict[str, 
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return calls
 
 
 def _endings(program: torch.export.ExportedProgram, called: Mapping[str, list[Any]]) -> dict[str, str]:
@@ -254,10 +254,10 @@ def _endings(program: torch.export.ExportedProgram, called: Mapping[str, list[An
     for node in program.graph.nodes:
         for name in modules_of(node):
             inside.setdefault(name, []).append(node)
-    found: dict[str, str] = {}
+    endings: dict[str, str] = {}
     for name in sorted(inside, key=lambda name: (name.count("."), name)):
         nodes = set(inside[name])
         ends = [node for node in inside[name] if any(user not in nodes and operator(user) not in CHECKS for user in node.users)]
         if len(ends) == 1 and called.get(name) == [tuple(getattr(ends[0].meta.get("val"), "shape", ()))]:
-            found.setdefault(ends[0].name, name)
-    return found
+            endings.setdefault(ends[0].name, name)
+    return endings

@@ -62,8 +62,8 @@ def capture(wrapper: nn.Module, features: tuple[torch.Tensor, ...], shapes: tupl
 
 
 def _violated(err: UserError) -> str:
-    found = re.search(r"Constraints violated \((\w+)", str(err))
-    return found[1] if found else BATCH
+    match = re.search(r"Constraints violated \((\w+)", str(err))
+    return match[1] if match else BATCH
 
 
 def _first_line(err: BaseException) -> str:
@@ -105,10 +105,10 @@ def _place(frames: Iterable[tuple[FrameType, int]], model: FusedModel) -> _Place
             library = (file, line)
         else:
             own = (file, line)
-    found = own or library
-    if found is None:
+    location = own or library
+    if location is None:
         return _Place(module)
-    return _Place(module, _shown(found[0]), found[1], linecache.getline(*found).strip())
+    return _Place(module, _shown(location[0]), location[1], linecache.getline(*location).strip())
 
 
 def _is_ours(file: str) -> bool:

@@ -27,8 +27,8 @@ def features(model: FusedModel, sample: Mapping[str, np.ndarray]) -> dict[str, n
 def on_the_way(program: torch.export.ExportedProgram, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every tensor of torch's graph, by node name, when fed ``values`` (features in order)."""
     recorder = _Recorder(program.graph_module)
-    given = iter(torch.from_numpy(value) for value in values.values())
-    arguments = [_argument(program, spec, given) for spec in program.graph_signature.input_specs]
+    tensors = iter(torch.from_numpy(value) for value in values.values())
+    arguments = [_argument(program, spec, tensors) for spec in program.graph_signature.input_specs]
     with torch.no_grad():
         recorder.run(*arguments, enable_io_processing=False)
     return recorder.values
@@ -46,9 +46,9 @@ class _Recorder(torch.fx.Interpreter):
         return value
 
 
-def _argument(program: torch.export.ExportedProgram, spec: Any, given: Any) -> Any:
+def _argument(program: torch.export.ExportedProgram, spec: Any, tensors: Any) -> Any:
     if spec.kind is InputKind.USER_INPUT:
-        return next(given)
+        return next(tensors)
     if spec.kind is InputKind.CONSTANT_TENSOR or spec.target not in program.state_dict:
         return program.constants[spec.target]
     return program.state_dict[spec.target]

@@ -58,17 +58,17 @@ def _named(returned: Any) -> dict[str, torch.Tensor]:
     if isinstance(returned, torch.Tensor):
         return {"output": returned}
     if dataclasses.is_dataclass(returned) and not isinstance(returned, type):
-        found: Mapping[str, Any] = {field.name: getattr(returned, field.name) for field in dataclasses.fields(returned)}
+        outputs: Mapping[str, Any] = {field.name: getattr(returned, field.name) for field in dataclasses.fields(returned)}
     elif isinstance(returned, Mapping):
-        found = {str(name): value for name, value in returned.items()}
+        outputs = {str(name): value for name, value in returned.items()}
     elif isinstance(returned, (tuple, list)):
-        names = getattr(returned, "_fields", [f"output_{place}" for place in range(1, len(returned) + 1)])
-        found = dict(zip(names, returned, strict=True))
+        names = getattr(returned, "_fields", [f"output_{number}" for number in range(1, len(returned) + 1)])
+        outputs = dict(zip(names, returned, strict=True))
     else:
-        found = {}
-    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    if not tensors or (len(tensors) < len(found) and not dataclasses.is_dataclass(returned)):
-        odd = next((f"'{name}' is a {type(value).__name__}" for name, value in found.items() if name not in tensors), "")
+        outputs = {}
+    tensors = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    if not tensors or (len(tensors) < len(outputs) and not dataclasses.is_dataclass(returned)):
+        odd = next((f"'{name}' is a {type(value).__name__}" for name, value in outputs.items() if name not in tensors), "")
         raise CardError(
             f"the model returned {type(returned).__name__}{': ' + odd if odd else ''}.",
             fix="let forward return a dict keyed by output name, a tuple, or a single tensor; tensors only.",

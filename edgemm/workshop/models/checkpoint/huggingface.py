@@ -50,9 +50,9 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
 
 def _auto_class(card: Card) -> Any:
     name = (card.factory or "").partition(":")[2]
-    known = [entry for entry in dir(transformers) if entry.startswith("AutoModel")]
-    if name not in known:
-        raise CardError(f"factory '{card.factory}': transformers has no '{name}'.", fix=nearest(name, known))
+    classes = [entry for entry in dir(transformers) if entry.startswith("AutoModel")]
+    if name not in classes:
+        raise CardError(f"factory '{card.factory}': transformers has no '{name}'.", fix=nearest(name, classes))
     return getattr(transformers, name)
 
 

@@ -40,8 +40,8 @@ def read(folder: Path, weights: str) -> Card:
 
 def _auto_class(folder: Path, config: dict[str, Any]) -> str:
     architecture = next(iter(config.get("architectures") or []), "")
-    _, found, purpose = architecture.partition("For")
-    if not found or not purpose.endswith("Classification"):
+    _, separator, purpose = architecture.partition("For")
+    if not separator or not purpose.endswith("Classification"):
         raise CardError(
             f"'{folder}': cannot draft a card for '{architecture or 'an unnamed architecture'}'.",
             why="only models for classification say in their configuration what they take and return.",
@@ -73,7 +73,7 @@ def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
     if missing is not None and not path.is_file():
         return missing
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise CardError(f"cannot read '{path}'.", why=f"{err}.", fix="copy the model's folder again.") from err
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

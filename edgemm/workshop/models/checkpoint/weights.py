@@ -148,8 +148,8 @@ def _tied(state: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
     return {name: groups[key] - {name} for name, key in keys.items()}
 
 
-def _same_shape(own: torch.Tensor, given: torch.Tensor) -> bool:
-    return isinstance(own, UninitializedTensorMixin) or own.shape == given.shape
+def _same_shape(own: torch.Tensor, loaded: torch.Tensor) -> bool:
+    return isinstance(own, UninitializedTensorMixin) or own.shape == loaded.shape
 
 
 def _listing(what: str, names: list[str]) -> str:

@@ -38,15 +38,15 @@ class HfText(Encoder):
         words = vocabulary_of(features, "hf_text")
         self.width, self.pool, self.pad = width, pool, features.pad
         self.backbone = backbone("hf_text", "text_model", features, path, config, pool)
-        known = self.backbone.config
-        if words > known.vocab_size or features.shape[0] > known.max_position_embeddings:
-            limits = f"at most {known.vocab_size} ids and {known.max_position_embeddings} words"
+        settings = self.backbone.config
+        if words > settings.vocab_size or features.shape[0] > settings.max_position_embeddings:
+            limits = f"at most {settings.vocab_size} ids and {settings.max_position_embeddings} words"
             raise features.unfit("hf_text", f"{limits}, as its configuration says")
         self.typed = takes(self.backbone, "token_type_ids")
         length = features.shape[0]
         later = torch.full((length, length), MASKED).triu(1) if is_causal(self.backbone, length) else None
         self.register_buffer("later", later, persistent=False)
-        self.project = nn.Linear(width_of(known), width)
+        self.project = nn.Linear(width_of(settings), width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         output, counts = self._states(x, mask)

@@ -44,13 +44,13 @@ class CrossAttention(Fusion):
         masks = {name: mask for name, (_, mask) in branches.items()}
         mapped = self.mapped({name: tokens for name, (tokens, _) in branches.items()})
         normed = {name: self.norms[name](tokens) for name, tokens in mapped.items()}
-        found = []
+        means = []
         for name, tokens in mapped.items():
             others = [other for other in mapped if other != name] or [name]
             source = torch.cat([normed[other] for other in others], dim=1) if len(others) > 1 else normed[others[0]]
             seen = tokens + self.attention[name](normed[name], source, _joined(masks, normed, others))
-            found.append(_mean(seen, masks[name]))
-        return self.finish(torch.cat(found, dim=-1))
+            means.append(_mean(seen, masks[name]))
+        return self.finish(torch.cat(means, dim=-1))
 
 
 def _joined(masks: dict[str, Tensor | None], tokens: dict[str, Tensor], names: list[str]) -> Tensor | None:

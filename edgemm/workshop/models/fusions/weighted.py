@@ -36,14 +36,14 @@ class Weighted(Fusion):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(widths, outputs)
-        given = dict.fromkeys(widths, 1.0) if weights is None else weights
-        require_inputs(given, widths, "fusion 'weighted': weights")
-        for name, weight in given.items():
+        initial_weights = dict.fromkeys(widths, 1.0) if weights is None else weights
+        require_inputs(initial_weights, widths, "fusion 'weighted': weights")
+        for name, weight in initial_weights.items():
             if not weight > 0:
                 raise CardError(f"fusion 'weighted': weights.{name}: {weight} is not above 0.", fix="leave the input out of the card.")
         self.mapped = Mapped(widths, width, "weighted")
         self.width = self.mapped.width
-        logits = torch.tensor([float(given[name]) for name in widths]).log()
+        logits = torch.tensor([float(initial_weights[name]) for name in widths]).log()
         self.logits = nn.Parameter(logits, requires_grad=learned)
         self.finish = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
 

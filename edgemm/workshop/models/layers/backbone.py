@@ -123,9 +123,9 @@ def _drop_pooler(model: Any) -> None:
 
 
 def _directory(path: str, folder: Path | None, where: str) -> Path:
-    for place in (folder or Path(), Path()):
-        if (place / path / "config.json").is_file():
-            return place / path
+    for base in (folder or Path(), Path()):
+        if (base / path / "config.json").is_file():
+            return base / path
     raise CardError(
         f"{where}: '{path}' is no Hugging Face directory.",
         why="no config.json in it, neither beside the card nor from here; nothing is downloaded.",
@@ -135,12 +135,12 @@ def _directory(path: str, folder: Path | None, where: str) -> Path:
 
 def _kind(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
     """The configuration class that ``model_type`` names, and the rest."""
-    given = dict(config)
-    kind = given.pop("model_type", None)
+    options = dict(config)
+    kind = options.pop("model_type", None)
     if kind not in transformers.CONFIG_MAPPING:
         close = difflib.get_close_matches(str(kind), list(transformers.CONFIG_MAPPING), n=1)
         raise CardError(f"{where}: unknown model_type '{kind}'.", fix=f"did you mean '{(close or ['resnet'])[0]}'?")
-    return transformers.CONFIG_MAPPING[kind], given
+    return transformers.CONFIG_MAPPING[kind], options
 
 
 def _pretrained(folder: Path) -> Any:
