@@ -95,9 +95,9 @@ def distill(
         TrainError: An option out of range; a teacher with other heads; a loss that is no number (``Diverged``).
         DataError: No rows to train on.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
-    check(ctx, **given)
-    options, asked = _options(given, ctx.seed), _asked(given)
+    arguments = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
+    check(ctx, **arguments)
+    options, asked = _options(arguments, ctx.seed), _asked(arguments)
     taught_by = _teacher(model, ctx, teacher)
     dataset = _labelled(ctx)
     beside = open_unlabeled(unlabeled, model.card, skip_bad_rows=dataset.leaves_out) if unlabeled else None
@@ -126,16 +126,16 @@ def check(ctx: Context, **given: Any) -> None:
         require_same_heads(cards.load(given["teacher"]), ctx.card)
 
 
-def _options(given: Mapping[str, Any], seed: int) -> TrainOptions:
+def _options(arguments: Mapping[str, Any], seed: int) -> TrainOptions:
     """Those of the step's options that say how to train."""
-    named = {field.name: given[field.name] for field in fields(TrainOptions) if field.name in given}
-    return TrainOptions(**{**named, "loss_weights": given["loss_weights"] or {}}, seed=seed, usual=DISTILL)
+    named = {field.name: arguments[field.name] for field in fields(TrainOptions) if field.name in arguments}
+    return TrainOptions(**{**named, "loss_weights": arguments["loss_weights"] or {}}, seed=seed, usual=DISTILL)
 
 
-def _asked(given: Mapping[str, Any]) -> _Asked:
+def _asked(arguments: Mapping[str, Any]) -> _Asked:
     """Those of the step's options that say what is learned."""
-    named = {field.name: given[field.name] for field in fields(_Asked)}
-    return _Asked(**{**named, "features": given["features"] or {}})
+    named = {field.name: arguments[field.name] for field in fields(_Asked)}
+    return _Asked(**{**named, "features": arguments["features"] or {}})
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Asked:
 
     def check(self, unlabeled: str | None) -> None:
         """Raises TrainError naming the first option that cannot be."""
-        wanted = "write a number of at least 0."
+        advice = "write a number of at least 0."
         wrong: dict[str, tuple[Any, str, bool]] = {
             "temperature": (self.temperature, "write a number above 0; 2 is usual.", not 0 < self.temperature < float("inf")),
             "modality_dropout": (
@@ -163,8 +163,8 @@ class _Asked:
         }
         for name in ("logits_weight", "task_weight", "relations"):
             value = getattr(self, name)
-            wrong[name] = (value, wanted, not 0 <= value < float("inf"))
-        wrong |= {f"features.{name}": (weight, wanted, not 0 <= weight < float("inf")) for name, weight in self.features.items()}
+            wrong[name] = (value, advice, not 0 <= value < float("inf"))
+        wrong |= {f"features.{name}": (weight, advice, not 0 <= weight < float("inf")) for name, weight in self.features.items()}
         for name, (value, fix, is_wrong) in wrong.items():
             if is_wrong:
                 raise TrainError(f"distill: {name} is {value!r}.", fix=fix)

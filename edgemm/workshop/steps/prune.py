@@ -90,30 +90,30 @@ def prune(
         PruneError: Contradicting options, an unreachable target, an empty layer, missing data, nothing to prune, or a failed proof.
         ExportError: torch.export refuses the model; names the line. Nothing was pruned then.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
-    check(ctx, **given)
+    arguments = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
+    check(ctx, **arguments)
     work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
-        found = work.analyse()
-        asked = replace(_goal(given), branches=_by_branch(branches or {}, found, model))
+        structure = work.analyse()
+        goal = replace(_goal(arguments), branches=_by_branch(branches or {}, structure, model))
         if not number:
-            check_layers(asked, found, Rounding(round_to))
-        scores = score(criterion, work.model, found, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
+            check_layers(goal, structure, Rounding(round_to))
+        scores = score(criterion, work.model, structure, ctx.dataset, samples=samples, seed=ctx.seed, progress=ctx.progress)
         removed = plan_removal(
-            asked.after(number + 1, rounds),
-            found,
+            goal.after(number + 1, rounds),
+            structure,
             scores,
             Rounding(round_to, None if floor is None else floor ** (1 / rounds)),
-            work.timed(found) if latency_ratio else None,
-            work.harm(found, samples) if spread == "branches" else None,
+            work.timed(structure) if latency_ratio else None,
+            work.harm(structure, samples) if spread == "branches" else None,
             work.whole(),
         )
-        work.weigh(found, scores, removed)
-        work.remove(found, removed)
+        work.weigh(structure, scores, removed)
+        work.remove(structure, removed)
         if recovery_epochs:
             work.recover(recovery_epochs, recovery_learning_rate)
-    return work.finish(asked)
+    return work.finish(goal)
 
 
 def check(ctx: Context, **given: Any) -> None:
@@ -122,14 +122,14 @@ def check(ctx: Context, **given: Any) -> None:
     targets.check(goal)
     check_data(given["criterion"], ctx.dataset)
     floor = given["floor"]
-    wanted = {
+    requirements = {
         "round_to": (given["round_to"] >= 1, "at least 1"),
         "floor": (floor is None or 0 <= floor <= 1, "a number from 0 to 1"),
         "samples": (given["samples"] >= 1, "at least 1; 512 is usual"),
         "rounds": (given["rounds"] >= 1, "at least 1"),
         "recovery_epochs": (given["recovery_epochs"] >= 0, "a whole number of at least 0"),
     }
-    for name, (is_right, words) in wanted.items():
+    for name, (is_right, words) in requirements.items():
         if not is_right:
             raise PruneError(f"{name} is {given[name]}.", fix=f"write {words}.")
     if floor is not None and goal.macs is None and goal.latency is None:
@@ -152,9 +152,9 @@ def _check_recovery(ctx: Context, epochs: int, learning_rate: float) -> None:
     TrainOptions(epochs=epochs, learning_rate=learning_rate).check("recovery_")
 
 
-def _goal(given: Mapping[str, Any]) -> Goal:
+def _goal(arguments: Mapping[str, Any]) -> Goal:
     """Those of the step's options that say how much goes."""
-    return Goal(given["ratio"], given["macs_ratio"], given["latency_ratio"], given["branches"], given["spread"])
+    return Goal(arguments["ratio"], arguments["macs_ratio"], arguments["latency_ratio"], arguments["branches"], arguments["spread"])
 
 
 def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
@@ -190,19 +190,19 @@ class _Work:
         attention = replaceable(self.model.module)
         if attention:
             self._replace(attention)
-        found = analyse(self.model, attention=tuple(attention), seed=self.ctx.seed, progress=self.ctx.progress)
-        if not found.layers:
-            reasons = "; ".join(sorted({f"{whole.name}: {whole.reason}" for whole in found.whole}))
+        structure = analyse(self.model, attention=tuple(attention), seed=self.ctx.seed, progress=self.ctx.progress)
+        if not structure.layers:
+            reasons = "; ".join(sorted({f"{whole.name}: {whole.reason}" for whole in structure.whole}))
             raise PruneError("nothing of this model can be pruned.", why=reasons[:500], fix="leave the step prune out of the recipe.")
-        self.first = self.first or (found, Costs(found))
-        return found
+        self.first = self.first or (structure, Costs(structure))
+        return structure
 
     def _replace(self, attention: list[str]) -> None:
-        given = cases(self.model, self.real, seed=self.ctx.seed)
-        before = [answers(self.model, case.features) for case in given]
+        comparisons = cases(self.model, self.real, seed=self.ctx.seed)
+        before = [answers(self.model, case.features) for case in comparisons]
         split_attention(self.model.module, attention)
-        for case, wanted in zip(given, before, strict=True):
-            error = difference(wanted, answers(self.model, case.features))
+        for case, expected in zip(comparisons, before, strict=True):
+            error = difference(expected, answers(self.model, case.features))
             if not error <= TOLERANCE:
                 raise PruneError(
                     f"the replaced attention layers answer differently by {error:.1e} on {case.name}.",
@@ -299,12 +299,12 @@ class _Work:
         card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
         return FusedModel(card, module).eval()
 
-    def _tell(self, asked: Goal) -> None:
+    def _tell(self, goal: Goal) -> None:
         assert self.first is not None  # at least one round ran
         assert self.last is not None
-        (before, costs), (found, after, removed) = self.first, self.last
+        (before, costs), (structure, after, removed) = self.first, self.last
         gone = set(removed)
-        widths = {layer.name: layer.width - len(gone & set(layer.roots)) for layer in found.layers}
+        widths = {layer.name: layer.width - len(gone & set(layer.roots)) for layer in structure.layers}
         old, new = costs.macs(), after.macs(removed)
         sizes, smaller = costs.parameters(), after.parameters(removed)
         names = before.parts.names()
@@ -323,7 +323,7 @@ class _Work:
             for layer in before.layers
         ]
         self.ctx.facts["left_whole"] = [
-            {"layer": whole.name, "branch": whole.branch, "channels": whole.width, "reason": whole.reason} for whole in found.whole
+            {"layer": whole.name, "branch": whole.branch, "channels": whole.width, "reason": whole.reason} for whole in structure.whole
         ]
         self.ctx.facts["proof"] = {
             "error": worst.error,
@@ -334,7 +334,7 @@ class _Work:
         if self.latencies:
             self.ctx.facts["latencies"] = self.latencies
         work, size = sum(new.values()) / sum(old.values()), sum(smaller.values()) / sum(sizes.values())
-        for reason in untouched(asked, before, widths):
+        for reason in untouched(goal, before, widths):
             self.ctx.note(f"prune: {reason}")
         for name in names:
             if old.get(name) and new.get(name, 0) < LITTLE * old[name]:
@@ -348,11 +348,11 @@ class _Work:
         )
 
 
-def _by_branch(branches: Mapping[str, float], found: Structure, model: FusedModel) -> dict[str, float]:
+def _by_branch(branches: Mapping[str, float], structure: Structure, model: FusedModel) -> dict[str, float]:
     """Selectors resolved to branches; a later one overrides an earlier one."""
     resolved: dict[str, float] = {}
     for selector, share in branches.items():
-        resolved |= dict.fromkeys(selected(found.parts, selector, model.card), float(share))
+        resolved |= dict.fromkeys(selected(structure.parts, selector, model.card), float(share))
     return resolved
 
 

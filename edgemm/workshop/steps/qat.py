@@ -73,9 +73,9 @@ def qat(
         ExportError: torch.export refuses the model; names module and line.
         Diverged: The loss turned NaN before there were good weights; names step and learning rate.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
-    check(ctx, **given)
-    options = _options(given, ctx.seed)
+    arguments = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
+    check(ctx, **arguments)
+    options = _options(arguments, ctx.seed)
     parts = find_parts(model)
     floats = _floats(parts, precision or {}, ctx)
     student = pt2e.prepare(model, parts.of_parameter, floats)
@@ -89,8 +89,8 @@ def qat(
     _calibrate(student, splits.train, calibration_samples, batch_size)
     before = {"float": _on_val(model, splits.val), "rounded": _on_val(student, splits.val)}
     student, trained = _train(student, splits, options, _loss(model, ctx, splits, temperature) if distill else None, ctx)
-    found = before | {"trained": _on_val(student, splits.val)}
-    ctx.facts.update(_facts(ctx.card, pt2e.trainee_of(student).layers, floats, found, trained))
+    metrics = before | {"trained": _on_val(student, splits.val)}
+    ctx.facts.update(_facts(ctx.card, pt2e.trainee_of(student).layers, floats, metrics, trained))
     return pt2e.convert(student, model, floats)
 
 
@@ -98,11 +98,11 @@ def check(ctx: Context, **given: Any) -> None:
     """What can be known before any work. Raises TrainError, QuantizeError."""
     _require_data(ctx)
     _options(given, ctx.seed).check()
-    known = (INT8, *ctx.numerics.floats)
-    for selector, wanted in (given["precision"] or {}).items():
-        if wanted not in known:
+    supported = (INT8, *ctx.numerics.floats)
+    for selector, dtype in (given["precision"] or {}).items():
+        if dtype not in supported:
             raise QuantizeError(
-                f"precision.{selector}: '{wanted}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(known)}."
+                f"precision.{selector}: '{dtype}' is no precision of target '{ctx.target}'.", fix=f"one of: {', '.join(supported)}."
             )
     if given["freeze_after"] is not None and given["freeze_after"] < 1:
         raise TrainError(f"freeze_after is {given['freeze_after']}.", fix="write at least 1 epoch, or leave it out.")
@@ -112,9 +112,11 @@ def check(ctx: Context, **given: Any) -> None:
         raise TrainError(f"temperature is {given['temperature']}.", fix="write a number above 0; 2 is usual.")
 
 
-def _options(given: Mapping[str, Any], seed: int) -> TrainOptions:
+def _options(arguments: Mapping[str, Any], seed: int) -> TrainOptions:
     """Those of the step's options that say how to train."""
-    return TrainOptions(**{field.name: given[field.name] for field in fields(TrainOptions) if field.name in given}, seed=seed, usual=QAT)
+    return TrainOptions(
+        **{field.name: arguments[field.name] for field in fields(TrainOptions) if field.name in arguments}, seed=seed, usual=QAT
+    )
 
 
 def _require_data(ctx: Context) -> None:
@@ -129,8 +131,8 @@ def _require_data(ctx: Context) -> None:
 def _floats(parts: TorchBranches, precision: Mapping[str, str], ctx: Context) -> frozenset[str]:
     """Branches to leave in float; a later selector overrides an earlier one."""
     chosen: dict[str, bool] = {}
-    for selector, wanted in precision.items():
-        chosen.update(dict.fromkeys(selected(parts, selector, ctx.card), wanted != INT8))
+    for selector, dtype in precision.items():
+        chosen.update(dict.fromkeys(selected(parts, selector, ctx.card), dtype != INT8))
     return frozenset(branch for branch, is_float in chosen.items() if is_float)
 
 
@@ -159,8 +161,8 @@ def _loss(model: FusedModel, ctx: Context, splits: Splits, temperature: float) -
     """The labels' loss and the teacher's answers."""
     float_teacher = copy.deepcopy(ctx.teacher or model).eval()
     require_same_heads(float_teacher.card, ctx.card)
-    known = {split.name: split.rows for split in (splits.train, splits.val) if split.arrays is not None}
-    teacher = Teacher(float_teacher, rows=known, note=ctx.note)
+    rows = {split.name: split.rows for split in (splits.train, splits.val) if split.arrays is not None}
+    teacher = Teacher(float_teacher, rows=rows, note=ctx.note)
     return Distillation(ctx.card, teacher, temperature=temperature, deviations=splits.deviations)
 
 
@@ -182,12 +184,12 @@ def _on_val(model: FusedModel, val: DecodedSplit) -> dict[str, Any]:
 
 
 def _facts(
-    card: Card, layers: Mapping[str, int], floats: frozenset[str], found: Mapping[str, Mapping[str, Any]], trained: Trained | None
+    card: Card, layers: Mapping[str, int], floats: frozenset[str], metrics: Mapping[str, Mapping[str, Any]], trained: Trained | None
 ) -> dict[str, Any]:
     """What the report shows: INT8 layers per branch, the guarded metric on val in float, rounded and trained, and the curves."""
     shown: dict[str, Any] = {"int8_layers": dict(layers), "float_branches": sorted(floats)}
     for name in card.outputs:
-        for when, values in found.items():
+        for when, values in metrics.items():
             if name in values:
                 metric = next(iter(values[name]))
                 shown.setdefault("val", {}).setdefault(f"{name} {metric}", {})[when] = values[name][metric]

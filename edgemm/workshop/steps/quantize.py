@@ -78,8 +78,8 @@ def check(ctx: Context, **given: Any) -> None:
     """What can be known before any work. Raises QuantizeError."""
     calibration.check(given["calibration_samples"])
     precision = given["precision"]
-    for selector, asked in ({DEFAULT: precision} if isinstance(precision, str) else precision or {}).items():
-        _known(selector, asked, ctx)
+    for selector, word in ({DEFAULT: precision} if isinstance(precision, str) else precision or {}).items():
+        _known(selector, word, ctx)
 
 
 def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
@@ -100,9 +100,9 @@ def _after_training(
     model = back_to_float.revert(model, model, set(floats))
     if ctx.numerics.activations == "uint8":
         trained_qdq.make_unsigned(model)
-    asked = precision if isinstance(precision, dict) else {}
+    precisions = precision if isinstance(precision, dict) else {}
     left = find_branches(model, ctx.card)
-    done = {*floats, *trained_qdq.finished(model, left, ctx.card, asked)}
+    done = {*floats, *trained_qdq.finished(model, left, ctx.card, precisions)}
     return model, [name for name in left.of_node if name in done]
 
 
@@ -115,22 +115,22 @@ def left_alone(branches: Branches, ctx: Context, precision: dict[str, str]) -> l
         QuantizeError: An unknown precision, or one the target lacks.
     """
     floats: dict[str, bool] = {}
-    for selector, asked in sorted(precision.items(), key=lambda entry: entry[0] != DEFAULT):
-        wanted = _known(selector, asked, ctx)
+    for selector, word in sorted(precision.items(), key=lambda entry: entry[0] != DEFAULT):
+        dtype = _known(selector, word, ctx)
         meant = branches.names() if selector == DEFAULT else branches.select(selector, ctx.card)
-        floats.update(dict.fromkeys(meant, wanted != "int8"))
+        floats.update(dict.fromkeys(meant, dtype != "int8"))
     return [name for name, branch in branches.of_node.items() if name in branches.frontend or floats.get(branch, False)]
 
 
-def _known(selector: str, asked: str, ctx: Context) -> str:
+def _known(selector: str, word: str, ctx: Context) -> str:
     """The precision that is meant; ``auto`` is int8 until somebody measured."""
-    known = ("int8", *ctx.numerics.floats)
-    wanted = "int8" if asked == AUTO else asked
-    if wanted not in PRECISIONS:
-        raise QuantizeError(f"precision.{selector}: '{wanted}' is no precision.", fix=f"one of: {', '.join((*known, AUTO))}.")
-    if wanted not in known:
-        raise QuantizeError(f"precision.{selector}: target '{ctx.target}' has no {wanted}.", fix=f"one of: {', '.join(known)}.")
-    return wanted
+    supported = ("int8", *ctx.numerics.floats)
+    dtype = "int8" if word == AUTO else word
+    if dtype not in PRECISIONS:
+        raise QuantizeError(f"precision.{selector}: '{dtype}' is no precision.", fix=f"one of: {', '.join((*supported, AUTO))}.")
+    if dtype not in supported:
+        raise QuantizeError(f"precision.{selector}: target '{ctx.target}' has no {dtype}.", fix=f"one of: {', '.join(supported)}.")
+    return dtype
 
 
 def _failed(err: Exception, branches: Branches) -> QuantizeError:
@@ -138,8 +138,8 @@ def _failed(err: Exception, branches: Branches) -> QuantizeError:
     text = " ".join(str(err).split()) or type(err).__name__
     node = next((name for name in sorted(branches.of_node, key=len, reverse=True) if name in text), None)
     where = f" at node '{node}' of branch '{branches.of_node[node]}'" if node else ""
-    known = branches.of_node[node] if node else next(iter(branches.names()), "head")
-    fix = f"keep {'that' if node else 'one'} branch in float, such as precision: {{{known}: fp32}}; please report the model."
+    branch = branches.of_node[node] if node else next(iter(branches.names()), "head")
+    fix = f"keep {'that' if node else 'one'} branch in float, such as precision: {{{branch}: fp32}}; please report the model."
     return QuantizeError(f"the graph could not be quantized{where}.", why=text[:500], fix=fix)
 
 
