@@ -74,10 +74,10 @@ def answers(
     """Every batch of a split in its own order with the model's outputs (float32), in eval mode and without gradients."""
     model.eval()
     for batch in split.batches(batch_size):
-        given = tensors(batch, device)
+        device_batch = tensors(batch, device)
         with torch.inference_mode(), autocast():
-            outputs = answer(model, given)
-        yield given, {name: value.float() for name, value in outputs.items()}
+            outputs = answer(model, device_batch)
+        yield device_batch, {name: value.float() for name, value in outputs.items()}
 
 
 class Collected:

@@ -79,14 +79,14 @@ class Distillation(nn.Module):
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Tensors) -> dict[str, Tensor]:
         """Parts of the loss by name. A batch without labels has no part of the labels."""
-        known = self.teacher(batch, "train" if self.training else "val")
+        answers = self.teacher(batch, "train" if self.training else "val")
         parts: dict[str, Tensor] = {}
         if self.task is not None and (batch.truth or not self.supervised):
             parts |= {f"{name} (labels)": self.task_weight * part for name, part in self.task(outputs, batch).items()}
         if self.logits_weight:
-            parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, known.outputs).items()}
+            parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, answers.outputs).items()}
         if self.taps is not None and (self.features or self.relations):
-            parts |= self._features(self.taps.features(len(batch.rows)), known.features)
+            parts |= self._features(self.taps.features(len(batch.rows)), answers.features)
         return parts
 
     def _answers(self, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -98,9 +98,9 @@ def _weights(ends: Ends, student: FusedModel, features: Mapping[str, float], not
                 fix="name inputs, modalities or fusion.",
             )
         for branch in selected(ends.parts, selector, student.card):
-            found = [tap for tap, part in ends.part.items() if part == branch]
-            weights |= dict.fromkeys(found, weight)
-            if not found:
+            taps = [tap for tap, part in ends.part.items() if part == branch]
+            weights |= dict.fromkeys(taps, weight)
+            if not taps:
                 note(f"the features of '{branch}' are not compared: no submodule of the student returns its last tensor.")
     return weights
 

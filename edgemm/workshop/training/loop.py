@@ -184,10 +184,10 @@ class _Loop:
 
     def resume(self, path: Path | None, key: str, note: Note) -> None:
         """Go on from a state file, if it is this run's."""
-        found = loop_state.read(path, key, note)
-        if found is None:
+        saved = loop_state.read(path, key, note)
+        if saved is None:
             return
-        self.state, parts = found
+        self.state, parts = saved
         self.model.module.load_state_dict(parts["module"])
         _own(self.losses).load_state_dict(parts["loss"])
         self.optimizer.load_state_dict(parts["optimizer"])
@@ -209,9 +209,9 @@ class _Loop:
     def finish(self) -> Trained:
         """Put the best weights back and score them."""
         model = self.restore_best()
-        found = evaluate(model, self.val).measured() if self.val.rows else {}
+        metrics = evaluate(model, self.val).measured() if self.val.rows else {}
         state = self.state
-        return Trained(state.curves, found, state.best_epoch, state.epoch, self.epochs, is_main=self.accelerator.is_main_process)
+        return Trained(state.curves, metrics, state.best_epoch, state.epoch, self.epochs, is_main=self.accelerator.is_main_process)
 
     def restore_best(self) -> FusedModel:
         """The model as it was given, on the CPU, in eval mode, with the best weights so far."""
@@ -251,8 +251,8 @@ class _Loop:
 
     def _step(self, batch: Tensors, epoch: int, number: int, rate: float, parts: _Parts) -> float:
         outputs = answer(self.wrapped, batch)
-        found = self.losses(outputs, batch)
-        loss = torch.stack(list(found.values())).sum()
+        losses = self.losses(outputs, batch)
+        loss = torch.stack(list(losses.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
             self._stop(f"the loss is {value}", epoch, number, rate)
@@ -262,7 +262,7 @@ class _Loop:
         if self.accelerator.scaler is None and norm is not None and not math.isfinite(float(norm)):
             self._stop("the gradient is not finite", epoch, number, rate)  # under fp16 the scaler skips such a step
         self.optimizer.step()
-        parts.add(found, len(batch.rows))
+        parts.add(losses, len(batch.rows))
         return value
 
     def _stop(self, what: str, epoch: int, number: int, rate: float) -> NoReturn:
@@ -279,8 +279,8 @@ class _Loop:
 
     def judge(self) -> None:
         """Measure on val and keep the weights if they are the best yet."""
-        found = [self._val()] if self.accelerator.is_main_process else [None]
-        loss, goodness, shown = broadcast_object_list(found)[0]
+        verdicts = [self._val()] if self.accelerator.is_main_process else [None]
+        loss, goodness, shown = broadcast_object_list(verdicts)[0]
         self.state.draw(shown)
         if not self.val.rows or (goodness, -loss) > self.state.best_score:
             self.state.best_epoch, self.state.best_score = self.state.epoch, (goodness, -loss)

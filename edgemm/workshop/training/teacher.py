@@ -64,10 +64,10 @@ class Teacher:
         if kept is not None and kept.has(numbers):
             return kept.read(numbers, device)
         with torch.no_grad():
-            known = self._asked(batch, device)
-        if split in self._rows and self._fits(known):
-            self._kept.setdefault(split, _Kept(self._rows[split])).write(numbers, known)
-        return known
+            answers = self._asked(batch, device)
+        if split in self._rows and self._fits(answers):
+            self._kept.setdefault(split, _Kept(self._rows[split])).write(numbers, answers)
+        return answers
 
     def _asked(self, batch: Tensors, device: torch.device) -> Known:
         where = next((parameter.device for parameter in self.model.parameters()), device)
@@ -79,9 +79,9 @@ class Teacher:
         features = self._taps.features(len(batch.rows)) if self._taps else {}
         return Known(_float(outputs), _float(features))
 
-    def _fits(self, known: Known) -> bool:
+    def _fits(self, answers: Known) -> bool:
         """Whether all rows' answers fit the memory; says so once when they do not."""
-        tensors = (*known.outputs.values(), *known.features.values())
+        tensors = (*answers.outputs.values(), *answers.features.values())
         row = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
         needed = row * sum(self._rows.values())
         if needed > self._memory:
@@ -116,10 +116,10 @@ class _Kept:
 
     def read(self, numbers: list[int], device: torch.device) -> Known:
         places = [self._places[number] for number in numbers]
-        found: dict[str, dict[str, Tensor]] = {"output": {}, "feature": {}}
+        tensors: dict[str, dict[str, Tensor]] = {"output": {}, "feature": {}}
         for (kind, name), room in self._arrays.items():
-            found[kind][name] = torch.from_numpy(room[places]).to(device)
-        return Known(found["output"], found["feature"])
+            tensors[kind][name] = torch.from_numpy(room[places]).to(device)
+        return Known(tensors["output"], tensors["feature"])
 
 
 def require_same_heads(teacher: Card, student: Card) -> None:
@@ -129,11 +129,11 @@ def require_same_heads(teacher: Card, student: Card) -> None:
         TrainError, Mistakes: An output of the student that the teacher lacks, or has with another task or other labels; an input that
             the student has not, or reads in another shape.
     """
-    found = Collector()
+    errors = Collector()
     for name, output in student.outputs.items():
         other = teacher.outputs.get(name)
         if other is None:
-            found.add(
+            errors.add(
                 TrainError(
                     f"the teacher has no output '{name}'.",
                     why=f"its outputs are {', '.join(teacher.outputs)}; the student's are {', '.join(student.outputs)}.",
@@ -144,16 +144,16 @@ def require_same_heads(teacher: Card, student: Card) -> None:
         for what in ("task", "per_step", "labels"):
             theirs, ours = getattr(other, what), getattr(output, what)
             if theirs != ours:
-                found.add(_unlike(name, what, theirs, ours))
+                errors.add(_unlike(name, what, theirs, ours))
                 break
     theirs_in, ours_in = ({spec.name: spec for spec in input_specs(card)} for card in (teacher, student))
     for name, spec in theirs_in.items():
         if name not in ours_in or (spec.shape, spec.dtype) != (ours_in[name].shape, ours_in[name].dtype):
             why = f"the teacher takes {spec}, the student {ours_in.get(name, 'no such input')}."
-            found.add(_unread(name, why))
+            errors.add(_unread(name, why))
         elif (option := _decoded_otherwise(teacher, student, name)) is not None:
-            found.add(_unread(name, f"their '{option}' differs, so the same row would be another sample to the teacher."))
-    found.raise_if_any()
+            errors.add(_unread(name, f"their '{option}' differs, so the same row would be another sample to the teacher."))
+    errors.raise_if_any()
 
 
 def _unread(name: str, why: str) -> TrainError:
