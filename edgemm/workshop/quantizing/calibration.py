@@ -27,12 +27,12 @@ def samples(model: onnx.ModelProto, ctx: Context, count: int) -> list[dict[str, 
     check(count)
     dataset = ctx.dataset if ctx.dataset is not None else data.synthetic(ctx.card, samples=count, seed=ctx.seed)
     ctx.progress("reading calibration samples", 0.0)
-    found = [dict(batch.inputs) for batch in dataset.calibration(count, seed=ctx.seed)]
-    if len(found) < FEWEST:
+    rows = [dict(batch.inputs) for batch in dataset.calibration(count, seed=ctx.seed)]
+    if len(rows) < FEWEST:
         why = "the other rows of the calib split (or train, where there is none) are broken and were skipped."
-        raise _too_few(len(found), why, f"mend rows until {FEWEST} are good; some hundreds are usual.")
-    wanted = [value.name for value in model.graph.input]
-    single = [{name: sample[name] for name in wanted} for sample in found]
+        raise _too_few(len(rows), why, f"mend rows until {FEWEST} are good; some hundreds are usual.")
+    names = [value.name for value in model.graph.input]
+    single = [{name: sample[name] for name in names} for sample in rows]
     states = {name: str(spec.options["state"]) for name, spec in ctx.card.inputs.items() if spec.options.get("state")}
     return list(_carried(model, single, states)) if states else single
 

@@ -55,8 +55,8 @@ def quantize(
 
 
 def _estimator(ranges: str) -> Any:
-    known = importlib.import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet
-    return {"minmax": known.MINMAX, "mean": known.MEAN_MINMAX, "histogram": known.HISTOGRAM}[ranges]
+    estimators = importlib.import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet
+    return {"minmax": estimators.MINMAX, "mean": estimators.MEAN_MINMAX, "histogram": estimators.HISTOGRAM}[ranges]
 
 
 def has_attention(model: onnx.ModelProto) -> bool:

@@ -29,10 +29,10 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
     """Q/DQ by ONNX Runtime; ranges are smallest and largest value seen."""
     ctx.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ctx.scratch) as folder, quiet_calls():
-        source, made = files.save(model, Path(folder) / "float.onnx"), Path(folder) / "quantized.onnx"
+        source, target = files.save(model, Path(folder) / "float.onnx"), Path(folder) / "quantized.onnx"
         quantize_static(
             str(source),
-            str(made),
+            str(target),
             _Reader(samples, ctx),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_operators(model),
@@ -44,7 +44,7 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
             use_external_data_format=files.weight_bytes(model) > files.LIMIT_BYTES,
             extra_options=OPTIONS,
         )
-        return files.load(made)
+        return files.load(target)
 
 
 def _operators(model: onnx.ModelProto) -> list[str] | None:

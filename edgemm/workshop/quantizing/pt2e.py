@@ -60,8 +60,8 @@ class Trainee(nn.Module):
             if isinstance(module, Norm):
                 module.frozen = still
         self.observe(mode and not still)
-        for node, place in self._switches:
-            node.args = (*node.args[:place], mode, *node.args[place + 1 :])
+        for node, position in self._switches:
+            node.args = (*node.args[:position], mode, *node.args[position + 1 :])
         self.graph.recompile()
         return self
 
@@ -127,10 +127,10 @@ def carry_back(trainee: Trainee, model: FusedModel) -> FusedModel:
     kept = copy.deepcopy(model).to("cpu").eval()
     values = {name.removeprefix(f"graph.{PREFIX}"): value for name, value in trainee.state_dict().items()}
     own = kept.module.state_dict(keep_vars=True)
-    found = {name: values[name] for name in own if name in values}
-    known = {id(own[name]): value for name, value in found.items()}  # a tensor with two names has one in the graph
-    found |= {name: known[id(tensor)] for name, tensor in own.items() if id(tensor) in known}
-    kept.module.load_state_dict({name: found.get(name, tensor).detach().cpu() for name, tensor in own.items()})
+    trained = {name: values[name] for name in own if name in values}
+    by_tensor = {id(own[name]): value for name, value in trained.items()}  # a tensor with two names has one in the graph
+    trained |= {name: by_tensor[id(tensor)] for name, tensor in own.items() if id(tensor) in by_tensor}
+    kept.module.load_state_dict({name: trained.get(name, tensor).detach().cpu() for name, tensor in own.items()})
     return kept
 
 
@@ -146,6 +146,6 @@ def _switches(graph: GraphModule) -> Iterator[tuple[Node, int]]:
     """Nodes that a mode changes, and where among their arguments it stands. One that is on in eval mode stays on."""
     for node in graph.graph.nodes:
         schema = getattr(node.target, "_schema", None)
-        for place, argument in enumerate(schema.arguments if schema else ()):
-            if argument.name in MODES and place < len(node.args) and node.args[place] is False:
-                yield node, place
+        for position, argument in enumerate(schema.arguments if schema else ()):
+            if argument.name in MODES and position < len(node.args) and node.args[position] is False:
+                yield node, position

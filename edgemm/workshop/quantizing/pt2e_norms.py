@@ -69,7 +69,7 @@ def folded_bias(gain: Tensor, inner_bias: Tensor | None, bias: Tensor | None, me
 
 def scaled(weight: Tensor, gain: Tensor, axis: int) -> Tensor:
     """``weight`` with every output channel times its gain."""
-    return weight * gain.reshape([-1 if place == axis else 1 for place in range(weight.dim())])
+    return weight * gain.reshape([-1 if dim == axis else 1 for dim in range(weight.dim())])
 
 
 def open_norms(graph: GraphModule) -> None:
