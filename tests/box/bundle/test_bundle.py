@@ -335,9 +335,9 @@ def test_a_target_this_edgemm_does_not_know_is_not_checked_and_says_so(parts, tm
     parts["files"] = {**parts["files"], "targets/abacus/model.onnx": b"beads"}
     parts["golden"] = Golden(parts["golden"].inputs, {"abacus": outputs}, {"abacus": {"event": 1.0}})
     texts = [check.text for check in verify(pack(tmp_path / "b", **parts)).checks if check.ok is None]
-    assert texts == [
-        "golden samples not run: this edgemm has no such target.",
+    assert sorted(texts) == [
         "golden samples not run: golden.npz holds no outputs for it.",
+        "golden samples not run: this edgemm has no such target.",
     ]
 
 
