@@ -204,15 +204,15 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
     where = str(path) if path else "the card"
     if not isinstance(plain, dict):
         raise CardError(f"{where} is not a mapping.", fix="a card has the keys factory or model, inputs and outputs.")
-    found = Collector()
+    mistakes = Collector()
     for key in plain:
         if key not in KEYS:
-            found.add(CardError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
+            mistakes.add(CardError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
     for key in ("inputs", "outputs"):
         if not isinstance(plain.get(key), dict) or not plain[key]:
-            found.add(CardError(f"{where}: '{key}' is missing or empty.", fix=f"list at least one entry under {key}:."))
+            mistakes.add(CardError(f"{where}: '{key}' is missing or empty.", fix=f"list at least one entry under {key}:."))
     if bool(plain.get("factory")) == bool(plain.get("model")):
-        found.add(
+        mistakes.add(
             CardError(
                 f"{where}: it needs either 'factory' or 'model'.",
                 why="both are given." if plain.get("factory") else "neither is given.",
@@ -229,12 +229,12 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
         ("source", str),
     ):
         if plain.get(key) is not None and not isinstance(plain[key], kind):
-            found.add(CardError(f"{where}: '{key}' must be a {kind.__name__}, not {plain[key]!r}."))
-    found.raise_if_any()
-    inputs = {str(name): _input(str(name), value, where, found) for name, value in plain["inputs"].items()}
-    outputs = {str(name): _output(str(name), value, where, found) for name, value in plain["outputs"].items()}
-    _check_names(inputs, outputs, plain.get("columns") or {}, where, found)
-    found.raise_if_any()
+            mistakes.add(CardError(f"{where}: '{key}' must be a {kind.__name__}, not {plain[key]!r}."))
+    mistakes.raise_if_any()
+    inputs = {str(name): _input(str(name), value, where, mistakes) for name, value in plain["inputs"].items()}
+    outputs = {str(name): _output(str(name), value, where, mistakes) for name, value in plain["outputs"].items()}
+    _check_names(inputs, outputs, plain.get("columns") or {}, where, mistakes)
+    mistakes.raise_if_any()
     return Card(
         inputs={name: spec for name, spec in inputs.items() if spec},
         outputs={name: spec for name, spec in outputs.items() if spec},
@@ -257,53 +257,53 @@ def _read(path: Path) -> str:
 
 
 def _refuse_unfilled(path: Path, text: str) -> None:
-    found = Collector()
+    mistakes = Collector()
     for number, line in enumerate(text.splitlines(), 1):
         if line.rstrip().endswith(FILL_IN):
             name = line.split(":")[0].strip(" -{")
-            found.add(CardError(f"{path}, line {number}: '{name}' is not filled in.", fix=f"write its value and remove '{FILL_IN}'."))
-    found.raise_if_any()
+            mistakes.add(CardError(f"{path}, line {number}: '{name}' is not filled in.", fix=f"write its value and remove '{FILL_IN}'."))
+    mistakes.raise_if_any()
 
 
-def _input(name: str, plain: Any, where: str, found: Collector) -> Input | None:
+def _input(name: str, plain: Any, where: str, mistakes: Collector) -> Input | None:
     here = f"{where}: inputs.{name}"
     if not isinstance(plain, dict) or "modality" not in plain:
-        found.add(CardError(f"{here}: 'modality' is missing.", fix=f"one of: {', '.join(plugins.names('modalities'))}."))
+        mistakes.add(CardError(f"{here}: 'modality' is missing.", fix=f"one of: {', '.join(plugins.names('modalities'))}."))
         return None
     modality = plain["modality"]
     if modality not in plugins.names("modalities"):
-        found.add(CardError(f"{here}: unknown modality '{modality}'.", fix=nearest(str(modality), plugins.names("modalities"))))
+        mistakes.add(CardError(f"{here}: unknown modality '{modality}'.", fix=nearest(str(modality), plugins.names("modalities"))))
         return None
     declared = plugins.options("modalities", modality)
     errors = options.check(plain, declared, here, CardError, skip=INPUT_KEYS)
     for error in errors:
-        found.add(error)
+        mistakes.add(error)
     steps = plain.get("steps")
     if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        found.add(CardError(f"{here}.steps: {steps!r} is not a number of steps.", fix="write a whole number of at least 1."))
+        mistakes.add(CardError(f"{here}.steps: {steps!r} is not a number of steps.", fix="write a whole number of at least 1."))
         return None
-    given = {key: value for key, value in plain.items() if key not in INPUT_KEYS}
-    return None if errors else Input(name, modality, given, bool(plain.get("optional", False)), steps)
+    modality_options = {key: value for key, value in plain.items() if key not in INPUT_KEYS}
+    return None if errors else Input(name, modality, modality_options, bool(plain.get("optional", False)), steps)
 
 
-def _output(name: str, plain: Any, where: str, found: Collector) -> Output | None:
+def _output(name: str, plain: Any, where: str, mistakes: Collector) -> Output | None:
     here = f"{where}: outputs.{name}"
     if not isinstance(plain, dict) or "task" not in plain:
-        found.add(CardError(f"{here}: 'task' is missing.", fix=f"one of: {', '.join(plugins.names('tasks'))}."))
+        mistakes.add(CardError(f"{here}: 'task' is missing.", fix=f"one of: {', '.join(plugins.names('tasks'))}."))
         return None
     task = plain["task"]
     if task not in plugins.names("tasks"):
-        found.add(CardError(f"{here}: unknown task '{task}'.", fix=nearest(str(task), plugins.names("tasks"))))
+        mistakes.add(CardError(f"{here}: unknown task '{task}'.", fix=nearest(str(task), plugins.names("tasks"))))
         return None
     declared = plugins.options("tasks", task)
     errors = options.check(plain, declared, here, CardError, skip=("task",))
-    given = {key: value for key, value in plain.items() if key != "task"}
+    task_options = {key: value for key, value in plain.items() if key != "task"}
     for key, option in declared.items():
-        if options.mentions(option.annotation, "Labels") and given.get(key) is not None:
-            given[key] = _labels(given[key], f"{here}.{key}", errors)
+        if options.mentions(option.annotation, "Labels") and task_options.get(key) is not None:
+            task_options[key] = _labels(task_options[key], f"{here}.{key}", errors)
     for error in errors:
-        found.add(error)
-    return None if errors else Output(name, task, given)
+        mistakes.add(error)
+    return None if errors else Output(name, task, task_options)
 
 
 def _labels(names: Any, where: str, errors: list[EdgemmError]) -> tuple[str, ...]:
@@ -322,30 +322,32 @@ def _label(value: Any) -> str:
 
 
 def _check_names(
-    inputs: Mapping[str, Input | None], outputs: Mapping[str, Output | None], columns: Mapping[str, str], where: str, found: Collector
+    inputs: Mapping[str, Input | None], outputs: Mapping[str, Output | None], columns: Mapping[str, str], where: str, mistakes: Collector
 ) -> None:
     for name in sorted(set(inputs) & set(outputs)):
-        found.add(CardError(f"{where}: '{name}' is both an input and an output.", fix="give the two different names."))
+        mistakes.add(CardError(f"{where}: '{name}' is both an input and an output.", fix="give the two different names."))
     for name in inputs:
         if name in ("fusion", "head") or name.startswith("head:"):
-            found.add(CardError(f"{where}: an input cannot be called '{name}'.", why="recipes use that word for a part of the model."))
-    known = [*inputs, *outputs]
+            mistakes.add(CardError(f"{where}: an input cannot be called '{name}'.", why="recipes use that word for a part of the model."))
+    names = [*inputs, *outputs]
     for column, ours in columns.items():
-        if ours not in known:
-            found.add(CardError(f"{where}: columns.{column} names '{ours}', which is no input or output.", fix=nearest(str(ours), known)))
+        if ours not in names:
+            mistakes.add(
+                CardError(f"{where}: columns.{column} names '{ours}', which is no input or output.", fix=nearest(str(ours), names))
+            )
     for spec in outputs.values():
         if spec:
-            _check_references(spec, inputs, outputs, where, found)
+            _check_references(spec, inputs, outputs, where, mistakes)
 
 
-def _check_references(spec: Output, inputs: Mapping[str, Any], outputs: Mapping[str, Any], where: str, found: Collector) -> None:
+def _check_references(spec: Output, inputs: Mapping[str, Any], outputs: Mapping[str, Any], where: str, mistakes: Collector) -> None:
     """An option that names an input or output of the card has to name one that is there."""
     for key, option in plugins.options("tasks", spec.task).items():
         for annotation, what, there in (("OutputName", "output", outputs), ("InputName", "input", inputs)):
             value = spec.options.get(key) if options.mentions(option.annotation, annotation) else None
             for name in [value] if isinstance(value, str) else value or ():
                 if name not in there:
-                    found.add(CardError(f"{where}: outputs.{spec.name}.{key} names '{name}', no {what}.", fix=nearest(str(name), there)))
+                    mistakes.add(CardError(f"{where}: outputs.{spec.name}.{key} names '{name}', no {what}.", fix=nearest(str(name), there)))
 
 
 def _plain(value: Any) -> Any:

@@ -210,11 +210,11 @@ def of(spec: Input, *, folder: Path | None = None) -> Modality:
         CardError: A value is out of range; names the input. Mistakes: several are.
     """
     kind = plugins.find(Modality, spec.modality)
-    given = dict(spec.options)
-    if given.get("tokenizer") and folder is not None:
-        given["tokenizer"] = str(folder / given["tokenizer"])
+    options = dict(spec.options)
+    if options.get("tokenizer") and folder is not None:
+        options["tokenizer"] = str(folder / options["tokenizer"])
     try:
-        return kind(**given)
+        return kind(**options)
     except CardError as err:
         raise _named(err, spec) from err
     except Mistakes as err:

@@ -77,9 +77,9 @@ def finite(array: np.ndarray) -> np.ndarray:
     good = np.isfinite(array)
     if good.all():
         return array
-    place = tuple(int(index) for index in np.argwhere(~good)[0])
+    position = tuple(int(index) for index in np.argwhere(~good)[0])
     raise DataError(
-        f"the value at {list(place)} is {array[place]}.",
+        f"the value at {list(position)} is {array[position]}.",
         why=f"{int((~good).sum())} of {array.size} values are not finite, and a model turns one such value into nonsense.",
         fix="mend or remove the row, fill the gap, or pass --skip-bad-rows.",
     )

@@ -183,7 +183,7 @@ def _text(value: int | memoryview) -> str:
 
 def _inner(data: memoryview, number: int) -> memoryview:
     """The message in field ``number``, empty when it is not set."""
-    return next((value for found, value in _fields(data) if found == number and isinstance(value, memoryview)), memoryview(b""))
+    return next((value for field, value in _fields(data) if field == number and isinstance(value, memoryview)), memoryview(b""))
 
 
 def _spec(data: memoryview) -> TensorSpec:

@@ -34,18 +34,18 @@ def check(
         error: Type of the errors made.
         skip: Keys that are somebody else's to check.
     """
-    found = Collector()
+    mistakes = Collector()
     for key, value in given.items():
         if key in skip:
             continue
         if key not in declared:
-            found.add(error(f"{where}: unknown key '{key}'.", fix=nearest(key, [*declared, *skip])))
+            mistakes.add(error(f"{where}: unknown key '{key}'.", fix=nearest(key, [*declared, *skip])))
         elif not fits(value, declared[key].annotation):
-            found.add(_misfit(f"{where}.{key}", value, declared[key].annotation, error))
+            mistakes.add(_misfit(f"{where}.{key}", value, declared[key].annotation, error))
     for key, option in declared.items():
         if option.required and key not in given:
-            found.add(error(f"{where}: '{key}' is missing.", fix=f"add {key}: <{in_words(option.annotation)}>."))
-    return found.errors
+            mistakes.add(error(f"{where}: '{key}' is missing.", fix=f"add {key}: <{in_words(option.annotation)}>."))
+    return mistakes.errors
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:
@@ -109,22 +109,22 @@ def in_words(annotation: ast.expr) -> str:
 
 def choices(annotation: ast.expr) -> list[Any]:
     """The values of every ``Literal`` in a union."""
-    found: list[Any] = []
+    values: list[Any] = []
     for kind in _alternatives(annotation):
         match kind:
             case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
-                found += [ast.literal_eval(entry) for entry in (choice.elts if isinstance(choice, ast.Tuple) else [choice])]
-    return found
+                values += [ast.literal_eval(entry) for entry in (choice.elts if isinstance(choice, ast.Tuple) else [choice])]
+    return values
 
 
-def _misfit(place: str, value: Any, annotation: ast.expr, error: type[EdgemmError]) -> EdgemmError:
-    known = [choice for choice in choices(annotation) if isinstance(choice, str)]
-    if isinstance(value, str) and known:
+def _misfit(where: str, value: Any, annotation: ast.expr, error: type[EdgemmError]) -> EdgemmError:
+    allowed = [choice for choice in choices(annotation) if isinstance(choice, str)]
+    if isinstance(value, str) and allowed:
         others = [kind for kind in _alternatives(annotation) if not choices(kind) and ast.unparse(kind) != "None"]
         more = f", or write {' or '.join(map(in_words, others))}" if others else ""
-        return error(f"{place}: unknown value '{value}'.", fix=f"{nearest(value, known)}{more}.")
+        return error(f"{where}: unknown value '{value}'.", fix=f"{nearest(value, allowed)}{more}.")
     words = in_words(annotation)
-    return error(f"{place}: {_shown(value) if not isinstance(value, str) else repr(value)} is not {words}.", fix=f"write {words}.")
+    return error(f"{where}: {_shown(value) if not isinstance(value, str) else repr(value)} is not {words}.", fix=f"write {words}.")
 
 
 def _alternatives(annotation: ast.expr) -> list[ast.expr]:

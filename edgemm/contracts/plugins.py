@@ -70,7 +70,7 @@ def names(kind: str) -> list[str]:
 
 def folders(kind: str) -> list[Path]:
     """Where plugins of a kind lie: edgemm's folders, then those of one's own; the first file of a name counts."""
-    own = [Path(given) / kind for given in os.environ.get(OWN, "").split(os.pathsep) if given]
+    own = [Path(root) / kind for root in os.environ.get(OWN, "").split(os.pathsep) if root]
     return [*(ROOT / folder for folder in KINDS[kind]), *own]
 
 
@@ -163,8 +163,8 @@ def missing_extra(err: ModuleNotFoundError, what: str) -> EdgemmError:
 
 def extra_of(module: str) -> str | None:
     """The smallest extra of edgemm that brings a third-party module, as the installed package says; None where none does."""
-    wanted = DISTRIBUTIONS.get(module, module).replace("_", "-").lower()
-    extras = {extra: found for extra, found in _extras().items() if wanted in found and extra != FOR_DEVELOPERS}
+    distribution = DISTRIBUTIONS.get(module, module).replace("_", "-").lower()
+    extras = {extra: requirements for extra, requirements in _extras().items() if distribution in requirements and extra != FOR_DEVELOPERS}
     return min(extras, key=lambda extra: (len(extras[extra]), extra), default=None)
 
 
@@ -179,8 +179,8 @@ def _extras() -> dict[str, dict[str, str]]:
 
     extras: dict[str, dict[str, str]] = {}
     with suppress(metadata.PackageNotFoundError):  # a copy that nobody installed
-        for found in filter(None, map(REQUIREMENT.fullmatch, metadata.requires("edgemm") or ())):
-            extras.setdefault(found["extra"], {})[found["name"].replace("_", "-").lower()] = found["name"] + found["versions"].strip()
+        for match in filter(None, map(REQUIREMENT.fullmatch, metadata.requires("edgemm") or ())):
+            extras.setdefault(match["extra"], {})[match["name"].replace("_", "-").lower()] = match["name"] + match["versions"].strip()
     return extras
 
 
@@ -258,22 +258,22 @@ def packages(kind: str, name: str) -> tuple[str, ...]:
 
 
 def _parameters(node: ast.FunctionDef) -> dict[str, Option]:
-    found = {}
+    parameters = {}
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         annotation = argument.annotation or ast.Name("Any")
-        found[argument.arg] = Option(argument.arg, annotation, REQUIRED if default is None else _literal(default))
-    return found
+        parameters[argument.arg] = Option(argument.arg, annotation, REQUIRED if default is None else _literal(default))
+    return parameters
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Option]:
-    found = {}
+    fields = {}
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_"):
             if "ClassVar" in ast.unparse(item.annotation):
                 continue
             default = REQUIRED if item.value is None else _literal(item.value)
-            found[item.target.id] = Option(item.target.id, item.annotation, default)
-    return found
+            fields[item.target.id] = Option(item.target.id, item.annotation, default)
+    return fields
 
 
 def _literal(node: ast.expr) -> Any:

@@ -134,51 +134,51 @@ def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: 
     where = where or name
     if not isinstance(plain, dict):
         raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets and budgets.")
-    found = Collector()
+    mistakes = Collector()
     for key in plain:
         if key not in KEYS:
-            found.add(RecipeError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
-    steps = _steps(plain.get("steps") or [], where, card, found)
-    targets = _targets(plain.get("targets"), where, found)
-    budgets = _budgets(plain.get("budgets") or {}, where, card, found)
-    found.raise_if_any()
+            mistakes.add(RecipeError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
+    steps = _steps(plain.get("steps") or [], where, card, mistakes)
+    targets = _targets(plain.get("targets"), where, mistakes)
+    budgets = _budgets(plain.get("budgets") or {}, where, card, mistakes)
+    mistakes.raise_if_any()
     digest = hashlib.sha256(repr([(s.name, sorted(s.options.items())) for s in steps] + [targets, budgets]).encode()).hexdigest()
     return Recipe(name, steps, targets, budgets, digest)
 
 
-def _steps(plain: Any, where: str, card: Card | None, found: Collector) -> tuple[Step, ...]:
+def _steps(plain: Any, where: str, card: Card | None, mistakes: Collector) -> tuple[Step, ...]:
     steps: list[Step] = []
     if not isinstance(plain, list):
-        found.add(RecipeError(f"{where}: 'steps' is not a list.", fix="steps: [{quantize: {}}]"))
+        mistakes.add(RecipeError(f"{where}: 'steps' is not a list.", fix="steps: [{quantize: {}}]"))
         return ()
     for number, entry in enumerate(plain, 1):
         here = f"{where}: step {number}"
         if isinstance(entry, str):
             entry = {entry: {}}
         if not isinstance(entry, dict) or len(entry) != 1:
-            found.add(RecipeError(f"{here} is not one step with its options.", fix="write `- quantize: {method: ptq}`."))
+            mistakes.add(RecipeError(f"{here} is not one step with its options.", fix="write `- quantize: {method: ptq}`."))
             continue
-        (name, given) = next(iter(entry.items()))
+        (name, step_options) = next(iter(entry.items()))
         if name not in plugins.names("steps"):
-            found.add(RecipeError(f"{here}: unknown step '{name}'.", fix=nearest(str(name), plugins.names("steps"))))
+            mistakes.add(RecipeError(f"{here}: unknown step '{name}'.", fix=nearest(str(name), plugins.names("steps"))))
             continue
-        given = {} if given is None else given
-        if not isinstance(given, dict):
-            found.add(RecipeError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
+        step_options = {} if step_options is None else step_options
+        if not isinstance(step_options, dict):
+            mistakes.add(RecipeError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
             continue
-        step = Step(name, given, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
-        for error in options.check(given, plugins.options("steps", name), f"{here} ({name})", RecipeError):
-            found.add(error)
-        _check_selectors(step, here, card, found)
-        _check_stage(step, here, card, found)
-        _check_order(step, steps, here, found)
+        step = Step(name, step_options, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
+        for error in options.check(step_options, plugins.options("steps", name), f"{here} ({name})", RecipeError):
+            mistakes.add(error)
+        _check_selectors(step, here, card, mistakes)
+        _check_stage(step, here, card, mistakes)
+        _check_order(step, steps, here, mistakes)
         steps.append(step)
     return tuple(steps)
 
 
-def _check_stage(step: Step, here: str, card: Card | None, found: Collector) -> None:
+def _check_stage(step: Step, here: str, card: Card | None, mistakes: Collector) -> None:
     if step.stage == "torch" and card is not None and card.model:
-        found.add(
+        mistakes.add(
             RecipeError(
                 f"{here}: '{step.name}' needs a PyTorch model, and this card names '{card.model}'.",
                 why=f"{step.name} changes a torch module; "
@@ -188,61 +188,63 @@ def _check_stage(step: Step, here: str, card: Card | None, found: Collector) -> 
         )
 
 
-def _check_order(step: Step, before: list[Step], here: str, found: Collector) -> None:
+def _check_order(step: Step, before: list[Step], here: str, mistakes: Collector) -> None:
     """Torch steps come before graph steps, and nothing of its stage after a step that is ``last``."""
     graph = next((earlier.name for earlier in before if earlier.stage == "graph"), None)
     if step.stage == "torch" and graph is not None:
         why = f"{step.name} works on the torch model, {graph} on the exported graph."
-        found.add(RecipeError(f"{here}: '{step.name}' comes after '{graph}'.", why=why, fix=f"move {step.name} before {graph}."))
+        mistakes.add(RecipeError(f"{here}: '{step.name}' comes after '{graph}'.", why=why, fix=f"move {step.name} before {graph}."))
     last = next((earlier for earlier in before if earlier.last and earlier.stage == step.stage), None)
     if last is not None:
         twice = last.name == step.name
         what = f"{here}: '{step.name}' comes {'twice' if twice else f'after {last.name!r}'}."
         fix = f"keep one {step.name}." if twice else f"move {step.name} before {last.name}."
-        found.add(RecipeError(what, why=last.last or "", fix=fix))
+        mistakes.add(RecipeError(what, why=last.last or "", fix=fix))
 
 
-def _check_selectors(step: Step, here: str, card: Card | None, found: Collector) -> None:
+def _check_selectors(step: Step, here: str, card: Card | None, mistakes: Collector) -> None:
     always = {"fusion", "head", *plugins.names("modalities")}
     for key, option in plugins.options("steps", step.name).items():
         for selector in options.selector_keys(step.options.get(key), option.annotation):
             if card is not None and selector not in always and not step.knows(key, selector, card):
-                found.add(RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors())))
+                mistakes.add(
+                    RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors()))
+                )
 
 
-def _targets(plain: Any, where: str, found: Collector) -> dict[str, dict[str, Any]]:
+def _targets(plain: Any, where: str, mistakes: Collector) -> dict[str, dict[str, Any]]:
     if isinstance(plain, list):
         plain = {str(name): {} for name in plain}
     if not isinstance(plain, dict) or not plain:
-        found.add(RecipeError(f"{where}: 'targets' is missing or empty.", fix=f"targets: {{{plugins.names('targets')[0]}: {{}}}}"))
+        mistakes.add(RecipeError(f"{where}: 'targets' is missing or empty.", fix=f"targets: {{{plugins.names('targets')[0]}: {{}}}}"))
         return {}
     targets = {}
-    for name, given in plain.items():
+    for name, target_options in plain.items():
         if name not in plugins.names("targets"):
-            found.add(RecipeError(f"{where}: unknown target '{name}'.", fix=nearest(str(name), plugins.names("targets"))))
+            mistakes.add(RecipeError(f"{where}: unknown target '{name}'.", fix=nearest(str(name), plugins.names("targets"))))
             continue
-        given = given or {}
-        for error in options.check(given, plugins.options("targets", name), f"{where}: targets.{name}", RecipeError):
-            found.add(error)
-        targets[name] = dict(given)
+        target_options = target_options or {}
+        for error in options.check(target_options, plugins.options("targets", name), f"{where}: targets.{name}", RecipeError):
+            mistakes.add(error)
+        targets[name] = dict(target_options)
     return targets
 
 
-def _budgets(plain: Any, where: str, card: Card | None, found: Collector) -> dict[str, Any]:
+def _budgets(plain: Any, where: str, card: Card | None, mistakes: Collector) -> dict[str, Any]:
     if not isinstance(plain, dict):
-        found.add(RecipeError(f"{where}: 'budgets' is not a mapping.", fix="budgets: {accuracy_drop_points: 1.0}"))
+        mistakes.add(RecipeError(f"{where}: 'budgets' is not a mapping.", fix="budgets: {accuracy_drop_points: 1.0}"))
         return {}
     for name, limit in plain.items():
         here = f"{where}: budgets.{name}"
         if name not in BUDGETS:
-            found.add(RecipeError(f"{where}: unknown budget '{name}'.", fix=nearest(str(name), BUDGETS)))
+            mistakes.add(RecipeError(f"{where}: unknown budget '{name}'.", fix=nearest(str(name), BUDGETS)))
         elif isinstance(limit, dict) and name in PER_OUTPUT:
             for output, value in limit.items():
                 if card is not None and output not in card.outputs:
-                    found.add(RecipeError(f"{here}: '{output}' is no output of this model.", fix=nearest(str(output), card.outputs)))
-                found.errors += _not_a_limit(value, f"{here}.{output}")
+                    mistakes.add(RecipeError(f"{here}: '{output}' is no output of this model.", fix=nearest(str(output), card.outputs)))
+                mistakes.errors += _not_a_limit(value, f"{here}.{output}")
         else:
-            found.errors += _not_a_limit(limit, here)
+            mistakes.errors += _not_a_limit(limit, here)
     return plain
 
 

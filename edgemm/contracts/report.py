@@ -135,7 +135,7 @@ class Report:
             if m.branch is None and m.modalities is None:
                 groups.setdefault((m.target if m.subject != "original" else None, m.subject, m.candidate), []).append(m)
         targets = list(dict.fromkeys(target for target, _, _ in groups))
-        order = {subject: place for place, subject in enumerate(SUBJECTS)}
+        order = {subject: rank for rank, subject in enumerate(SUBJECTS)}
         keys = sorted(groups, key=lambda key: (key[1] != "original", targets.index(key[0]), order.get(key[1], len(order))))
         return [Variant(_label(key, keys), key[1], key[2], key[0], tuple(groups[key])) for key in keys]
 
@@ -152,9 +152,9 @@ class Report:
             *(f"{name} {output or ''}".strip() for name, output in self._metrics()),
             "ran in",
         ]
-        kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
-        table = [[row[place] for place in kept] for row in [head, *rows]] if rows else []
-        widths = [max(len(row[place]) for row in table) for place in range(len(kept))] if table else []
+        kept = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+        table = [[row[column] for column in kept] for row in [head, *rows]] if rows else []
+        widths = [max(len(row[column]) for row in table) for column in range(len(kept))] if table else []
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
         warnings = self.details.warnings
         blocks = [
@@ -273,10 +273,10 @@ def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targe
             per_output = name == "accuracy_drop_points"
             limits = limit if isinstance(limit, Mapping) else dict.fromkeys(outputs if per_output else [None], limit)
             for output, bound in limits.items():
-                found = [m for m in measured if m.name == name and m.target == target and m.output == output]
-                unit = (found[0].unit if found else "" if isinstance(limit, Mapping) else "points") if per_output else None
-                held = found[0].limit_of(limit) if found else float(bound)
-                verdicts.append(replace(_verdict(name, held, found[0] if found else None, target, output), unit=unit))
+                matches = [m for m in measured if m.name == name and m.target == target and m.output == output]
+                unit = (matches[0].unit if matches else "" if isinstance(limit, Mapping) else "points") if per_output else None
+                held = matches[0].limit_of(limit) if matches else float(bound)
+                verdicts.append(replace(_verdict(name, held, matches[0] if matches else None, target, output), unit=unit))
     return verdicts
 
 

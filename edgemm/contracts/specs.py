@@ -83,10 +83,10 @@ def check_feed(specs: Sequence[TensorSpec], feed: Mapping[str, np.ndarray]) -> N
                 fix=f"add '{spec.name}': {spec}.",
             )
         spec.check(feed[spec.name])
-    known = {spec.name for spec in specs}
+    names = {spec.name for spec in specs}
     for name in feed:
-        if name not in known:
-            raise SpecMismatch(f"input '{name}' is not one of the model's.", fix=nearest(name, known))
+        if name not in names:
+            raise SpecMismatch(f"input '{name}' is not one of the model's.", fix=nearest(name, names))
     sizes = {spec.name: feed[spec.name].shape[0] for spec in specs if spec.shape and spec.shape[0] == BATCH}
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"'{name}' {size}" for name, size in sizes.items())

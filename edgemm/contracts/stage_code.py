@@ -68,9 +68,9 @@ def _of(
         if path in codes or _is_in(path, without):
             continue
         code = codes[path] = source.read(path)
-        beside = {found for word in code.strings if (found := path.with_name(word)).is_file()}
-        waiting += [*_packages_around(path), *_leads_to(path, code, dict(only)), *(found for found in beside if found.suffix == ".py")]
-        others |= {found for found in beside if found.suffix != ".py"}
+        beside = {file for word in code.strings if (file := path.with_name(word)).is_file()}
+        waiting += [*_packages_around(path), *_leads_to(path, code, dict(only)), *(file for file in beside if file.suffix == ".py")]
+        others |= {file for file in beside if file.suffix != ".py"}
     source.keep()
     named = sorted((_name(path), code.digest) for path, code in codes.items()) + sorted((_name(path), sha256_file(path)) for path in others)
     return StageCode(tuple(sorted({*codes, *others})), sha256_of(named), tuple(sorted(set(_packages(codes.values())))))
@@ -84,13 +84,13 @@ def _leads_to(path: Path, code: Code, only: Mapping[str, tuple[str, ...]]) -> It
         yield from sorted(_folder(package).rglob("*.py")) if package.startswith(f"{PACKAGE}.") else ()
     if path == _file(f"{PACKAGE}.contracts.plugins"):
         return
-    for function, asked, name in code.calls:
-        if function not in RUNS or asked is None:
+    for function, kind_argument, name in code.calls:
+        if function not in RUNS or kind_argument is None:
             continue
-        kind = asked if asked in plugins.KINDS else plugins.plural(asked)
-        known = plugins.names(kind) if kind in plugins.KINDS else []
-        possible = only.get(kind, known) if name is None else (name,)
-        yield from (plugins.source(kind, plugin) for plugin in possible if plugin in known)
+        kind = kind_argument if kind_argument in plugins.KINDS else plugins.plural(kind_argument)
+        names = plugins.names(kind) if kind in plugins.KINDS else []
+        possible = only.get(kind, names) if name is None else (name,)
+        yield from (plugins.source(kind, plugin) for plugin in possible if plugin in names)
 
 
 def _modules(name: str) -> Iterator[Path]:
@@ -116,7 +116,7 @@ def _required(module: str) -> Path:
 @functools.cache
 def _file(module: str) -> Path | None:
     path = _folder(module)
-    return next((found for found in (path / "__init__.py", path.with_suffix(".py")) if found.is_file()), None)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
 def _folder(module: str) -> Path:

@@ -255,10 +255,10 @@ def tasks(card: Card) -> dict[str, Task]:
 
 def guarded_metrics() -> dict[str, str]:
     """Every task's guarded metric -> what people call it; read from source, nothing is imported."""
-    found: dict[str, str] = {}
+    metrics: dict[str, str] = {}
     for name in plugins.names("tasks"):
-        found |= plugins.constant("tasks", name, "METRIC") or {}
-    return found
+        metrics |= plugins.constant("tasks", name, "METRIC") or {}
+    return metrics
 
 
 def scored_outputs(card: Card) -> list[str]:

@@ -79,8 +79,8 @@ def locate(card: Card) -> Place:
 
 def folders(card: Card) -> list[Path]:
     """Folders in which a factory's module is looked up before the import path, first wins."""
-    places = [*([card.folder / card.source] if card.source else []), card.folder, Path.cwd()]
-    return list(dict.fromkeys(place.resolve() for place in places))
+    candidates = [*([card.folder / card.source] if card.source else []), card.folder, Path.cwd()]
+    return list(dict.fromkeys(folder.resolve() for folder in candidates))
 
 
 def call(card: Card) -> Any:
@@ -90,10 +90,10 @@ def call(card: Card) -> Any:
         CardError: No such module or callable, or it does not take these kwargs.
         CheckpointError: The module cannot be imported or the factory raised; names file and line.
     """
-    place = locate(card)
-    with importing(place):
-        function = _import(card, place)
-        _check_kwargs(card, place, function)
+    location = locate(card)
+    with importing(location):
+        function = _import(card, location)
+        _check_kwargs(card, location, function)
         try:
             return function(**dict(card.kwargs))
         except (SystemExit, Exception) as err:
@@ -114,15 +114,15 @@ def source_facts(card: Card) -> dict[str, str]:
     Raises:
         CardError: As ``locate``.
     """
-    place = locate(card)
-    if place.file is None:
-        return {place.module: sys.version}
-    if place.root is None:
-        top = place.module.partition(".")[0]
-        return {place.module: sha256_file(place.file), top: cache.version(top)}
-    found: dict[Path, None] = {}
-    _collect(place.module, place.root, found)
-    return {file.relative_to(place.root).as_posix(): sha256_file(file) for file in sorted(found)}
+    location = locate(card)
+    if location.file is None:
+        return {location.module: sys.version}
+    if location.root is None:
+        top = location.module.partition(".")[0]
+        return {location.module: sha256_file(location.file), top: cache.version(top)}
+    files: dict[Path, None] = {}
+    _collect(location.module, location.root, files)
+    return {file.relative_to(location.root).as_posix(): sha256_file(file) for file in sorted(files)}
 
 
 def leads_to_a_file(folder: Path, value: str) -> bool:
@@ -151,8 +151,8 @@ def where(err: BaseException, card: Card) -> str:
 def _home(card: Card) -> Path | None:
     if kind(card) != "own":
         return None
-    place = locate(card)
-    return place.root or (place.file.parent if place.file else None)
+    location = locate(card)
+    return location.root or (location.file.parent if location.file else None)
 
 
 @contextmanager
@@ -193,28 +193,28 @@ def _find_source(module: str, path: list[str] | None) -> Path | None:
     return Path(spec.origin) if Path(spec.origin).suffix in (".py", ".pyc", ".so", ".pyd") else None
 
 
-def _import(card: Card, place: Place) -> Callable[..., Any]:
+def _import(card: Card, location: Place) -> Callable[..., Any]:
     try:
-        value: Any = importlib.import_module(place.module)
+        value: Any = importlib.import_module(location.module)
     except (SystemExit, Exception) as err:
         absent = err.name if isinstance(err, ModuleNotFoundError) else None
         raise CheckpointError(
-            f"factory '{card.factory}': importing '{place.module}' failed at {where(err, card)}.",
+            f"factory '{card.factory}': importing '{location.module}' failed at {where(err, card)}.",
             why=f"{type(err).__name__}: {err}.",
             fix=f"install '{absent}', or put it beside the card." if absent else "mend it there.",
         ) from err
-    for part in place.attribute.split("."):
+    for part in location.attribute.split("."):
         if not hasattr(value, part):
             callables = [name for name, entry in vars(value).items() if callable(entry) and not name.startswith("_")]
-            raise CardError(f"factory '{card.factory}': {place.file} has no '{part}'.", fix=nearest(part, callables))
+            raise CardError(f"factory '{card.factory}': {location.file} has no '{part}'.", fix=nearest(part, callables))
         value = getattr(value, part)
     if not callable(value):
-        raise CardError(f"factory '{card.factory}': '{place.attribute}' is a {type(value).__name__}, not callable.")
+        raise CardError(f"factory '{card.factory}': '{location.attribute}' is a {type(value).__name__}, not callable.")
     factory: Callable[..., Any] = value
     return factory
 
 
-def _check_kwargs(card: Card, place: Place, function: Callable[..., Any]) -> None:
+def _check_kwargs(card: Card, location: Place, function: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some C callables have none
@@ -224,15 +224,15 @@ def _check_kwargs(card: Card, place: Place, function: Callable[..., Any]) -> Non
     except TypeError as err:
         raise CardError(
             f"factory '{card.factory}' does not take the card's kwargs: {err}.",
-            why=f"it is {place.attribute}{signature}; the card gives {', '.join(card.kwargs) or 'none'}.",
+            why=f"it is {location.attribute}{signature}; the card gives {', '.join(card.kwargs) or 'none'}.",
             fix="mend `kwargs:` in the card.",
         ) from err
 
 
-def _hide_others(place: Place) -> dict[str, ModuleType]:
-    """Take away loaded modules whose names ``place.root`` has too but which come from elsewhere; returns those no card brought."""
-    assert place.root is not None
-    root, top = place.root, place.module.partition(".")[0]
+def _hide_others(location: Place) -> dict[str, ModuleType]:
+    """Take away loaded modules whose names ``location.root`` has too but which come from elsewhere; returns those no card brought."""
+    assert location.root is not None
+    root, top = location.root, location.module.partition(".")[0]
     cards = {name for modules in _ours.values() for name in modules}
     clashing = {name for name in {top, *(name.partition(".")[0] for name in cards)} if _find_source(name, [str(root)]) or name == top}
     theirs: dict[str, ModuleType] = {}
@@ -245,10 +245,10 @@ def _hide_others(place: Place) -> dict[str, ModuleType]:
 
 def _still_fresh(root: Path) -> dict[str, ModuleType]:
     """Modules imported from ``root`` before, unless one of their files changed since: then all are imported anew."""
-    known = _ours.get(root, {})
-    if all(_mtime(module) == mtime for module, mtime in known.values()):
-        return {name: module for name, (module, _) in known.items()}
-    for name, (module, _) in known.items():
+    modules = _ours.get(root, {})
+    if all(_mtime(module) == mtime for module, mtime in modules.values()):
+        return {name: module for name, (module, _) in modules.items()}
+    for name, (module, _) in modules.items():
         if sys.modules.get(name) is module:
             del sys.modules[name]
     return {}
@@ -270,16 +270,16 @@ def _mtime(module: ModuleType) -> int:
         return 0
 
 
-def _collect(module: str, root: Path, found: dict[Path, None]) -> None:
+def _collect(module: str, root: Path, files: dict[Path, None]) -> None:
     """Add the source files under ``root`` that importing ``module`` runs: parents' ``__init__``, itself, and what those import."""
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         file = _find_source(".".join(parts[:end]), [str(root)])
-        if file is None or file.suffix != ".py" or file in found or not file.is_relative_to(root):
+        if file is None or file.suffix != ".py" or file in files or not file.is_relative_to(root):
             continue
-        found[file] = None
+        files[file] = None
         for name in _imports(file, ".".join(parts[:end])):
-            _collect(name, root, found)
+            _collect(name, root, files)
 
 
 def _imports(file: Path, module: str) -> list[str]:
