@@ -38,15 +38,15 @@ def check(dataset: TableDataset, *, needed: Sequence[str] = ()) -> None:
         dataset.require_rows(split)
     if dataset.leaves_out:
         return
-    found, looker = Collector(), _Looker(dataset)
+    mistakes, looker = Collector(), _Looker(dataset)
     for split in dataset.splits():
         for row in dataset.source.naming(split):
             error = looker.mistake(row)
             if error is not None:
-                found.add(error)
-                if len(found.errors) == TOLD:
-                    found.raise_if_any()
-    found.raise_if_any()
+                mistakes.add(error)
+                if len(mistakes.errors) == TOLD:
+                    mistakes.raise_if_any()
+    mistakes.raise_if_any()
 
 
 class _Looker:

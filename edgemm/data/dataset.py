@@ -61,13 +61,15 @@ def find_labels(data: str | Path | TableDataset, card: Card) -> Card:
     if not missing:
         return card
     source = data.source if isinstance(data, TableDataset) else open_dataset(data, card).source
-    found: dict[str, set[str]] = {name: set() for name in missing}
+    label_sets: dict[str, set[str]] = {name: set() for name in missing}
     reading = as_named_in(card, source.columns)
     for row in source.rows("train"):
         for name, task in missing.items() if not row.trouble else ():
-            if len(found[name]) <= labels.MOST_LABELS:
-                found[name].update(task.labels_in(row.cells.get(reading.column(name))))
-    filled = {name: card.outputs[name].with_options(labels=labels.sorted_labels(words, name, source.name)) for name, words in found.items()}
+            if len(label_sets[name]) <= labels.MOST_LABELS:
+                label_sets[name].update(task.labels_in(row.cells.get(reading.column(name))))
+    filled = {
+        name: card.outputs[name].with_options(labels=labels.sorted_labels(words, name, source.name)) for name, words in label_sets.items()
+    }
     return card.replace(outputs={**card.outputs, **filled})
 
 
@@ -209,7 +211,7 @@ class TableDataset(Dataset):
         output = next((name for name, task in self._tasks.items() if task.is_one_label), None)
         column = self.card.column(output) if output else ""
         rank = labels.stratified((str(row.cells.get(column)) for row in self.source.rows(split)), samples, seed)
-        chosen = [(rank[place], row) for place, row in enumerate(self.source.rows(split)) if place in rank]
+        chosen = [(rank[index], row) for index, row in enumerate(self.source.rows(split)) if index in rank]
         return (row for _, row in sorted(chosen, key=lambda entry: entry[0]))
 
     def _batched(self, rows: Iterator[Row], size: int, split: str, *, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:

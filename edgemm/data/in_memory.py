@@ -176,12 +176,12 @@ def open_split(
 
 def _spreads(card: Card, train: DecodedSplit) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of every measurement's truth in a split (in its first 4,096 rows where it is streamed)."""
-    wanted = [name for name, task in tasks.tasks(card).items() if task.is_quantity]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-    for number, batch in enumerate(train.batches(256, shuffle=0) if wanted else ()):
+    quantities = [name for name, task in tasks.tasks(card).items() if task.is_quantity]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in quantities}
+    for number, batch in enumerate(train.batches(256, shuffle=0) if quantities else ()):
         if train.arrays is None and number >= 16:
             break
-        for name in wanted:
+        for name in quantities:
             parts[name].append(batch.truth[name])
     joined = {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
     return {name: float(values.mean()) for name, values in joined.items()}, {

@@ -141,14 +141,14 @@ def stratified(labels: Iterable[str], samples: int, seed: int) -> dict[int, int]
         labels: The label of each row, in order; read once.
 
     Returns:
-        Place of a chosen row -> its rank in a random order. Depends on nothing but labels, ``samples`` and ``seed``.
+        Index of a chosen row -> its rank in a random order. Depends on nothing but labels, ``samples`` and ``seed``.
     """
-    strata: dict[str, list[tuple[int, int]]] = {}  # label -> heap of (-key, -place): the rows of smallest key
+    strata: dict[str, list[tuple[int, int]]] = {}  # label -> heap of (-key, -index): the rows of smallest key
     counts: dict[str, int] = {}
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         label = label if label in counts or len(counts) < STRATA else ""
         counts[label] = counts.get(label, 0) + 1
-        entry = (-zlib.crc32(f"{seed} {place}".encode()), -place)
+        entry = (-zlib.crc32(f"{seed} {index}".encode()), -index)
         heap = strata.setdefault(label, [])
         if len(heap) < samples:
             heapq.heappush(heap, entry)
@@ -156,14 +156,14 @@ def stratified(labels: Iterable[str], samples: int, seed: int) -> dict[int, int]
             heapq.heappushpop(heap, entry)
     shares = _shares(counts, min(samples, sum(counts.values())))
     chosen = [entry for label, heap in strata.items() for entry in heapq.nlargest(shares[label], heap)]
-    return {-place: rank for rank, (_, place) in enumerate(sorted(chosen, reverse=True))}
+    return {-index: rank for rank, (_, index) in enumerate(sorted(chosen, reverse=True))}
 
 
 def _shares(counts: Mapping[str, int], samples: int) -> dict[str, int]:
     """How many of ``samples`` each label gets: one each, then always the label that is furthest below its due."""
     total = sum(counts.values())
     by_size = sorted(counts, key=lambda label: (-counts[label], label))
-    shares = {label: int(place < samples) for place, label in enumerate(by_size)}
+    shares = {label: int(rank < samples) for rank, label in enumerate(by_size)}
     for _ in range(samples - sum(shares.values())):
         open_ones = (label for label in by_size if shares[label] < counts[label])
         shares[max(open_ones, key=lambda label: counts[label] * samples / total - shares[label])] += 1
@@ -173,4 +173,4 @@ def _shares(counts: Mapping[str, int], samples: int) -> dict[str, int]:
 @functools.lru_cache(maxsize=64)
 def _places(labels: tuple[str, ...]) -> tuple[dict[str, int], bool]:
     """Label -> index, and whether all labels are numbers (then a number in the data is a label's name, never an index)."""
-    return {label: place for place, label in enumerate(labels)}, all(WHOLE.fullmatch(label) for label in labels)
+    return {label: index for index, label in enumerate(labels)}, all(WHOLE.fullmatch(label) for label in labels)

@@ -135,11 +135,11 @@ class JsonManifest(TextManifest):
 
     def _first_line(self, file: IO[bytes]) -> int:
         if not self.columns:
-            found: dict[str, None] = {}
+            columns: dict[str, None] = {}
             for record in itertools.islice(self._records(_Lines(file, 1)), COLUMN_ROWS):
-                found.update(dict.fromkeys(record.row.cells))
+                columns.update(dict.fromkeys(record.row.cells))
             file.seek(0)
-            self._set_columns(list(found))
+            self._set_columns(list(columns))
         return 1
 
     def _records(self, lines: _Lines) -> Iterator[Record]:

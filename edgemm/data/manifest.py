@@ -99,9 +99,9 @@ class Manifest:
             yield from self._of_split(blocks, split)
             return
         pool: list[int] = []
-        for place, block in enumerate(blocks):
+        for index, block in enumerate(blocks):
             pool.append(block)
-            if place == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
+            if index == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
                 rows = list(self._of_split(sorted(pool), split))
                 yield from (rows[number] for number in rng.permutation(len(rows)))
                 pool, rows = [], []  # before the next ones are read

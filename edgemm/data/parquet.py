@@ -39,21 +39,21 @@ class ParquetManifest(Manifest):
             raise DataError(f"{self.name} has no rows.", fix="add rows; each names its split, inputs and outputs.")
         plain = None if self._held_below else [SPLIT]  # hashes are wanted only where rows of train become val
         for group in range(len(self._firsts) - 1):
-            place = 0
+            offset = 0
             for batch in self._batches(group, plain):
-                for number, record in enumerate(self._records(batch, self._firsts[group] + place)):
-                    yield ((group, place) if number == 0 else None), record
-                place += batch.num_rows
+                for number, record in enumerate(self._records(batch, self._firsts[group] + offset)):
+                    yield ((group, offset) if number == 0 else None), record
+                offset += batch.num_rows
 
     def _read(self, blocks: Iterable[int]) -> Iterator[Record]:
         for group, begins in groupby((self._begin(block) for block in blocks), key=lambda begin: begin[0]):
-            wanted = {first for _, first in begins}
-            place = 0
+            starts = {first for _, first in begins}
+            offset = 0
             for batch in self._batches(group, None):
-                if place in wanted:
-                    yield from self._records(batch, self._firsts[group] + place)
-                place += batch.num_rows
-                if place > max(wanted):
+                if offset in starts:
+                    yield from self._records(batch, self._firsts[group] + offset)
+                offset += batch.num_rows
+                if offset > max(starts):
                     break
 
     def _batches(self, group: int, columns: list[str] | None) -> Iterator[pyarrow.RecordBatch]:

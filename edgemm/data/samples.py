@@ -145,12 +145,12 @@ class Npz:
                     fix="add an array split of strings, or give a folder with train.npz, val.npz and test.npz.",
                 )
             return None
-        found = np.array([str(arrays.arrays[SPLIT].row(number)) for number in range(arrays.rows)])
-        for number in np.flatnonzero(~np.isin(found, SPLITS))[:1]:
+        splits = np.array([str(arrays.arrays[SPLIT].row(number)) for number in range(arrays.rows)])
+        for number in np.flatnonzero(~np.isin(splits, SPLITS))[:1]:
             raise DataError(
-                f"{self.name}, row {number}, column '{SPLIT}': '{found[number]}' is no split.", fix=nearest(found[number], SPLITS)
+                f"{self.name}, row {number}, column '{SPLIT}': '{splits[number]}' is no split.", fix=nearest(splits[number], SPLITS)
             )
-        return found
+        return splits
 
 
 def _of_split(of_row: np.ndarray, split: str) -> np.ndarray:
@@ -158,14 +158,14 @@ def _of_split(of_row: np.ndarray, split: str) -> np.ndarray:
     if split not in ("train", "val") or (of_row == "val").any():
         return np.flatnonzero(of_row == split)
     train = np.flatnonzero(of_row == "train")
-    held = np.array([_is_held(place) for place in range(len(train))], bool)
+    held = np.array([_is_held(index) for index in range(len(train))], bool)
     rows: np.ndarray = train[held == (split == "val")]
     return rows
 
 
-def _is_held(place: int) -> bool:
-    """Whether the train row at this place is val, where a dataset has none: a tenth of them, and of two the second."""
-    return place == 1 or zlib.crc32(str(place).encode()) < HELD_BELOW
+def _is_held(index: int) -> bool:
+    """Whether the train row of this index is val, where a dataset has none: a tenth of them, and of two the second."""
+    return index == 1 or zlib.crc32(str(index).encode()) < HELD_BELOW
 
 
 class Function:
@@ -205,10 +205,10 @@ class Function:
             if len(pool) < self._pool_rows:
                 pool.append(row)
                 continue
-            place = int(rng.integers(len(pool)))
-            yield pool[place]
-            pool[place] = row
-        yield from (pool[place] for place in rng.permutation(len(pool)))
+            slot = int(rng.integers(len(pool)))
+            yield pool[slot]
+            pool[slot] = row
+        yield from (pool[slot] for slot in rng.permutation(len(pool)))
 
     def digest(self) -> str:
         """Hash of the function's source and of the first rows of each split: to read them all may take as long as an epoch."""

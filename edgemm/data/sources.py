@@ -46,16 +46,16 @@ def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row
     path = Path(data)
     labelled = any(task.has_truth for task in tasks.tasks(card).values())
     if path.is_dir():
-        found = [path / f"manifest{suffix}" for suffix in MANIFESTS if (path / f"manifest{suffix}").is_file()]
-        if len(found) > 1:
-            names = " and ".join(file.name for file in found)
+        manifests = [path / f"manifest{suffix}" for suffix in MANIFESTS if (path / f"manifest{suffix}").is_file()]
+        if len(manifests) > 1:
+            names = " and ".join(file.name for file in manifests)
             raise DataError(f"'{path}' has {names}.", why="a dataset has one manifest.", fix="remove one, or name the file itself.")
-        if not found and not any((path / f"{split}.npz").is_file() for split in SPLITS):
+        if not manifests and not any((path / f"{split}.npz").is_file() for split in SPLITS):
             why = f"it has none of {', '.join(f'manifest{suffix}' for suffix in MANIFESTS)}, train.npz, val.npz, test.npz, calib.npz."
             raise DataError(
                 f"'{path}' is no dataset.", why=why, fix="write a manifest.csv with a column split and one per input and output."
             )
-        path = found[0] if found else path
+        path = manifests[0] if manifests else path
     if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
         return samples.Npz(path, labelled=labelled)
     if path.is_file() and path.suffix in MANIFESTS:

@@ -120,8 +120,8 @@ class Audio(Modality):
             wave = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
         wave = wave[: needed(self.samples, rate_hz, self.rate_hz)]
         if not np.isfinite(wave).all():
-            place = int(np.flatnonzero(~np.isfinite(wave))[0])
-            raise DataError(f"{name} holds {wave[place]} at sample {place}.", why="a sample is a finite number.", fix="mend or remove it.")
+            index = int(np.flatnonzero(~np.isfinite(wave))[0])
+            raise DataError(f"{name} holds {wave[index]} at sample {index}.", why="a sample is a finite number.", fix="mend or remove it.")
         if rate_hz != self.rate_hz:
             wave = resample(wave, rate_hz, self.rate_hz)
         clip = np.zeros(self.samples, np.float32)
@@ -169,5 +169,5 @@ class Audio(Modality):
         lines = [f"{key}: {flow(value)}" for key, value in options.items()]
         if not guessed:
             return lines
-        said = "# the model takes no samples, but these features: write the settings it was trained with"
-        return [*lines[:-1], said, f"{lines[-1]}  {FILL_IN}"]
+        comment = "# the model takes no samples, but these features: write the settings it was trained with"
+        return [*lines[:-1], comment, f"{lines[-1]}  {FILL_IN}"]

@@ -53,10 +53,10 @@ class Image(Modality):
         if self.order == "bgr" and self.channels == 1:
             raise CardError("order is 'bgr' with 1 channel.", fix="remove order, or set channels: 3.")
         for key in ("mean", "std"):
-            given = getattr(self, key)
-            if isinstance(given, (list, tuple)) and len(given) != self.channels:
+            values = getattr(self, key)
+            if isinstance(values, (list, tuple)) and len(values) != self.channels:
                 raise CardError(
-                    f"{key} has {len(given)} numbers, the picture has {self.channels} channels.", fix="write one number a channel."
+                    f"{key} has {len(values)} numbers, the picture has {self.channels} channels.", fix="write one number a channel."
                 )
         if not self.scale > 0 or not math.isfinite(self.scale):
             raise CardError(f"scale is {self.scale}.", fix="write a number above 0, or remove it (1/255).")
@@ -100,8 +100,8 @@ class Image(Modality):
     def _pictures(self) -> Pictures:
         """Bars have the mean's colour, so that they are 0 for ``forward``."""
         mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.scale, (self.channels,))
-        wanted = Pictures(self.height, self.width, self.channels, self.fit, self.order)
-        return replace(wanted, bar=wanted.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))
+        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order)
+        return replace(geometry, bar=geometry.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))
 
     def received(self, value: Any) -> np.ndarray:
         return value.fitted(self.stream()) if hasattr(value, "fitted") else self.decode(value, Path())

@@ -37,10 +37,10 @@ class Sensor(Modality):
             raise CardError(f"rate_hz is {rate_hz}.", fix="write moments a second, such as 50.")
         if (mean is None) != (std is None):
             raise CardError("mean and std belong together.", why="only one is given.", fix="give both, or neither (train writes them).")
-        for name, given in (("mean", mean), ("std", std)):
-            if given is not None and (len(given) != shape[-1] or not np.isfinite(given).all()):
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and (len(values) != shape[-1] or not np.isfinite(values).all()):
                 raise CardError(
-                    f"{name} is {given}.", why=f"shape {shape} has {shape[-1]} channels.", fix="write one finite number a channel."
+                    f"{name} is {values}.", why=f"shape {shape} has {shape[-1]} channels.", fix="write one finite number a channel."
                 )
         if std is not None and min(std) <= 0:
             raise CardError(f"std is {std}.", why="forward gets (x - mean) / std.", fix="write numbers above 0.")

@@ -64,14 +64,14 @@ class Tensor(Modality):
         Raises:
             DataError: It does not fit, holds NaN, or is not exactly a value of the card's dtype.
         """
-        given = numbers(cell, folder)
-        fixed = tuple(size if isinstance(size, int) else self._measure(given, axis) for axis, size in enumerate(self._shape))
-        given = shaped(given, fixed)
-        if given.dtype.kind == "f":
-            finite(given)
+        values = numbers(cell, folder)
+        fixed = tuple(size if isinstance(size, int) else self._measure(values, axis) for axis, size in enumerate(self._shape))
+        values = shaped(values, fixed)
+        if values.dtype.kind == "f":
+            finite(values)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
-            array = given.astype(self._dtype)
-        if not (np.isfinite(array).all() if array.dtype.kind == "f" else np.array_equal(array, given)):
+            array = values.astype(self._dtype)
+        if not (np.isfinite(array).all() if array.dtype.kind == "f" else np.array_equal(array, values)):
             raise DataError(f"the cell holds values that are no {self._dtype}.", fix=f"store it as {self._dtype}.")
         return array
 
@@ -97,14 +97,14 @@ class Tensor(Modality):
     def file(self, cell: Any) -> str | None:
         return cell if is_npy(cell) else None
 
-    def _measure(self, given: np.ndarray, axis: int) -> int:
-        if given.ndim != len(self._shape):
+    def _measure(self, array: np.ndarray, axis: int) -> int:
+        if array.ndim != len(self._shape):
             raise DataError(
-                f"the cell has shape {given.shape}, the card says {list(self._shape)}.",
+                f"the cell has shape {array.shape}, the card says {list(self._shape)}.",
                 why="a shape with a free axis needs an array with all its axes.",
                 fix="store the array itself (.npy or .npz).",
             )
-        return int(given.shape[axis])
+        return int(array.shape[axis])
 
     def _sizes(self) -> tuple[int, ...]:
         return tuple(FREE if isinstance(size, str) else size for size in self._shape)

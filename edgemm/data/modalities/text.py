@@ -149,8 +149,8 @@ class Text(Modality):
         lines = [f"{key}: {flow(value)}" for key, value in options.items() if key != "vocab"]
         if "tokenizer" in options:
             return lines
-        said = "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it"
-        return [*lines, said, f"tokenizer: tokenizer.json  {FILL_IN}"]
+        comment = "# a Hugging Face tokenizers JSON; or `vocab: <size>` instead, then train builds it"
+        return [*lines, comment, f"tokenizer: tokenizer.json  {FILL_IN}"]
 
     def _words(self) -> Any:
         with needing("reading tokenizers"):

@@ -73,14 +73,14 @@ class Embedding(Task):
 def _found(queries: np.ndarray, candidates: np.ndarray, most: int) -> np.ndarray:
     """For each row the chance that its own partner is among the ``most`` nearest by cosine, those that tie in random order."""
     queries, candidates = _unit(queries), _unit(candidates)
-    found = np.empty(len(queries))
+    chances = np.empty(len(queries))
     for start in range(0, len(queries), SIMILARITY_ROWS):
         cosine = queries[start : start + SIMILARITY_ROWS] @ candidates.T
         own = cosine[np.arange(len(cosine)), start + np.arange(len(cosine))][:, None]
         nearer = (cosine > own + TIE).sum(axis=1)
         ties = (cosine >= own - TIE).sum(axis=1) - nearer
-        found[start : start + len(cosine)] = np.clip((most - nearer) / ties, 0.0, 1.0)
-    return found
+        chances[start : start + len(cosine)] = np.clip((most - nearer) / ties, 0.0, 1.0)
+    return chances
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

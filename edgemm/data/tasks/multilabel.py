@@ -94,5 +94,5 @@ class Multilabel(Task):
 
 def _labels_in(cell: Any) -> list[str]:
     if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and not cells.is_empty(cell):
-        return [str(place) for place in range(len(cell))]
+        return [str(index) for index in range(len(cell))]
     return [cells.word_of(item) for item in cells.items(cell, LABELS)]

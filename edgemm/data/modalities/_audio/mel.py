@@ -97,15 +97,15 @@ def parse(features: Any, *, rate_hz: int, samples: int) -> Mel | None:
         features = {features: {}}
     if not isinstance(features, dict) or len(features) != 1 or next(iter(features)) not in KINDS:
         raise CardError(f"features is {features!r}.", fix="write none, {log_mel: {...}} or {mfcc: {...}}.")
-    kind, given = next(iter(features.items()))
-    given = {} if given is None else given
-    if not isinstance(given, dict):
-        raise CardError(f"features.{kind} is {given!r}.", fix=f"write {{{kind}: {{mels: 40, window_ms: 25, hop_ms: 10}}}}.")
+    kind, settings = next(iter(features.items()))
+    settings = {} if settings is None else settings
+    if not isinstance(settings, dict):
+        raise CardError(f"features.{kind} is {settings!r}.", fix=f"write {{{kind}: {{mels: 40, window_ms: 25, hop_ms: 10}}}}.")
     declared = {field.name: Option(field.name, ast.parse(str(field.type), mode="eval").body, field.default) for field in fields(Mel)}
-    wrong = options.check(given, {key: declared[key] for key in KINDS[kind]}, f"features.{kind}", CardError)
+    wrong = options.check(settings, {key: declared[key] for key in KINDS[kind]}, f"features.{kind}", CardError)
     if wrong:
         raise CardError(wrong[0].what, why=wrong[0].why, fix=wrong[0].fix) if len(wrong) == 1 else Mistakes(wrong)
-    mel = Mel(**({"coefs": 13} if kind == "mfcc" else {}) | given, rate_hz=rate_hz, samples=samples)
+    mel = Mel(**({"coefs": 13} if kind == "mfcc" else {}) | settings, rate_hz=rate_hz, samples=samples)
     _check(mel, kind)
     return mel
 

@@ -31,9 +31,9 @@ def read(source: Path | io.BytesIO, name: str, frames: Callable[[int], int]) -> 
     """
     try:
         with soundfile.SoundFile(source) as file:
-            wanted = frames(file.samplerate)
-            wave = file.read(wanted, dtype="float32", always_2d=True)
-            cut = CUT.search(file.extra_info) if len(wave) < wanted else None
+            frame_count = frames(file.samplerate)
+            wave = file.read(frame_count, dtype="float32", always_2d=True)
+            cut = CUT.search(file.extra_info) if len(wave) < frame_count else None
             if cut and int(cut["there"]) < int(cut["promised"]) < STREAMED:
                 raise ValueError(f"its header promises {cut['promised']} bytes of sound, {cut['there']} are there")
             return wave, file.samplerate

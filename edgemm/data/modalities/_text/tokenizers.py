@@ -67,7 +67,7 @@ def _load(path: str, length: int, pad: int | None, mtime_ns: int, size: int) -> 
     padding = tokenizer.padding or {}
     if pad is None:
         named = [tokenizer.token_to_id(name) for name in PAD_NAMES]
-        pad = padding.get("pad_id", next((found for found in named if found is not None), None))
+        pad = padding.get("pad_id", next((token_id for token_id in named if token_id is not None), None))
     if pad is None:
         raise CardError(
             f"the tokenizer '{path}' names no padding token.", why=f"texts are padded to {length} ids.", fix="add pad: <id> to the input."
@@ -81,12 +81,12 @@ def _load(path: str, length: int, pad: int | None, mtime_ns: int, size: int) -> 
 def _unknown(tokenizer: Tokenizer, pad: int) -> int:
     """The id that stands for an empty text: the unknown token, else what a blank becomes, else the lowest id that is not padding."""
     named = [getattr(tokenizer.model, "unk_token", None), *UNKNOWN_NAMES]
-    found = [tokenizer.token_to_id(name) for name in named if name]
+    token_ids = [tokenizer.token_to_id(name) for name in named if name]
     try:
         blank = [number for number in tokenizer.encode(" ").ids if number != pad]
     except Exception:  # a tokenizer without an unknown token may have no id for a blank
         blank = []
-    return next((number for number in found if number is not None), blank[0] if blank else int(pad == 0))
+    return next((number for number in token_ids if number is not None), blank[0] if blank else int(pad == 0))
 
 
 def build(texts: Iterable[str], size: int) -> str:
