@@ -25,8 +25,8 @@ def applied(report: Report) -> str:
     parts = []
     for row in report.details.applied:
         options = _inline(row["options"]) if row.get("options") else ""
-        given = f" <small>{options}</small>" if options else ""
-        parts.append(f'<div class="step"><h3>{escape(str(row.get("step", "")))}{given}</h3>{_facts(row.get("facts") or {})}</div>')
+        options_html = f" <small>{options}</small>" if options else ""
+        parts.append(f'<div class="step"><h3>{escape(str(row.get("step", "")))}{options_html}</h3>{_facts(row.get("facts") or {})}</div>')
     return section("Trained and reshaped", "What the steps before the export did, in order.", "".join(parts)) if parts else ""
 
 
@@ -40,8 +40,8 @@ def _facts(facts: Mapping[str, Any]) -> str:
             drawn.append(_chart(_title(name), {_words(name): value}))
         elif isinstance(value, Mapping) and value and all(_is_curve(entry) for entry in value.values()):
             drawn += _charts(value)
-        elif (made := _table(name, value)) is not None:
-            tables.append(made)
+        elif (table_html := _table(name, value)) is not None:
+            tables.append(table_html)
         else:
             single.append(f"<dt>{escape(_title(name))}</dt><dd>{_inline(value, name)}</dd>")
     listed = f'<dl class="facts">{"".join(single)}</dl>' if single else ""

@@ -107,14 +107,14 @@ def _ridge(label: str, values: np.ndarray, axis: _Axis, kind: str) -> str:
     counts, _ = np.histogram([axis.place(value) for value in values], bins=BINS, range=(0.0, 1.0))
     smooth = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
     heights = 38 * smooth / (smooth.max() or 1.0)
-    points = " ".join(f"{(place + 0.5) / BINS * 100:.2f},{40 - height:.1f}" for place, height in enumerate(heights))
+    points = " ".join(f"{(bin_index + 0.5) / BINS * 100:.2f},{40 - height:.1f}" for bin_index, height in enumerate(heights))
     median, late = (float(np.percentile(values, part)) for part in (50, 95))
     places = [("p50", 100 * axis.place(median)), ("p95", 100 * axis.place(late))]
     ticks = "".join(f'<line class="{name}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="40"/>' for name, x in places)
     beyond = int((values > axis.ticks[-1]).sum())
-    said = f"p50 {number(median)} ms · p95 {number(late)} ms · {values.size} calls" + (f", {beyond} beyond the axis" if beyond else "")
+    summary = f"p50 {number(median)} ms · p95 {number(late)} ms · {values.size} calls" + (f", {beyond} beyond the axis" if beyond else "")
     return (
-        f'<div class="ridge k-{escape(kind, quote=True)}"><div class="name">{escape(label)} <small>{said}</small></div>'
+        f'<div class="ridge k-{escape(kind, quote=True)}"><div class="name">{escape(label)} <small>{summary}</small></div>'
         f'<svg viewBox="0 0 100 40" preserveAspectRatio="none" role="img" aria-label="{escape(label, quote=True)}: latency distribution">'
         f'<polygon points="0,40 {points} 100,40"/>{ticks}</svg></div>'
     )
@@ -191,10 +191,13 @@ def _commonest(labels: Sequence[str], table: np.ndarray, caption: str) -> str:
     """For many labels: the wrong answers given most often."""
     wrong = table - np.diag(np.diag(table))
     order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
-    pairs = [divmod(int(place), len(labels)) for place in order if wrong.flat[place] > 0]
-    said = [f"{escape(str(labels[true]))} answered as {escape(str(labels[given]))}: <b>{table[true, given]:g}</b>" for true, given in pairs]
+    pairs = [divmod(int(cell), len(labels)) for cell in order if wrong.flat[cell] > 0]
+    mistakes = [
+        f"{escape(str(labels[true]))} answered as {escape(str(labels[answered]))}: <b>{table[true, answered]:g}</b>"
+        for true, answered in pairs
+    ]
     right = f"{100 * np.trace(table) / max(table.sum(), 1):.1f} % right, {len(labels)} labels; most frequent mistakes"
-    listed = "".join(f"<li>{words}</li>" for words in said)
+    listed = "".join(f"<li>{words}</li>" for words in mistakes)
     head = f"{escape(caption)} <small>{right}</small>"
     return f'<figure class="matrix"><figcaption>{head}</figcaption><ol class="mistakes">{listed}</ol></figure>'
 
@@ -206,15 +209,15 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+    return [round(multiple * step, 12) for multiple in range(first, max(last, first + 1) + 1)]
 
 
 def decade_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten that reach from at or below ``low`` to at or above ``high``, thinned where they are many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
-    start = max(place for place, tick in enumerate(every) if tick <= low * 1.0001)
-    end = min(place for place, tick in enumerate(every) if tick >= high * 0.9999)
+    start = max(index for index, tick in enumerate(every) if tick <= low * 1.0001)
+    end = min(index for index, tick in enumerate(every) if tick >= high * 0.9999)
     kept = every[start : end + 1]
     return (
         kept

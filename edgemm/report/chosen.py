@@ -13,8 +13,8 @@ from edgemm.report.sections import section, table
 
 def precision(report: Report) -> str:
     """For each branch, its time alone in every precision, and the choice."""
-    found = report.details.precision
-    kinds = list(dict.fromkeys(word for row in found for word in row.get("ms") or {}))
+    choices = report.details.precision
+    kinds = list(dict.fromkeys(word for row in choices for word in row.get("ms") or {}))
     rows = [
         [
             escape(str(row["branch"])),
@@ -23,7 +23,7 @@ def precision(report: Report) -> str:
             f"<b>{escape(str(row['choice']))}</b>",
             escape(str(row.get("reason") or "")),
         ]
-        for row in found
+        for row in choices
     ]
     about = "Each branch alone on the target, in rounds side by side. INT8 is taken only where it is shown to be faster."
     head = ["Branch", "Target", *(f"#{word}, ms" for word in kinds), "Choice", "Why"]
@@ -39,8 +39,8 @@ def _milliseconds(ms: Mapping[str, Any] | None) -> str:
 
 def runtime_options(report: Report) -> str:
     """What the runtime was tried with, and what was taken."""
-    found = report.details.runtime_options
-    names = list(dict.fromkeys(name for row in found for name in row["options"]))
+    trials = report.details.runtime_options
+    names = list(dict.fromkeys(name for row in trials for name in row["options"]))
     rows = [
         [
             escape(str(row.get("target") or "")),
@@ -51,7 +51,7 @@ def runtime_options(report: Report) -> str:
             escape(str(row.get("precision_ran") or "")),
             "<b>taken</b>" if row.get("taken") else escape(str(row.get("note") or "")),
         ]
-        for row in found
+        for row in trials
     ]
     about = (
         "The compressed graph with each, side by side on one sample. Preferred: fewer threads at up to 5 %, more precision at up to 2 %."
@@ -62,10 +62,10 @@ def runtime_options(report: Report) -> str:
 
 def guard(report: Report) -> str:
     """What was tried to keep the accuracy budgets, in order."""
-    found = report.details.guard
-    if len(found) < 2:  # all in INT8 kept them
+    attempts = report.details.guard
+    if len(attempts) < 2:  # all in INT8 kept them
         return ""
-    outputs = list(dict.fromkeys(name for row in found for name in row.get("outputs") or {}))
+    outputs = list(dict.fromkeys(name for row in attempts for name in row.get("outputs") or {}))
     rows = [
         [
             escape(str(row["step"])),
@@ -74,7 +74,7 @@ def guard(report: Report) -> str:
             f"{row['size_mib']:.3g}" if row.get("size_mib") is not None else "",
             escape(str(row.get("decision") or "")),
         ]
-        for row in found
+        for row in attempts
     ]
     about = "Accuracy lost against the original on val, with the paired interval, as the target runs it. Test rows decide nothing."
     return section("Accuracy guard", about, table(["Tried", "Target", *(f"#{name}" for name in outputs), "#MiB", "Decision"], rows))

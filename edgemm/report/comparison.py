@@ -59,7 +59,7 @@ class Comparison:
 
     def rows(self) -> Iterator[list[str]]:
         """Cells for a table: what, of which form, old, new, ratio, verdict; the worst first."""
-        order = {verdict: place for place, verdict in enumerate(("worse", "failed", "better", "same", "gone", "added"))}
+        order = {verdict: rank for rank, verdict in enumerate(("worse", "failed", "better", "same", "gone", "added"))}
         for change in sorted(self.changes, key=lambda change: order[change.verdict]):
             ratio = f"{change.ratio:.2f}x" if change.ratio is not None else ""
             what = name_of(change.name, change.old.output if change.old else change.new.output if change.new else None)
@@ -67,10 +67,10 @@ class Comparison:
 
     def __str__(self) -> str:
         table = [["", "form", "old", "new", "ratio", "verdict"], *self.rows()]
-        widths = [max(len(row[place]) for row in table) for place in range(6)]
+        widths = [max(len(row[column]) for row in table) for column in range(6)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        said = f"{len(self.missed)} regressions beyond the interval" if self.missed else "no regression beyond the interval"
-        return "\n".join([*lines, "", *self.notes, said])
+        conclusion = f"{len(self.missed)} regressions beyond the interval" if self.missed else "no regression beyond the interval"
+        return "\n".join([*lines, "", *self.notes, conclusion])
 
 
 def compare(old: Report, new: Report) -> Comparison:
@@ -120,13 +120,13 @@ def _form(m: Measurement | None) -> tuple[str | None, str] | None:
 
 
 def _change(old: Measurement | None, new: Measurement | None) -> Change:
-    known = old or new
-    assert known is not None
-    words = [known.target or "", known.subject, known.branch or "", "+".join(known.modalities or ())]
+    measurement = old or new
+    assert measurement is not None
+    words = [measurement.target or "", measurement.subject, measurement.branch or "", "+".join(measurement.modalities or ())]
     label = " ".join(word for word in words if word)
     if old is None or new is None:
-        return Change(known.name, label, old, new, "gone" if new is None else "added")
-    return Change(known.name, label, old, new, _verdict(old, new))
+        return Change(measurement.name, label, old, new, "gone" if new is None else "added")
+    return Change(measurement.name, label, old, new, _verdict(old, new))
 
 
 def _verdict(old: Measurement, new: Measurement) -> str:

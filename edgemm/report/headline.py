@@ -39,9 +39,9 @@ def lead(report: Report) -> str:
     words = []
     for compressed in _compressed(report):
         facts = [fact for fact in (_size(report, compressed), _speed(report, compressed)) if fact]
-        said = [f"{fact.big} {fact.word}" for fact in facts]
-        said += [f"{m.output or 'accuracy'} {' '.join(_loss_words(m))}" for m in _losses(compressed)]
-        words += [f"{compressed.label}: {', '.join(said)}."] if said else []
+        phrases = [f"{fact.big} {fact.word}" for fact in facts]
+        phrases += [f"{m.output or 'accuracy'} {' '.join(_loss_words(m))}" for m in _losses(compressed)]
+        words += [f"{compressed.label}: {', '.join(phrases)}."] if phrases else []
     device = report.environment.get("device")
     words += [f"Measured on {device}."] if device and report.measurements else []
     return f'<p class="lead">{escape(" ".join(words))}</p>' if words else ""
@@ -86,9 +86,9 @@ def _speed(report: Report, compressed: Variant) -> Fact | None:
     default = _other(report, compressed, "default", "latency_p50_ms")
     if default and default is not baseline:
         times = _value(default, "latency_p50_ms") / _value(compressed, "latency_p50_ms")
-        said = " ".join(_times(times, ("faster than", "slower than"), "as fast as"))
+        phrase = " ".join(_times(times, ("faster than", "slower than"), "as fast as"))
         other = _pair(report, compressed, default)
-        sub += f"; {f'{UNDECIDED} to' if other and other.verdict == UNDECIDED else said} its default"
+        sub += f"; {f'{UNDECIDED} to' if other and other.verdict == UNDECIDED else phrase} its default"
     return Fact(fact.name, big, word, sub, mood)
 
 
@@ -107,8 +107,8 @@ def _names(report: Report, variant: Variant) -> set[str]:
 
 def _baseline(report: Report, compressed: Variant, name: str) -> Variant | None:
     """What ``compressed`` is held against: the same target in float, else its default, else the original."""
-    found = (_other(report, compressed, subject, name) for subject in ("float", "default", "original"))
-    return next((variant for variant in found if variant), None)
+    candidates = (_other(report, compressed, subject, name) for subject in ("float", "default", "original"))
+    return next((variant for variant in candidates if variant), None)
 
 
 def _other(report: Report, compressed: Variant, subject: str, name: str) -> Variant | None:
@@ -120,8 +120,8 @@ def _other(report: Report, compressed: Variant, subject: str, name: str) -> Vari
 
 
 def _value(variant: Variant, name: str) -> float:
-    found = variant.get(name)
-    return found.value if found else math.nan
+    measurement = variant.get(name)
+    return measurement.value if measurement else math.nan
 
 
 def _ratio(compressed: Variant, baseline: Variant, name: str, words: tuple[str, str], unit: str) -> Fact:
@@ -157,13 +157,13 @@ def _loss_words(loss: Measurement) -> tuple[str, str]:
 def _loss(report: Report, compressed: Variant, loss: Measurement) -> Fact:
     after = next((m for m in compressed.measurements if m.output == loss.output and m.name != loss.name), None)
     before = next((m for m in report.find(after.name, subject="original", output=loss.output)), None) if after else None
-    said = [f"{shown(before)} → {shown(after)}"] if before and after else []
+    remarks = [f"{shown(before)} → {shown(after)}"] if before and after else []
     if loss.low is not None and loss.high is not None:
         low, high = (-loss.high, -loss.low) if _in_points(loss) else (loss.low, loss.high)
-        said.append(f"95 %: {low:+.2f} … {high:+.2f}".replace("-", "−"))
+        remarks.append(f"95 %: {low:+.2f} … {high:+.2f}".replace("-", "−"))
     verdict = next((v for v in report.budgets if (v.name, v.target, v.output) == (loss.name, compressed.target, loss.output)), None)
     mood = _mood(verdict) if verdict else ""
-    return Fact(name_of(after.name if after else "accuracy", loss.output), *_loss_words(loss), "; ".join(said), mood)
+    return Fact(name_of(after.name if after else "accuracy", loss.output), *_loss_words(loss), "; ".join(remarks), mood)
 
 
 def _mood(verdict: Verdict) -> str:
@@ -178,8 +178,8 @@ def _budgets(verdicts: Sequence[Verdict]) -> Fact | None:
         "unknown": [v for v in verdicts if v.verdict == "unknown"],
         "met, but within the interval": [v for v in verdicts if v.verdict == "met" and v.uncertain],
     }
-    said = [f"{word}: {', '.join(name_of(v.name, v.output).lower() for v in found)}" for word, found in groups.items() if found]
+    remarks = [f"{word}: {', '.join(name_of(v.name, v.output).lower() for v in group)}" for word, group in groups.items() if group]
     moods = {_mood(verdict) for verdict in verdicts}
     mood = "bad" if "bad" in moods else "doubt" if "doubt" in moods else "good"
     met = sum(verdict.verdict == "met" for verdict in verdicts)
-    return Fact("Budgets", f"{met} of {len(verdicts)}", "met", "; ".join(said) or "every budget holds", mood)
+    return Fact("Budgets", f"{met} of {len(verdicts)}", "met", "; ".join(remarks) or "every budget holds", mood)

@@ -21,11 +21,11 @@ def render(found: Report | Comparison) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _comparison(found: Comparison) -> Iterable[str]:
+def _comparison(comparison: Comparison) -> Iterable[str]:
     yield "# Comparison"
-    yield table(["", "Form", "Old", "New", "Ratio", "Verdict"], list(found.rows()))
-    yield _listed(found.notes)
-    yield f"**{len(found.missed)} regressions beyond the interval**" if found.missed else "No regression beyond the interval."
+    yield table(["", "Form", "Old", "New", "Ratio", "Verdict"], list(comparison.rows()))
+    yield _listed(comparison.notes)
+    yield f"**{len(comparison.missed)} regressions beyond the interval**" if comparison.missed else "No regression beyond the interval."
 
 
 def _report(report: Report) -> Iterable[str]:

@@ -57,9 +57,9 @@ def _scatter(points: Sequence[tuple[Variant, Measurement, Measurement]]) -> str:
         style = f'style="stroke:{colour};stroke-width:1.5" vector-effect="non-scaling-stroke"'
         drawn.append(f'<line {style} x1="{across[0]}" x2="{across[1]}" y1="{top(y.value):.2f}" y2="{top(y.value):.2f}"/>')
         drawn.append(f'<line {style} x1="{left(x.value):.2f}" x2="{left(x.value):.2f}" y1="{along[0]}" y2="{along[1]}"/>')
-        place = f"{left(x.value):.2f},{top(y.value):.2f}"
+        point = f"{left(x.value):.2f},{top(y.value):.2f}"
         dot = f"stroke:{colour};stroke-width:11;stroke-linecap:round;fill:none"
-        drawn.append(f'<polyline style="{dot}" vector-effect="non-scaling-stroke" points="{place} {place}"/>')
+        drawn.append(f'<polyline style="{dot}" vector-effect="non-scaling-stroke" points="{point} {point}"/>')
         keys.append(f'<span class="key k-{escape(variant.subject, quote=True)}"><i class="swatch"></i>{escape(variant.label)}</span>')
     scale = "".join(f'<span style="top:{top(tick):.2f}%">{tick:g}</span>' for tick in ys)
     spoken = escape("; ".join(f"{v.label}: {x.value:.3g} ms, {y.value:.3g}" for v, x, y in points), quote=True)
@@ -111,8 +111,8 @@ def _limits(report: Report) -> str:
 
 def _peaks(box: Mapping[str, Any]) -> str:
     rates = [f"{kind} {rate:.0f}" for kind, rate in (box.get("gops") or {}).items() if rate]
-    said = f"On {box.get('threads')} thread(s) this box shows {', '.join(rates)} GOP/s and copies {box.get('bandwidth_gbs', 0):.1f} GB/s. "
-    return said + "Limit: the time the arithmetic or the weights' way from memory alone would take."
+    peaks = f"On {box.get('threads')} thread(s) this box shows {', '.join(rates)} GOP/s and copies {box.get('bandwidth_gbs', 0):.1f} GB/s. "
+    return peaks + "Limit: the time the arithmetic or the weights' way from memory alone would take."
 
 
 def _share(share: float) -> str:
@@ -143,9 +143,9 @@ def _timeline(report: Report) -> str:
         "Each candidate's turns in the order they were taken. Green: undisturbed; red: disturbed each time it was tried, and counted; "
         "pale: disturbed and done again, not counted."
     )
-    said = f"<p><small>{escape(str(energy))}</small></p>" if energy else ""
+    footnote = f"<p><small>{escape(str(energy))}</small></p>" if energy else ""
     axis = f'<div class="ends"><span>0 s</span><span>{end:.0f} s</span></div>'
-    return section("Disturbances while measuring", about, f'<div class="bars">{strips}{axis}</div>{_reasons(report)}{said}')
+    return section("Disturbances while measuring", about, f'<div class="bars">{strips}{axis}</div>{_reasons(report)}{footnote}')
 
 
 def _names(turns: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -158,9 +158,9 @@ def _strip(name: str, turns: Sequence[Mapping[str, Any]], end: float) -> str:
         colour = "var(--bad-soft)" if not turn["kept"] else "var(--bad)" if turn["reasons"] else "var(--good)"
         title = escape(f"round {turn['round'] + 1}: {turn['p50_ms']:.3g} ms; {'; '.join(turn['reasons']) or 'undisturbed'}", quote=True)
         width = max(MARK, 100 * turn["seconds"] / end)
-        place = min(100 - width, max(0.0, 100 * (turn["at_s"] - turn["seconds"]) / end))
+        left = min(100 - width, max(0.0, 100 * (turn["at_s"] - turn["seconds"]) / end))
         marks.append(
-            f'<i title="{title}" style="position:absolute;top:0;height:100%;left:{place:.2f}%;width:{width:.2f}%;background:{colour}"></i>'
+            f'<i title="{title}" style="position:absolute;top:0;height:100%;left:{left:.2f}%;width:{width:.2f}%;background:{colour}"></i>'
         )
     spoiled = sum(bool(turn["reasons"]) for turn in turns if turn["kept"])
     count = sum(turn["kept"] for turn in turns)

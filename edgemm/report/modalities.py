@@ -17,29 +17,29 @@ DRAWN_SUBSETS = 7  # of one head; the table below has all
 
 def modalities(report: Report) -> str:
     """Dots for each head and subset, what each input adds, and every number."""
-    found = report.details.ledger
+    ledger = report.details.ledger
     measured = [m for m in report.measurements if m.modalities]
-    if not found or not measured:
+    if not ledger or not measured:
         return ""
     heads = dict.fromkeys((m.name, m.output) for m in measured)
-    panels = "".join(_panel([m for m in measured if (m.name, m.output) == head], head, found["inputs"]) for head in heads)
+    panels = "".join(_panel([m for m in measured if (m.name, m.output) == head], head, ledger["inputs"]) for head in heads)
     words = {"original": "original", "bundle": "compressed"}
     legend = "".join(f'<span class="key k-{kind}"><i class="swatch"></i>{word}</span>' for kind, word in words.items())
     every = f"<details><summary>Every subset</summary>{_everysubset(measured)}</details>"
-    body = f'{_alarm(found)}<div class="legend">{legend}</div><div class="panels">{panels}</div>{_contributions(found)}{every}'
-    return section("Which modality matters", _about(found), body)
+    body = f'{_alarm(ledger)}<div class="legend">{legend}</div><div class="panels">{panels}</div>{_contributions(ledger)}{every}'
+    return section("Which modality matters", _about(ledger), body)
 
 
-def _about(found: Mapping[str, Any]) -> str:
-    rows, of = found.get("rows"), found.get("of")
+def _about(ledger: Mapping[str, Any]) -> str:
+    rows, of = ledger.get("rows"), ledger.get("of")
     counted = f"{rows} of {of} test rows" if rows != of else f"{rows} test rows"
-    elsewhere = [name for target, name in (found.get("where") or {}).items() if name.endswith("in ONNX Runtime")]
-    said = f" Not on the target: {', '.join(elsewhere)}." if elsewhere else ""
-    return f"Each head with inputs missing, on {counted}. A missing input is replaced by its mean over the training data, as in use.{said}"
+    elsewhere = [name for target, name in (ledger.get("where") or {}).items() if name.endswith("in ONNX Runtime")]
+    note = f" Not on the target: {', '.join(elsewhere)}." if elsewhere else ""
+    return f"Each head with inputs missing, on {counted}. A missing input is replaced by its mean over the training data, as in use.{note}"
 
 
-def _alarm(found: Mapping[str, Any]) -> str:
-    deaf = [row for row in found.get("contributions") or () if row.get("deaf")]
+def _alarm(ledger: Mapping[str, Any]) -> str:
+    deaf = [row for row in ledger.get("contributions") or () if row.get("deaf")]
     words = [f"{row['input']} (for {row['output']}, on {row['target']})" for row in deaf]
     return f'<p class="alarm">After compression the model no longer listens to {escape(", ".join(words))}.</p>' if words else ""
 
@@ -65,9 +65,9 @@ def _drawn(subsets: Sequence[tuple[str, ...]], inputs: int) -> list[tuple[str, .
     return [subset for subset in subsets if len(subset) in (inputs, inputs - 1, 1)]
 
 
-def _contributions(found: Mapping[str, Any]) -> str:
+def _contributions(ledger: Mapping[str, Any]) -> str:
     rows = []
-    for row in found.get("contributions") or ():
+    for row in ledger.get("contributions") or ():
         cells = [_points(row[key], row.get("unit") or "", signed=key == "change") for key in ("before", "after", "change")]
         mood, word = _verdict(row)
         target = str(row["target"] or "")
@@ -98,8 +98,8 @@ def _everysubset(measured: Sequence[Measurement]) -> str:
     for name, output, subset in dict.fromkeys((m.name, m.output, tuple(m.modalities or ())) for m in measured):
         cells = [escape(" + ".join(subset)), escape(name_of(name, output))]
         for subject, target in forms:
-            wanted = (name, output, subset, subject)
-            m = next((m for m in measured if (m.name, m.output, tuple(m.modalities or ()), m.subject) == wanted
+            key = (name, output, subset, subject)
+            m = next((m for m in measured if (m.name, m.output, tuple(m.modalities or ()), m.subject) == key
                       and target in (None, m.target)), None)  # fmt: skip
             interval = (
                 f"<small>{in_unit(m, m.low)} … {in_unit(m, m.high)}</small>" if m and m.low is not None and m.high is not None else ""

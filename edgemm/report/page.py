@@ -97,10 +97,10 @@ def _key(subject: str) -> str:
 
 
 def _panel(variants: Sequence[Variant], name: str, output: str | None, draw: Callable[[Sequence[Bar]], str]) -> str:
-    found = [(variant, m) for variant in variants if (m := variant.get(name, output))]
-    rows = [Bar(variant.label, m.value, shown(m), variant.precision, variant.subject, m.low, m.high) for variant, m in found]
+    pairs = [(variant, m) for variant in variants if (m := variant.get(name, output))]
+    rows = [Bar(variant.label, m.value, shown(m), variant.precision, variant.subject, m.low, m.high) for variant, m in pairs]
     title = name_of(name, output)
-    better = "higher is better" if found and found[0][1].better == "higher" else "lower is better"
+    better = "higher is better" if pairs and pairs[0][1].better == "higher" else "lower is better"
     return f"<div><h3>{escape(title)} <small>{better}</small></h3>{draw(rows)}</div>" if rows else ""
 
 
@@ -136,18 +136,18 @@ def _latency(report: Report) -> str:
 
 def _kind(label: str, variants: Sequence[Variant]) -> str:
     """The subject whose colour a curve takes: that of the variant of this name, else the subject that its words name."""
-    known = next((variant.subject for variant in variants if label == variant.label), None)
+    variant_subject = next((variant.subject for variant in variants if label == variant.label), None)
     words = label.replace(",", " ").split()
-    return known or next((subject for subject in SUBJECTS if subject in words), "original" if "torch" in words else "bundle")
+    return variant_subject or next((subject for subject in SUBJECTS if subject in words), "original" if "torch" in words else "bundle")
 
 
 def _confusion(report: Report) -> str:
     parts = []
-    for output, found in report.details.confusion.items():
-        pair = [(word, counts) for word, counts in (("Before", found.before), ("After", found.after)) if counts]
+    for output, confusion in report.details.confusion.items():
+        pair = [(word, counts) for word, counts in (("Before", confusion.before), ("After", confusion.after)) if counts]
         heading = f"<h3>{escape(str(output))}</h3>" if len(report.details.confusion) > 1 and len(pair) > 1 else ""
         pair = pair if len(pair) > 1 else [(str(output), counts) for _, counts in pair]
-        drawn = "".join(charts.matrix(found.labels, counts, word) for word, counts in pair)
+        drawn = "".join(charts.matrix(confusion.labels, counts, word) for word, counts in pair)
         parts.append(f'{heading}<div class="panels">{drawn}</div>')
     about = "Rows: what is true. Columns: what was answered. Shade: share of the row; red is wrong."
     return section("Confusion matrix", about, "".join(parts)) if parts else ""

@@ -19,8 +19,8 @@ VALUE_WORDS = {"instructions": "Instruction sets", "memory_gib": "Memory, GiB"}
 
 def section(title: str, about: str, body: str) -> str:
     """One card of the page; ``about`` is text, ``body`` HTML."""
-    said = f'<p class="about">{escape(about)}</p>' if about else ""
-    return f"<section><h2>{escape(title)}</h2>{said}{body}</section>\n"
+    intro = f'<p class="about">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = True) -> str:
@@ -30,8 +30,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = T
         head: Column titles as text; a leading ``#`` means numbers, aligned right.
         rows: Cells as HTML.
     """
-    kept = [place for place in range(len(head)) if place == 0 or any(row[place] for row in rows)]
-    head, rows = [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    kept = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+    head, rows = [head[column] for column in kept], [[row[column] for column in kept] for row in rows]
     kinds = [' class="number"' if title.startswith("#") else "" for title in head]
     names = [escape(title.removeprefix("#"), quote=True) for title in head]
     titles = "".join(f"<th scope=col{kind}>{name}</th>" for name, kind in zip(names, kinds, strict=True))
@@ -45,12 +45,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = T
 
 def branches(report: Report) -> str:
     """A row for each branch: what it holds, what it costs, what it runs in."""
-    found = report.details.branches
-    if not found:
+    rows = report.details.branches
+    if not rows:
         return ""
-    sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in found)]
+    sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in rows)]
     head = ["Branch", "Precision", "#Parameters", "#MACs", "Time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
-    drawn = table(head, [_branch(row, sizes) for row in found])
+    drawn = table(head, [_branch(row, sizes) for row in rows])
     return section(
         "Branches",
         "The parts of the model, found in its graph. Time: share of all layers' time, as the runtime told it layer by layer.",
@@ -101,10 +101,10 @@ def curves(report: Report) -> str:
 
 def parity(report: Report) -> str:
     """The ladder from the original to the target, rung by rung."""
-    found = report.details.parity
-    rungs = "".join(_rung(rung) for rung in found)
+    ladder = report.details.parity
+    rungs = "".join(_rung(rung) for rung in ladder)
     about = "Each form of the model against the one before it, on real samples. SQNR: the error's distance below the signal."
-    return section("Parity ladder", about, f'<ol class="ladder">{rungs}</ol>') if found else ""
+    return section("Parity ladder", about, f'<ol class="ladder">{rungs}</ol>') if ladder else ""
 
 
 def _rung(rung: Mapping[str, Any]) -> str:
@@ -113,8 +113,8 @@ def _rung(rung: Mapping[str, Any]) -> str:
     forms = f"{rung.get('reference', '')} → {rung.get('candidate', '')}"
     parts = [f"<b>{escape(str(rung['name']))}</b> {badge} <small>{escape(forms)}</small>"]
     for kind in ("outputs", "branches"):
-        said = [f"{escape(str(name))} {_difference(gap)}" for name, gap in (rung.get(kind) or {}).items()]
-        parts += [f"<p>{kind}: {' · '.join(said)}</p>"] if said else []
+        differences = [f"{escape(str(name))} {_difference(gap)}" for name, gap in (rung.get(kind) or {}).items()]
+        parts += [f"<p>{kind}: {' · '.join(differences)}</p>"] if differences else []
     culprit = rung.get("culprit")
     if culprit:
         branch, node = (escape(str(culprit.get(key))) for key in ("branch", "node"))
@@ -147,13 +147,13 @@ def ratios(report: Report) -> str:
 
 def steps(report: Report) -> str:
     """What was done, with seconds."""
-    found = report.details.steps
-    if not found:
+    stages = report.details.steps
+    if not stages:
         return ""
-    total = sum(float(step.seconds or 0) for step in found)
-    longest = max((float(step.seconds or 0) for step in found), default=0.0) or 1.0
+    total = sum(float(step.seconds or 0) for step in stages)
+    longest = max((float(step.seconds or 0) for step in stages), default=0.0) or 1.0
     rows = []
-    for step in found:
+    for step in stages:
         seconds = float(step.seconds or 0)
         bar = f'<div class="share"><span><i style="width:{100 * seconds / longest:.1f}%"></i></span><b>{seconds:.1f} s</b></div>'
         spent = '<span class="badge">reused</span>' if step.reused else bar

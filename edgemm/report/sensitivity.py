@@ -15,9 +15,9 @@ DEEP = 0.55  # shade from which the number is written in white
 
 def sensitivity(report: Report) -> str:
     """A row for each branch, a column for each treatment; shade = what is lost, as a share of the most that any cell loses."""
-    found = report.details.sensitivity
-    maps = [_map(found, str(output)) for output in found.get("before") or {}]
-    where, rows = found.get("target") or "the target", f"{found.get('rows')} rows of {found.get('split')}"
+    study = report.details.sensitivity
+    maps = [_map(study, str(output)) for output in study.get("before") or {}]
+    where, rows = study.get("target") or "the target", f"{study.get('rows')} rows of {study.get('split')}"
     about = (
         "What a head loses against the original when one branch alone is pruned by magnitude, without training afterwards, "
         f"or alone runs in INT8 on {where}. {rows}; test is not looked at."
@@ -25,8 +25,8 @@ def sensitivity(report: Report) -> str:
     return section("What each branch bears", about, f'<div class="panels">{"".join(maps)}</div>') if maps else ""
 
 
-def _map(found: Mapping[str, Any], output: str) -> str:
-    cells = [cell for cell in found.get("cells") or [] if cell["output"] == output]
+def _map(study: Mapping[str, Any], output: str) -> str:
+    cells = [cell for cell in study.get("cells") or [] if cell["output"] == output]
     treatments = list(dict.fromkeys(str(cell["treatment"]) for cell in cells))
     most = max((float(cell["value"]) for cell in cells if cell["value"] is not None), default=0.0)
     head = "".join(f"<th scope=col><span>{escape(word)}</span></th>" for word in treatments)
@@ -35,7 +35,7 @@ def _map(found: Mapping[str, Any], output: str) -> str:
         drawn = "".join(_cell(_find(cells, branch, treatment), most) for treatment in treatments)
         rows.append(f"<tr><th scope=row>{escape(branch)}</th>{drawn}</tr>")
     unit = next((str(cell["unit"]) for cell in cells), "")
-    before = f"{found['metric'][output]} {number(found['before'][output])} before; lost, in {unit}"
+    before = f"{study['metric'][output]} {number(study['before'][output])} before; lost, in {unit}"
     return (
         f'<figure class="matrix"><figcaption>{escape(output)} <small>{escape(before)}</small></figcaption><div class="wide"><table>'
         f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></figure>"
