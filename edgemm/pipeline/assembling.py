@@ -60,10 +60,10 @@ def assemble(
         )
 
 
-def _target_files(part: Compiled, place: Path) -> dict[str, Path]:
+def _target_files(part: Compiled, folder: Path) -> dict[str, Path]:
     """A target's graph, its external data, and what the target wants beside it."""
-    place.mkdir(parents=True)
-    beside = [*part.model.folder.glob("*.onnx.data"), *part.deployment.plugin().companions(part.model.main, place)]
+    folder.mkdir(parents=True)
+    beside = [*part.model.folder.glob("*.onnx.data"), *part.deployment.plugin().companions(part.model.main, folder)]
     return {f"targets/{part.target}/model.onnx": part.model.main} | {f"targets/{part.target}/{path.name}": path for path in beside}
 
 
@@ -83,15 +83,15 @@ def _provenance(shaped: Shaped, compiled: Sequence[Compiled], recipe: Recipe) ->
         "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
         "data": shaped.job.fingerprint,
         "graph": shaped.exported.folder.name,
-        "versions": dict(versions) | {name: found for part in compiled for name, found in part.model.provenance["versions"].items()},
+        "versions": dict(versions) | {name: version for part in compiled for name, version in part.model.provenance["versions"].items()},
     }
 
 
 def _accuracy(report: Report) -> dict[str, Any]:
     """Per output and target: the metric of the compressed model with its interval."""
-    found: dict[str, Any] = {}
+    accuracy: dict[str, Any] = {}
     metrics = guarded_metrics()
     for m in report.measurements:
         if m.subject == "bundle" and m.name in metrics and m.output and not m.modalities:
-            found.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-    return found
+            accuracy.setdefault(m.output, {})[m.target] = {"metric": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
+    return accuracy

@@ -63,21 +63,23 @@ def decide(
         trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
     """
     plain = tuple(normal(step) for step in steps)
-    asked: dict[str, str] = next((step.options["precision"] for step in plain if step.quantizes), {})
-    if AUTO not in asked.values():
+    by_selector: dict[str, str] = next((step.options["precision"] for step in plain if step.quantizes), {})
+    if AUTO not in by_selector.values():
         return Decided(plain)
-    all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in asked.items()})
+    all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in by_selector.items()})
     name = deployment.target
     reason = deployment.plugin().cannot_run() or ("training decided what is quantized." if trained else "")
     if reason:
         return Decided(all_int8, notes=[f"{name}: precision auto is INT8 everywhere: {reason}"])
     quantized = quantize(job, exported, all_int8, name)
-    told = _timed(job, exported, quantized, deployment, forbid)
-    wanted = _wanted(exported, job, asked)
+    choices = _timed(job, exported, quantized, deployment, forbid)
+    by_branch = _wanted(exported, job, by_selector)
     table = [
-        {"target": name, "branch": branch, **told[branch if branch in told else REST]} for branch, word in wanted.items() if word == AUTO
+        {"target": name, "branch": branch, **choices[branch if branch in choices else REST]}
+        for branch, word in by_branch.items()
+        if word == AUTO
     ]
-    chosen = {**wanted, **{row["branch"]: row["choice"] for row in table}}
+    chosen = {**by_branch, **{row["branch"]: row["choice"] for row in table}}
     notes = [] if INT8 in chosen.values() else [f"{name}: precision auto quantized nothing: {GAINS_NOTHING}"]
     return Decided(_with(plain, chosen), table, notes)
 
@@ -98,17 +100,17 @@ def _with(steps: Sequence[Step], precision: Mapping[str, str]) -> tuple[Step, ..
     return tuple(replace(step, options=options) for step, options in zip(steps, changed, strict=True))
 
 
-def _wanted(exported: Artifact, job: Job, asked: Mapping[str, str]) -> dict[str, str]:
+def _wanted(exported: Artifact, job: Job, by_selector: Mapping[str, str]) -> dict[str, str]:
     """Branch -> the precision that a recipe's mapping gives it; what is named later overrides, the default comes first."""
     from edgemm.graph import files
     from edgemm.graph.branches import find_branches
 
     branches = find_branches(files.load(exported.main), job.card)
-    wanted = dict.fromkeys(branches.names(), asked.get(DEFAULT, INT8))
-    for selector, word in asked.items():
+    by_branch = dict.fromkeys(branches.names(), by_selector.get(DEFAULT, INT8))
+    for selector, word in by_selector.items():
         if selector != DEFAULT:
-            wanted |= dict.fromkeys(branches.select(selector, job.card), word)
-    return wanted
+            by_branch |= dict.fromkeys(branches.select(selector, job.card), word)
+    return by_branch
 
 
 def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, forbid: frozenset[str]) -> dict[str, dict[str, Any]]:
@@ -143,20 +145,20 @@ def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> d
     floats, integers = split(model, job.card), split(files.load(quantized.main), job.card, like=model)
     feed = dict(samples(job, 1)[0])
     sides = {**floats.branches, REST: floats.rest}
-    found = {}
+    parts = {}
     for number, (part, graph) in enumerate(sides.items()):
         other = integers.rest if part == REST else integers.branches.get(part)
         files_of_part = [files.save(graph, folder / f"{number}.float.onnx")]
         if other is not None and any(node.op_type == "DequantizeLinear" for node in other.graph.node):
             files_of_part.append(files.save(other, folder / f"{number}.int8.onnx"))
-        wanted = {value.name for value in graph.graph.input}
-        own = {key: array for key, array in feed.items() if key in wanted}
-        found[part] = (files_of_part[0], files_of_part[1] if len(files_of_part) > 1 else None, own)
+        input_names = {value.name for value in graph.graph.input}
+        own = {key: array for key, array in feed.items() if key in input_names}
+        parts[part] = (files_of_part[0], files_of_part[1] if len(files_of_part) > 1 else None, own)
         if part != REST:
             session = parity.reference_session(graph)
             names = [value.name for value in session.get_outputs()]
             feed |= dict(zip(names, session.run(names, own), strict=True))
-    return found
+    return parts
 
 
 def _choose(
@@ -187,17 +189,17 @@ def choose(timings: Mapping[str, Timing], short: str) -> dict[str, Any]:
         short: The shortest float type that the target has: what a branch that is not quantized may run in.
     """
     table = {word: _ms(timing) for word, timing in timings.items() if timing.error is None}
-    known = [word for word in table if word != INT8]
-    if INT8 not in table or not known:
+    floats = [word for word in table if word != INT8]
+    if INT8 not in table or not floats:
         error = next(timing.error for timing in timings.values() if timing.error is not None)
-        return {"ms": table, "choice": short if known else INT8, "reason": _words(error)}
-    best = min(known, key=lambda word: table[word]["value"])
+        return {"ms": table, "choice": short if floats else INT8, "reason": _words(error)}
+    best = min(floats, key=lambda word: table[word]["value"])
     gain = ratio(timings[INT8].samples_ms, timings[best].samples_ms, launches=timings[INT8].launches)
     interval = "" if gain.low is None or gain.high is None else f" [{gain.low:.2f}, {gain.high:.2f}]"
-    said = f"INT8 takes {gain.value:.2f}{interval} of the time of {best}"
+    sentence = f"INT8 takes {gain.value:.2f}{interval} of the time of {best}"
     if gain.verdict == "faster":
-        return {"ms": table, "choice": INT8, "reason": f"{said}."}
-    return {"ms": table, "choice": short, "reason": f"{said}: no gain is shown."}
+        return {"ms": table, "choice": INT8, "reason": f"{sentence}."}
+    return {"ms": table, "choice": short, "reason": f"{sentence}: no gain is shown."}
 
 
 def _ms(timing: Timing) -> dict[str, Any]:

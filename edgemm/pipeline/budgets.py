@@ -99,15 +99,15 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
         why = "an ONNX file cannot be trained, and a trained graph was already."
         notes.append(f"{partial.target}: on_miss: {policy.on_miss} could only revert: {why}")
     search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0, heaviest_cut=heaviest_cut)
-    found = search.run()
-    if not found.met and trains and retrained is not None:
+    guarded = search.run()
+    if not guarded.met and trains and retrained is not None:
         again = _Search(retrained(), policy, "trained with quantization", table=search.table, heaviest_cut=heaviest_cut).run()
-        if again.met or again.excess <= found.excess:
+        if again.met or again.excess <= guarded.excess:
             notes.append(f"{partial.target}: reverting to float did not suffice, so the model was trained with quantization.")
-            found = again
+            guarded = again
         else:
             notes.append(f"{partial.target}: training with quantization was tried too, and was worse than reverting to float.")
-    return replace(found, notes=[*notes, *found.notes])
+    return replace(guarded, notes=[*notes, *guarded.notes])
 
 
 def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measurement] = MappingProxyType({})) -> dict[str, float]:
@@ -119,13 +119,13 @@ def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measure
     Args:
         lost: Output -> its loss on the rows judged, which knows their spread.
     """
-    given = budgets.get(BUDGET)
+    budget = budgets.get(BUDGET)
     outputs = tasks.scored_outputs(card)
-    if given is None:
+    if budget is None:
         return {}
-    if isinstance(given, Mapping):
-        return {name: float(given[name]) for name in outputs if name in given}
-    return {name: lost[name].limit_of(given) if name in lost else float(given) for name in outputs}
+    if isinstance(budget, Mapping):
+        return {name: float(budget[name]) for name in outputs if name in budget}
+    return {name: lost[name].limit_of(budget) if name in lost else float(budget) for name in outputs}
 
 
 def policy_of(recipe: Recipe, partial: Partial) -> Policy:
@@ -134,9 +134,9 @@ def policy_of(recipe: Recipe, partial: Partial) -> Policy:
     precision = options.get("precision")
     named = {key: value for key, value in precision.items() if key != DEFAULT} if isinstance(precision, Mapping) else {}
     locked: set[str] = set()
-    for selector, wanted in named.items():  # a later selector overrides an earlier one
-        found = partial.branches.select(selector, partial.job.card)
-        locked = locked | set(found) if wanted == "int8" else locked - set(found)
+    for selector, word in named.items():  # a later selector overrides an earlier one
+        branches = partial.branches.select(selector, partial.job.card)
+        locked = locked | set(branches) if word == "int8" else locked - set(branches)
     size = recipe.budgets.get("size_mib")
     lost = partial.lost() if BUDGET in recipe.budgets and partial.split else {}
     return Policy(
@@ -222,13 +222,13 @@ class _Search:
 
     def ranked(self) -> list[Alone]:
         """Branches, most harmful first; each is a row of the table."""
-        found = self.partial.alone(self.policy.limits)
-        for place, alone in enumerate(found, 1):
+        ranking = self.partial.alone(self.policy.limits)
+        for rank, alone in enumerate(ranking, 1):
             outputs = {name: {**_plain(m), "limit": self.policy.limits.get(name)} for name, m in alone.lost.items()}
             step = f"only {alone.branch} in INT8"
-            decision = f"number {place} in harm, noise {alone.noise_db:.0f} dB below the signal"
+            decision = f"number {rank} in harm, noise {alone.noise_db:.0f} dB below the signal"
             self.table.append({"target": self.partial.target, "step": step, "outputs": outputs, "decision": decision})
-        return found
+        return ranking
 
     def revert(self, ranked: Sequence[Alone]) -> _Tried | None:
         """Branches back to float until the budgets hold; None where they do not."""
@@ -241,26 +241,26 @@ class _Search:
             if not pieces:
                 self.say(f"{alone.branch} in float", "not tried: more than half of the INT8 weights would be float")
                 continue
-            wanted = [*floating, *(node for nodes in pieces.values() for node in nodes)]
-            tried = self.attempt(f"{self.words(wanted)} in float", wanted)
+            reverted = [*floating, *(node for nodes in pieces.values() for node in nodes)]
+            tried = self.attempt(f"{self.words(reverted)} in float", reverted)
             if self.too_large(tried):
                 continue
             self.legal.append(tried)
             if not tried.missed:
                 return self.narrow(pieces, floating, tried)
-            floating = wanted
+            floating = reverted
         return None
 
     def allowed(self, branch: str, floating: Sequence[str]) -> dict[str, list[str]]:
         """A branch's pieces, the noisiest first; of a branch too large to be reverted whole, those that may."""
         pieces = self.partial.pieces(branch)
         noise = self.partial.noise(pieces) if len(pieces) > 1 else dict.fromkeys(pieces, 0.0)
-        nodes, found = list(floating), dict[str, list[str]]()
+        nodes, allowed = list(floating), dict[str, list[str]]()
         for name in sorted(pieces, key=lambda name: noise[name]):
             if self.share([*nodes, *pieces[name]]) <= self.most:
                 nodes += pieces[name]
-                found[name] = pieces[name]
-        return found
+                allowed[name] = pieces[name]
+        return allowed
 
     def narrow(self, pieces: Mapping[str, Sequence[str]], floating: Sequence[str], whole: _Tried) -> _Tried:
         """As few of ``pieces`` in float as suffice: the noisiest first, their number found by bisection."""
@@ -289,14 +289,14 @@ class _Search:
 
     def words(self, nodes: Collection[str]) -> str:
         """What is in float, by branch; of a branch in part, its layers."""
-        said, modules = [], self.partial.modules
+        phrases, modules = [], self.partial.modules
         for branch, layers in self.partial.layers.items():
             inside = [name for name in layers if name in nodes]
             if len(inside) == len(layers):
-                said.append(f"'{branch}'")
+                phrases.append(f"'{branch}'")
             elif inside:
-                said.append(f"{len(inside)} of {len(layers)} layers of '{branch}' ({', '.join(modules[name] for name in inside)})")
-        return " and ".join(said) or "nothing"
+                phrases.append(f"{len(inside)} of {len(layers)} layers of '{branch}' ({', '.join(modules[name] for name in inside)})")
+        return " and ".join(phrases) or "nothing"
 
     def outcome(self, tried: _Tried, *, met: bool, ranked: Sequence[Alone] = (), floor: _Tried | None = None) -> Guarded:
         """The candidate as the result, with its notes."""
@@ -342,5 +342,5 @@ def _said(tried: _Tried) -> str:
 
 def _loss(name: str, entry: Mapping[str, Any]) -> str:
     unit = "" if entry["unit"] in ("", "points") else f" {entry['unit']}"
-    said = f"{entry['value']:.3g} {entry['unit']} {show_interval(entry['low'], entry['high'])} of '{name}' (limit {entry['limit']:g}{unit})"
-    return said.replace("  ", " ")
+    text = f"{entry['value']:.3g} {entry['unit']} {show_interval(entry['low'], entry['high'])} of '{name}' (limit {entry['limit']:g}{unit})"
+    return text.replace("  ", " ")

@@ -143,9 +143,9 @@ def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[st
 
 def forbidden(recipe: Recipe) -> frozenset[str]:
     """Float types that must not run: a branch that the recipe marks fp32 forbids the short ones, which hold for a whole graph."""
-    given = [step.options.get("precision") for step in recipe.graph_steps()]
-    asked = {value for precision in given if isinstance(precision, Mapping) for value in precision.values()}
-    return frozenset({"bf16", "fp16"} if "fp32" in asked else ())
+    precisions = [step.options.get("precision") for step in recipe.graph_steps()]
+    words = {value for precision in precisions if isinstance(precision, Mapping) for value in precision.values()}
+    return frozenset({"bf16", "fp16"} if "fp32" in words else ())
 
 
 def ladder(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, *, search: bool = True) -> list[dict[str, Any]]:

@@ -105,10 +105,10 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
         return Ledger(files=files)
     try:
         before = _before(job, original)
-        found = [_after(after, part, form, before) for part, form in zip(compiled, forms[1:], strict=True)]
+        answered = [_after(after, part, form, before) for part, form in zip(compiled, forms[1:], strict=True)]
     except EdgemmError as err:
         return Ledger(warnings=[f"No modality ledger: {err.what} {err.why}".strip()], files=files)
-    return _scored(job, before, found, files)
+    return _scored(job, before, answered, files)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class _Form:
 
     def files(self) -> dict[str, Path]:
         """Name in the bundle -> file."""
-        place = f"targets/{self.target}/" if self.target else ""
-        found = {f"{place}standins.npz": self.means.main} if self.own_means else {}
+        prefix = f"targets/{self.target}/" if self.target else ""
+        files = {f"{prefix}standins.npz": self.means.main} if self.own_means else {}
         if self.graph.main.stat().st_size <= STORED_MIB * 2**20:
             kept = [path for path in sorted(self.parts.folder.iterdir()) if path.name == splits.RECORD or ".onnx" in path.suffixes]
-            found |= {f"{place}split/{path.name}": path for path in kept}
-        return found
+            files |= {f"{prefix}split/{path.name}": path for path in kept}
+        return files
 
 
 def _form(job: Job, exported: Artifact, part: Compiled, plain: _Form) -> _Form:
@@ -172,7 +172,7 @@ def _after(job: Job, part: Compiled, form: _Form, before: _Answered) -> _Answere
     return _answered(job, candidate, form, list(before.subsets), before.rows)
 
 
-def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subset], rows: int) -> _Answered:
+def _answered(job: Job, candidate: Candidate, form: _Form, subsets: Sequence[Subset], rows: int) -> _Answered:
     """A cached stage: the answers to every subset on the test split, the truth beside the first."""
 
     def make(scratch: Path) -> Path:
@@ -180,11 +180,11 @@ def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subs
             job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / rows))
 
         answers, ran = answer_subsets(
-            candidate, form.means.main, str(job.data), job.card, wanted, rows=rows, seed=job.seed, skip_bad_rows=job.skip_bad_rows,
+            candidate, form.means.main, str(job.data), job.card, subsets, rows=rows, seed=job.seed, skip_bad_rows=job.skip_bad_rows,
             progress=tell,
         )  # fmt: skip
-        for place, answered in enumerate(answers):
-            answered.save(scratch / f"{place}.npz")
+        for index, answered in enumerate(answers):
+            answered.save(scratch / f"{index}.npz")
         write_json(scratch / "precision.json", ran)
         return scratch / "precision.json"
 
@@ -192,14 +192,14 @@ def _answered(job: Job, candidate: Candidate, form: _Form, wanted: Sequence[Subs
         "parts": form.parts.folder.name,
         "standins": form.means.folder.name,
         "deployment": candidate.deployment.key(),
-        "subsets": wanted,
+        "subsets": subsets,
         "data": job.fingerprint,
         "rows": rows,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
     kept = job.stage(f"ledger {candidate.name}", facts, make, steps=(), runs=[candidate.deployment], on_this_machine=True)
-    answers = {subset: Answers.read(kept.sibling(f"{place}.npz")) for place, subset in enumerate(wanted)}
+    answers = {subset: Answers.read(kept.sibling(f"{index}.npz")) for index, subset in enumerate(subsets)}
     return _Answered(candidate, str(json.loads(kept.main.read_text(encoding="utf-8"))), answers, rows)
 
 
@@ -207,7 +207,9 @@ def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapp
     inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
     outputs = [name for name in tasks.scored_outputs(job.card) if _known(before, job, name)]
-    rows = [row for form in after for name in outputs for given in inputs if (row := _contribution(job, name, given, before, form))]
+    rows = [
+        row for form in after for name in outputs for input_name in inputs if (row := _contribution(job, name, input_name, before, form))
+    ]
     counted = next((m.n for m in measured if m.n), 0)
     details = {
         "inputs": list(inputs),
@@ -238,10 +240,10 @@ def _measurements(job: Job, form: _Answered) -> list[Measurement]:
     ]
 
 
-def _contribution(job: Job, output: str, given: str, before: _Answered, after: _Answered) -> dict[str, Any] | None:
+def _contribution(job: Job, output: str, input_name: str, before: _Answered, after: _Answered) -> dict[str, Any] | None:
     """What an input adds to a head: the metric of the whole less that without it, before and after, and what of it was lost."""
     whole = next(iter(before.subsets))
-    without = tuple(name for name in whole if name != given)
+    without = tuple(name for name in whole if name != input_name)
 
     task = tasks.of(job.card.outputs[output])
 
@@ -254,7 +256,7 @@ def _contribution(job: Job, output: str, given: str, before: _Answered, after: _
     kept = now.gain(1.0, [(-1.0, now_without), (-DEAF_SHARE, was), (DEAF_SHARE, was_without)])
     listened = first.low is not None and first.low > 0
     return {
-        "input": given,
+        "input": input_name,
         "output": output,
         "target": after.candidate.target,
         "unit": first.unit,

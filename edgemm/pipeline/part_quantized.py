@@ -103,11 +103,11 @@ class Partial:
         from edgemm.graph import files
         from edgemm.graph.back_to_float import int8_layers
 
-        found: dict[str, list[str]] = {}
+        layers: dict[str, list[str]] = {}
         for name in int8_layers(files.load(self.quantized.main)):
             if name in self.branches.of_node:
-                found.setdefault(self.branches.of_node[name], []).append(name)
-        return {branch: found[branch] for branch in self.branches.names() if branch in found}
+                layers.setdefault(self.branches.of_node[name], []).append(name)
+        return {branch: layers[branch] for branch in self.branches.names() if branch in layers}
 
     @cached_property
     def modules(self) -> dict[str, str]:
@@ -115,13 +115,13 @@ class Partial:
         from edgemm.graph import files
         from edgemm.graph.exporter_leftovers import SCOPES
 
-        known = [name for names in self.layers.values() for name in names]
-        told = {
+        layers = [name for names in self.layers.values() for name in names]
+        scopes = {
             node.name: prop.value for node in files.load(self.floats.main).graph.node for prop in node.metadata_props if prop.key == SCOPES
         }
-        inner = {name: str((ast.literal_eval(told[name]) or [name])[-1]) for name in known if name in told}
+        inner = {name: str((ast.literal_eval(scopes[name]) or [name])[-1]) for name in layers if name in scopes}
         shared = Counter(inner.values())
-        return {name: inner[name] if shared[inner.get(name, "")] == 1 else name for name in known}
+        return {name: inner[name] if shared[inner.get(name, "")] == 1 else name for name in layers}
 
     @cached_property
     def weights(self) -> dict[str, int]:
@@ -130,9 +130,9 @@ class Partial:
 
         graph = files.load(self.quantized.main).graph
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1}
-        made = {node.output[0]: sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear"}
-        known = {name for names in self.layers.values() for name in names}
-        return {node.name: max((made.get(name, 0) for name in node.input), default=0) for node in graph.node if node.name in known}
+        dequantized = {node.output[0]: sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear"}
+        layers = {name for names in self.layers.values() for name in names}
+        return {node.name: max((dequantized.get(name, 0) for name in node.input), default=0) for node in graph.node if node.name in layers}
 
     def nodes(self, *branches: str) -> list[str]:
         """Names of all nodes of some branches that quantizing may touch."""
@@ -144,21 +144,21 @@ class Partial:
 
     def graph(self, nodes: Iterable[str]) -> Artifact:
         """The graph with ``nodes`` in float."""
-        wanted = sorted(set(nodes))
-        if not wanted:
+        floating = sorted(set(nodes))
+        if not floating:
             return self.quantized
-        if (key := f"graph {wanted}") in self._known:
+        if (key := f"graph {floating}") in self._known:
             return cast("Artifact", self._known[key])
 
         def make(scratch: Path) -> Path:
             from edgemm.graph import files
             from edgemm.graph.back_to_float import revert
 
-            return files.save(revert(files.load(self.quantized.main), files.load(self.floats.main), wanted), scratch / "model.onnx")
+            return files.save(revert(files.load(self.quantized.main), files.load(self.floats.main), floating), scratch / "model.onnx")
 
-        inputs = {"quantized": self.quantized.folder.name, "floats": self.floats.folder.name, "nodes": wanted}
-        made = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, steps=(), targets=(), packages=("onnx",))
-        return made
+        inputs = {"quantized": self.quantized.folder.name, "floats": self.floats.folder.name, "nodes": floating}
+        artifact = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, steps=(), targets=(), packages=("onnx",))
+        return artifact
 
     def answers(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> Answers:
         """What the target answers on the deciding rows with ``nodes`` in float, with the truth.
@@ -222,5 +222,5 @@ class Partial:
         depend on what else a recipe quantizes: ``inspect --sensitivity`` and the guards ask the same.
         """
         noise = self.noise({branch: self.nodes(branch) for branch in self.layers}) if self.layers else {}
-        found = [Alone(branch, self.lost(self.but(branch)), noise[branch]) for branch in self.layers]
-        return sorted(found, key=lambda entry: (-entry.proved(limits or {}), entry.noise_db))
+        entries = [Alone(branch, self.lost(self.but(branch)), noise[branch]) for branch in self.layers]
+        return sorted(entries, key=lambda entry: (-entry.proved(limits or {}), entry.noise_db))

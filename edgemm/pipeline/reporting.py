@@ -56,8 +56,8 @@ def benchmark(
     """
     forms = forms_of(job, exported, compiled)
     timed, loaded = _timed(job, forms)
-    found = [_scores(job, forms, timed, reference)] if reference is not None else []
-    measured = [*timed.measurements(), *(measurement for part in found for measurement in part.measurements)]
+    findings = [_scores(job, forms, timed, reference)] if reference is not None else []
+    measured = [*timed.measurements(), *(measurement for part in findings for measurement in part.measurements)]
     verdicts = judge(recipe.budgets, measured, recipe.targets, tasks.scored_outputs(job.card))
     slow = [note for form in forms for note in _not_faster(form, timed.ratios, recipe)]
     notes = [*loaded, *timed.warnings, *shaped.notes, *_notes(job, compiled, recipe), *_limits(verdicts, measured, recipe), *slow]
@@ -78,7 +78,7 @@ def benchmark(
         "steps": [StageRan(s.name, round(s.seconds, 2), reused=s.name in job.reused) for s in job.progress.finished],
     }
     own = Findings(known.measurements, details, [*notes, *known.warnings])
-    report = measuring.assemble([form.candidate for form in forms], timed, [*found, own])
+    report = measuring.assemble([form.candidate for form in forms], timed, [*findings, own])
     environment = {**report.environment, "recipe": recipe.name, "recipe_sha256": recipe.sha256}
     return replace(report, environment=environment, budgets=verdicts)
 
@@ -171,14 +171,14 @@ def title(path: Path | None) -> str:
 
 def _limits(budgets: Sequence[Verdict], measured: Sequence[Measurement], recipe: Recipe) -> list[str]:
     """For each loss in a unit of its own under a bare accuracy budget: what its points are in that unit."""
-    given = recipe.budgets.get("accuracy_drop_points")
-    if given is None or isinstance(given, Mapping):
+    budget = recipe.budgets.get("accuracy_drop_points")
+    if budget is None or isinstance(budget, Mapping):
         return []
     scaled = {m.output for m in measured if m.name == "accuracy_drop_points" and m.per_point not in (None, 1.0)}
     rows = {v.output: v for v in budgets if v.name == "accuracy_drop_points" and v.output in scaled and v.value is not None}
     words = {m.output: tasks.guarded_metrics()[m.name].lower() for m in measured if m.name in tasks.guarded_metrics()}
     return [
-        f"Of '{name}' one point is a hundredth of its labels' standard deviation: its limit of {given:g} points is "
+        f"Of '{name}' one point is a hundredth of its labels' standard deviation: its limit of {budget:g} points is "
         f"{row.limit:g}{f' {row.unit}' if row.unit else ''} of {words.get(name, 'error')} on the test rows."
         for name, row in rows.items()
     ]
@@ -191,8 +191,8 @@ def _not_faster(form: Form, compared: Sequence[Ratio], recipe: Recipe) -> list[s
     if row is None or row.verdict == "faster":
         return []
     word = "slower" if row.verdict == "slower" else "not shown to be faster"
-    asked = [step.options.get("precision") for step in recipe.graph_steps()]
-    auto = any("auto" in (given.values() if isinstance(given, Mapping) else [given]) for given in asked)
+    precisions = [step.options.get("precision") for step in recipe.graph_steps()]
+    auto = any("auto" in (precision.values() if isinstance(precision, Mapping) else [precision]) for precision in precisions)
     advice = "" if auto else "write `precision: auto` under quantize (as recipe latency-first does), or "
     times = f"{1 / row.value:.2f}x its speed"
     return [f"{target}: the compressed model is {word} than what {target} runs by itself ({times}): {advice}keep it for its size."]

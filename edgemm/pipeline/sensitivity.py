@@ -114,7 +114,7 @@ class Sensitivity:
         head = f"lost of '{output}' in {unit}, each branch treated alone; {before}"
         rows = [["branch", *self.treatments]]
         rows += [[branch, *(_words(self.find(branch, treatment, output)) for treatment in self.treatments)] for branch in self.branches]
-        widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([head, *lines])
 
@@ -145,10 +145,10 @@ def sensitivity(job: Job, *, target: str | None = None) -> Sensitivity:
     names = list(scored)
     notes = [note] if note else []
     cells = _pruned(job, split, before, notes)
-    name, found = _quantized(job, exported, names, target, notes)
+    name, int8 = _quantized(job, exported, names, target, notes)
     rows = len(next(iter(before.predictions.values())))
     return Sensitivity(
-        tuple(cells + found), {n: scored[n].value for n in names}, {n: scored[n].name for n in names}, split, rows, name, tuple(notes)
+        tuple(cells + int8), {n: scored[n].value for n in names}, {n: scored[n].name for n in names}, split, rows, name, tuple(notes)
     )
 
 
@@ -200,10 +200,10 @@ class _Whole:
         def make(scratch: Path) -> Path:
             from edgemm.contracts.step import Context
 
-            told: dict[str, Any] = {}
+            facts: dict[str, Any] = {}
             context = Context(
                 self.job.card, self.job.dataset, scratch / "scratch", teacher=self.model(), seed=self.job.seed, progress=self.job.show,
-                facts=told,
+                facts=facts,
             )  # fmt: skip
             context.scratch.mkdir()
             path = scratch / "cell.json"
@@ -214,11 +214,11 @@ class _Whole:
             except PruneError as err:
                 write_json(path, {"note": f"{err.what} {err.why}".strip(), "pruned": False})
                 return path
-            if not _changed(told):
+            if not _changed(facts):
                 write_json(path, {"note": "nothing of it can be pruned alone", "pruned": False})
                 return path
             self.answers(smaller).save(scratch / "answers.npz")
-            write_json(path, {"note": _kept(told, branch), "pruned": True})
+            write_json(path, {"note": _kept(facts, branch), "pruned": True})
             return path
 
         inputs = {
@@ -230,11 +230,11 @@ class _Whole:
             "skip_bad_rows": self.job.skip_bad_rows,
             "seed": self.job.seed,
         }
-        made = self.job.stage(f"sensitivity {branch} {ratio:g}", inputs, make, steps=["prune"], targets=(), packages=TRAINERS)
-        told = json.loads(made.main.read_text(encoding="utf-8"))
-        if not told["pruned"]:
-            return None, told["note"]
-        return Answers.read(made.sibling("answers.npz")), told["note"]
+        artifact = self.job.stage(f"sensitivity {branch} {ratio:g}", inputs, make, steps=["prune"], targets=(), packages=TRAINERS)
+        cell = json.loads(artifact.main.read_text(encoding="utf-8"))
+        if not cell["pruned"]:
+            return None, cell["note"]
+        return Answers.read(artifact.sibling("answers.npz")), cell["note"]
 
     def model(self) -> FusedModel:
         from edgemm.workshop.models.checkpoint.loading import load_model
@@ -253,14 +253,14 @@ class _Whole:
         return Answers({name: np.concatenate(values) for name, values in parts.items()})
 
 
-def _changed(told: Mapping[str, Any]) -> bool:
+def _changed(facts: Mapping[str, Any]) -> bool:
     """Whether the step removed anything."""
-    return any(row["parameters"][0] != row["parameters"][1] for row in (told.get("branches") or {}).values())
+    return any(row["parameters"][0] != row["parameters"][1] for row in (facts.get("branches") or {}).values())
 
 
-def _kept(told: Mapping[str, Any], branch: str) -> str:
+def _kept(facts: Mapping[str, Any], branch: str) -> str:
     """How many of a branch's multiply-accumulates are left, as the step counted them."""
-    macs = ((told.get("branches") or {}).get(branch) or {}).get("macs")
+    macs = ((facts.get("branches") or {}).get(branch) or {}).get("macs")
     return f"{100 * macs[1] / macs[0]:.0f} % of its multiply-accumulates are left" if macs and macs[0] else ""
 
 
@@ -274,19 +274,19 @@ def _quantized(job: Job, exported: Artifact, names: Sequence[str], target: str |
     with Predictor() as predictor:
         deployment = Deployment(name, quantized.main, runtime_options=plugin.choices(forbid=frozenset())[0])
         partial = Partial(job, exported, quantized, deployment, (job, exported), predictor)
-        found = {alone.branch: alone for alone in partial.alone()}
+        by_branch = {alone.branch: alone for alone in partial.alone()}
     cells = []
     for branch in partial.layers:
         for output in names:
-            lost = found[branch].lost.get(output)
+            lost = by_branch[branch].lost.get(output)
             if lost is not None:
-                note = f"noise {found[branch].noise_db:.0f} dB below the signal"
+                note = f"noise {by_branch[branch].noise_db:.0f} dB below the signal"
                 cells.append(Cell(branch, INT8, output, lost.value, lost.low, lost.high, lost.unit, None, note))
     return name, cells
 
 
-def _target(asked: str | None) -> str:
-    if asked is not None:
-        plugins.load(Target, asked)
-        return asked
+def _target(target: str | None) -> str:
+    if target is not None:
+        plugins.load(Target, target)
+        return target
     return first_here("sensitivity to INT8")[0]

@@ -67,14 +67,14 @@ def files_of(artifact: Artifact) -> list[Path]:
 
 def lay_out(folder: Path, files: Mapping[str, Path], card: Card) -> None:
     """Put ``files`` and the card (with the tokenizers it names) into ``folder``, each whole or not at all; other files there stay."""
-    given = {name: dict(spec.options) for name, spec in card.inputs.items()}
+    options = {name: dict(spec.options) for name, spec in card.inputs.items()}
     inputs = {}
     for name, spec in card.inputs.items():
-        if given[name].get("tokenizer"):
+        if options[name].get("tokenizer"):
             inside = f"{name}.tokenizer.json"
-            files = {**files, inside: card.folder / given[name]["tokenizer"]}
-            given[name]["tokenizer"] = inside
-        inputs[name] = replace(spec, options=given[name])
+            files = {**files, inside: card.folder / options[name]["tokenizer"]}
+            options[name]["tokenizer"] = inside
+        inputs[name] = replace(spec, options=options[name])
     for name, path in files.items():
         write_bytes(folder / name, path.read_bytes())
     write_bytes(folder / "model.yaml", card.replace(inputs=inputs).to_yaml().encode())

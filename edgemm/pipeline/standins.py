@@ -43,7 +43,9 @@ def in_parts(job: Job, graph: Artifact, like: Artifact | None = None) -> Artifac
 
         model = files.load(graph.main)
         parts = split(model, job.card, like=files.load(like.main) if like else None)
-        names = {name: f"{name}.onnx" if PLAIN_NAME.fullmatch(name) else f"branch{place}.onnx" for place, name in enumerate(parts.branches)}
+        names = {
+            name: f"{name}.onnx" if PLAIN_NAME.fullmatch(name) else f"branch{number}.onnx" for number, name in enumerate(parts.branches)
+        }
         for name, part in parts.branches.items():
             files.save(part, scratch / names[name])
         files.save(parts.rest, scratch / "rest.onnx")

@@ -91,17 +91,17 @@ def check(job: Job, recipe: Recipe) -> None:
     """
     from edgemm.contracts.step import Context
 
-    found = Collector()
+    mistakes = Collector()
     for step in recipe.steps:
-        asked = getattr(plugins.import_plugin("steps", step.name), "check", None)
-        given = {option.name: option.default for option in plugins.options("steps", step.name).values()} | dict(step.options)
+        step_check = getattr(plugins.import_plugin("steps", step.name), "check", None)
+        options = {option.name: option.default for option in plugins.options("steps", step.name).values()} | dict(step.options)
         for name in recipe.targets if step.stage == "graph" else list(recipe.targets)[:1]:
             numerics = plugins.load(Target, name).numerics
             context = Context(job.card, job.dataset, Path(), target=name, numerics=numerics, seed=job.seed)
-            if asked is not None:
-                with found.catch():
-                    asked(context, **given)
-    found.raise_if_any()
+            if step_check is not None:
+                with mistakes.catch():
+                    step_check(context, **options)
+    mistakes.raise_if_any()
 
 
 def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped:
@@ -152,7 +152,7 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
         "opset": opset,
     }
     name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
-    made = job.stage(
+    artifact = job.stage(
         name,
         inputs,
         make,
@@ -161,11 +161,11 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
         packages=[*LOADERS, *plugins.packages("steps", step.name)],
         on_this_machine=measures,
     )
-    told = json.loads(made.sibling("facts.json").read_text(encoding="utf-8"))
-    after = replace(before.job, card=cards.load(made.main))
-    graph = Artifact(made.sibling(QDQ), made.provenance) if made.sibling(QDQ).is_file() else None
-    row = {"step": step.name, "options": dict(step.options), "facts": told["facts"]}
-    return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *told["notes"]], graph)
+    outcome = json.loads(artifact.sibling("facts.json").read_text(encoding="utf-8"))
+    after = replace(before.job, card=cards.load(artifact.main))
+    graph = Artifact(artifact.sibling(QDQ), artifact.provenance) if artifact.sibling(QDQ).is_file() else None
+    row = {"step": step.name, "options": dict(step.options), "facts": outcome["facts"]}
+    return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *outcome["notes"]], graph)
 
 
 def _restored(step: Step, card: cards.Card) -> list[str]:
@@ -180,12 +180,12 @@ def named(step: Step, card: cards.Card) -> dict[str, Any]:
     Raises:
         CardError, CheckpointError, DataError: It is not there.
     """
-    found: dict[str, Any] = {}
+    identities: dict[str, Any] = {}
     if step.options.get("teacher"):
-        found["teacher"] = identity(cards.load(step.options["teacher"]))
+        identities["teacher"] = identity(cards.load(step.options["teacher"]))
     if step.options.get("unlabeled"):
-        found["unlabeled"] = open_unlabeled(step.options["unlabeled"], card).fingerprint()
-    return found
+        identities["unlabeled"] = open_unlabeled(step.options["unlabeled"], card).fingerprint()
+    return identities
 
 
 def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
@@ -194,7 +194,7 @@ def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step,
     from edgemm.workshop.models.checkpoint.loading import load_model, write_model
     from edgemm.workshop.models.onnx_export import export_onnx
 
-    told = _Told()
+    outcome = _Told()
     model = load_model(current.card)
     with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
         context = Context(
@@ -205,17 +205,17 @@ def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step,
             numerics=plugins.load(Target, next(iter(recipe.targets))).numerics,
             seed=current.seed,
             progress=current.show,
-            facts=told.facts,
-            note=told.notes.append,
+            facts=outcome.facts,
+            note=outcome.notes.append,
             teacher=load_model(original.card),
             measure=_timer(current, recipe, opset),
         )
-        made = plugins.function("steps", step.name)(model, context, **step.options)
-        floats = getattr(made, "float_model", None)  # a quantized model has one: its checkpoint
+        new_model = plugins.function("steps", step.name)(model, context, **step.options)
+        floats = getattr(new_model, "float_model", None)  # a quantized model has one: its checkpoint
         if floats is not None:
-            export_onnx(made, scratch / QDQ, opset=opset)
-        write_model(floats or made, scratch, scratch)
-    write_json(scratch / "facts.json", {"facts": told.facts, "notes": told.notes})
+            export_onnx(new_model, scratch / QDQ, opset=opset)
+        write_model(floats or new_model, scratch, scratch)
+    write_json(scratch / "facts.json", {"facts": outcome.facts, "notes": outcome.notes})
     return scratch / CARD
 
 
@@ -245,11 +245,11 @@ def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[
             candidate = Candidate("candidate", "bundle", deployment)
             beside = [replace(candidate, name="first", deployment=deployment.holding(path)) for path, _ in first]
             timed = time_candidates([candidate, *beside], samples(alone, 1)[0], launches=0, seconds=4.0, warmup_s=0.5)
-            found = measurements(candidate, timed["candidate"])
+            measured = measurements(candidate, timed["candidate"])
         if not first:
-            first.append((graph.main, _p50_ms(found)))
-            return found
-        return as_before(found, first[0][1] / _p50_ms(measurements(beside[0], timed["first"])))
+            first.append((graph.main, _p50_ms(measured)))
+            return measured
+        return as_before(measured, first[0][1] / _p50_ms(measurements(beside[0], timed["first"])))
 
     return measure
 
@@ -263,8 +263,8 @@ def as_before(found: Sequence[Measurement], pace: float) -> list[Measurement]:
     return [replace(m, value=m.value * pace, low=at(m.low), high=at(m.high)) if m.name.startswith("latency_") else m for m in found]
 
 
-def _p50_ms(found: Sequence[Measurement]) -> float:
-    return next(m.value for m in found if m.name == "latency_p50_ms")
+def _p50_ms(measurements: Sequence[Measurement]) -> float:
+    return next(m.value for m in measurements if m.name == "latency_p50_ms")
 
 
 def _quick(step: Step) -> Step:

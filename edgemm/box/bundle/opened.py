@@ -129,18 +129,20 @@ class Bundle:
         """
         if target is not None:
             self._require(target)
-        place = f"targets/{target}/split" if target else "split"
-        if f"{place}/{splits.RECORD}" not in self.manifest["files"]:
+        subfolder = f"targets/{target}/split" if target else "split"
+        if f"{subfolder}/{splits.RECORD}" not in self.manifest["files"]:
             raise BundleError(
                 f"{self.folder} holds no split graphs{f' for {target}' if target else ''}.",
                 why="it was packed without them: the model cannot be split, or is too large to be stored twice.",
                 fix="run it as a whole, with every input there.",
             )
-        found = splits.read(self.folder / place)
+        split_files = splits.read(self.folder / subfolder)
         listed = {self.folder / name for name in self.manifest["files"]}
-        if not listed.issuperset({*found.branches.values(), found.rest}):
-            raise BundleError(f"{self.folder}: {place}/{splits.RECORD} names files that the bundle does not list.", fix="pack it again.")
-        return found
+        if not listed.issuperset({*split_files.branches.values(), split_files.rest}):
+            raise BundleError(
+                f"{self.folder}: {subfolder}/{splits.RECORD} names files that the bundle does not list.", fix="pack it again."
+            )
+        return split_files
 
     def standins(self, target: str | None = None) -> dict[str, np.ndarray] | None:
         """What replaces a missing input: cut tensor -> array for one sample; None where the bundle holds none.
@@ -166,9 +168,9 @@ class Bundle:
 
     def expected(self, target: str, present: Iterable[str]) -> dict[str, Measurement]:
         """Output -> its accuracy on ``target`` with only the inputs ``present`` there; {} where nobody measured that."""
-        wanted = set(present)
-        found = (m for m in self.ledger() if m.target == target and set(m.modalities or ()) == wanted)
-        return {str(m.output): m for m in found}
+        modalities = set(present)
+        measurements = (m for m in self.ledger() if m.target == target and set(m.modalities or ()) == modalities)
+        return {str(m.output): m for m in measurements}
 
     def report(self) -> Report:
         """The report it was packed with."""
@@ -205,15 +207,15 @@ def open_bundle(path: str | Path) -> Bundle:
             seal.read_manifest(raw, line, path)
     except stored_zip.Damaged as err:
         raise _damaged(path, err) from err
-    place = cache.root() / "bundles" / line[:64].decode()
-    cache.use(place)
+    folder = cache.root() / "bundles" / line[:64].decode()
+    cache.use(folder)
     try:
-        return open_folder(place, path)
+        return open_folder(folder, path)
     except BundleError:  # not unpacked yet, or somebody tidied the cache by hand
-        with folder_in_one_step(place) as scratch:
+        with folder_in_one_step(folder) as scratch:
             unpack(path, scratch)
             Verification(path, tuple(check_files(scratch, path)[1])).raise_if_bad()
-        return open_folder(place, path)
+        return open_folder(folder, path)
 
 
 def open_folder(folder: Path, path: Path) -> Bundle:
@@ -229,10 +231,10 @@ def open_folder(folder: Path, path: Path) -> Bundle:
             f"{path} is not a bundle.", why=f"there is no {missing} in it.", fix="give the folder that compress wrote with -o."
         )
     manifest = seal.read_manifest(raw, line, path)
-    found = {name: place if isinstance(place, str) else {"size": place.stat().st_size} for name, place in entries(folder).items()}
+    present = {name: file if isinstance(file, str) else {"size": file.stat().st_size} for name, file in entries(folder).items()}
     wrong = []
     for name, want in manifest["files"].items():
-        got = found.get(name, "it is missing.")
+        got = present.get(name, "it is missing.")
         if isinstance(got, str) or got["size"] != want["size"]:
             wrong.append(Check(name, False, got if isinstance(got, str) else f"{got['size']} bytes instead of {want['size']}."))
     Verification(path, tuple(wrong)).raise_if_bad()
@@ -262,9 +264,9 @@ def unpack(path: Path, folder: Path) -> None:
     """Write every member below ``folder``; names were checked by ``stored_zip.members``."""
     with path.open("rb") as file:
         for member in stored_zip.members(file):
-            place = folder / member.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as out:
+            destination = folder / member.name
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with destination.open("xb") as out:
                 out.writelines(stored_zip.content(file, member))
 
 

@@ -96,7 +96,7 @@ def pack(
     check_place(out)
     inputs, tokenizers = _describe_inputs(card)
     everything: dict[str, Path | bytes] = {**files, **tokenizers}
-    everything |= {f"targets/{name}/options.json": given.to_json() for name, given in (options or {}).items()}
+    everything |= {f"targets/{name}/options.json": target_options.to_json() for name, target_options in (options or {}).items()}
     everything |= {"golden.npz": stored_zip.npz_bytes(golden.arrays())} if golden else {}
     everything |= {"reference.npz": stored_zip.npz_bytes(reference.arrays())} if reference else {}
     _check_names(everything)
@@ -168,13 +168,13 @@ def check_place(out: Path) -> None:
 
 def entries(folder: Path) -> dict[str, Path | str]:
     """Every file below ``folder`` by its name in a bundle, or words saying why it can be none (a link, a device)."""
-    found: dict[str, Path | str] = {}
-    for place, folders, names in os.walk(folder):
-        for name in [*names, *(inner for inner in folders if os.path.islink(os.path.join(place, inner)))]:
-            path = Path(place, name)
+    files: dict[str, Path | str] = {}
+    for parent, folders, names in os.walk(folder):
+        for name in [*names, *(inner for inner in folders if os.path.islink(os.path.join(parent, inner)))]:
+            path = Path(parent, name)
             fits = path.is_file() and not path.is_symlink()
-            found[path.relative_to(folder).as_posix()] = path if fits else "it is a link or a device; a bundle holds plain files."
-    return dict(sorted(found.items()))
+            files[path.relative_to(folder).as_posix()] = path if fits else "it is a link or a device; a bundle holds plain files."
+    return dict(sorted(files.items()))
 
 
 def _zip_place(out: Path) -> str:
@@ -203,7 +203,7 @@ def _describe_inputs(card: Card) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The card's inputs with their tensors, options as they are inside the bundle; and the tokenizers to take along."""
     plain = card.to_dict()["inputs"]
     tokenizers: dict[str, bytes] = {}
-    texts = [name for name, given in plain.items() if given.get("tokenizer")]
+    texts = [name for name, entry in plain.items() if entry.get("tokenizer")]
     for name in texts:
         inside = "tokenizer.json" if len(texts) == 1 else f"{name}.tokenizer.json"
         try:
@@ -212,12 +212,12 @@ def _describe_inputs(card: Card) -> tuple[dict[str, Any], dict[str, bytes]]:
             raise CardError(f"inputs.{name}: cannot read the tokenizer '{plain[name]['tokenizer']}'.", why=str(err)) from err
         plain[name]["tokenizer"] = inside
     tensors = {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in input_specs(card)}
-    return {name: {"card": given, "tensor": tensors[name]} for name, given in plain.items()}, tokenizers
+    return {name: {"card": entry, "tensor": tensors[name]} for name, entry in plain.items()}, tokenizers
 
 
 def _describe_outputs(card: Card, model: Path | bytes) -> dict[str, Any]:
     """The card's outputs with their tensors, as the float model declares them."""
-    described: dict[str, Any] = {name: {"card": given} for name, given in card.to_dict()["outputs"].items()}
+    described: dict[str, Any] = {name: {"card": entry} for name, entry in card.to_dict()["outputs"].items()}
     for spec in _outputs_of(model):
         if spec.name in described:
             described[spec.name]["tensor"] = {"dtype": spec.dtype, "shape": list(spec.shape)}

@@ -93,10 +93,10 @@ class Parts:
             standins: Cut tensor -> what replaces it where its input is not ``present``; of the same shape.
             others: Inputs that belong to no branch: states and constants.
         """
-        found = {**others, **standins}
+        feed = {**others, **standins}
         for cuts in present.values():
-            found.update(cuts)
-        return self._rest.run({name: found[name] for name in self._rest_wanted})
+            feed.update(cuts)
+        return self._rest.run({name: feed[name] for name in self._rest_wanted})
 
     def precision(self) -> str:
         """What really ran, over all parts."""

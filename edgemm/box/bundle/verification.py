@@ -66,10 +66,10 @@ def check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[C
         manifest = seal.read_manifest(raw or b"", line or b"", path)
     except BundleError as err:
         return None, [Check(seal.blame(raw or b"", line or b""), False, err.why)]
-    found = {name: place for name, place in entries(folder).items() if name not in OWN}
+    files = {name: file for name, file in entries(folder).items() if name not in OWN}
     if manifest.get("signer") is None and (folder / SIGNATURE).exists():
-        found[SIGNATURE] = folder / SIGNATURE
-    hashed = {name: place if isinstance(place, str) else seal.entry(pieces(place)) for name, place in found.items()}
+        files[SIGNATURE] = folder / SIGNATURE
+    hashed = {name: file if isinstance(file, str) else seal.entry(pieces(file)) for name, file in files.items()}
     whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
     return manifest, [whole, *seal.compare(manifest["files"], hashed)]
 

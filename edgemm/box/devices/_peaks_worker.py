@@ -27,13 +27,13 @@ def main(threads: int) -> None:
     try:
         import openvino as ov
 
-        found = _with_openvino(ov, threads)
+        speeds = _with_openvino(ov, threads)
     except ModuleNotFoundError:
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-        found = {"gops": {"int8": None, "bf16": None, "f32": _numpy_gops()}, "layer_us": None, "runtime": f"numpy {np.__version__}"}
+        speeds = {"gops": {"int8": None, "bf16": None, "f32": _numpy_gops()}, "layer_us": None, "runtime": f"numpy {np.__version__}"}
     bandwidth = _bandwidth_gbs(threads)
     reasons = [reason for reason in watch.stop().reasons() if "clock" not in reason]
-    print(json.dumps({"threads": threads, "bandwidth_gbs": bandwidth, **found, "disturbed": reasons}))
+    print(json.dumps({"threads": threads, "bandwidth_gbs": bandwidth, **speeds, "disturbed": reasons}))
 
 
 def best_seconds(run: Callable[[], Any]) -> float:

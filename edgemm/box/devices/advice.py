@@ -17,38 +17,40 @@ UNSUPPORTED = ("4.", "5.")
 
 def on_jetson(board: Jetson) -> list[str]:
     """Power mode, clocks, TensorRT."""
-    found = []
+    advice = []
     if board.jetpack and board.jetpack.startswith(UNSUPPORTED):
-        found.append(f"JetPack {board.jetpack} is too old for edgemm: it needs JetPack 6 or later (Python 3.10).")
+        advice.append(f"JetPack {board.jetpack} is too old for edgemm: it needs JetPack 6 or later (Python 3.10).")
     if board.tensorrt is None:
-        found.append(f"TensorRT is not installed: {APT_TENSORRT}")
+        advice.append(f"TensorRT is not installed: {APT_TENSORRT}")
     elif not board.python_tensorrt:
-        found.append("TensorRT is here without its Python binding: sudo apt-get install -y python3-libnvinfer")
+        advice.append("TensorRT is here without its Python binding: sudo apt-get install -y python3-libnvinfer")
     if board.power_mode and board.power_mode.lower() not in NVPMODEL_HIGHEST:
-        found.append(
+        advice.append(
             f"the power mode is {board.power_mode}: `sudo nvpmodel -p --verbose` lists the modes, `sudo nvpmodel -m NUMBER` sets one."
         )
     if board.clocks.locked is False:
-        found.append("the clocks are not locked, so timings will scatter: sudo jetson_clocks (until the next start).")
+        advice.append("the clocks are not locked, so timings will scatter: sudo jetson_clocks (until the next start).")
     elif board.clocks.locked is None:
-        found.append("whether the clocks are locked only root can tell: sudo jetson_clocks --show")
+        advice.append("whether the clocks are locked only root can tell: sudo jetson_clocks --show")
     if board.l4t == BROKEN_L4T:
-        found.append(f"L4T {BROKEN_L4T} may refuse large allocations with 'NvMapMemAllocInternalTagged: error 12' although memory is free.")
-    return found
+        advice.append(
+            f"L4T {BROKEN_L4T} may refuse large allocations with 'NvMapMemAllocInternalTagged: error 12' although memory is free."
+        )
+    return advice
 
 
 def on_heat(seen: Thermals) -> list[str]:
     """Throttling now or before, and little distance to the critical temperature."""
-    found = []
+    advice = []
     if seen.throttling:
-        found.append(f"the box is throttled right now ({', '.join(seen.throttling)}): cool it before measuring.")
+        advice.append(f"the box is throttled right now ({', '.join(seen.throttling)}): cool it before measuring.")
     happened = {why: count for why, count in seen.events.items() if count}
     if happened:
         words = ", ".join(f"{count} of {why}" for why, count in happened.items())
-        found.append(f"since its start the board's current limit acted: {words}. A lower power mode or a stronger supply helps.")
+        advice.append(f"since its start the board's current limit acted: {words}. A lower power mode or a stronger supply helps.")
     if seen.hottest is not None and seen.critical_celsius is not None and seen.hottest > seen.critical_celsius - NEAR_C:
-        found.append(f"{seen.hottest:.0f} degrees is near the critical {seen.critical_celsius:.0f}: check the fan.")
-    return found
+        advice.append(f"{seen.hottest:.0f} degrees is near the critical {seen.critical_celsius:.0f}: check the fan.")
+    return advice
 
 
 def on_memory(seen: Memory | None) -> list[str]:

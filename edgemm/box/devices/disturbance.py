@@ -49,18 +49,18 @@ class Seen:
     def reasons(self, fastest_clock: float | None = None) -> list[str]:
         """Why what was timed meanwhile is not to be trusted, in words; [] when nothing disturbed it."""
         tick = LEAST_TICKS / (os.sysconf("SC_CLK_TCK") * max(self.seconds, 1e-9) * len(allowed_cores()))
-        found = []
+        reasons = []
         if self.waited is not None and self.waited > WAITED:
-            found.append(f"waited for a core {_percent(self.waited)} of its time")
+            reasons.append(f"waited for a core {_percent(self.waited)} of its time")
         if self.others is not None and self.others > max(OTHERS, tick):
-            found.append(f"other processes used {_percent(self.others)} of the cores")
+            reasons.append(f"other processes used {_percent(self.others)} of the cores")
         if self.stolen is not None and self.stolen > max(STOLEN, tick):
-            found.append(f"the hypervisor took {_percent(self.stolen)} of the cores")
+            reasons.append(f"the hypervisor took {_percent(self.stolen)} of the cores")
         if self.clock and fastest_clock and self.clock < SLOWER * fastest_clock:
-            found.append(f"the clock ran at {_percent(self.clock / fastest_clock)} of its speed")
+            reasons.append(f"the clock ran at {_percent(self.clock / fastest_clock)} of its speed")
         if self.throttled:
-            found.append("the processor was throttled")
-        return found
+            reasons.append("the processor was throttled")
+        return reasons
 
 
 class Watch:
@@ -95,8 +95,8 @@ class Watch:
 
     def _look(self) -> _Look:
         busy, stolen = _core_seconds(allowed_cores())
-        own, *given = self._pids
-        timed = family(given)
+        own, *watched = self._pids
+        timed = family(watched)
         ran, waited = _scheduled(timed) if len(timed) == 1 else (None, None)
         return _Look(busy, stolen, ran, waited, _processor_seconds([own, *timed]), _throttle_count())
 
@@ -113,11 +113,11 @@ class _Look:
 
 def family(pids: Iterable[int]) -> list[int]:
     """The processes and all that they started and that still run: a program that is measured may be a shell that starts another."""
-    found = list(pids)
-    for pid in found:  # which grows meanwhile
+    members = list(pids)
+    for pid in members:  # which grows meanwhile
         for path in (PROC / str(pid) / "task").glob("*/children"):
-            found += [int(word) for word in _text(path).split()]
-    return found
+            members += [int(word) for word in _text(path).split()]
+    return members
 
 
 def allowed_cores() -> list[int]:
@@ -127,16 +127,16 @@ def allowed_cores() -> list[int]:
 
 def clock() -> float:
     """Speed of the processor right now: the fastest core's MHz, or, where the kernel does not tell, rounds of a loop a microsecond."""
-    found = [_number(CPU / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in allowed_cores()]
-    told = [kilohertz for kilohertz in found if kilohertz]
-    return max(told) / 1e3 if told else _loop_speed()
+    readings = [_number(CPU / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in allowed_cores()]
+    speeds = [kilohertz for kilohertz in readings if kilohertz]
+    return max(speeds) / 1e3 if speeds else _loop_speed()
 
 
 def celsius() -> float | None:
     """The hottest thermal zone, where there is one."""
-    found = [_number(path) for path in THERMAL.glob("thermal_zone*/temp")]
-    told = [value / 1e3 for value in found if value]
-    return max(told) if told else None
+    readings = [_number(path) for path in THERMAL.glob("thermal_zone*/temp")]
+    temperatures = [value / 1e3 for value in readings if value]
+    return max(temperatures) if temperatures else None
 
 
 def _loop_speed() -> float:
@@ -157,7 +157,7 @@ def _core_seconds(cores: Sequence[int]) -> tuple[float | None, float | None]:
         return None, None
     tick = os.sysconf("SC_CLK_TCK")
     # user nice system idle iowait irq softirq steal; guests are counted in user already
-    busy = sum(int(row[place]) for row in rows for place in (1, 2, 3, 6, 7))
+    busy = sum(int(row[column]) for row in rows for column in (1, 2, 3, 6, 7))
     return busy / tick, sum(int(row[8]) for row in rows) / tick
 
 
@@ -175,19 +175,19 @@ def _processor_seconds(pids: Iterable[int]) -> float | None:
 def _scheduled(pids: Iterable[int]) -> tuple[float | None, float | None]:
     """Seconds that all threads of ``pids`` ran, and that they were ready but had no core."""
     ran = waited = 0.0
-    known = False
+    has_counts = False
     for pid in pids:
         for path in (PROC / str(pid) / "task").glob("*/schedstat"):
             words = _text(path).split()
             if len(words) == 3:
-                ran, waited, known = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9, True
-    return (ran, waited) if known else (None, None)
+                ran, waited, has_counts = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9, True
+    return (ran, waited) if has_counts else (None, None)
 
 
 def _throttle_count() -> int | None:
-    found = [_number(path) for path in CPU.glob("cpu*/thermal_throttle/*_throttle_count")]
-    told = [int(value) for value in found if value is not None] + list(thermals.events().values())
-    return sum(told) if told else None
+    readings = [_number(path) for path in CPU.glob("cpu*/thermal_throttle/*_throttle_count")]
+    counts = [int(value) for value in readings if value is not None] + list(thermals.events().values())
+    return sum(counts) if counts else None
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

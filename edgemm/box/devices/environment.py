@@ -67,8 +67,8 @@ def environment(versions: Mapping[str, str] | None = None) -> dict[str, Any]:
 @functools.cache
 def jetson_facts() -> dict[str, Any] | None:
     """Module, JetPack, power mode and clocks of a Jetson; None elsewhere."""
-    found = identify()
-    return found.to_dict() if found else None
+    board = identify()
+    return board.to_dict() if board else None
 
 
 def device_name() -> str:

@@ -63,7 +63,7 @@ class Estimate:
         bounds = {row.branch: row.bound for row in self.rows if row.precision == PRECISIONS[-1]}
         table = [["branch", *(f"{kind} ms" for kind in PRECISIONS), "int8 is bound by"]]
         table += [[name, *(cells[name, kind] for kind in PRECISIONS), bounds[name]] for name in names]
-        widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]
         wide = f"; smaller than the {board.smallest_gop:g} GOP of its smallest model, so the intervals are wide" if self.beyond else ""
         return "\n".join([f"estimate for {board.title}, one sample ({board.calibrated}{wide}; nothing was run):", *lines])

@@ -141,9 +141,9 @@ def jetpack(l4t: str | None) -> str | None:
 
 def _l4t(release: str, packages: str) -> str | None:
     """``R36 … REVISION: 4.4`` -> ``36.4.4``; the package's version where the file is missing or says something else."""
-    found = RELEASE.search(release)
-    if found:
-        return f"{found[1]}.{found[2]}"
+    match = RELEASE.search(release)
+    if match:
+        return f"{match[1]}.{match[2]}"
     package = PACKAGE.search(packages)
     return package[1] if package else None
 
@@ -151,19 +151,19 @@ def _l4t(release: str, packages: str) -> str | None:
 def _module(compatible: str, mode: str | None, model: str) -> str | None:
     """The module by its part number; one that runs in a mode of JetPack 6.2's higher clocks is the ``-super`` one."""
     part = PART.search(compatible)
-    known = MODULES.get(f"{part[1]}-{part[2]}") if part else None
-    if known and known.startswith(("orin-nano", "orin-nx")):
+    module = MODULES.get(f"{part[1]}-{part[2]}") if part else None
+    if module and module.startswith(("orin-nano", "orin-nx")):
         raised = mode.lower() if mode else ""
         is_super = any(word in raised for word in SUPER_MODES) if raised else "super" in model.lower()
-        if known == "orin-nx-16gb" and raised == "25w":
+        if module == "orin-nx-16gb" and raised == "25w":
             is_super = False  # that module has a 25 W mode without the higher clocks
-        return f"{known}-super" if is_super else known
-    return known
+        return f"{module}-super" if is_super else module
+    return module
 
 
 def _cuda(root: Path) -> str | None:
-    found = CUDA.search(text(root / "usr/local/cuda/version.json"))
-    return found[1] if found else None
+    match = CUDA.search(text(root / "usr/local/cuda/version.json"))
+    return match[1] if match else None
 
 
 def _clocks(root: Path, ask: Ask) -> Clocks:

@@ -50,14 +50,14 @@ def peaks(threads: int) -> Peaks:
     Raises:
         MeasureError: The measuring process failed.
     """
-    place = _place(threads)
+    path = _place(threads)
     try:
-        return _parsed(json.loads(place.read_text(encoding="utf-8")))
+        return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
-        found = measure(threads)
-    if not found.disturbed:
-        write_json(place, found.to_dict())
-    return found
+        measured = measure(threads)
+    if not measured.disturbed:
+        write_json(path, measured.to_dict())
+    return measured
 
 
 def measure(threads: int) -> Peaks:

@@ -110,15 +110,15 @@ def integrate(times_s: Sequence[float], milliwatts: Sequence[float], began_s: fl
         return None
 
     def at(time_s: float) -> float:
-        place = bisect_left(times_s, time_s)
-        if place == 0 or place == len(times_s):
-            return milliwatts[min(place, len(times_s) - 1)]
-        left, right = times_s[place - 1], times_s[place]
+        index = bisect_left(times_s, time_s)
+        if index == 0 or index == len(times_s):
+            return milliwatts[min(index, len(times_s) - 1)]
+        left, right = times_s[index - 1], times_s[index]
         share = (time_s - left) / (right - left) if right > left else 0.0
-        return milliwatts[place - 1] + share * (milliwatts[place] - milliwatts[place - 1])
+        return milliwatts[index - 1] + share * (milliwatts[index] - milliwatts[index - 1])
 
     inner = range(bisect_right(times_s, began_s), bisect_left(times_s, ended_s))
-    points = [(began_s, at(began_s)), *((times_s[place], milliwatts[place]) for place in inner), (ended_s, at(ended_s))]
+    points = [(began_s, at(began_s)), *((times_s[index], milliwatts[index]) for index in inner), (ended_s, at(ended_s))]
     return sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in itertools.pairwise(points))
 
 

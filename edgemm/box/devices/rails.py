@@ -42,21 +42,21 @@ class Rail:
 
 def find_rails(hwmon: Path = HWMON) -> list[Rail]:
     """Rails that can be read now, in a stable order; monitors are found by name, since their numbers move between boots."""
-    found = []
+    rails = []
     for folder in sorted(hwmon.glob("hwmon*")):
         name = text(folder / "name")
         if name == "ina3221":
-            found += [_channel(folder, place) for place in CHANNELS]
+            rails += [_channel(folder, channel) for channel in CHANNELS]
         elif name.startswith("ina"):
             label = text(folder / "label") or text(folder / "power1_label") or text(folder / "in1_label") or name
-            found.append(Rail(label, power=folder / "power1_input"))
-    return [rail for rail in found if rail.label != UNCONNECTED and rail.read_mw() is not None]
+            rails.append(Rail(label, power=folder / "power1_input"))
+    return [rail for rail in rails if rail.label != UNCONNECTED and rail.read_mw() is not None]
 
 
 def whole(labels: Mapping[str, object] | list[str]) -> list[str]:
     """Which rails add up to the board's power: the one that feeds all others, else all but those beside the module."""
-    known = [label for label in labels if label != UNCONNECTED]
-    return [label for label in known if label in WHOLE][:1] or [label for label in known if label not in BESIDE]
+    connected = [label for label in labels if label != UNCONNECTED]
+    return [label for label in connected if label in WHOLE][:1] or [label for label in connected if label not in BESIDE]
 
 
 def total_mw(rails: Mapping[str, float]) -> float | None:
@@ -65,6 +65,6 @@ def total_mw(rails: Mapping[str, float]) -> float | None:
     return sum(rails[label] for label in counted) if counted else None
 
 
-def _channel(folder: Path, place: int) -> Rail:
-    label = text(folder / f"in{place}_label") or f"{folder.name}.{place}"
-    return Rail(label, volt=folder / f"in{place}_input", ampere=folder / f"curr{place}_input")
+def _channel(folder: Path, channel: int) -> Rail:
+    label = text(folder / f"in{channel}_label") or f"{folder.name}.{channel}"
+    return Rail(label, volt=folder / f"in{channel}_input", ampere=folder / f"curr{channel}_input")

@@ -125,14 +125,14 @@ def _load(match: re.Match[str] | None) -> tuple[int | None, tuple[int, ...]]:
 
 
 def _cores(words: str) -> tuple[Core | None, ...]:
-    found: list[Core | None] = []
+    cores: list[Core | None] = []
     for word in words.split(","):
         core = CORE.match(word.strip())
         if core:
-            found.append(Core(int(core[1]), int(core[2])))
+            cores.append(Core(int(core[1]), int(core[2])))
         elif word.strip() == "off":
-            found.append(None)
-    return tuple(found)
+            cores.append(None)
+    return tuple(cores)
 
 
 def _temperatures(line: str) -> dict[str, float]:
@@ -142,9 +142,9 @@ def _temperatures(line: str) -> dict[str, float]:
 
 def _rails(line: str) -> dict[str, Rail]:
     """Every rail; what has neither a unit nor a second number is a clock ("APE 174") or was cut off."""
-    found = {}
+    rails = {}
     for match in RAIL.finditer(line):
         name, now, unit, mean, highest = match.groups()
         if (unit or mean) and name != UNCONNECTED:
-            found[name] = Rail(float(now), float(mean) if mean else None, float(highest) if highest else None)
-    return found
+            rails[name] = Rail(float(now), float(mean) if mean else None, float(highest) if highest else None)
+    return rails

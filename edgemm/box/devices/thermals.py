@@ -63,14 +63,14 @@ def throttling(root: Path = ROOT) -> tuple[str, ...]:
 
 def events(root: Path = ROOT) -> dict[str, int]:
     """Events of the board's over-current protection since the start; {} where it has none."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if text(folder / "name") == "soctherm_oc":
             for key, why in EVENTS.items():
                 count = number(folder / f"{key}_event_cnt")
                 if count is not None:
-                    found[why] = found.get(why, 0) + int(count)
-    return found
+                    counts[why] = counts.get(why, 0) + int(count)
+    return counts
 
 
 def since(before: Thermals, after: Thermals) -> dict[str, int]:
@@ -80,9 +80,11 @@ def since(before: Thermals, after: Thermals) -> dict[str, int]:
 
 def told(before: Thermals, after: Thermals) -> list[str]:
     """What a reader of the figures that were taken in between must know, one sentence each."""
-    found = [f"While this was measured the board's current limit acted ({count} of {why})." for why, count in since(before, after).items()]
+    sentences = [
+        f"While this was measured the board's current limit acted ({count} of {why})." for why, count in since(before, after).items()
+    ]
     slowed = dict.fromkeys([*before.throttling, *after.throttling])
-    return found + ([f"The board was throttled while this was measured ({', '.join(slowed)})."] if slowed else [])
+    return sentences + ([f"The board was throttled while this was measured ({', '.join(slowed)})."] if slowed else [])
 
 
 def _celsius(path: Path) -> float | None:

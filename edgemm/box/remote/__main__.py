@@ -19,32 +19,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """One command; results as JSON on stdout. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="runner.pyz", description="The part of edgemm that runs on another machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    asked = commands.add_parser("probe", help="what is here: Python, numpy, board, and why a target cannot run")
-    asked.add_argument("targets", nargs="*")
+    probe_command = commands.add_parser("probe", help="what is here: Python, numpy, board, and why a target cannot run")
+    probe_command.add_argument("targets", nargs="*")
     commands.add_parser("doctor", help="what this machine can do, and what to mend")
     verify = commands.add_parser("verify", help="check a bundle's files and answers")
     verify.add_argument("bundle", type=Path)
     run = commands.add_parser("run", help="do the job.json of a folder, and tell in its status.json")
     run.add_argument("folder", type=Path)
-    wanted = parser.parse_args(arguments)
-    if wanted.command == "probe":
-        print(json.dumps(probe(wanted.targets)))
+    options = parser.parse_args(arguments)
+    if options.command == "probe":
+        print(json.dumps(probe(options.targets)))
         return 0
-    if wanted.command == "run":
-        return int(importlib.import_module("edgemm.box.remote.job").run(wanted.folder))
-    return _verb(wanted.command, *([wanted.bundle] if wanted.command == "verify" else []))
+    if options.command == "run":
+        return int(importlib.import_module("edgemm.box.remote.job").run(options.folder))
+    return _verb(options.command, *([options.bundle] if options.command == "verify" else []))
 
 
 def probe(targets: Sequence[str]) -> dict[str, Any]:
     """Facts that decide whether a job can run here. ``targets``: why each cannot run, "" where it can; {} where numpy is missing."""
-    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "numpy": _version("numpy"), "targets": {}}
-    if found["numpy"] is None:
-        return found
+    facts: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "numpy": _version("numpy"), "targets": {}}
+    if facts["numpy"] is None:
+        return facts
     from edgemm.box.devices.jetson import identify
     from edgemm.contracts.target import problem
 
     board = identify()
-    return found | {"targets": {name: problem(name) for name in targets}, "jetson": board.to_dict() if board else None}
+    return facts | {"targets": {name: problem(name) for name in targets}, "jetson": board.to_dict() if board else None}
 
 
 def _verb(name: str, *arguments: Any) -> int:

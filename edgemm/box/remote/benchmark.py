@@ -117,12 +117,12 @@ class _Job:
     def is_under_way(self) -> bool:
         """Whether an earlier command started this very job, and it runs or is done. One that failed is forgotten: it is done anew."""
         try:
-            found = self._state() in ("running", "done")
+            under_way = self._state() in ("running", "done")
         except EdgemmError:
             return False
-        if found:
+        if under_way:
             self._progress.note(f"an earlier command started this on {self._there.address.host}: its result is taken.")
-        return found
+        return under_way
 
     def ship(self) -> None:
         """Copy what is not there yet.
@@ -172,11 +172,11 @@ class _Job:
 
     def _dead(self) -> RemoteError:
         """Its last words; on a full disk not even those can be written, and what was copied is removed."""
-        said, free = self._there.run(["tail", "-n", "5", f"{self.folder}/{LOG}"]), self._there.free_bytes(self.folder)
+        tail, free = self._there.run(["tail", "-n", "5", f"{self.folder}/{LOG}"]), self._there.free_bytes(self.folder)
         if free is not None and free < FULL:
-            said = replace(said, err=f"No space left on device: {show_size(free)} are free.")
+            tail = replace(tail, err=f"No space left on device: {show_size(free)} are free.")
             self.remove()
-        return failed("the benchmark ended there without a result.", said)
+        return failed("the benchmark ended there without a result.", tail)
 
     def fetch(self, scratch: Path) -> Report:
         self._there.get(f"{self.folder}/{REPORT}", scratch / REPORT)
@@ -195,8 +195,8 @@ class _Job:
         # after a restart the number may be another program's; the runner goes on as edgemm.box.remote once it has unpacked itself
         ours = f"grep -aqsE 'runner|edgemm.box.remote' /proc/$(cat {folder}/{PID} 2>/dev/null)/cmdline"
         alive = f"if {ours}; then echo alive; else echo gone; fi"
-        said = self._there.run(f"{alive}; cat {folder}/{STATUS}").out
-        first, _, words = said.partition("\n")
+        output = self._there.run(f"{alive}; cat {folder}/{STATUS}").out
+        first, _, words = output.partition("\n")
         try:
             status = json.loads(words)
         except ValueError:
@@ -216,23 +216,23 @@ def _only_bundle(candidates: Sequence[str | Path]) -> Bundle:
     return open_bundle(candidates[0])
 
 
-def _shipped(bundle: Bundle, given: str, data: str | Path | None, options: BenchmarkOptions, scratch: Path) -> dict[str, Path]:
+def _shipped(bundle: Bundle, bundle_path: str, data: str | Path | None, options: BenchmarkOptions, scratch: Path) -> dict[str, Path]:
     """Name in the job's folder -> file here: runner, bundle and, decoded, the data."""
-    runner, name = packing.pack(scratch), Path(given).resolve().name.removesuffix(".edgemm") or "bundle"
-    found = {runner.name: runner, f"{name}.edgemm": copy(bundle.folder, scratch / f"{name}.edgemm")}
+    runner, name = packing.pack(scratch), Path(bundle_path).resolve().name.removesuffix(".edgemm") or "bundle"
+    files = {runner.name: runner, f"{name}.edgemm": copy(bundle.folder, scratch / f"{name}.edgemm")}
     if data is not None:
-        found[f"{DATA}/test.npz"] = _decoded(bundle, data, options, scratch / "test.npz")
-    return found
+        files[f"{DATA}/test.npz"] = _decoded(bundle, data, options, scratch / "test.npz")
+    return files
 
 
-def _decoded(bundle: Bundle, data: str | Path, options: BenchmarkOptions, place: Path) -> Path:
+def _decoded(bundle: Bundle, data: str | Path, options: BenchmarkOptions, path: Path) -> Path:
     """The test split as the graph takes it: reading pictures and sounds needs packages that a box may lack."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in open_dataset(data, bundle.card, skip_bad_rows=options.skip_bad_rows).batches("test", 64, limit=options.limit):
         for name, array in {**batch.inputs, **batch.truth}.items():
             parts.setdefault(name, []).append(array)
-    np.savez(place, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in schedule
-    return place
+    np.savez(path, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in schedule
+    return path
 
 
 def _ready(there: Remote, base: str, runner: str, bundle: Bundle, setup: bool, fallback: bool, progress: Progress) -> tuple[str, bool]:
@@ -269,8 +269,8 @@ def _require_python(there: Remote, python: str) -> None:
 
 
 def _probe(there: Remote, python: str, runner: str, bundle: Bundle) -> dict[str, Any]:
-    said = there.check([python, runner, "probe", *dict.fromkeys([*bundle.targets(), FALLBACK])], "the runner does not start there.")
-    facts: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    output = there.check([python, runner, "probe", *dict.fromkeys([*bundle.targets(), FALLBACK])], "the runner does not start there.")
+    facts: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return facts
 
 
@@ -282,14 +282,14 @@ def _set_up(there: Remote, base: str, runner: str, bundle: Bundle, fallback: boo
     progress.update("virtual environment")
     there.check(making, "no virtual environment could be made there.", fix=apt, limit_s=SETUP_S)
     facts = _probe(there, own, runner, bundle)
-    wanted = [] if facts["numpy"] else ["numpy"]
+    packages = [] if facts["numpy"] else ["numpy"]
     names = [*bundle.targets(), *([FALLBACK] if fallback else [])]
-    wanted += [package for name in dict.fromkeys(names) if facts["targets"].get(name) != "" for package in _packages(name)]
-    if wanted:
-        progress.update(f"installing {', '.join(wanted)}")
-        installing = [own, "-m", "pip", "install", "--quiet", *wanted]
+    packages += [package for name in dict.fromkeys(names) if facts["targets"].get(name) != "" for package in _packages(name)]
+    if packages:
+        progress.update(f"installing {', '.join(packages)}")
+        installing = [own, "-m", "pip", "install", "--quiet", *packages]
         there.check(
-            installing, f"{', '.join(wanted)} could not be installed there.", fix="see whether that box has a way out.", limit_s=SETUP_S
+            installing, f"{', '.join(packages)} could not be installed there.", fix="see whether that box has a way out.", limit_s=SETUP_S
         )
     return own
 

@@ -55,18 +55,18 @@ def run(folder: Path) -> int:
     """
     folder = folder.resolve()
     os.chdir(folder)
-    told = Told(folder)
+    status = Told(folder)
     try:
-        report = measure(json.loads((folder / JOB).read_bytes()), told)
+        report = measure(json.loads((folder / JOB).read_bytes()), status)
         report.save(folder / REPORT)
     except EdgemmError as err:
-        told.end("failed", kind=type(err).__name__, what=err.what, why=err.why, fix=err.fix)
+        status.end("failed", kind=type(err).__name__, what=err.what, why=err.why, fix=err.fix)
         return 1
     except Exception as err:  # anything at all: the other side shows it
         full = getattr(err, "errno", None) == NO_SPACE
-        told.end("failed", kind="", what=traceback.format_exc(limit=-4), why="No space left on device" if full else "", fix="")
+        status.end("failed", kind="", what=traceback.format_exc(limit=-4), why="No space left on device" if full else "", fix="")
         return 1
-    told.end("done")
+    status.end("done")
     return 0
 
 
@@ -100,10 +100,10 @@ def _fallback(bundle: Bundle, job: dict[str, Any], progress: Progress) -> Report
     """The compressed graph of the bundle's first target in ONNX Runtime, since none of its own runtimes is here; and it says so."""
     name = job["options"].get("target") or bundle.targets()[0]
     card = {**bundle.card.to_dict(), "model": str(bundle.target_model(name))}
-    place = Path("fallback") / name
-    place.mkdir(parents=True, exist_ok=True)
-    write_bytes(place / "model.yaml", yaml.safe_dump(card, sort_keys=False).encode())
+    folder = Path("fallback") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "model.yaml", yaml.safe_dump(card, sort_keys=False).encode())
     options = BenchmarkOptions(**{**job["options"], "target": FALLBACK})
-    report = benchmark([str(place / "model.yaml")], options, data=_data(), progress=progress)
-    told = f"{name} cannot run on this box: its graph was measured in ONNX Runtime, as asked. These are not {name}'s figures."
-    return replace(report, details=replace(report.details, notes=[told, *report.details.notes]))
+    report = benchmark([str(folder / "model.yaml")], options, data=_data(), progress=progress)
+    note = f"{name} cannot run on this box: its graph was measured in ONNX Runtime, as asked. These are not {name}'s figures."
+    return replace(report, details=replace(report.details, notes=[note, *report.details.notes]))

@@ -41,16 +41,16 @@ FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal content makes an equal file
 def pack(folder: Path) -> Path:
     """Write ``runner-<digest>.pyz`` into ``folder``; the same source gives the same name and bytes."""
     members = {name: path.read_bytes() for name, path in _members()} | {"__main__.py": START.encode()}
-    place = folder / f"runner-{sha256_of({name: content.hex() for name, content in members.items()})[:16]}.pyz"
-    aside = folder / f"{place.name}.new"
+    runner = folder / f"runner-{sha256_of({name: content.hex() for name, content in members.items()})[:16]}.pyz"
+    aside = folder / f"{runner.name}.new"
     with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(members):
             info = zipfile.ZipInfo(name, FIRST_TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, members[name])
-    write_bytes(place, aside.read_bytes())
+    write_bytes(runner, aside.read_bytes())
     aside.unlink()
-    return place
+    return runner
 
 
 def _members() -> Iterator[tuple[str, Path]]:

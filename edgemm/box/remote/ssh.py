@@ -219,8 +219,8 @@ class Remote:
 
     def _is_another(self) -> bool:
         """Whether the kept connection is not the one of the last command."""
-        found = self.control.stat() if self.control.exists() else None
-        before, self._socket = self._socket, (found.st_ino, found.st_mtime_ns) if found else None  # inodes are given out again at once
+        stat = self.control.stat() if self.control.exists() else None
+        before, self._socket = self._socket, (stat.st_ino, stat.st_mtime_ns) if stat else None  # inodes are given out again at once
         return before is not None and self._socket is not None and before != self._socket
 
     def _once(self, line: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None, limit_s: float = COMMAND_S) -> Done:
@@ -248,7 +248,7 @@ def failed(what: str, done: Done, fix: str = "") -> RemoteError:
 
 def refused(words: str, address: Address) -> RemoteError | None:
     """The error of a connection that trying again does not help."""
-    place = f"{'-p ' + str(address.port) + ' ' if address.port else ''}{address.host}"
+    scan_arguments = f"{'-p ' + str(address.port) + ' ' if address.port else ''}{address.host}"
     name = f"'[{address.host}]:{address.port}'" if address.port not in (None, 22) else address.host
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in words:
         return RemoteError(
@@ -260,7 +260,8 @@ def refused(words: str, address: Address) -> RemoteError | None:
         return RemoteError(
             f"the host key of {address.host} is not known here.",
             why="connecting to an unknown machine would trust whoever answers.",
-            fix=f"ssh-keyscan {place} >> ~/.ssh/known_hosts, and compare it with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there.",
+            fix=f"ssh-keyscan {scan_arguments} >> ~/.ssh/known_hosts, and compare it with "
+            "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there.",
         )
     if "Permission denied" in words:
         return RemoteError(

@@ -134,8 +134,8 @@ class TensorRT(Target):
 
     def versions(self) -> dict[str, str]:
         api = _tensorrt_api.installed()
-        found = {api.distribution: api.version} if api else {"tensorrt": "absent"}
-        return found if self.cannot_run() else found | {"compute-capability": _cuda().capability()}
+        versions = {api.distribution: api.version} if api else {"tensorrt": "absent"}
+        return versions if self.cannot_run() else versions | {"compute-capability": _cuda().capability()}
 
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """The form with a float16 body, beside the graph in a bundle: a box without the onnx package cannot make it."""
@@ -144,9 +144,9 @@ class TensorRT(Target):
         graph, _ = form_of(onnx, {"precision": "f16"})
         if onnx_file.read(graph).external:  # above 2 GB: a box that runs it makes the form itself
             return []
-        made = out / companion(onnx, "int8+f16").name
-        shutil.copyfile(graph, made)
-        return [made]
+        copied = out / companion(onnx, "int8+f16").name
+        shutil.copyfile(graph, copied)
+        return [copied]
 
     def ahead(self, onnx: Path, out: Path, capabilities: Sequence[str], **options: Any) -> Artifact:
         """Build for GPUs that are not here, such as ``["SM86", "SM120"]``: one plan for all of them, TensorRT-RTX only.
@@ -170,13 +170,13 @@ class TensorRT(Target):
 
     def _plan(self, api: _tensorrt_api.Api, cuda: _tensorrt_cuda.Cuda, graph: Path, key: plan_cache.Key) -> bytes:
         """The engine of ``key``: found here, or built, saying why."""
-        found, why = plan_cache.find(key)
-        if found is not None:
-            return found
+        content, why = plan_cache.find(key)
+        if content is not None:
+            return content
         _check(graph)
         with plan_cache.alone():
-            found, why = plan_cache.find(key)  # another process may have built it meanwhile
-            return found if found is not None else self._built(api, cuda, graph, key, why)
+            content, why = plan_cache.find(key)  # another process may have built it meanwhile
+            return content if content is not None else self._built(api, cuda, graph, key, why)
 
     def _built(self, api: _tensorrt_api.Api, cuda: _tensorrt_cuda.Cuda, graph: Path, key: plan_cache.Key, why: str) -> bytes:
         _say(f"tensorrt builds an engine ({key.facts['form']}): {why}")
@@ -193,8 +193,8 @@ class TensorRT(Target):
         if self.cannot_run():
             raise self._nowhere(plan)
         api, cuda = _tensorrt_api.require(), _cuda()
-        wanted = plan_cache.of_record(record, api, cuda)
-        content, why = plan_cache.read(plan.parent, wanted)
+        key = plan_cache.of_record(record, api, cuda)
+        content, why = plan_cache.read(plan.parent, key)
         if content is None:
             raise plan_cache.foreign(plan, why or "its record is missing.")
         return _session(api, cuda, content, plan, None, str(record["key"]["form"]), chosen)

@@ -35,8 +35,8 @@ def explain(err: Exception, target: str, path: Path, doing: str, *, culprit: tup
         culprit: (op, node) found by other means, used where the text names none.
     """
     text = " ".join(str(err).split())
-    place = NODE.search(text)
-    named = {key.rstrip("23456"): value for key, value in place.groupdict().items() if value} if place else {}
+    match = NODE.search(text)
+    named = {key.rstrip("23456"): value for key, value in match.groupdict().items() if value} if match else {}
     op, node = (named.get("op", ""), named.get("node", "")) if named else culprit or ("", "")
     node = (onnx_file.node_making(path, node) if path.suffix != ".xml" else None) or node  # OpenVINO calls a node by the tensor it makes
     where = (f" at node '{node}'" if node else "") + (f" ({op})" if op else "")

@@ -54,5 +54,5 @@ def _spec(layer: ElementTree.Element, port: ElementTree.Element | None, names: s
         raise ValueError(f"layer '{layer.attrib['name']}' has no port.")
     name = (port.attrib.get("names", "") if names is None else names).split(",")[0] or layer.attrib["name"]
     sizes = [int(dim.text or -1) for dim in port.iterfind("dim")]
-    shape = [size if size >= 0 else BATCH if place == 0 else f"free_{place}" for place, size in enumerate(sizes)]
+    shape = [size if size >= 0 else BATCH if axis == 0 else f"free_{axis}" for axis, size in enumerate(sizes)]
     return TensorSpec(name, DTYPES[port.attrib["precision"]], tuple(shape))

@@ -133,14 +133,14 @@ class OpenVINOSession(Session):
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
         if self._model is None:
             raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
-        wanted = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
+        named_shapes = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
         fuses = self._snippets == "on" or (self._snippets == "single" and all(shape[0] == 1 for shape in shapes))
         settings = self._settings | ({} if fuses else {"SNIPPETS_MODE": "DISABLE"})
         try:
             model = self._model
             if any(isinstance(size, str) for spec in self.inputs for size in spec.shape):
                 model = model.clone()
-                model.reshape(wanted)
+                model.reshape(named_shapes)
             compiled = self._core.compile_model(model, self._device, settings)
         except Exception as err:
             nameless = any(words in str(err) for words in NAMELESS)

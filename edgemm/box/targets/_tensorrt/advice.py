@@ -70,18 +70,18 @@ def advice(text: str) -> str:
 
 def named(text: str) -> str:
     """The node a message names, "" where it names none."""
-    found = NODE.search(text)
-    return next((value for value in found.groupdict().values() if value), "") if found else ""
+    match = NODE.search(text)
+    return next((value for value in match.groupdict().values() if value), "") if match else ""
 
 
 def skipped(said: Sequence[str]) -> str:
     """A sentence about kernels that were left out for want of memory; "" where none was. The engine is whole, but may be slower."""
-    wanted = [(int(match[1]), int(match[2])) for text in said if (match := TACTIC.search(text))]
-    if not wanted:
+    shortages = [(int(match[1]), int(match[2])) for text in said if (match := TACTIC.search(text))]
+    if not shortages:
         return ""
-    most, free = max(wanted)
-    told = f"{len(wanted)} kernels were not tried: the largest wanted {most} MB, {free} MB were free."
-    return f"{told} The engine is right, but may be slower; {MEMORY}"
+    most, free = max(shortages)
+    sentence = f"{len(shortages)} kernels were not tried: the largest wanted {most} MB, {free} MB were free."
+    return f"{sentence} The engine is right, but may be slower; {MEMORY}"
 
 
 def shortened(text: str) -> str:

@@ -83,15 +83,15 @@ def build(
         TargetError: The parser or the builder refuses it (names op, node, branch), an open axis has no profile, it takes too long, or
             memory is short.
     """
-    trt, said = api.trt, Messages()
-    log = logger(trt, said)
+    trt, messages = api.trt, Messages()
+    log = logger(trt, messages)
     started = time.monotonic()
     try:
         builder = trt.Builder(log)
     except Exception as err:  # pybind: TypeError or RuntimeError, when the driver is missing
-        raise refused(path, [*said.errors(), str(err)], doing="cannot build") from err
+        raise refused(path, [*messages.errors(), str(err)], doing="cannot build") from err
     network = builder.create_network(network_flags(trt))
-    _parse(trt.OnnxParser(network, log), path, said, branch_of)
+    _parse(trt.OnnxParser(network, log), path, messages, branch_of)
     config = builder.create_builder_config()
     _configure(api, config, settings)
     _add_profile(builder, config, path, settings)
@@ -109,10 +109,10 @@ def build(
     if over:
         raise _too_slow(path, settings)
     if plan is None:
-        raise _failed(path, said, branch_of)
+        raise _failed(path, messages, branch_of)
     if cache is not None and timing_cache is not None:
         write_bytes(timing_cache, bytes(config.get_timing_cache().serialize()))
-    remark = skipped([text for _, text in said.said])
+    remark = skipped([text for _, text in messages.said])
     return Plan(bytes(plan), time.monotonic() - started, (remark,) if remark else ())
 
 
@@ -131,14 +131,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(parser: Any, path: Path, said: Messages, branch_of: Callable[[str], str]) -> None:
+def _parse(parser: Any, path: Path, messages: Messages, branch_of: Callable[[str], str]) -> None:
     if not parser.parse_from_file(str(path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         first = errors[0] if errors else None
         op, node = (first.node_operator() or "", first.node_name() or "") if first is not None else ("", "")
         words = [no_operator(op) if (text := " ".join(error.desc().split())) in UNSAID else text for error in errors]
-        raise refused(path, [*words, *said.errors()], op=op, node=node, branch=branch_of(node))
-    if said.find(CLIPPED):
+        raise refused(path, [*words, *messages.errors()], op=op, node=node, branch=branch_of(node))
+    if messages.find(CLIPPED):
         raise TargetError(
             f"tensorrt would compute '{path.name}' wrongly: it holds uint8 quantizers.",
             why="TensorRT takes them for int8 and clips every value above 127 steps.",
@@ -194,7 +194,7 @@ def shapes(spec: TensorSpec, profile: Mapping[str, Sequence[int]]) -> list[tuple
     Raises:
         TargetError: An open axis has no sizes, or they are not in order; names input and axis.
     """
-    found: list[list[int]] = [[], [], []]
+    bounds: list[list[int]] = [[], [], []]
     for axis in spec.shape:
         sizes = [axis] * 3 if isinstance(axis, int) else list(profile.get(axis, [1, 1, 1] if axis == BATCH else []))
         if not sizes:
@@ -210,16 +210,16 @@ def shapes(spec: TensorSpec, profile: Mapping[str, Sequence[int]]) -> list[tuple
                 why="it is the smallest, the usual and the largest size.",
                 fix=f"write three whole numbers in order, such as {axis}: [1, 1, 8].",
             )
-        for place, size in enumerate(sizes):
-            found[place].append(int(size))
-    return [tuple(shape) for shape in found]
+        for index, size in enumerate(sizes):
+            bounds[index].append(int(size))
+    return [tuple(shape) for shape in bounds]
 
 
-def _load_timings(config: Any, place: Path | None) -> Any | None:
+def _load_timings(config: Any, path: Path | None) -> Any | None:
     """Timings of earlier builds on this machine; ones that this TensorRT does not take are begun anew."""
-    if place is None:
+    if path is None:
         return None
-    kept = place.read_bytes() if place.is_file() else b""
+    kept = path.read_bytes() if path.is_file() else b""
     try:
         cache = config.create_timing_cache(kept)
         if config.set_timing_cache(cache, False):  # False: not with another version's or GPU's
@@ -238,7 +238,7 @@ def _too_slow(path: Path, settings: BuildSettings) -> TargetError:
     )
 
 
-def _failed(path: Path, said: Messages, branch_of: Callable[[str], str]) -> TargetError:
-    errors = said.errors() or [text for _, text in said.said[-3:]]
+def _failed(path: Path, messages: Messages, branch_of: Callable[[str], str]) -> TargetError:
+    errors = messages.errors() or [text for _, text in messages.said[-3:]]
     node = next((name for text in errors if (name := named(text))), "")
     return refused(path, errors, node=node, branch=branch_of(node), doing="cannot build")

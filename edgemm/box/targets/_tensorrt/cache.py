@@ -67,9 +67,9 @@ def key(api: Api, cuda: Cuda | None, path: Path, settings: BuildSettings, form: 
 @contextmanager
 def alone() -> Iterator[None]:
     """One build at a time on this machine: two would time each other's kernels, and a small board has memory for one."""
-    place = cache.root() / "engines" / "build.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("a") as file:
+    lock = cache.root() / "engines" / "build.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, also when the process dies
         yield
 
@@ -105,8 +105,8 @@ def l4t(release: Path = L4T_RELEASE) -> str:
         text = release.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
-    return f"{found[1]}.{found[2]}" if found else text.strip()[:80]
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else text.strip()[:80]
 
 
 def find(wanted: Key) -> tuple[bytes | None, str]:
@@ -164,14 +164,14 @@ def foreign(path: Path, why: str) -> TargetError:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two keys, in words, with both values where they are short."""
-    found = []
+    changes = []
     for name in WORDS:
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
         short = name not in ("onnx", "settings") and before is not None
-        found.append(f"{WORDS[name]} ({before or 'none'} to {after or 'none'})" if short else WORDS[name])
-    return found
+        changes.append(f"{WORDS[name]} ({before or 'none'} to {after or 'none'})" if short else WORDS[name])
+    return changes
 
 
 def record(plan: Path) -> dict[str, Any]:
@@ -182,10 +182,10 @@ def record(plan: Path) -> dict[str, Any]:
     """
     if not plan.is_file():
         raise TargetError(f"there is no engine '{plan}'.", fix="build it: edgemm compile BUNDLE --target tensorrt -o DIR.")
-    found = _record(plan.parent)
-    if found is None or plan.name != PLAN:
+    entry = _record(plan.parent)
+    if entry is None or plan.name != PLAN:
         raise foreign(plan, f"there is no {RECORD} beside it that says what it was built for.")
-    return found
+    return entry
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -50,15 +50,15 @@ def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
             fix=f"pip install onnx, or run it as {'int8+f32' if quantized else 'f32'}: precision f32{', int8 on' if quantized else ''}.",
         )
     code = stage_code.of("edgemm.graph.tensorrt").digest
-    place = root(onnx_sha(path)) / "forms" / f"{form.replace('+', '-')}-{code[:16]}"
-    cache.use(place.parents[1])
-    if not (place / "model.onnx").is_file():
+    folder = root(onnx_sha(path)) / "forms" / f"{form.replace('+', '-')}-{code[:16]}"
+    cache.use(folder.parents[1])
+    if not (folder / "model.onnx").is_file():
         from edgemm.graph import files
         from edgemm.graph.tensorrt import form as make
 
-        with folder_in_one_step(place) as scratch:
+        with folder_in_one_step(folder) as scratch:
             files.save(make(files.load(path), precision=precision, int8=int8), scratch / "model.onnx")
-    return place / "model.onnx", form
+    return folder / "model.onnx", form
 
 
 def _floats_of(path: Path) -> Path | None:

@@ -116,9 +116,9 @@ class TensorRTSession(Session):
     def precision(self) -> str:
         """What layers say; where the engine does not tell (TensorRT-RTX holds one node), the types of its strongly typed network."""
         words = {layer.precision for layer in self.layers()}
-        told = [word for word in ("int8", "f16", "bf16", "f32") if word in words]
-        silent = not told or ("int8" in self._precision.split("+") and "int8" not in told)
-        return self._precision if silent else "+".join(told)
+        precisions = [word for word in ("int8", "f16", "bf16", "f32") if word in words]
+        silent = not precisions or ("int8" in self._precision.split("+") and "int8" not in precisions)
+        return self._precision if silent else "+".join(precisions)
 
     def close(self) -> None:
         if self._graph:
@@ -145,13 +145,13 @@ class TensorRTSession(Session):
 
     def _specs(self, mode: str) -> list[TensorSpec]:
         """The face of an engine without its ONNX file; open axes are the batch where they come first."""
-        found = []
+        specs = []
         for name in self._tensors():
             if self._engine.get_tensor_mode(name).name == mode:
                 sizes = enumerate(self._engine.get_tensor_shape(name))
-                shape = tuple(int(size) if size >= 0 else BATCH if place == 0 else f"axis_{place}" for place, size in sizes)
-                found.append(TensorSpec(name, self._wants[name].name, shape))
-        return found
+                shape = tuple(int(size) if size >= 0 else BATCH if axis == 0 else f"axis_{axis}" for axis, size in sizes)
+                specs.append(TensorSpec(name, self._wants[name].name, shape))
+        return specs
 
     def _bind(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Set shapes, give every tensor its memory, and capture one call."""
@@ -230,8 +230,8 @@ def described(text: str, times_us: Mapping[str, float]) -> list[LayerRan]:
 def _layer(row: Mapping[str, Any], times_us: Mapping[str, float]) -> LayerRan:
     name, kind = str(row.get("Name", "")), str(row.get("LayerType", ""))
     formats = [str(entry.get("Format/Datatype", entry.get("Datatype", ""))) for key in ("Inputs", "Outputs") for entry in row.get(key, ())]
-    found = {ours for text in formats for theirs, ours in WORDS.items() if theirs in text.split() or theirs == text}
-    precision = next((word for word in ("int8", "f16", "bf16", "f32") if word in found), "")
+    precisions = {ours for text in formats for theirs, ours in WORDS.items() if theirs in text.split() or theirs == text}
+    precision = next((word for word in ("int8", "f16", "bf16", "f32") if word in precisions), "")
     return LayerRan(name, kind, precision, str(row.get("TacticName", "")), times_us.get(name))
 
 
