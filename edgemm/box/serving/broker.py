@@ -114,8 +114,8 @@ def options_of(place: str) -> dict[str, Any]:
     name, _, port = rest.partition("/")[0].partition(":")
     if scheme not in ("mqtt", "mqtts") or not name or (port and not port.isdigit()):
         raise RunError(f"'{place}' is no broker.", fix="write it as mqtt://host:1883, or mqtts://host:8883 with TLS.")
-    given: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
-    return given | {key: env for key, env in BROKER_ENV.items() if env in os.environ}
+    options: dict[str, Any] = {"host": name, "tls": scheme == "mqtts"} | ({"port": int(port)} if port else {})
+    return options | {key: env for key, env in BROKER_ENV.items() if env in os.environ}
 
 
 class Broker:
@@ -242,16 +242,16 @@ class Broker:
         """Work on what the broker says until the connection is lost, or the end."""
         began, greeted = time.monotonic(), False
         while not self._stop.is_set():
-            what, said = _next(heard)
+            what, detail = _next(heard)
             if what == UP:
-                greeted = self._greeted(client, said)
+                greeted = self._greeted(client, detail)
                 if not greeted:
                     return
             elif what == MESSAGE:
-                self._on_message(*said)
+                self._on_message(*detail)
             elif what == DOWN:
                 hung_up = f"{self.where} hangs up before it greets; is tls set right for this port?"
-                self.error = f"{self.where}: connection lost ({said})" if greeted else hung_up
+                self.error = f"{self.where}: connection lost ({detail})" if greeted else hung_up
                 return
             if not greeted and time.monotonic() - began > CONNACK_S:
                 self.error = f"{self.where} does not greet; is it an MQTT broker, and is tls set right?"

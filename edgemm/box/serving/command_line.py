@@ -25,12 +25,12 @@ def of_words(words: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
     """
     entries = []
     for word in words:
-        names, equals, place = word.partition("=")
-        if not equals or not names or not place:
+        names, equals, address = word.partition("=")
+        if not equals or not names or not address:
             raise RunError(f"--source '{word}' is not INPUTS=PLACE.", fix="write it as image,audio=rtsp://host/live.")
-        refuse_password(place, f"--source {names}")
-        kind = _kind("sources", place)
-        entries.append({kind: {"inputs": [name.strip() for name in names.split(",")], **plugins.find(Source, kind).options_at(place)}})
+        refuse_password(address, f"--source {names}")
+        kind = _kind("sources", address)
+        entries.append({kind: {"inputs": [name.strip() for name in names.split(",")], **plugins.find(Source, kind).options_at(address)}})
     return entries
 
 
@@ -40,9 +40,9 @@ def of_sinks(places: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
     Raises:
         RunError: No sink takes such a place, or it carries a password.
     """
-    for place in places:
-        refuse_password(place, "--sink")
-    return [{kind: plugins.find(Sink, kind).options_at(place)} for place in places for kind in [_kind("sinks", place)]]
+    for address in places:
+        refuse_password(address, "--sink")
+    return [{kind: plugins.find(Sink, kind).options_at(address)} for address in places for kind in [_kind("sinks", address)]]
 
 
 def page_of(place: str) -> dict[str, Any]:
@@ -54,19 +54,19 @@ def page_of(place: str) -> dict[str, Any]:
     bind, _, port = place.rpartition(":")
     if not port.isdigit():
         raise RunError(f"--web '{place}' is no port.", fix="write it as 8099, or 0.0.0.0:8099.")
-    given: dict[str, Any] = {"port": int(port)} | ({"bind": bind.strip("[]")} if bind else {})
-    return given | ({"token_env": WEB_ENV} if WEB_ENV in os.environ else {})
+    options: dict[str, Any] = {"port": int(port)} | ({"bind": bind.strip("[]")} if bind else {})
+    return options | ({"token_env": WEB_ENV} if WEB_ENV in os.environ else {})
 
 
-def _kind(kind: str, place: str) -> str:
-    """The source or sink whose ``PLACES`` say most of a place.
+def _kind(kind: str, address: str) -> str:
+    """The source or sink whose ``PLACES`` say most of an address.
 
     Raises:
         RunError: None does.
     """
-    looks = f"{place.rstrip('/')}/" if "://" not in place and Path(place).is_dir() else place
+    looks = f"{address.rstrip('/')}/" if "://" not in address and Path(address).is_dir() else address
     patterns = {pattern: name for name in plugins.names(kind) for pattern in plugins.constant(kind, name, "PLACES") or ()}
     fitting = [pattern for pattern in patterns if fnmatchcase(looks, pattern)]
     if not fitting:
-        raise RunError(f"no {plugins.singular(kind)} takes '{place}'.", fix=f"places look like {', '.join(sorted(patterns))}.")
+        raise RunError(f"no {plugins.singular(kind)} takes '{address}'.", fix=f"places look like {', '.join(sorted(patterns))}.")
     return patterns[max(fitting, key=lambda pattern: len(pattern.replace("*", "")))]

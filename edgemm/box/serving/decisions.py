@@ -43,26 +43,26 @@ class Decider:
             if seen.value is not None:
                 readings[name] = self._number(name, seen.value, seen.unit)
             elif seen.scores:
-                found = seen.scores
-                classes = {label: self._class(name, label) for label in found}
-                moved = [classes[label].update(score, at_s, self.threshold) for label, score in found.items()]
+                scores = seen.scores
+                classes = {label: self._class(name, label) for label in scores}
+                moved = [classes[label].update(score, at_s, self.threshold) for label, score in scores.items()]
                 changes += [change for change in moved if change]
                 on = tuple(label for label, one in classes.items() if one.is_on)
-                top = max(found, key=found.__getitem__)
+                top = max(scores, key=scores.__getitem__)
                 lead = self._leads.setdefault(name, _Lead()).update(top, self._given[name].debounce)
-                readings[name] = Reading(lead, found, on)
+                readings[name] = Reading(lead, scores, on)
         return readings, changes
 
     def _class(self, output: str, label: str) -> _Class:
         if (output, label) not in self._classes:
-            given = self._given[output]
-            own: dict[str, Any] = {key: value for key, value in given.classes.get(label, {}).items() if key in PER_CLASS}
-            self._classes[output, label] = _Class(output, label, replace(given, **own), label in given.quiet)
+            settings = self._given[output]
+            own: dict[str, Any] = {key: value for key, value in settings.classes.get(label, {}).items() if key in PER_CLASS}
+            self._classes[output, label] = _Class(output, label, replace(settings, **own), label in settings.quiet)
         return self._classes[output, label]
 
     def _number(self, name: str, value: float, unit: str | None) -> Reading:
-        last, given = self._told.get(name), self._given[name].change
-        moved = last is None or abs(value - last) >= (given if given is not None else CHANGE * max(abs(last), 1e-9))
+        last, least_change = self._told.get(name), self._given[name].change
+        moved = last is None or abs(value - last) >= (least_change if least_change is not None else CHANGE * max(abs(last), 1e-9))
         if moved:
             self._told[name] = value
         return Reading(value=value, unit=unit, moved=moved)
@@ -71,22 +71,22 @@ class Decider:
 class _Class:
     """One class of one output: on or off."""
 
-    def __init__(self, output: str, label: str, given: DecisionSettings, is_quiet: bool) -> None:
-        self._output, self._label, self._given, self._is_quiet = output, label, given, is_quiet
+    def __init__(self, output: str, label: str, settings: DecisionSettings, is_quiet: bool) -> None:
+        self._output, self._label, self._given, self._is_quiet = output, label, settings, is_quiet
         self.is_on = False
         self._agreeing = 0
         self._event_s: float | None = None
 
     def update(self, score: float, at_s: float, threshold: float | None) -> Change | None:
-        given = self._given
-        high = given.threshold if threshold is None else threshold
-        low = given.release if given.release is not None and threshold is None else high - HYSTERESIS
+        settings = self._given
+        high = settings.threshold if threshold is None else threshold
+        low = settings.release if settings.release is not None and threshold is None else high - HYSTERESIS
         wants = score >= high if not self.is_on else score < low
         self._agreeing = self._agreeing + 1 if wants else 0
-        if self._agreeing < given.debounce:
+        if self._agreeing < settings.debounce:
             return None
         self.is_on, self._agreeing = not self.is_on, 0
-        cooled = self._event_s is None or at_s - self._event_s >= given.cool_down_s
+        cooled = self._event_s is None or at_s - self._event_s >= settings.cool_down_s
         is_event = self.is_on and not self._is_quiet and cooled
         if is_event:
             self._event_s = at_s

@@ -70,10 +70,10 @@ class Drift:
     def see(self, decision: Decision) -> None:
         """Take a decision in; at the end of a window compare."""
         for name, sample in decision.samples.items():
-            found = {**_statistics(sample.array), **decision.embedded.get(name, {})}
+            statistics = {**_statistics(sample.array), **decision.embedded.get(name, {})}
             for key, mean in self._means.get(name, {}).items():
-                if key in found:
-                    mean.add(np.asarray(found[key], np.float64).reshape(mean._mean.shape))
+                if key in statistics:
+                    mean.add(np.asarray(statistics[key], np.float64).reshape(mean._mean.shape))
             counts = [mean.count for mean in self._means.get(name, {}).values()]
             if counts and min(counts) >= self._settings.window:
                 self._shifts[name] = max(mean.shift() for mean in self._means[name].values())
@@ -102,9 +102,9 @@ class Drift:
     def state(self) -> dict[str, Any]:
         """Plain values for the status."""
         reasons = self.reasons()
-        found = {"recalibrate": bool(reasons), "why": "; ".join(reasons), "shift": {k: round(v, 2) for k, v in self._shifts.items()}}
-        found["sure"] = {name: round(value, 3) for name, value in self._unsure.items()}
-        return found | ({"saved": self._store.saved, "save_error": self._store.error} if self._store else {})
+        state = {"recalibrate": bool(reasons), "why": "; ".join(reasons), "shift": {k: round(v, 2) for k, v in self._shifts.items()}}
+        state["sure"] = {name: round(value, 3) for name, value in self._unsure.items()}
+        return state | ({"saved": self._store.saved, "save_error": self._store.error} if self._store else {})
 
 
 class Store:
@@ -187,7 +187,7 @@ def _calibration(bundle: Bundle, model: Model) -> dict[str, dict[str, Mean]]:
         return {}
     own = model.target if model.target in bundle.targets() else None
     standins = bundle.standins(own) or {}
-    found: dict[str, dict[str, Mean]] = {}
+    calibration: dict[str, dict[str, Mean]] = {}
     for name in model.inputs:
         rows: dict[str, list[np.ndarray]] = {}
         for index in range(len(golden)):
@@ -195,13 +195,13 @@ def _calibration(bundle: Bundle, model: Model) -> dict[str, dict[str, Mean]]:
             embedded = model.embed(name, sample) if model.in_parts else {}
             for key, value in {**_statistics(sample), **embedded}.items():
                 rows.setdefault(key, []).append(np.asarray(value, np.float64))
-        found[name] = {key: _mean(np.stack(values), standins.get(key)) for key, values in rows.items() if len(values) > 1}
-    return found
+        calibration[name] = {key: _mean(np.stack(values), standins.get(key)) for key, values in rows.items() if len(values) > 1}
+    return calibration
 
 
-def _mean(rows: np.ndarray, known: np.ndarray | None) -> Mean:
+def _mean(rows: np.ndarray, standin: np.ndarray | None) -> Mean:
     """One spread for all numbers of a tensor: a few samples tell it well, each number's own they do not."""
-    mean = rows.mean(axis=0) if known is None else np.asarray(known, np.float64).reshape(rows.shape[1:])
+    mean = rows.mean(axis=0) if standin is None else np.asarray(standin, np.float64).reshape(rows.shape[1:])
     return Mean(mean, float(np.sqrt(np.mean((rows - mean) ** 2))))
 
 
@@ -221,11 +221,11 @@ def _least_sure(bundle: Bundle, card: Card) -> dict[str, float]:
         reference = bundle.reference()
     except EdgemmError:
         return {}
-    found = {}
+    least_sure = {}
     for name, task in tasks.tasks(card).items():
         if reference is not None and task.is_one_label and all(read in reference.predictions for read in task.reads):
             answers = {read: reference.predictions[read] for read in task.reads}
             seen = [task.read({read: array[row : row + 1] for read, array in answers.items()}) for row in range(len(answers[name]))]
             sure = [max(one.scores.values()) for one in seen if one is not None and one.scores]
-            found[name] = float(np.quantile(sure, SURE_QUANTILE))
-    return found
+            least_sure[name] = float(np.quantile(sure, SURE_QUANTILE))
+    return least_sure

@@ -207,7 +207,7 @@ def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] 
         RunError: A branch asks for what the bundle does not hold.
         TargetError: The runtime refuses a graph.
     """
-    chosen = {name: given for name, given in (inputs or {}).items() if given.precision or given.target}
+    chosen = {name: settings for name, settings in (inputs or {}).items() if settings.precision or settings.target}
     deployed = deploy(bundle, target)
     if whole or deployed.split is None or deployed.standins is None:
         if chosen:
@@ -218,22 +218,22 @@ def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] 
             )
         return Whole(bundle.card, deployed.open(), target)
     files = deployed.split
-    branches = {**files.branches, **{name: _other_branch(bundle, name, given, files, target) for name, given in chosen.items()}}
-    places = {target: deployed} | {given.target: deploy(bundle, given.target) for given in chosen.values() if given.target}
-    runs_on = {branches[name]: places[given.target or target] for name, given in chosen.items()}
+    branches = {**files.branches, **{name: _other_branch(bundle, name, settings, files, target) for name, settings in chosen.items()}}
+    places = {target: deployed} | {settings.target: deploy(bundle, settings.target) for settings in chosen.values() if settings.target}
+    runs_on = {branches[name]: places[settings.target or target] for name, settings in chosen.items()}
     parts = Parts(replace(files, branches=branches), lambda path: runs_on.get(path, deployed).open_part(path))
     return InParts(bundle.card, parts, deployed.standins, target)
 
 
-def _other_branch(bundle: Bundle, name: str, given: InputSettings, files: SplitFiles, target: str) -> Path:
+def _other_branch(bundle: Bundle, name: str, settings: InputSettings, files: SplitFiles, target: str) -> Path:
     """The graph of a branch that shall run in another precision or place than the rest."""
-    place = given.target or target
-    other = bundle.split(None if given.precision == "fp32" or place not in bundle.targets() else place)
+    branch_target = settings.target or target
+    other = bundle.split(None if settings.precision == "fp32" or branch_target not in bundle.targets() else branch_target)
     if name not in other.branches:
         raise RunError(f"inputs.{name}: the model has no branch of that name.", fix=nearest(name, other.branches))
     if set(other.cuts[name]) != set(files.cuts[name]):
         raise RunError(
-            f"inputs.{name}: its branch for {place} ends elsewhere than the one for {target}.",
+            f"inputs.{name}: its branch for {branch_target} ends elsewhere than the one for {target}.",
             why=f"in {', '.join(other.cuts[name])} instead of {', '.join(files.cuts[name])}.",
             fix="run all branches on one target.",
         )
@@ -243,8 +243,8 @@ def _other_branch(bundle: Bundle, name: str, given: InputSettings, files: SplitF
 def _constants(card: Card) -> dict[str, np.ndarray]:
     """Inputs that nobody sends: constants, and the first value of states."""
     own = modalities(card)
-    found = {name: modality.initial() for name, modality in own.items()}
-    return {name: _sample(card, name, value) for name, value in found.items() if value is not None}
+    values = {name: modality.initial() for name, modality in own.items()}
+    return {name: _sample(card, name, value) for name, value in values.items() if value is not None}
 
 
 def _sample(card: Card, name: str, value: np.ndarray) -> np.ndarray:

@@ -59,24 +59,24 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
     """
     if not isinstance(plain, dict):
         raise RunError(f"{where} is not a mapping.", fix=f"it has the keys {', '.join(KEYS)}.")
-    found = Collector()
+    mistakes = Collector()
     for key in plain:
         if key not in KEYS:
-            found.add(RunError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
+            mistakes.add(RunError(f"{where}: unknown key '{key}'.", fix=nearest(str(key), KEYS)))
     settings = Settings(
-        name=_device_name(plain.get("name", "edgemm"), where, found),
-        target=_target(plain.get("target"), f"{where}: target", found),
-        decide_hz=_positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", found),
-        whole=_yes_or_no(plain.get("whole", False), f"{where}: whole", found),
-        inputs=_inputs(plain.get("inputs"), card, where, found),
-        sources=_parts(plain.get("sources"), SOURCES, where, found),
-        sinks=_parts(plain.get("sinks"), SINKS, where, found),
-        decisions=_decisions(plain.get("decisions"), card, where, found),
-        web=_section(WebSettings, plain.get("web"), f"{where}: web", found) if "web" in plain else None,
-        drift=_section(DriftSettings, plain.get("drift"), f"{where}: drift", found) if "drift" in plain else None,
+        name=_device_name(plain.get("name", "edgemm"), where, mistakes),
+        target=_target(plain.get("target"), f"{where}: target", mistakes),
+        decide_hz=_positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", mistakes),
+        whole=_yes_or_no(plain.get("whole", False), f"{where}: whole", mistakes),
+        inputs=_inputs(plain.get("inputs"), card, where, mistakes),
+        sources=_parts(plain.get("sources"), SOURCES, where, mistakes),
+        sinks=_parts(plain.get("sinks"), SINKS, where, mistakes),
+        decisions=_decisions(plain.get("decisions"), card, where, mistakes),
+        web=_section(WebSettings, plain.get("web"), f"{where}: web", mistakes) if "web" in plain else None,
+        drift=_section(DriftSettings, plain.get("drift"), f"{where}: drift", mistakes) if "drift" in plain else None,
     )
-    _check_sources(settings, card, where, found)
-    found.raise_if_any()
+    _check_sources(settings, card, where, mistakes)
+    mistakes.raise_if_any()
     return settings
 
 
@@ -92,9 +92,9 @@ def _joined(plain: Any, extra: Mapping[str, Any]) -> Any:
     return joined
 
 
-def _device_name(value: Any, where: str, found: Collector) -> str:
+def _device_name(value: Any, where: str, mistakes: Collector) -> str:
     if not isinstance(value, str) or not value or not set(value) <= NAME:
-        found.add(
+        mistakes.add(
             RunError(
                 f"{where}: name {value!r} cannot be used.", why="it stands in topics and ids.", fix="use letters, digits, _ and - only."
             )
@@ -102,41 +102,41 @@ def _device_name(value: Any, where: str, found: Collector) -> str:
     return str(value)
 
 
-def _target(value: Any, where: str, found: Collector) -> str | None:
+def _target(value: Any, where: str, mistakes: Collector) -> str | None:
     if value is not None and value not in plugins.names("targets"):
-        found.add(RunError(f"{where}: there is no target '{value}'.", fix=nearest(str(value), plugins.names("targets"))))
+        mistakes.add(RunError(f"{where}: there is no target '{value}'.", fix=nearest(str(value), plugins.names("targets"))))
     return None if value is None else str(value)
 
 
-def _positive(value: Any, where: str, found: Collector) -> float:
+def _positive(value: Any, where: str, mistakes: Collector) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-        found.add(RunError(f"{where}: {value!r} is not a number above 0.", fix="write a number, such as 5."))
+        mistakes.add(RunError(f"{where}: {value!r} is not a number above 0.", fix="write a number, such as 5."))
         return 1.0
     return float(value)
 
 
-def _yes_or_no(value: Any, where: str, found: Collector) -> bool:
+def _yes_or_no(value: Any, where: str, mistakes: Collector) -> bool:
     if not isinstance(value, bool):
-        found.add(RunError(f"{where}: {value!r} is neither true nor false.", fix="write true or false."))
+        mistakes.add(RunError(f"{where}: {value!r} is neither true nor false.", fix="write true or false."))
     return value is True
 
 
-def _section(kind: type, value: Any, where: str, found: Collector) -> Any:
+def _section(kind: type, value: Any, where: str, mistakes: Collector) -> Any:
     """One of the dataclasses above from its mapping; its own defaults where that is wrong."""
     value = {} if value is None else value
     if not isinstance(value, dict):
-        found.add(RunError(f"{where} is not a mapping.", fix=f"it has the keys {', '.join(_declared(kind))}."))
+        mistakes.add(RunError(f"{where} is not a mapping.", fix=f"it has the keys {', '.join(_declared(kind))}."))
         return kind()
     errors = check(value, _declared(kind), where, RunError)
     for error in errors:
-        found.add(error)
+        mistakes.add(error)
     if errors:
         return kind()
-    made = kind(**value)
+    settings = kind(**value)
     for key in ("rate_hz", "stale_s", "window", "limit", "save_mib", "pictures_hz"):
-        if getattr(made, key, None) is not None:
-            _positive(getattr(made, key), f"{where}.{key}", found)
-    return made
+        if getattr(settings, key, None) is not None:
+            _positive(getattr(settings, key), f"{where}.{key}", mistakes)
+    return settings
 
 
 def _declared(kind: type) -> dict[str, Option]:
@@ -144,45 +144,45 @@ def _declared(kind: type) -> dict[str, Option]:
     return {f.name: Option(f.name, ast.parse(str(f.type), mode="eval").body, None) for f in dataclasses.fields(kind)}
 
 
-def _inputs(plain: Any, card: Card, where: str, found: Collector) -> dict[str, InputSettings]:
-    made = {}
-    for name, value in _mapping(plain, f"{where}: inputs", found).items():
+def _inputs(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[str, InputSettings]:
+    inputs = {}
+    for name, value in _mapping(plain, f"{where}: inputs", mistakes).items():
         if name not in card.inputs:
-            found.add(RunError(f"{where}: inputs.{name} is no input of this model.", fix=nearest(str(name), card.inputs)))
+            mistakes.add(RunError(f"{where}: inputs.{name} is no input of this model.", fix=nearest(str(name), card.inputs)))
             continue
-        made[name] = _section(InputSettings, value, f"{where}: inputs.{name}", found)
-        _target(made[name].target, f"{where}: inputs.{name}.target", found)
-    return made
+        inputs[name] = _section(InputSettings, value, f"{where}: inputs.{name}", mistakes)
+        _target(inputs[name].target, f"{where}: inputs.{name}.target", mistakes)
+    return inputs
 
 
-def _decisions(plain: Any, card: Card, where: str, found: Collector) -> dict[str, DecisionSettings]:
-    made = {}
-    for name, value in _mapping(plain, f"{where}: decisions", found).items():
+def _decisions(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[str, DecisionSettings]:
+    decisions = {}
+    for name, value in _mapping(plain, f"{where}: decisions", mistakes).items():
         here = f"{where}: decisions.{name}"
         if name not in card.outputs:
-            found.add(RunError(f"{here} is no output of this model.", fix=nearest(str(name), card.outputs)))
+            mistakes.add(RunError(f"{here} is no output of this model.", fix=nearest(str(name), card.outputs)))
             continue
-        made[name] = given = _section(DecisionSettings, value, here, found)
+        decisions[name] = settings = _section(DecisionSettings, value, here, mistakes)
         labels = card.outputs[name].labels or ()
-        for label in (*given.quiet, *given.classes):
+        for label in (*settings.quiet, *settings.classes):
             if label not in labels:
-                found.add(RunError(f"{here}: '{label}' is no class of this output.", fix=nearest(str(label), labels)))
-        for label, own in given.classes.items():
+                mistakes.add(RunError(f"{here}: '{label}' is no class of this output.", fix=nearest(str(label), labels)))
+        for label, own in settings.classes.items():
             for error in check(
                 own, {k: v for k, v in _declared(DecisionSettings).items() if k in PER_CLASS}, f"{here}.classes.{label}", RunError
             ):
-                found.add(error)
-        _check_thresholds(given, here, found)
-    return made
+                mistakes.add(error)
+        _check_thresholds(settings, here, mistakes)
+    return decisions
 
 
-def _check_thresholds(given: DecisionSettings, here: str, found: Collector) -> None:
-    for where, own in ((here, {}), *((f"{here}.classes.{label}", own) for label, own in given.classes.items())):
-        one = dataclasses.replace(given, **{key: value for key, value in own.items() if key in PER_CLASS})
+def _check_thresholds(settings: DecisionSettings, here: str, mistakes: Collector) -> None:
+    for where, own in ((here, {}), *((f"{here}.classes.{label}", own) for label, own in settings.classes.items())):
+        one = dataclasses.replace(settings, **{key: value for key, value in own.items() if key in PER_CLASS})
         if not -1 <= one.threshold <= 1:
-            found.add(RunError(f"{where}.threshold: {one.threshold} is outside -1 to 1.", fix="write a score, such as 0.6."))
+            mistakes.add(RunError(f"{where}.threshold: {one.threshold} is outside -1 to 1.", fix="write a score, such as 0.6."))
         if one.release is not None and one.release > one.threshold:
-            found.add(
+            mistakes.add(
                 RunError(
                     f"{where}.release: {one.release} is above the threshold {one.threshold}.",
                     why="a class would go off at the score that switches it on.",
@@ -190,61 +190,63 @@ def _check_thresholds(given: DecisionSettings, here: str, found: Collector) -> N
                 )
             )
         if one.debounce < 1:
-            found.add(RunError(f"{where}.debounce: {one.debounce} decisions.", fix="write at least 1."))
+            mistakes.add(RunError(f"{where}.debounce: {one.debounce} decisions.", fix="write at least 1."))
         if one.cool_down_s < 0:
-            found.add(RunError(f"{where}.cool_down_s: {one.cool_down_s}.", fix="write seconds, 0 or more."))
+            mistakes.add(RunError(f"{where}.cool_down_s: {one.cool_down_s}.", fix="write seconds, 0 or more."))
 
 
-def _parts(plain: Any, kind: str, where: str, found: Collector) -> tuple[Part, ...]:
+def _parts(plain: Any, kind: str, where: str, mistakes: Collector) -> tuple[Part, ...]:
     if plain is None:
         return ()
     if not isinstance(plain, list):
-        found.add(RunError(f"{where}: '{kind}' is not a list.", fix=f"{kind}: [{plugins.names(kind)[0]}: {{...}}]"))
+        mistakes.add(RunError(f"{where}: '{kind}' is not a list.", fix=f"{kind}: [{plugins.names(kind)[0]}: {{...}}]"))
         return ()
-    made = []
+    parts = []
     for number, entry in enumerate(plain, 1):
         entry = {entry: {}} if isinstance(entry, str) else entry
         here = f"{where}: {kind} {number}"
         if not isinstance(entry, dict) or len(entry) != 1:
-            found.add(
+            mistakes.add(
                 RunError(f"{here} is not one of them with its options.", fix=f"write `- {plugins.names(kind)[0]}: {{option: value}}`.")
             )
             continue
-        (name, given) = next(iter(entry.items()))
-        given = given or {}
+        (name, options) = next(iter(entry.items()))
+        options = options or {}
         if name not in plugins.names(kind):
-            found.add(RunError(f"{here}: there is no {kind[:-1]} '{name}'.", fix=nearest(str(name), plugins.names(kind))))
-        elif not isinstance(given, dict):
-            found.add(RunError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
+            mistakes.add(RunError(f"{here}: there is no {kind[:-1]} '{name}'.", fix=nearest(str(name), plugins.names(kind))))
+        elif not isinstance(options, dict):
+            mistakes.add(RunError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
         else:
-            for error in check(given, plugins.options(kind, name), f"{here} ({name})", RunError):
-                found.add(error)
-            for key, value in given.items():
-                with found.catch():
+            for error in check(options, plugins.options(kind, name), f"{here} ({name})", RunError):
+                mistakes.add(error)
+            for key, value in options.items():
+                with mistakes.catch():
                     if isinstance(value, str):
                         refuse_password(value, f"{here} ({name}).{key}")
-            made.append(Part(name, given))
-    return tuple(made)
+            parts.append(Part(name, options))
+    return tuple(parts)
 
 
-def _check_sources(settings: Settings, card: Card, where: str, found: Collector) -> None:
+def _check_sources(settings: Settings, card: Card, where: str, mistakes: Collector) -> None:
     """Every source feeds inputs of the model, and no input is fed twice."""
-    taken: dict[str, str] = {name: "a value" for name, given in settings.inputs.items() if given.value is not None}
+    taken: dict[str, str] = {name: "a value" for name, input_settings in settings.inputs.items() if input_settings.value is not None}
     for part in settings.sources:
         for name in names_of(part.options.get("inputs")):
             if name not in card.inputs:
-                found.add(
+                mistakes.add(
                     RunError(f"{where}: the source '{part.kind}' feeds '{name}', no input of this model.", fix=nearest(name, card.inputs))
                 )
             elif name in taken:
-                found.add(RunError(f"{where}: '{name}' is fed twice, by {taken[name]} and by {part.kind}.", fix="keep one of them."))
+                mistakes.add(RunError(f"{where}: '{name}' is fed twice, by {taken[name]} and by {part.kind}.", fix="keep one of them."))
             taken[name] = part.kind
     if not taken:
-        found.add(RunError(f"{where}: nothing feeds this model.", fix=f"--source {','.join(card.inputs)}=PLACE, or sources: in run.yaml."))
+        mistakes.add(
+            RunError(f"{where}: nothing feeds this model.", fix=f"--source {','.join(card.inputs)}=PLACE, or sources: in run.yaml.")
+        )
 
 
-def _mapping(value: Any, where: str, found: Collector) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str, mistakes: Collector) -> Mapping[str, Any]:
     if value is None or isinstance(value, dict):
         return value or {}
-    found.add(RunError(f"{where} is not a mapping.", fix="write `name: {option: value}`."))
+    mistakes.add(RunError(f"{where} is not a mapping.", fix="write `name: {option: value}`."))
     return {}

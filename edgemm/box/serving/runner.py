@@ -91,15 +91,15 @@ class Runner:
         self._precision = ""
 
     def about(self) -> About:
-        given = self.settings.decisions
+        decisions = self.settings.decisions
         return About(
             name=self.settings.name,
             model=self.bundle.folder.name if self.bundle.folder.parent.name != "bundles" else "bundle",
             version=__version__,
             inputs=tuple(self.model.inputs),
             outputs=self.card.outputs,
-            quiet={name: frozenset(given[name].quiet) if name in given else frozenset() for name in self.card.outputs},
-            threshold=next((s.threshold for s in given.values()), DecisionSettings().threshold),
+            quiet={name: frozenset(decisions[name].quiet) if name in decisions else frozenset() for name in self.card.outputs},
+            threshold=next((s.threshold for s in decisions.values()), DecisionSettings().threshold),
             control=self.engine.control,
         )
 
@@ -181,8 +181,8 @@ class Runner:
 
     def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Output -> what was measured with just these inputs there; {} where nobody measured that."""
-        found = self.bundle.expected(self.target, voted) if voted else {}
-        return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in found.items()}
+        measurements = self.bundle.expected(self.target, voted) if voted else {}
+        return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in measurements.items()}
 
     def _wants(self, source: Source) -> dict[str, Modality]:
         own = modalities(self.card)
@@ -192,7 +192,7 @@ class Runner:
         for feeder in self.feeders:
             feeder.start()
         end = None if seconds is None else self._began + seconds
-        watched = told = self._now()
+        watched = last_status_s = self._now()
         while not stop.is_set() and (end is None or self._now() < end):
             now = self._now()
             if self.engine.is_due(now):
@@ -204,11 +204,11 @@ class Runner:
                     self.windows.arrived.wait(0.5)
             if self._now() - watched >= WATCH_S:
                 watched = self._now()
-                told = self._look(told)
+                last_status_s = self._look(last_status_s)
                 if self.feeders and all(feeder.state == "ended" for feeder in self.feeders):
                     return
 
-    def _look(self, told: float) -> float:
+    def _look(self, last_status_s: float) -> float:
         """Watch the sources, call the pulse, tell the status where it is time or a source went up or down; when it was told last."""
         for feeder in self.feeders:
             feeder.watch()
@@ -216,8 +216,8 @@ class Runner:
             do()
         states = tuple(feeder.state for feeder in self.feeders)
         now = self._now()
-        if now - told < STATUS_S and states == self._states:
-            return told
+        if now - last_status_s < STATUS_S and states == self._states:
+            return last_status_s
         self._states = states
         status = self.status()
         for outlet in self.outlets:
@@ -250,7 +250,7 @@ class Runner:
 
     def _event(self, decision: Decision, change: Change) -> Event:
         expected = self.bundle.expected(self.target, decision.voted).get(change.output)
-        alone = {name: found.get(change.output, {}).get(change.label) for name, found in self.engine.alone().items()}
+        alone = {name: by_output.get(change.output, {}).get(change.label) for name, by_output in self.engine.alone().items()}
         frame = decision.frame
         return Event(
             id=f"{self._run_id}-{self.events + 1}-{change.label}",
@@ -267,8 +267,8 @@ class Runner:
         )
 
     def _latency(self) -> tuple[float, float]:
-        found = sorted(self.engine.latencies_ms)
-        return (found[len(found) // 2], found[min(len(found) - 1, int(len(found) * 0.95))]) if found else (0.0, 0.0)
+        latencies = sorted(self.engine.latencies_ms)
+        return (latencies[len(latencies) // 2], latencies[min(len(latencies) - 1, int(len(latencies) * 0.95))]) if latencies else (0.0, 0.0)
 
     def _end(self) -> None:
         for feeder in self.feeders:

@@ -130,13 +130,13 @@ class Engine:
     def alone(self) -> dict[str, dict[str, dict[str, float]]]:
         """What each input would say by itself, everything else replaced by stand-ins: input -> output -> class -> score."""
         with self._lock:
-            found = {}
+            scores = {}
             for name in self.voted:
                 if self.model.in_parts and name in self._kept and not self.model.lacking([name]):
                     outputs = self.model.answer({name: self._kept[name].arrays})
                     seen = {output: task.read(outputs) for output, task in tasks.tasks(self._card).items()}
-                    found[name] = {output: dict(one.scores) for output, one in seen.items() if one is not None and one.scores}
-            return found
+                    scores[name] = {output: dict(one.scores) for output, one in seen.items() if one is not None and one.scores}
+            return scores
 
     def control(self, what: str, value: str) -> bool:
         """Set ``enabled`` (ON or OFF), ``modalities`` (all, or an input's name) or ``threshold``; False where that cannot be."""
@@ -153,14 +153,14 @@ class Engine:
 
     def _new(self, now: float) -> list[str]:
         """Inputs whose turn it is and that have something new."""
-        found = []
+        new_inputs = []
         for name in self.model.inputs:
             newest = self.windows.newest_s(name)
             before = self._kept.get(name)
             is_new = newest is not None and (before is None or newest > before.sample.time_s)
             if name in self.allowed and is_new and now >= self._turn_s[name] - self._period_s / 2:
-                found.append(name)
-        return found
+                new_inputs.append(name)
+        return new_inputs
 
     def _present(self, now: float) -> tuple[str, ...]:
         return tuple(name for name in self.model.inputs if name in self.allowed and name in self._kept and self._counts(name, now))

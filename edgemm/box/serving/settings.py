@@ -124,15 +124,15 @@ class Settings:
         return self.input(name).rate_hz or self.decide_hz
 
     def stale_s(self, name: str, card: Card) -> float:
-        given = self.input(name)
-        if given.stale_s is not None:
-            return given.stale_s
-        lasts = given.value is not None or isinstance(of(card.inputs[name], folder=card.folder).stream(), Texts)
+        settings = self.input(name)
+        if settings.stale_s is not None:
+            return settings.stale_s
+        lasts = settings.value is not None or isinstance(of(card.inputs[name], folder=card.folder).stream(), Texts)
         return float("inf") if lasts else max(2.0, 3 / self.rate_hz(name))
 
     def fed(self) -> dict[str, int]:
         """Input -> place of the source that feeds it."""
-        return {name: place for place, part in enumerate(self.sources) for name in names_of(part.options.get("inputs"))}
+        return {name: index for index, part in enumerate(self.sources) for name in names_of(part.options.get("inputs"))}
 
 
 def names_of(inputs: Any) -> list[str]:

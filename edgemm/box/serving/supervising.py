@@ -56,13 +56,13 @@ def supervise(
     told = told or Supervision()
     wait_s = FIRST_WAIT_S
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
-        place = str(Path(folder) / "pulse")
+        socket_path = str(Path(folder) / "pulse")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
-            ear.bind(place)
+            ear.bind(socket_path)
             ear.settimeout(0.25)
             while not stop.is_set():
                 began = time.monotonic()
-                child = subprocess.Popen(command, env={**os.environ, "NOTIFY_SOCKET": place})
+                child = subprocess.Popen(command, env={**os.environ, "NOTIFY_SOCKET": socket_path})
                 told.starts += 1
                 on_start(child)
                 code, was_ready = _watch(child, ear, stop, silent_s, told)
@@ -74,7 +74,7 @@ def supervise(
 
 
 def _watch(
-    child: subprocess.Popen[bytes], ear: socket.socket, stop: threading.Event, silent_s: float, told: Supervision
+    child: subprocess.Popen[bytes], ear: socket.socket, stop: threading.Event, silent_s: float, supervision: Supervision
 ) -> tuple[int, bool]:
     """Until the child ends, by itself or by us; its exit code, and whether it was ever ready."""
     heard, is_ready = time.monotonic(), False
@@ -82,13 +82,13 @@ def _watch(
         if stop.is_set():
             return _end(child), is_ready
         try:
-            said = ear.recv(4096)
+            message = ear.recv(4096)
         except TimeoutError:
-            said = b""
-        if b"WATCHDOG=1" in said:
-            heard, is_ready = time.monotonic(), is_ready or b"READY=1" in said
+            message = b""
+        if b"WATCHDOG=1" in message:
+            heard, is_ready = time.monotonic(), is_ready or b"READY=1" in message
         if time.monotonic() - heard > (silent_s if is_ready else STARTING_S):
-            told.hangs += 1
+            supervision.hangs += 1
             child.kill()
             child.wait()
     return int(child.returncode), is_ready

@@ -80,7 +80,7 @@ def unit(arguments: Sequence[str], settings: Settings, *, is_root: bool, folder:
     if any("\n" in word for word in arguments):
         raise RunError("an argument holds a line break.", fix="rename the file.")
     words = [sys.executable, "-m", "edgemm", "run", *arguments]
-    places = sorted({str(Path(place).absolute()) for place in _written(settings)})
+    places = sorted({str(Path(path).absolute()) for path in _written(settings)})
     return UNIT.format(
         name=settings.name,
         command=" ".join(_quoted(word) for word in words),
@@ -88,7 +88,7 @@ def unit(arguments: Sequence[str], settings: Settings, *, is_root: bool, folder:
         secrets=f"/etc/edgemm/{settings.name}.env" if is_root else f"%h/.config/edgemm/{settings.name}.env",
         watchdog=WATCHDOG_S,
         user=ROOT_USER if is_root else OWN_USER,
-        writable=f"ReadWritePaths={' '.join(_quoted(place) for place in places)}\n" if places else "",
+        writable=f"ReadWritePaths={' '.join(_quoted(path) for path in places)}\n" if places else "",
         target="multi-user.target" if is_root else "default.target",
     )
 

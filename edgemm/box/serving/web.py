@@ -117,8 +117,8 @@ class Page(Sink):
             if not is_loopback(request.url.hostname or ""):
                 return PlainTextResponse("unknown host", 421)
         elif request.url.path != "/healthz":
-            given = request.query_params.get("token")
-            if given is not None and hmac.compare_digest(given.encode(), self._token.encode()):
+            token = request.query_params.get("token")
+            if token is not None and hmac.compare_digest(token.encode(), self._token.encode()):
                 answer = RedirectResponse(request.url.path)
                 answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
                 return answer
@@ -138,22 +138,22 @@ class Page(Sink):
         return StreamingResponse(self._messages(request), media_type="text/event-stream")
 
     async def _messages(self, request: Request) -> AsyncIterator[str]:
-        told = 0
+        last_number = 0
         while not self._server.should_exit and not await request.is_disconnected():
             for number, event in list(self._events):
-                if number > told:
-                    told = number
+                if number > last_number:
+                    last_number = number
                     yield _message("event", event.to_dict())
             yield _message("status", await asyncio.to_thread(self._snapshot))
             await asyncio.sleep(TOLD_S)
 
     def _snapshot(self) -> dict[str, Any]:
         decision = self._decision
-        found = self._runner.status()
+        status = self._runner.status()
         if decision is not None:
-            found["decision"] = decision_dict(decision)
-            found["alone"] = self._votes()
-        return found
+            status["decision"] = decision_dict(decision)
+            status["alone"] = self._votes()
+        return status
 
     def _votes(self) -> dict[str, Any]:
         with self._lock:
@@ -197,7 +197,7 @@ class _Metrics:
 
     def collect(self) -> list[Any]:
         s, box = self._status, [self._status["name"]]
-        made = [
+        families = [
             _family(CounterMetricFamily, "edgemm_decisions", "Decisions taken.", ["box"], [(box, s["decisions"])]),
             _family(CounterMetricFamily, "edgemm_events", "Events told.", ["box"], [(box, s["events"])]),
             _family(CounterMetricFamily, "edgemm_late_decisions", "Decisions on data that had to wait.", ["box"], [(box, s["late"])]),
@@ -236,7 +236,7 @@ class _Metrics:
                 [(box, float(one["connected"])) for one in s["sinks"] if "connected" in one],
             ),
         ]  # fmt: skip
-        return made
+        return families
 
 
 def _family(kind: Any, name: str, about: str, labels: list[str], rows: list[tuple[list[str], float]]) -> Any:
@@ -258,17 +258,17 @@ def is_loopback(host: str) -> bool:
 
 def _bound(settings: WebSettings) -> socket.socket:
     kind = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
-    made = socket.socket(kind)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((settings.bind, settings.port))
-        made.listen(64)
+        listener.bind((settings.bind, settings.port))
+        listener.listen(64)
     except OSError as err:
-        made.close()
+        listener.close()
         raise RunError(
             f"the page cannot be served on {settings.bind}:{settings.port}.", why=f"{err.strerror}.", fix="choose another web.port."
         ) from err
-    return made
+    return listener
 
 
 def _message(kind: str, content: Any) -> str:

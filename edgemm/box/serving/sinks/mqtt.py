@@ -100,8 +100,8 @@ class Mqtt(Sink):
 
     def event(self, event: Event) -> None:
         plain = event.to_dict()
-        place = f"{self._base}/{ha.slug(event.output)}/{ha.slug(event.label)}"
-        self._set(f"{place}/attributes", json.dumps(plain))
+        topic = f"{self._base}/{ha.slug(event.output)}/{ha.slug(event.label)}"
+        self._set(f"{topic}/attributes", json.dumps(plain))
         self._outbox.put(event.id, f"{self._base}/event", json.dumps({"event_type": event.label, **plain}).encode())
         self._flush()
         if self._pictures and event.jpeg and self._broker:
@@ -197,8 +197,8 @@ class Mqtt(Sink):
                 f"{self._discovery_prefix}/device/edgemm_{ha.slug(self._about.name)}/config", json.dumps(payload), retain=True
             )
         elif self._discovery == "component":
-            for place, entity in ha.component_payloads(self._about, self._base, pictures=self._pictures).items():
-                self._broker.publish(f"{self._discovery_prefix}/{place}/config", json.dumps(entity), retain=True)
+            for entity_path, entity in ha.component_payloads(self._about, self._base, pictures=self._pictures).items():
+                self._broker.publish(f"{self._discovery_prefix}/{entity_path}/config", json.dumps(entity), retain=True)
         with self._lock:
             for topic, value in self._states.items():
                 self._broker.publish(topic, value, retain=True)

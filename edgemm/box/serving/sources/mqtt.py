@@ -86,15 +86,15 @@ class Mqtt(Source):
         try:
             if len(payload) > LONGEST:
                 raise ValueError(f"{len(payload)} bytes are too many")
-            said: Any = payload.decode()
+            value: Any = payload.decode()
             if self._key is not None:
-                said = json.loads(said)[self._key]
+                value = json.loads(value)[self._key]
             if isinstance(modality.stream(), Texts):
-                if not isinstance(said, str):
+                if not isinstance(value, str):
                     raise ValueError("it is no text")
-                modality.decode(said, Path())
-                return said
-            return np.atleast_1d(np.asarray(json.loads(said) if isinstance(said, str) else said, np.float32))
+                modality.decode(value, Path())
+                return value
+            return np.atleast_1d(np.asarray(json.loads(value) if isinstance(value, str) else value, np.float32))
         except (ValueError, KeyError, TypeError, DataError) as err:
             self.notes[:] = [f"a message on {self._topic} was left out: {err}"]
             return None

@@ -50,13 +50,13 @@ class Stream(Source):
         self.live = "://" in url.removeprefix("file://") or url.startswith(DEVICE)
         user = secret(user_env, None, "sources.stream: user", hide=False)
         password = secret(password_env, password_file, "sources.stream: password")
-        given = {str(key): str(value) for key, value in (options or {}).items()}
-        known = RTSP if url.startswith("rtsp") else PROBE if self.live and not url.startswith(DEVICE) else {}
+        own_options = {str(key): str(value) for key, value in (options or {}).items()}
+        default_options = RTSP if url.startswith("rtsp") else PROBE if self.live and not url.startswith(DEVICE) else {}
         self._reader = Reader(
             place=with_password(url, user, password),
             live=self.live,
             form="v4l2" if url.startswith(DEVICE) else None,
-            options={**known, **given},
+            options={**default_options, **own_options},
             read_timeout_s=read_timeout_s,
             notes=self.notes,
         )

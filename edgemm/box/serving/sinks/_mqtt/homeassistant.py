@@ -38,24 +38,24 @@ def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]
 
 def component_payloads(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
     """For older ones: ``<platform>/<id>/<entity>`` -> the payload of ``<prefix>/<that>/config``."""
-    found = {}
+    payloads = {}
     for key, entity in components(about, base, pictures=pictures).items():
         common = {"availability": [{"topic": f"{base}/availability"}], "device": _device(about)}
-        found[f"{entity['p']}/edgemm_{slug(about.name)}/{key}"] = {**{k: v for k, v in entity.items() if k != "p"}, **common}
-    return found
+        payloads[f"{entity['p']}/edgemm_{slug(about.name)}/{key}"] = {**{k: v for k, v in entity.items() if k != "p"}, **common}
+    return payloads
 
 
 def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
     """Key -> entity."""
-    made: dict[str, dict[str, Any]] = {}
+    entities: dict[str, dict[str, Any]] = {}
     for name, output in about.outputs.items():
-        made |= _of_output(about, base, name, output)
+        entities |= _of_output(about, base, name, output)
     if labels := events(about):
-        made["event"] = {"p": "event", "name": "Detection", "event_types": labels, "state_topic": f"{base}/event"}
+        entities["event"] = {"p": "event", "name": "Detection", "event_types": labels, "state_topic": f"{base}/event"}
     if pictures:
-        made["picture"] = {"p": "image", "name": "Last event", "image_topic": f"{base}/picture", "content_type": "image/jpeg"}
-    made |= _controls(about, base) | _diagnostics(base)
-    return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in made.items()}
+        entities["picture"] = {"p": "image", "name": "Last event", "image_topic": f"{base}/picture", "content_type": "image/jpeg"}
+    entities |= _controls(about, base) | _diagnostics(base)
+    return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in entities.items()}
 
 
 def shown(about: About) -> dict[str, list[Entity]]:
@@ -65,16 +65,16 @@ def shown(about: About) -> dict[str, list[Entity]]:
 
 def states(entities: Iterable[Entity], base: str, name: str, reading: Reading) -> dict[str, str]:
     """Topic -> payload of an output's entities."""
-    found = {}
+    payloads = {}
     for entity in entities:
         topic = f"{base}/{slug(name)}/{slug(entity.key)}"
         if entity.kind == "on_off":
-            found[topic] = "ON" if entity.key in reading.on else "OFF"
+            payloads[topic] = "ON" if entity.key in reading.on else "OFF"
         elif entity.kind == "word" and reading.label is not None:
-            found[topic] = reading.label
+            payloads[topic] = reading.label
         elif entity.kind == "number" and reading.value is not None:
-            found[topic] = f"{reading.value:.6g}"
-    return found
+            payloads[topic] = f"{reading.value:.6g}"
+    return payloads
 
 
 def _device(about: About) -> dict[str, Any]:

@@ -112,27 +112,27 @@ class Reader:
             if self.stop.is_set():
                 return
             try:
-                found = list(of_stream[packet.stream.index].items(packet))
+                items = list(of_stream[packet.stream.index].items(packet))
             except av.error.InvalidDataError:
                 broken += 1
                 if broken > BROKEN_PACKETS:
                     raise
                 continue
-            broken = 0 if found else broken
-            yield from found
+            broken = 0 if items else broken
+            yield from items
 
     def _tracks(self, container: Any, wants: Mapping[str, Modality]) -> Iterator[tuple[Any, dict[str, Modality]]]:
         """The streams to read, each with the inputs it feeds; notes what the place has not."""
         self.notes.clear()
-        found = 0
+        track_count = 0
         for kind, word, streams in ((Pictures, "picture", container.streams.video), (Sound, "sound", container.streams.audio)):
             inputs = fed_by(wants, kind)
             if inputs and streams:
-                found += 1
+                track_count += 1
                 yield streams[0], inputs
             elif inputs:
                 self.notes.append(f"'{redact(self.place)}' has no {word} track: {', '.join(inputs)} stays missing")
-        if not found:
+        if not track_count:
             raise RunError(
                 f"'{redact(self.place)}' has nothing to offer.", why="; ".join(self.notes) + ".", fix="give these inputs another source."
             )
@@ -187,13 +187,13 @@ class _Track:
         self._last_s = end_s
         return end_s, jumped
 
-    def _sound(self, name: str, wanted: Sound, frame: Any, at_s: float, jumped: bool) -> Iterator[Item]:
-        wanted.check_rate(frame.sample_rate, "the sound track")
+    def _sound(self, name: str, sound: Sound, frame: Any, at_s: float, jumped: bool) -> Iterator[Item]:
+        sound.check_rate(frame.sample_rate, "the sound track")
         now = (frame.sample_rate, frame.format.name, frame.layout.name)
         if jumped or now != self._format:
             self._resamplers.clear()
             self._format = now
-        resampler = self._resamplers.setdefault(name, av.AudioResampler(format="flt", layout="mono", rate=wanted.rate_hz))
+        resampler = self._resamplers.setdefault(name, av.AudioResampler(format="flt", layout="mono", rate=sound.rate_hz))
         for piece in resampler.resample(frame):
             yield Item(name, piece.to_ndarray().reshape(-1), at_s, jumped)
             jumped = False
