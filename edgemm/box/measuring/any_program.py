@@ -60,9 +60,9 @@ class CommandSession(Session):
             self._ask({})
             return self._answers
         with tempfile.TemporaryDirectory(prefix="edgemm-", dir=self._folder) as folder:
-            place, out = Path(folder) / "feed.npz", Path(folder) / "out.npz"
-            np.savez(place, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
-            self._ask({"feed": str(place), "out": str(out)})
+            feed_path, out = Path(folder) / "feed.npz", Path(folder) / "out.npz"
+            np.savez(feed_path, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
+            self._ask({"feed": str(feed_path), "out": str(out)})
             if not out.is_file():
                 raise self._wrong("it wrote no outputs.", 'write them by name to the file called "out", as numpy.savez does.')
             with np.load(out, allow_pickle=False) as arrays:
@@ -109,8 +109,8 @@ class CommandSession(Session):
             answer = json.loads(line)
             self._precision = str(answer.get("precision", self._precision))
         except (ValueError, AttributeError):
-            said = line.decode(errors="replace").strip()[:80]
-            raise self._wrong(f"it answered '{said}'.", "print one JSON object a line on stdout and nothing else.") from None
+            text = line.decode(errors="replace").strip()[:80]
+            raise self._wrong(f"it answered '{text}'.", "print one JSON object a line on stdout and nothing else.") from None
         if "error" in answer:
             raise self._wrong(str(answer["error"]), "mend the program; run it alone to see more.")
 

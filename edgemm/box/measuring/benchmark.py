@@ -103,10 +103,10 @@ def assemble(forms: Sequence[Candidate], timed: Timed, findings: Sequence[Findin
         "energy": open_meter()[1],
         "layers": timed.forms[main.name].layers,
     }
-    for found in findings:
-        parts |= found.details
-    parts["notes"] = [note for found in findings for note in found.notes]
-    measurements = [*timed.measurements(), *(measurement for found in findings for measurement in found.measurements)]
+    for finding in findings:
+        parts |= finding.details
+    parts["notes"] = [note for finding in findings for note in finding.notes]
+    measurements = [*timed.measurements(), *(measurement for finding in findings for measurement in finding.measurements)]
     return Report(environment(versions), measurements, (), Details(**parts))
 
 

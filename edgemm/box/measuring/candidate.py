@@ -118,7 +118,7 @@ class Timing:
     @property
     def peak_rss_mib(self) -> float:
         """Highest resident memory of the process."""
-        return max((found["peak"] for found in self.samples.get("memory", ())), default=0.0)
+        return max((sample["peak"] for sample in self.samples.get("memory", ())), default=0.0)
 
     @property
     def disturbed(self) -> list[Turn]:
@@ -134,8 +134,8 @@ class Timing:
 
 def is_less(ran: str, asked: str | None) -> bool:
     """Whether something ran that is less precise than f32 and that nobody asked for. ``default`` asks for what the runtime likes."""
-    wanted = set((asked or "default").split("+"))
-    return "default" not in wanted and bool(set(ran.split("+")) - wanted - {"f32", "f64"})
+    asked_precisions = set((asked or "default").split("+"))
+    return "default" not in asked_precisions and bool(set(ran.split("+")) - asked_precisions - {"f32", "f64"})
 
 
 def lied(candidate: Candidate, ran: str) -> MeasureError:

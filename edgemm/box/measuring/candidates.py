@@ -74,9 +74,9 @@ def resolve_all(given: Sequence[str | Path], target: str | None = None, *, prepa
     """
     if not given:
         raise MeasureError("no candidate was given.", fix="name bundles, ONNX files or model cards.")
-    known = {place: resolve(words, target, prepare=prepare) for place, words in enumerate(given) if not needs_card(words)}
-    card = next((contender.card for contender in known.values()), None)
-    return [known.get(place) or resolve(words, target, card=card) for place, words in enumerate(given)]
+    contenders = {index: resolve(words, target, prepare=prepare) for index, words in enumerate(given) if not needs_card(words)}
+    card = next((contender.card for contender in contenders.values()), None)
+    return [contenders.get(index) or resolve(words, target, card=card) for index, words in enumerate(given)]
 
 
 def needs_card(given: str | Path) -> bool:
@@ -116,83 +116,83 @@ def resolve(given: str | Path, target: str | None = None, *, card: Card | None =
     return _torch(words, card, compiled=False)
 
 
-def _apart(given: str) -> tuple[Path, dict[str, Any]]:
+def _apart(source: str) -> tuple[Path, dict[str, Any]]:
     """A file and the runtime options written after it: ``model.xml@threads=1`` -> ``model.xml``, ``{"threads": 1}``.
 
     Raises:
         MeasureError: What follows the ``@`` is no list of options, or stands behind something that takes none.
     """
-    path, _, words = given.rpartition("@")
-    if not path or Path(given).exists() or "=" not in words:
-        return Path(given), {}
+    path, _, words = source.rpartition("@")
+    if not path or Path(source).exists() or "=" not in words:
+        return Path(source), {}
     if TOLD not in targets.opening(Path(path)).values():
         raise MeasureError(
-            f"'{given}': runtime options may follow a model's file only.",
+            f"'{source}': runtime options may follow a model's file only.",
             why="a bundle brings the options that were measured to be fastest.",
             fix=f"leave out '@{words}', or name the file inside it.",
         )
     pairs = [word.partition("=") for word in words.split(",")]
     if wrong := next((word for (name, _, value), word in zip(pairs, words.split(","), strict=True) if not (name and value)), None):
-        raise MeasureError(f"'{given}': '{wrong}' is no option.", fix="write NAME=VALUE, several with commas: @threads=1,precision=bf16.")
+        raise MeasureError(f"'{source}': '{wrong}' is no option.", fix="write NAME=VALUE, several with commas: @threads=1,precision=bf16.")
     return Path(path), {name: int(value) if value.isdigit() else value for name, _, value in pairs}
 
 
-def _torch(given: str, card: Card, *, compiled: bool) -> Contender:
+def _torch(source: str, card: Card, *, compiled: bool) -> Contender:
     """A card's model in torch: as it is (the original), or through torch.compile."""
     assert card.path is not None
     subject, options, words = ("compiled", {"compile": "on"}, "torch compiled") if compiled else ("original", {}, "torch")
     deployment = Deployment("torch", card.path, runtime_options=options)
-    return Contender(given, card, (Candidate(f"{given}, {words}", subject, deployment, "f32", given),))
+    return Contender(source, card, (Candidate(f"{source}, {words}", subject, deployment, "f32", source),))
 
 
-def _untold(given: str, card: Card | None, only: str | None) -> Contender:
+def _untold(source: str, card: Card | None, only: str | None) -> Contender:
     """A program, or a file that does not say what it takes, with the card of the candidates beside it."""
     if card is None:
         raise MeasureError(
-            f"'{given}' does not say what it takes and what it answers.",
+            f"'{source}' does not say what it takes and what it answers.",
             why="neither a command nor a compiled plan tells the meaning of its inputs and outputs.",
             fix="name a bundle, card or ONNX file of the same model beside it: its inputs and labels are used.",
         )
-    if given.startswith(PROGRAM):
-        program = Deployment(COMMAND, Path(given.removeprefix(PROGRAM)))
-        return Contender(given, card, (Candidate(given, "foreign", program, source=given),))
-    names, notes = _runnable(given, [Deployment(name, Path(given)) for name in _openers(given, Path(given), only)])
+    if source.startswith(PROGRAM):
+        program = Deployment(COMMAND, Path(source.removeprefix(PROGRAM)))
+        return Contender(source, card, (Candidate(source, "foreign", program, source=source),))
+    names, notes = _runnable(source, [Deployment(name, Path(source)) for name in _openers(source, Path(source), only)])
     forms = [
         Candidate(
-            given if len(names) == 1 else f"{given}, {whole.target}",
+            source if len(names) == 1 else f"{source}, {whole.target}",
             "foreign",
             whole.running(whole.plugin().default_options()),
-            source=given,
+            source=source,
         )
         for whole in names
     ]
-    _require_some(given, forms, notes)
-    return Contender(given, card, tuple(forms), notes=tuple(notes))
+    _require_some(source, forms, notes)
+    return Contender(source, card, tuple(forms), notes=tuple(notes))
 
 
-def _file(given: str, path: Path, card: Card, only: str | None, prepare: Prepare | None, options: Mapping[str, Any]) -> Contender:
+def _file(source: str, path: Path, card: Card, only: str | None, prepare: Prepare | None, options: Mapping[str, Any]) -> Contender:
     """A model's file from elsewhere, on every target that opens its form."""
     notes: list[str] = []
     if prepare and path.suffix == ".onnx" and not _is_ready(path, card):
-        path, card = prepare(_apart(given)[0])
+        path, card = prepare(_apart(source)[0])
         sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
-        notes.append(f"{given}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
-    deployments, reasons = _runnable(given, [Deployment(name, path) for name in _openers(given, path, only)])
-    forms = [form for deployment in deployments for form in _forms_of_file(given, deployment, options)]
-    _require_some(given, forms, [*notes, *reasons])
-    return Contender(given, card, tuple(forms), notes=(*notes, *reasons))
+        notes.append(f"{source}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
+    deployments, reasons = _runnable(source, [Deployment(name, path) for name in _openers(source, path, only)])
+    forms = [form for deployment in deployments for form in _forms_of_file(source, deployment, options)]
+    _require_some(source, forms, [*notes, *reasons])
+    return Contender(source, card, tuple(forms), notes=(*notes, *reasons))
 
 
-def _forms_of_file(given: str, deployment: Deployment, options: Mapping[str, Any]) -> list[Candidate]:
+def _forms_of_file(source: str, deployment: Deployment, options: Mapping[str, Any]) -> list[Candidate]:
     """Both float forms, or the one it asks for if it is quantized or options were given."""
     plugin = deployment.plugin()
     quantized = plugin.describe(deployment.model).is_quantized
     if not options and not quantized:
-        return baselines(deployment, source=given)
-    return [compressed(deployment.running({**plugin.default_options(), **options}), deployment.target, source=given)]
+        return baselines(deployment, source=source)
+    return [compressed(deployment.running({**plugin.default_options(), **options}), deployment.target, source=source)]
 
 
-def _openers(given: str, path: Path, only: str | None) -> list[str]:
+def _openers(source: str, path: Path, only: str | None) -> list[str]:
     """Targets that open a file of this form; ``only``, where one was asked for.
 
     Raises:
@@ -200,11 +200,11 @@ def _openers(given: str, path: Path, only: str | None) -> list[str]:
     """
     names = list(targets.opening(path))
     if only is not None and only not in names:
-        raise MeasureError(f"target '{only}' opens no '{path.suffix}' file, such as '{given}'.", fix=f"these do: {', '.join(names)}.")
+        raise MeasureError(f"target '{only}' opens no '{path.suffix}' file, such as '{source}'.", fix=f"these do: {', '.join(names)}.")
     return [only] if only else names
 
 
-def _runnable(given: str, deployments: Sequence[Deployment]) -> tuple[list[Deployment], list[str]]:
+def _runnable(source: str, deployments: Sequence[Deployment]) -> tuple[list[Deployment], list[str]]:
     """Those that can run here, and a note for each that cannot."""
     able: list[Deployment] = []
     notes: list[str] = []
@@ -214,54 +214,56 @@ def _runnable(given: str, deployments: Sequence[Deployment]) -> tuple[list[Deplo
         except MissingExtra as err:
             reason = f"{err.what} {err.fix}."
         if reason:
-            notes.append(f"{given}: not measured on {deployment.target}: {reason}")
+            notes.append(f"{source}: not measured on {deployment.target}: {reason}")
         else:
             able.append(deployment)
     return able, notes
 
 
-def _bundle(given: str, bundle: Bundle, only: str | None) -> Contender:
+def _bundle(source: str, bundle: Bundle, only: str | None) -> Contender:
     if only is not None and only not in bundle.targets():
-        raise MeasureError(f"'{given}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
+        raise MeasureError(f"'{source}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
     names = [only] if only else bundle.targets()
     held = [Deployment(name, bundle.target_model(name), bundle.target_options(name).target) for name in names]
-    deployments, notes = _runnable(given, held)
+    deployments, notes = _runnable(source, held)
     forms: list[Candidate] = []
     parts: dict[str, Path] = {}
     for deployment in deployments:
         options, reason = bundle.options_for(deployment.target, fingerprint(deployment.plugin()))
         if reason:
-            notes.append(f"{given}: safe options on {deployment.target}: {reason}")
-        floats = baselines(deployment.holding(bundle.model), source=given)
-        own = compressed(deployment.running(options), deployment.target, source=given)
+            notes.append(f"{source}: safe options on {deployment.target}: {reason}")
+        floats = baselines(deployment.holding(bundle.model), source=source)
+        own = compressed(deployment.running(options), deployment.target, source=source)
         forms += [*floats, own]
         parts |= _parts(bundle, None, floats) | _parts(bundle, deployment.target, [own])
-    _require_some(given, forms, notes)
+    _require_some(source, forms, notes)
     golden = bundle.golden()
     first = golden.sample(0) if golden else None
-    return Contender(given, bundle.card, tuple(forms), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
+    return Contender(source, bundle.card, tuple(forms), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
 
 
 def _parts(bundle: Bundle, target: str | None, forms: Sequence[Candidate]) -> dict[str, Path]:
     """The split graphs that a bundle holds for these forms."""
     try:
-        place = bundle.split(target).rest.parent / splits.RECORD
+        record = bundle.split(target).rest.parent / splits.RECORD
     except BundleError:
         return {}
-    return {form.name: place for form in forms}
+    return {form.name: record for form in forms}
 
 
 def _is_ready(path: Path, card: Card) -> bool:
     """Whether the file takes just what its card says, with nothing open but the batch and no constants."""
-    wanted = {spec.name: spec for spec in input_specs(card)}
-    return wanted == {spec.name: spec for spec in onnx_file.read(path).inputs} and all(
-        spec.shape and all(size == BATCH for size in spec.shape if isinstance(size, str)) for spec in wanted.values()
+    card_specs = {spec.name: spec for spec in input_specs(card)}
+    return card_specs == {spec.name: spec for spec in onnx_file.read(path).inputs} and all(
+        spec.shape and all(size == BATCH for size in spec.shape if isinstance(size, str)) for spec in card_specs.values()
     )
 
 
-def _require_some(given: str, forms: Sequence[Candidate], notes: Sequence[str]) -> None:
+def _require_some(source: str, forms: Sequence[Candidate], notes: Sequence[str]) -> None:
     if not forms:
-        raise MeasureError(f"no target of '{given}' can run here.", why=" ".join(notes), fix="install a runtime, or measure it on its box.")
+        raise MeasureError(
+            f"no target of '{source}' can run here.", why=" ".join(notes), fix="install a runtime, or measure it on its box."
+        )
 
 
 def _card_of(path: Path) -> Card:
@@ -283,11 +285,11 @@ def _budgets(bundle: Bundle) -> dict[str, Any]:
         verdicts = bundle.report().budgets
     except EdgemmError:
         return {}
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     for verdict in verdicts:
         if verdict.output is None:
-            found[verdict.name] = verdict.limit
+            limits[verdict.name] = verdict.limit
         else:
-            found.setdefault(verdict.name, {})[verdict.output] = verdict.limit
+            limits.setdefault(verdict.name, {})[verdict.output] = verdict.limit
     bare = {verdict.name: verdict.limit for verdict in verdicts if verdict.verdict == "unknown" and verdict.unit == "points"}
-    return found | bare
+    return limits | bare

@@ -23,12 +23,12 @@ def baselines(deployment: Deployment, *, source: str = "") -> list[Candidate]:
     chosen = {name for choice in deployment.plugin().choices() for name in choice}
     alone = replace(deployment, options={name: value for name, value in deployment.options.items() if name not in chosen})
     plugin = alone.plugin()
-    asked = {"float": ("f32", plugin.float_options())}
+    forms = {"float": ("f32", plugin.float_options())}
     if plugin.default_options() != plugin.float_options():
-        asked["default"] = ("default", plugin.default_options())
+        forms["default"] = ("default", plugin.default_options())
     return [
         Candidate(_name(source, f"{deployment.target} {subject}"), subject, alone.running(options), precision, source)
-        for subject, (precision, options) in asked.items()
+        for subject, (precision, options) in forms.items()
     ]
 
 

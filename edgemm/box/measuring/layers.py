@@ -66,21 +66,21 @@ def latency_shares(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict
 
 def layer_owners(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> list[tuple[str, ...]]:
     """For each layer the branches that share it; those before the first one that could be told go with that one."""
-    found: list[tuple[str, ...]] = []
+    owners: list[tuple[str, ...]] = []
     last: tuple[str, ...] = ()
     for layer in layers:
-        told = [branch for name in layer.name.split(",") if (branch := _owner(name.strip(), owner))]
-        last = tuple(dict.fromkeys(told)) or last
-        found.append(last)
-    first = next((branches for branches in found if branches), ())
-    return [branches or first for branches in found]
+        own_branches = [branch for name in layer.name.split(",") if (branch := _owner(name.strip(), owner))]
+        last = tuple(dict.fromkeys(own_branches)) or last
+        owners.append(last)
+    first = next((branches for branches in owners if branches), ())
+    return [branches or first for branches in owners]
 
 
 def branch_precisions(layers: Sequence[LayerRan], owner: Mapping[str, str]) -> dict[str, str]:
     """What each branch really ran in: ``int8``, ``f32``, ``int8+f32``. By its layers that multiply, or else by its fused ones."""
     fused = _precisions((layer for layer in layers if layer.kind == FUSED), owner)
     words = fused | _precisions((layer for layer in layers if any(part in layer.kind for part in MULTIPLIES)), owner)
-    return {branch: "+".join(sorted(found, key=lambda word: (word != "int8", word))) for branch, found in words.items()}
+    return {branch: "+".join(sorted(precisions, key=lambda word: (word != "int8", word))) for branch, precisions in words.items()}
 
 
 def _precisions(layers: Iterable[LayerRan], owner: Mapping[str, str]) -> dict[str, set[str]]:

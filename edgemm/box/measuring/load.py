@@ -18,11 +18,11 @@ WARM_CALLS = 2
 
 def stepper(parts: Parts, feed: Mapping[str, np.ndarray]) -> Callable[[Sequence[str]], Any]:
     """A step of a model in parts: the branches of the inputs that are new run, and the rest on what every branch last said."""
-    known = {name: parts.embed(name, feed) for name in parts.cuts}
+    embedded = {name: parts.embed(name, feed) for name in parts.cuts}
 
     def step(new: Sequence[str]) -> Any:
-        known.update({name: parts.embed(name, feed) for name in new if name in known})
-        return parts.answer(known, {}, feed)
+        embedded.update({name: parts.embed(name, feed) for name in new if name in embedded})
+        return parts.answer(embedded, {}, feed)
 
     return step
 
@@ -41,7 +41,7 @@ def paced(step: Callable[[Sequence[str]], Any], rates_hz: Mapping[str, float], s
         ``seconds``.
     """
     period = 1 / max(rates_hz.values())
-    latencies, lates, dropped, told = [], [], 0, dict.fromkeys(rates_hz, 0)
+    latencies, lates, dropped, last_seen = [], [], 0, dict.fromkeys(rates_hz, 0)
     for probe in probes.values():
         probe.start()
     began = time.perf_counter()
@@ -55,10 +55,10 @@ def paced(step: Callable[[Sequence[str]], Any], rates_hz: Mapping[str, float], s
             time.sleep(wait)
         start = time.perf_counter()
         seen = {name: int(number * period * hz + 1e-6) for name, hz in rates_hz.items()}
-        step([name for name in seen if seen[name] > told[name]])
+        step([name for name in seen if seen[name] > last_seen[name]])
         latencies.append((time.perf_counter() - start) * 1e3)
         lates.append(max(0.0, start - due) * 1e3)
-        told = seen
+        last_seen = seen
         for probe in probes.values():
             probe.observe({}, None)
     seconds = time.perf_counter() - began
@@ -72,8 +72,8 @@ def most(sessions: Sequence[Session], feed: Mapping[str, np.ndarray], seconds: f
     failures: list[BaseException] = []
     gate = threading.Barrier(len(sessions))
 
-    def work(place: int) -> None:
-        session = sessions[place]
+    def work(index: int) -> None:
+        session = sessions[index]
         try:
             for _ in range(WARM_CALLS):
                 session.run(feed)
@@ -81,13 +81,13 @@ def most(sessions: Sequence[Session], feed: Mapping[str, np.ndarray], seconds: f
             began = time.perf_counter()
             while time.perf_counter() - began < seconds:
                 session.run(feed)
-                counts[place] += 1
-            spans[place] = time.perf_counter() - began
+                counts[index] += 1
+            spans[index] = time.perf_counter() - began
         except BaseException as err:  # told by the thread that started us
             failures.append(err)
             gate.abort()
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(sessions))]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
     for thread in threads:
         thread.start()
     for thread in threads:

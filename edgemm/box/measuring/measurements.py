@@ -29,14 +29,14 @@ def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
     """
     timing.require()
     samples = {**timing.samples, "latency": by_launch(timing.samples_ms, timing.launches)}
-    found = [m for name, values in samples.items() for m in plugins.load(Probe, name).summarise(values)]
+    measured = [m for name, values in samples.items() for m in plugins.load(Probe, name).summarise(values)]
     count = max(1, len(timing.cold_start_ms))
-    found += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
+    measured += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
     if timing.cold_start_ms:
-        found.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
+        measured.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
     if not candidate.is_command:
-        found.append(Measurement("size_mib", size_bytes(candidate.model) / 2**20, "MiB"))
-    return about(candidate, timing.precision_ran, found)
+        measured.append(Measurement("size_mib", size_bytes(candidate.model) / 2**20, "MiB"))
+    return about(candidate, timing.precision_ran, measured)
 
 
 def about(candidate: Candidate, precision_ran: str, found: Sequence[Measurement]) -> list[Measurement]:
@@ -86,8 +86,9 @@ def ratios(measured: Sequence[Candidate], timings: Mapping[str, Timing]) -> Iter
             if row is other or not (plainer or same_form or lonely):
                 continue
             ours, theirs = timings[row.name], timings[other.name]
-            found, spoiled = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches), is_disturbed(ours) or is_disturbed(theirs)
-            yield Ratio(row.name, other.name, found.value, found.low, found.high, found.verdict, spoiled)
+            quotient = ratio(ours.samples_ms, theirs.samples_ms, launches=ours.launches)
+            spoiled = is_disturbed(ours) or is_disturbed(theirs)
+            yield Ratio(row.name, other.name, quotient.value, quotient.low, quotient.high, quotient.verdict, spoiled)
 
 
 def drawn(timing: Timing) -> list[float]:

@@ -57,8 +57,8 @@ def parse_pace(words: str, card: Card) -> dict[str, float]:
             )
         of = [key for key, spec in card.inputs.items() if name in ("", key, spec.modality)]
         if not of:
-            known = {*card.inputs, *(spec.modality for spec in card.inputs.values())}
-            raise MeasureError(f"the pace names '{name}', which is no input of the model.", fix=nearest(name, known))
+            names = {*card.inputs, *(spec.modality for spec in card.inputs.values())}
+            raise MeasureError(f"the pace names '{name}', which is no input of the model.", fix=nearest(name, names))
         rates |= dict.fromkeys(of, float(match["rate"]))
     return {name: rates.get(name, min(rates.values())) for name in card.inputs}
 
@@ -88,26 +88,26 @@ def time_paced(
         file = Path(scratch) / "feed.npz"
         np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
         workers: dict[str, WorkerProcess] = {}
-        found: dict[str, Paced] = {}
+        paced: dict[str, Paced] = {}
         for candidate in candidates:
             worker = stack.enter_context(WorkerProcess(candidate.name))
             try:
-                found[candidate.name] = Paced(how=_open(worker, candidate, file, (parts or {}).get(candidate.name), limit_s))
+                paced[candidate.name] = Paced(how=_open(worker, candidate, file, (parts or {}).get(candidate.name), limit_s))
                 workers[candidate.name] = worker
             except EdgemmError as err:
-                found[candidate.name] = Paced(error=err)
+                paced[candidate.name] = Paced(error=err)
         for number in range(ROUNDS):
             names = sorted(workers)
             order.shuffle(names)
-            for place, name in enumerate(names):
-                tell(f"{name} at its pace", (number + place / len(names)) / ROUNDS)
+            for position, name in enumerate(names):
+                tell(f"{name} at its pace", (number + position / len(names)) / ROUNDS)
                 try:
                     answer = workers[name].ask("pace", limit_s=limit_s + seconds, rates_hz=dict(rates_hz), steps=steps)
-                    found[name] = Paced((*found[name].rounds, answer), found[name].how)
+                    paced[name] = Paced((*paced[name].rounds, answer), paced[name].how)
                 except EdgemmError as err:
-                    found[name] = Paced(error=err)
+                    paced[name] = Paced(error=err)
                     workers.pop(name).stop()
-    return found
+    return paced
 
 
 def paced_measurements(paced: Paced) -> list[Measurement]:
@@ -116,26 +116,26 @@ def paced_measurements(paced: Paced) -> list[Measurement]:
     if not calls:
         return []
     count = sum(map(len, calls))
-    found = [
+    measured = [
         Measurement(f"paced_p{share}_ms", value.value, "ms", low=value.low, high=value.high, n=count)
         for share, value in zip(SHARES, percentiles(calls, SHARES), strict=True)
     ]
-    found.append(Measurement("paced_max_ms", max(map(max, calls)), "ms", n=count))
+    measured.append(Measurement("paced_max_ms", max(map(max, calls)), "ms", n=count))
     steps = [float(np.abs(np.diff(round_)).mean()) for round_ in calls if len(round_) > 1]
-    found += [Measurement("paced_jitter_ms", spread_of(steps).value, "ms", n=count)] if steps else []
+    measured += [Measurement("paced_jitter_ms", spread_of(steps).value, "ms", n=count)] if steps else []
     late = np.concatenate([round_["late_ms"] for round_ in paced.rounds])
-    found.append(Measurement("paced_late_p95_ms", float(np.percentile(late, 95)), "ms", n=count))
-    found.append(Measurement("paced_dropped", float(sum(round_["dropped"] for round_ in paced.rounds)), "steps", n=count))
+    measured.append(Measurement("paced_late_p95_ms", float(np.percentile(late, 95)), "ms", n=count))
+    measured.append(Measurement("paced_dropped", float(sum(round_["dropped"] for round_ in paced.rounds)), "steps", n=count))
     for probe in paced.rounds[0]["samples"]:
         samples = [round_["samples"][probe] for round_ in paced.rounds]
         for shown in plugins.load(Probe, probe).summarise(samples):
             if shown.unit != MILLIJOULES:
-                found.append(replace(shown, name=f"paced_{shown.name}", n=count))
+                measured.append(replace(shown, name=f"paced_{shown.name}", n=count))
             elif None not in samples:
-                found.append(
+                measured.append(
                     Measurement(f"{shown.name.removesuffix('_mj')}_j_per_hour", _joules_an_hour(paced.rounds, samples), "J/h", n=count)
                 )
-    return found
+    return measured
 
 
 def _joules_an_hour(rounds: Sequence[Mapping[str, Any]], samples_mj: Sequence[float]) -> float:

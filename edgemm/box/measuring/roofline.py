@@ -74,12 +74,12 @@ def audit(model: Path, layers: Sequence[LayerRan], asked: str) -> list[dict[str,
     quantized = _quantized_nodes(files.load(model))
     total = sum(layer.time_us or 0.0 for layer in layers)
     rows = []
-    for place, layer in enumerate(layers):
-        findings = list(_findings(layers, place, quantized, asked))
+    for index, layer in enumerate(layers):
+        findings = list(_findings(layers, index, quantized, asked))
         share = (layer.time_us or 0.0) / total if total else None
         if findings and (share is None or share >= TOLD_SHARE):
-            told = {"layer": layer.name, "kind": layer.kind, "kernel": layer.kernel, "precision": layer.precision}
-            rows.append({**told, "finding": ", ".join(findings), "time_us": layer.time_us, "share": share})
+            columns = {"layer": layer.name, "kind": layer.kind, "kernel": layer.kernel, "precision": layer.precision}
+            rows.append({**columns, "finding": ", ".join(findings), "time_us": layer.time_us, "share": share})
     return sorted(rows, key=lambda row: -(row["time_us"] or 0.0))
 
 
@@ -97,8 +97,8 @@ def _row(branch: str, time_us: float, count: int, operations: int, weight_bytes:
     }  # fmt: skip
 
 
-def _findings(layers: Sequence[LayerRan], place: int, quantized: frozenset[str], asked: str) -> Iterator[str]:
-    layer = layers[place]
+def _findings(layers: Sequence[LayerRan], index: int, quantized: frozenset[str], asked: str) -> Iterator[str]:
+    layer = layers[index]
     names = {name.strip() for name in layer.name.split(",")}
     multiplies = any(part in layer.kind for part in MULTIPLIES)
     floats = [word for word in asked.split("+") if word in FLOATS]
@@ -110,15 +110,15 @@ def _findings(layers: Sequence[LayerRan], place: int, quantized: frozenset[str],
         yield f"asked {floats[0]}, ran {layer.precision}"
     if layer.kind in REORDERS:
         yield "reorder"
-    elif 0 < place < len(layers) - 1 and {layers[place - 1].kind, layers[place + 1].kind} <= REORDERS:
+    elif 0 < index < len(layers) - 1 and {layers[index - 1].kind, layers[index + 1].kind} <= REORDERS:
         yield "between two reorders"
 
 
 def _quantized_nodes(graph: Any) -> frozenset[str]:
     """Nodes (and the tensors they make) whose first two inputs both come out of DequantizeLinear."""
-    made = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    found = [node for node in graph.graph.node if len(node.input) > 1 and set(node.input[:2]) <= made]
-    return frozenset(name for node in found for name in (node.name, *node.output) if name)
+    dequantized = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    nodes = [node for node in graph.graph.node if len(node.input) > 1 and set(node.input[:2]) <= dequantized]
+    return frozenset(name for node in nodes for name in (node.name, *node.output) if name)
 
 
 def save_feed(feed: Mapping[str, np.ndarray], folder: Path) -> Path:

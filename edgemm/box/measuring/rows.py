@@ -30,8 +30,8 @@ class Rows:
         self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool
     ) -> Iterator[Batch]:
         """Stream a split; arguments as in ``Dataset.batches`` and ``open_dataset``."""
-        wanted = json.dumps([data, card, card_path, split, batch_size, limit, skip_bad_rows])
-        if self._of == wanted:
+        key = json.dumps([data, card, card_path, split, batch_size, limit, skip_bad_rows])
+        if self._of == key:
             yield from self._kept
             return
         self._of, self._kept = "", []
@@ -46,4 +46,4 @@ class Rows:
             yield batch
         self.bad = list(dataset.bad_rows)
         if size <= MOST_KEPT:
-            self._of, self._kept = wanted, kept
+            self._of, self._kept = key, kept

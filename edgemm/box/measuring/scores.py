@@ -87,8 +87,8 @@ def accuracy(
     if not answers:
         return Findings(notes=notes)
     before, unknown = _before(contenders, forms, answers, limit)
-    found = scored(card, forms, ran, answers, before)
-    return Findings(found.measurements, found.details, [*notes, *unknown, *_too_few(contenders, found.measurements)])
+    findings = scored(card, forms, ran, answers, before)
+    return Findings(findings.measurements, findings.details, [*notes, *unknown, *_too_few(contenders, findings.measurements)])
 
 
 def _too_few(contenders: Sequence[Contender], scores: Sequence[Measurement]) -> list[str]:

@@ -146,14 +146,14 @@ def _resampled(rounds: Sequence[Sequence[float]], shares: Sequence[float], draws
     order = np.argsort(samples)
     samples, owner = samples[order], owner[order]
     pieces = np.array_split(draws, max(1, -(-len(draws) * len(samples) // CELLS)))
-    found = []
+    values = []
     for piece in pieces:
         weights = np.cumsum(piece[:, owner], axis=1)
         ranks = np.maximum(1, np.ceil(weights[:, -1:] * np.asarray(shares) / 100)).astype(np.int64)
         above = np.arange(len(piece))[:, None] * (weights.max() + 1)  # lifts each row above the one before: one search for all
         places = np.searchsorted((weights + above).ravel(), (ranks + above).ravel()).reshape(ranks.shape)
-        found.append(samples[places - np.arange(len(piece))[:, None] * len(samples)])
-    return np.concatenate(found)
+        values.append(samples[places - np.arange(len(piece))[:, None] * len(samples)])
+    return np.concatenate(values)
 
 
 def _spread(value: float, drawn: np.ndarray, rounds: int) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def answer_subsets(
             standins=str(standins.resolve()), data=data, card=card.to_dict(), card_path=str(card.path) if card.path else None,
             subsets=[list(subset) for subset in subsets], rows=rows, seed=seed, skip_bad_rows=skip_bad_rows, out=scratch,
         )  # fmt: skip
-        answers = [read_files(Path(scratch) / str(place)) for place in range(len(subsets))]
+        answers = [read_files(Path(scratch) / str(index)) for index in range(len(subsets))]
     return answers, str(answer["precision"])
 
 
@@ -70,21 +70,21 @@ def run_subsets(
 ) -> dict[str, Any]:  # fmt: skip
     """The worker's half: a folder of ``AnswerFiles`` for each subset, ``<out>/<its place>``, with the truths in the first."""
     dataset = open_dataset(data, cards.parse(card, path=Path(card_path) if card_path else None), skip_bad_rows=skip_bad_rows)
-    writers = [AnswerFiles(_folder(Path(out) / str(place))) for place in range(len(subsets))]
+    writers = [AnswerFiles(_folder(Path(out) / str(index))) for index in range(len(subsets))]
     with np.load(standins, allow_pickle=False) as file:
         replaced = dict(file)
     shuffle = seed if dataset.count("test") > rows else None
-    told, done = time.monotonic(), 0
+    last_progress_s, done = time.monotonic(), 0
     with Parts(splits.read(Path(folder)), open_part) as parts:
         for batch in dataset.batches("test", 1, shuffle=shuffle, limit=rows):
             there = [name for name in parts.cuts if name not in batch.present or batch.present[name].all()]
             embedded = {name: parts.embed(name, batch.inputs) for name in there}
-            for place, (subset, writer) in enumerate(zip(subsets, writers, strict=True)):
+            for index, (subset, writer) in enumerate(zip(subsets, writers, strict=True)):
                 present = {name: embedded[name] for name in subset if name in embedded}
-                writer.append(parts.answer(present, replaced, batch.inputs), None if place else batch.truth)
+                writer.append(parts.answer(present, replaced, batch.inputs), None if index else batch.truth)
             done += 1
-            if time.monotonic() - told > TELL_S:
-                told = time.monotonic()
+            if time.monotonic() - last_progress_s > TELL_S:
+                last_progress_s = time.monotonic()
                 progress({"progress": done})
         precision = parts.precision()
     for writer in writers:

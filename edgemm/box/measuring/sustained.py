@@ -64,12 +64,12 @@ def throughput(
         table = throughputs(forms, feed, batches=batches, streams=streams, seed=options.seed, progress=progress.update)
     measured: list[Measurement] = []
     for form in forms:
-        known = [(row.per_s, row.low, row.high) for row in table if row.candidate == form.name and row.per_s]
-        if known:
-            per_s, low, high = max(known, key=lambda figures: figures[0])
+        rates = [(row.per_s, row.low, row.high) for row in table if row.candidate == form.name and row.per_s]
+        if rates:
+            per_s, low, high = max(rates, key=lambda figures: figures[0])
             value = Measurement("throughput_per_s", per_s, "1/s", "higher", low=low, high=high)
             measured += about(form, ran[form.name], [value])
-    order = {form.name: place for place, form in enumerate(forms)}
+    order = {form.name: index for index, form in enumerate(forms)}
     table.sort(key=lambda row: (order[row.candidate], row.batch, row.streams))
     notes = [f"{row.candidate}: no throughput at batch {row.batch} and {row.streams} streams: {row.error}" for row in table if row.error]
     return Findings(measured, {"throughput": table}, notes)

@@ -47,15 +47,15 @@ def throughputs(
         np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
         for number in range(ROUNDS):
             order.shuffle(todo)
-            for place, (candidate, batch, count) in enumerate(todo):
+            for index, (candidate, batch, count) in enumerate(todo):
                 key = (candidate.name, batch, count)
                 if key in errors:
                     continue
-                tell(f"{candidate.name}, batch {batch}, {count} streams", (number + place / len(todo)) / ROUNDS)
+                tell(f"{candidate.name}, batch {batch}, {count} streams", (number + index / len(todo)) / ROUNDS)
                 try:
                     with WorkerProcess(candidate.name) as worker:
-                        told = candidate.opening(file)
-                        answer = worker.ask("throughput", limit_s=limit_s, batch=batch, streams=count, seconds=seconds, **told)
+                        opening = candidate.opening(file)
+                        answer = worker.ask("throughput", limit_s=limit_s, batch=batch, streams=count, seconds=seconds, **opening)
                     rates[key].append(answer["per_s"])
                 except EdgemmError as err:
                     errors[key] = f"{err.what} {err.why}".strip()
@@ -65,5 +65,5 @@ def throughputs(
 def _row(key: tuple[str, int, int], rates: Sequence[float], error: str | None) -> Throughput:
     if not rates or error is not None:
         return Throughput(*key, error=error)
-    found = spread_of(rates)
-    return Throughput(*key, found.value, found.low, found.high)
+    spread = spread_of(rates)
+    return Throughput(*key, spread.value, spread.low, spread.high)

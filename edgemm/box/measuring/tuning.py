@@ -120,9 +120,9 @@ def tune(
     )
 
 
-def _affordable(choices: int, known: Sequence[Timing]) -> int:
-    """How many processes each of the final's choices gets, by how long the known ones took to open."""
-    opening_s = max((timing.load_ms + timing.first_ms) / 1e3 for timing in known)
+def _affordable(choices: int, timings: Sequence[Timing]) -> int:
+    """How many processes each of the final's choices gets, by how long those already timed took to open."""
+    opening_s = max((timing.load_ms + timing.first_ms) / 1e3 for timing in timings)
     least, most = PROCESSES
     return min(most, max(least, int(PATIENCE_S / choices / (START_S + opening_s))))
 

@@ -171,14 +171,14 @@ class _Worker:
         probes = {name: plugins.find(Probe, name)(folder=Path(out)) for name in watching(ROWS)}  # type: ignore[call-arg]
         for probe in probes.values():
             probe.start()
-        rows, told = 0, time.monotonic()
+        rows, last_progress_s = 0, time.monotonic()
         for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
             answers = self._session.run(batch.inputs)
             for probe in probes.values():
                 probe.observe(answers, batch.truth)
             rows += len(batch.rows)
-            if time.monotonic() - told > TELL_S:
-                told = time.monotonic()
+            if time.monotonic() - last_progress_s > TELL_S:
+                last_progress_s = time.monotonic()
                 self._progress({"progress": rows})
         return {"rows": rows, "samples": {name: probe.stop() for name, probe in probes.items()}, "bad_rows": self._rows.bad}
 

@@ -36,8 +36,8 @@ class Energy(Probe):
         return None if used is None else used / max(1, self._calls)
 
     def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
-        known = [sample for sample in samples if sample is not None]
-        if not known:
+        energies = [sample for sample in samples if sample is not None]
+        if not energies:
             return []
-        found = spread_of(known)
-        return [Measurement("energy_mj", found.value, "mJ", low=found.low, high=found.high, n=len(known))]
+        spread = spread_of(energies)
+        return [Measurement("energy_mj", spread.value, "mJ", low=spread.low, high=spread.high, n=len(energies))]

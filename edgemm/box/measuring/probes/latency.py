@@ -40,13 +40,13 @@ class Latency(Probe):
         Jitter is the mean difference between a call and the next one of its round, as RFC 3550 takes it of packets.
         """
         count = sum(len(round_) for round_ in samples)
-        found = [
-            Measurement(f"latency_p{share}_ms", found.value, "ms", low=found.low, high=found.high, n=count)
-            for share, found in zip(SHARES, percentiles(samples, SHARES), strict=True)
+        measured = [
+            Measurement(f"latency_p{share}_ms", value.value, "ms", low=value.low, high=value.high, n=count)
+            for share, value in zip(SHARES, percentiles(samples, SHARES), strict=True)
         ]
-        found.append(Measurement("latency_max_ms", max(max(round_) for round_ in samples), "ms", n=count))
+        measured.append(Measurement("latency_max_ms", max(max(round_) for round_ in samples), "ms", n=count))
         steps = [np.abs(np.diff(round_)) for round_ in samples if len(round_) > 1]
         if steps:
             jitter = spread_of([float(step.mean()) for step in steps])
-            found.append(Measurement("jitter_ms", jitter.value, "ms", low=jitter.low, high=jitter.high, n=count))
-        return found
+            measured.append(Measurement("jitter_ms", jitter.value, "ms", low=jitter.low, high=jitter.high, n=count))
+        return measured

@@ -37,11 +37,11 @@ class Memory(Probe):
         return memory_mib(self._pid)
 
     def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
-        found = [Measurement("peak_rss_mib", max(sample["peak"] for sample in samples), "MiB", n=len(samples))]
+        measured = [Measurement("peak_rss_mib", max(sample["peak"] for sample in samples), "MiB", n=len(samples))]
         for key in ("rss", "unique"):
             values = [sample[key] for sample in samples if key in sample]
-            found += [Measurement(KEYS[key], median(values), "MiB", n=len(values))] if values else []
-        return found
+            measured += [Measurement(KEYS[key], median(values), "MiB", n=len(values))] if values else []
+        return measured
 
 
 def memory_mib(pid: int) -> dict[str, float]:
@@ -51,11 +51,11 @@ def memory_mib(pid: int) -> dict[str, float]:
         import resource  # absent outside Unix
 
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    found = {"peak": status["VmHWM"] / 1024, "rss": status["VmRSS"] / 1024}
+    memory = {"peak": status["VmHWM"] / 1024, "rss": status["VmRSS"] / 1024}
     rollup = _kib(Path(f"/proc/{pid}/smaps_rollup"))
     if "Private_Clean" in rollup:
-        found["unique"] = (rollup["Private_Clean"] + rollup["Private_Dirty"]) / 1024
-    return found
+        memory["unique"] = (rollup["Private_Clean"] + rollup["Private_Dirty"]) / 1024
+    return memory
 
 
 def _kib(path: Path) -> dict[str, int]:

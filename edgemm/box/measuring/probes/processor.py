@@ -37,5 +37,5 @@ class Processor(Probe):
         return (time.clock_gettime(self._clock) - self._began) * 1e3 / max(1, self._calls)
 
     def summarise(self, samples: Sequence[Any]) -> list[Measurement]:
-        found = spread_of(samples)
-        return [Measurement("cpu_ms", found.value, "ms", low=found.low, high=found.high, n=len(samples))]
+        spread = spread_of(samples)
+        return [Measurement("cpu_ms", spread.value, "ms", low=spread.low, high=spread.high, n=len(samples))]
