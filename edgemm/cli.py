@@ -96,8 +96,8 @@ def application(verbs: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(version: bool) -> None:
+    if version:
         from edgemm import __version__
 
         typer.echo(__version__)
@@ -117,12 +117,12 @@ def _command(name: str) -> tuple[Callable[..., None], str]:
     typed = [parameter for parameter in signature.parameters if parameter.name not in NOT_TYPED]
 
     def command(*, json: bool = False, markdown: bool = False, **values: Any) -> None:
-        given = {
+        arguments = {
             parameter.name: _value(parameter, values[parameter.name]) for parameter in typed if values[parameter.name] not in (None, [])
         }
         if json and "quiet" in values:
-            given["quiet"] = True
-        _run(name, signature, given, json=json, markdown=markdown)
+            arguments["quiet"] = True
+        _run(name, signature, arguments, json=json, markdown=markdown)
 
     switches = {"json": Json} | ({"markdown": Markdown} if "Report" in signature.returns else {})
     shown = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=switch) for key, switch in switches.items()]
@@ -130,7 +130,7 @@ def _command(name: str) -> tuple[Callable[..., None], str]:
     return command, _plain(signature.about)
 
 
-def _run(name: str, signature: Signature, given: dict[str, Any], *, json: bool, markdown: bool) -> None:
+def _run(name: str, signature: Signature, arguments: dict[str, Any], *, json: bool, markdown: bool) -> None:
     """Call the verb and print what it says at its end: ``ending`` of its file, or its result alone."""
     from edgemm.contracts.libraries import quiet_imports, quiet_warnings
     from edgemm.progress import on_stderr
@@ -140,11 +140,11 @@ def _run(name: str, signature: Signature, given: dict[str, Any], *, json: bool, 
         verb = plugins.function("verbs", name)
         if "progress" in (parameter.name for parameter in signature.parameters):
             with on_stderr() as progress:
-                result = verb(**given, progress=progress)
+                result = verb(**arguments, progress=progress)
         else:
-            result = verb(**given)
+            result = verb(**arguments)
         ending = getattr(plugins.import_plugin("verbs", name), "ending", None)
-        code = conclude(ending(result, **given) if ending else Ending(result), json=json, markdown=markdown)
+        code = conclude(ending(result, **arguments) if ending else Ending(result), json=json, markdown=markdown)
     if code:
         raise typer.Exit(code)
 

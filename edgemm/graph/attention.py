@@ -36,8 +36,8 @@ def drop_guards(model: ir.Model) -> None:
     """
     repaired: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for guard in nodes_of(model, "Where"):
-        asked, fallback, weights = guard.inputs
-        test, softmax = made_by(asked), made_by(weights)
+        condition, fallback, weights = guard.inputs
+        test, softmax = made_by(condition), made_by(weights)
         if weights is None or test is None or softmax is None or test.op_type != "IsNaN" or softmax.op_type != "Softmax":
             continue
         scores = made_by(softmax.inputs[0])
@@ -47,15 +47,15 @@ def drop_guards(model: ir.Model) -> None:
         if _never_empty(scores):
             guard.outputs[0].replace_all_uses_with(weights, replace_graph_outputs=True)
             continue
-        place = next((place for place, value in enumerate(scores.inputs) if _is_switch(value)), None)
-        if place is None or len(users) != 1 or users[0].op_type != "MatMul" or users[0].inputs[0] is not guard.outputs[0]:
+        slot = next((slot for slot, value in enumerate(scores.inputs) if _is_switch(value)), None)
+        if slot is None or len(users) != 1 or users[0].op_type != "MatMul" or users[0].inputs[0] is not guard.outputs[0]:
             continue
-        mask = scores.inputs[place]
+        mask = scores.inputs[slot]
         assert mask is not None  # _is_switch found it
         if mask not in repaired:
             repaired[mask] = _without_empty_rows(model, mask)
         filled, kept = repaired[mask]
-        scores.replace_input_with(place, filled)
+        scores.replace_input_with(slot, filled)
         guard.outputs[0].replace_all_uses_with(weights)
         _multiply(model, users[0], kept)
 
@@ -100,12 +100,12 @@ def _multiply(model: ir.Model, node: ir.Node, factor: ir.Value) -> None:
     product.outputs[0].shape, product.outputs[0].type = result.shape, result.type
     users = result.uses()
     product.outputs[0].name, result.name = result.name, f"{result.name}_all"
-    for user, place in users:
+    for user, index in users:
         if user is not product:
-            user.replace_input_with(place, product.outputs[0])
-    for place, output in enumerate(model.graph.outputs):
+            user.replace_input_with(index, product.outputs[0])
+    for index, output in enumerate(model.graph.outputs):
         if output is result:
-            model.graph.outputs[place] = product.outputs[0]
+            model.graph.outputs[index] = product.outputs[0]
     model.graph.insert_after(node, product)
 
 

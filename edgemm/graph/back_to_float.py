@@ -40,8 +40,8 @@ def revert(quantized: onnx.ModelProto, floats: onnx.ModelProto, nodes: Collectio
 
 def int8_layers(quantized: onnx.ModelProto) -> list[str]:
     """Names of the layers with weights that read dequantized values, in topological order."""
-    made = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
-    return [node.name for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and made & set(node.input)]
+    dequantized = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
+    return [node.name for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and dequantized & set(node.input)]
 
 
 def groups(branch: str, branches: Branches, layers: Sequence[str], most: int) -> dict[str, list[str]]:
@@ -52,16 +52,16 @@ def groups(branch: str, branches: Branches, layers: Sequence[str], most: int) ->
         layers: ``int8_layers`` of the quantized one.
         most: More pieces than that are joined with their neighbours.
     """
-    known, found = set(layers), dict[str, list[str]]()
+    layer_names, pieces = set(layers), dict[str, list[str]]()
     first: list[str] = []  # what comes before the first layer goes with it
     current = first
     for name in (name for name in branches.nodes(branch) if name not in branches.frontend):
-        if name in known:
-            current = found[name] = current if current is first and not found else []
+        if name in layer_names:
+            current = pieces[name] = current if current is first and not pieces else []
         current.append(name)
-    each = -(-len(found) // most) if found else 1
-    names = list(found)
-    return {names[at]: [node for name in names[at : at + each] for node in found[name]] for at in range(0, len(names), each)}
+    each = -(-len(pieces) // most) if pieces else 1
+    names = list(pieces)
+    return {names[at]: [node for name in names[at : at + each] for node in pieces[name]] for at in range(0, len(names), each)}
 
 
 def body(branches: Branches) -> list[str]:
@@ -77,27 +77,27 @@ class _Reverting:
         self.maker = {name: node for node in self.graph.node for name in node.output if name}
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.floats = {tensor.name: tensor for tensor in floats.graph.initializer}
-        made = [node for node in floats.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-        self.floats |= {node.output[0]: node.attribute[0].t for node in made}
+        constant_nodes = [node for node in floats.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+        self.floats |= {node.output[0]: node.attribute[0].t for node in constant_nodes}
 
     def revert(self, node: onnx.NodeProto, before: onnx.NodeProto) -> None:
-        for place, name in enumerate(before.input):
-            if place < len(node.input):
-                node.input[place] = self.weight(name) if name in self.floats else self.source(node.input[place])
+        for slot, name in enumerate(before.input):
+            if slot < len(node.input):
+                node.input[slot] = self.weight(name) if name in self.floats else self.source(node.input[slot])
         del node.attribute[:]
         node.attribute.extend(before.attribute)
 
     def weight(self, name: str) -> str:
         """The name of the float constant ``name`` in the graph; it is put there where the graph holds another under that name."""
-        present, wanted = self.constants.get(name), self.floats[name]
-        if present is not None and present.data_type == wanted.data_type and _same(present, wanted):
+        present, original = self.constants.get(name), self.floats[name]
+        if present is not None and present.data_type == original.data_type and _same(present, original):
             return name
         if name in self.maker and self.maker[name].op_type == "Constant":
             return name
         free = name if present is None and name not in self.maker else FLOAT_NAME.format(name)
         if free not in self.constants:
             tensor = onnx.TensorProto()
-            tensor.CopyFrom(wanted)
+            tensor.CopyFrom(original)
             tensor.name = free
             self.graph.initializer.append(tensor)
             self.constants[free] = self.graph.initializer[-1]
@@ -122,8 +122,8 @@ class _Reverting:
             self.graph.node.remove(self.maker[name])
             for node in self.graph.node:
                 for names in (node.input, node.output):
-                    for place, entry in enumerate(names):
-                        names[place] = name if entry == source else entry
+                    for index, entry in enumerate(names):
+                        names[index] = name if entry == source else entry
 
 
 def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
@@ -132,12 +132,12 @@ def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
 
 def _drop_dead(model: onnx.ModelProto) -> None:
     """Remove pairs, and what fed only them, that nobody reads any more; then their constants."""
-    wanted = {value.name for value in model.graph.output}
+    live = {value.name for value in model.graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(model.graph.node):
-        if wanted & set(node.output):
+        if live & set(node.output):
             kept.append(node)
-            wanted.update(node_inputs(node))
+            live.update(node_inputs(node))
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))
     drop_unread(model)

@@ -70,8 +70,8 @@ class Branches:
             return [name for name in self.names() if modalities.get(name) == selector]
         if selector in plugins.names("modalities"):
             return []
-        known = [*self.inputs, *modalities.values(), "fusion", "head", *(f"head:{name}" for name in self.outputs)]
-        raise EdgemmError(f"'{selector}' is no part of this model.", fix=nearest(selector, set(known)))
+        selectors = [*self.inputs, *modalities.values(), "fusion", "head", *(f"head:{name}" for name in self.outputs)]
+        raise EdgemmError(f"'{selector}' is no part of this model.", fix=nearest(selector, set(selectors)))
 
 
 def find_branches(model: onnx.ModelProto, card: Card | None = None) -> Branches:
@@ -90,12 +90,12 @@ def find_branches(model: onnx.ModelProto, card: Card | None = None) -> Branches:
 
 def node_inputs(node: onnx.NodeProto) -> list[str]:
     """What a node reads: its inputs, and for If, Loop and Scan what their bodies read from outside."""
-    found = [name for name in node.input if name]
+    names = [name for name in node.input if name]
     for attribute in node.attribute:
         for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
             inside = {i.name for i in body.input} | {i.name for i in body.initializer} | {o for n in body.node for o in n.output}
-            found += [name for inner in body.node for name in node_inputs(inner) if name not in inside]
-    return found
+            names += [name for inner in body.node for name in node_inputs(inner) if name not in inside]
+    return names
 
 
 def drop_unread(model: onnx.ModelProto) -> None:
@@ -131,25 +131,25 @@ class _Graph:
     def _depends(self) -> list[frozenset[str]]:
         """Per node, the inputs whose values (not only sizes) it depends on."""
         of_tensor = {name: frozenset([source] if source else ()) for name, source in self.group.items()}
-        found = []
+        depends = []
         for node, names in zip(self.nodes, self.reads, strict=True):
             sources = frozenset().union(*(of_tensor.get(name, frozenset()) for name in names))
-            found.append(frozenset() if node.op_type in SIZE_OPS else sources)
-            of_tensor.update(dict.fromkeys(node.output, found[-1]))
-        return found
+            depends.append(frozenset() if node.op_type in SIZE_OPS else sources)
+            of_tensor.update(dict.fromkeys(node.output, depends[-1]))
+        return depends
 
     def _reaches(self) -> list[frozenset[str]]:
         """Per node, the head-giving outputs it reaches."""
         of_tensor: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.heads}
-        found: list[frozenset[str]] = [frozenset()] * len(self.nodes)
+        reaches: list[frozenset[str]] = [frozenset()] * len(self.nodes)
         for index in range(len(self.nodes) - 1, -1, -1):
             reach = frozenset().union(*(of_tensor.get(name, frozenset()) for name in self.nodes[index].output))
-            found[index] = reach
+            reaches[index] = reach
             if self.nodes[index].op_type in SIZE_OPS:
                 continue
             for name in self.reads[index]:
                 of_tensor[name] = of_tensor.get(name, frozenset()) | reach
-        return found
+        return reaches
 
     def owners(self) -> dict[str, str]:
         """Node name -> branch."""
@@ -167,15 +167,15 @@ class _Graph:
 
     def _components(self) -> list[tuple[set[str], list[str]]]:
         """Outputs that depend on a common input belong together, with all inputs they depend on."""
-        found: list[tuple[set[str], list[str]]] = []
+        components: list[tuple[set[str], list[str]]] = []
         for name in self.heads:
             index = self.maker.get(name)
             inputs, outputs = set(self.depends[index]) if index is not None else set(), [name]
-            for other in [entry for entry in found if entry[0] & inputs]:
-                found.remove(other)
+            for other in [entry for entry in components if entry[0] & inputs]:
+                components.remove(other)
                 inputs, outputs = inputs | other[0], other[1] + outputs
-            found.append((inputs, outputs))
-        return found
+            components.append((inputs, outputs))
+        return components
 
     def _head(self, output: str, inputs: set[str], outputs: list[str]) -> set[int]:
         """Nodes of ``head:<output>``."""
@@ -193,12 +193,12 @@ class _Graph:
     def _after(self, start: set[int]) -> set[int]:
         """Nodes that depend on one of ``start``, without those."""
         tensors = {name for index in start for name in self.nodes[index].output}
-        found: set[int] = set()
+        followers: set[int] = set()
         for index, names in enumerate(self.reads):
             if index not in start and tensors & set(names):
-                found.add(index)
+                followers.add(index)
                 tensors |= set(self.nodes[index].output)
-        return found
+        return followers
 
     def _is_weighted(self, index: int) -> bool:
         node = self.nodes[index]
@@ -228,15 +228,15 @@ class _Graph:
         """Tensors of ``branch`` that others read, or that are graph outputs."""
         own = [name for name, source in self.group.items() if source == branch]
         own += [name for node in self.nodes if owner[node.name] == branch for name in node.output if name]
-        found = []
+        tensors = []
         for name in own:
             maker = self.maker.get(name)
             if maker is not None and not self.depends[maker]:
                 continue  # a size or a constant that happens to live here
             outside = [u for u in self.users.get(name, ()) if owner[self.nodes[u].name] != branch and self.nodes[u].op_type not in SIZE_OPS]
             if outside or name in self.heads:
-                found.append(name)
-        return found
+                tensors.append(name)
+        return tensors
 
 
 def groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:

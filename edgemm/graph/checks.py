@@ -85,10 +85,10 @@ def check(model: onnx.ModelProto, card: Card | None = None) -> list[Fault]:
         lambda node: _types(node, wiring),
         lambda node: _place(node, wiring, shapes),
     ]
-    found = [fault for node in model.graph.node for rule in rules for fault in rule(node)]
-    owner = _owners(model, card) if found else {}
-    told = [Fault(f.rule, f.node, f.what, f.fix, owner.get(f.node, ""), f.slow) for f in found]
-    return sorted(told, key=lambda fault: fault.slow)
+    faults = [fault for node in model.graph.node for rule in rules for fault in rule(node)]
+    owner = _owners(model, card) if faults else {}
+    reported = [Fault(f.rule, f.node, f.what, f.fix, owner.get(f.node, ""), f.slow) for f in faults]
+    return sorted(reported, key=lambda fault: fault.slow)
 
 
 def require(model: onnx.ModelProto, card: Card | None = None, *, fast: bool = False) -> list[Fault]:
@@ -103,10 +103,10 @@ def require(model: onnx.ModelProto, card: Card | None = None, *, fast: bool = Fa
     Raises:
         QuantizeError: One block for each broken rule, with its first node, and how many more there are.
     """
-    found = check(model, card)
+    all_faults = check(model, card)
     mistakes = Collector()
     rules: dict[str, list[Fault]] = {}
-    for fault in found:
+    for fault in all_faults:
         if fast or not fault.slow:
             rules.setdefault(fault.rule, []).append(fault)
     for faults in rules.values():
@@ -114,7 +114,7 @@ def require(model: onnx.ModelProto, card: Card | None = None, *, fast: bool = Fa
         error = faults[0].error()
         mistakes.add(QuantizeError(error.what.rstrip(".") + more + ".", why=error.why, fix=error.fix))
     mistakes.raise_if_any()
-    return [fault for fault in found if fault.slow]
+    return [fault for fault in all_faults if fault.slow]
 
 
 def _owners(model: onnx.ModelProto, card: Card | None) -> Mapping[str, str]:
@@ -185,9 +185,9 @@ def _channels(node: onnx.NodeProto, wiring: Wiring, scale: np.ndarray) -> Iterat
         yield Fault("channel", node.name, "has a scale a channel on a tensor that changes.")
         return
     weight = wiring.constants.get(node.input[0])
-    for user, place in wiring.users.get(node.output[0], ()) if weight is not None else ():
+    for user, slot in wiring.users.get(node.output[0], ()) if weight is not None else ():
         rank = len(weight.dims) if weight is not None else 0
-        if user.op_type in PRODUCTS and place == 1 and axis % max(1, rank) != output_axis(user, rank):
+        if user.op_type in PRODUCTS and slot == 1 and axis % max(1, rank) != output_axis(user, rank):
             yield Fault(
                 "channel", node.name, f"has its scales along axis {axis}; '{user.name}' makes its channels along another.", slow=True
             )
@@ -214,8 +214,8 @@ def _types(node: onnx.NodeProto, wiring: Wiring) -> Iterator[Fault]:
 
 def _place(node: onnx.NodeProto, wiring: Wiring, shapes: Mapping[str, tuple[int | None, ...]]) -> Iterator[Fault]:
     """What a dequantized activation is read by."""
-    read = [place for place, name in enumerate(node.input) if wiring.made_by(name) == DEQUANTIZE]
-    read = [place for place in read if not wiring.is_weight(wiring.maker[node.input[place]])]
+    read = [slot for slot, name in enumerate(node.input) if wiring.made_by(name) == DEQUANTIZE]
+    read = [slot for slot in read if not wiring.is_weight(wiring.maker[node.input[slot]])]
     if not read or node.op_type in PAIR:
         return
     if node.op_type in FLOAT_ONLY or (node.op_type in PRODUCTS and not wiring.has_integer_weights(node)):
@@ -231,7 +231,7 @@ def _place(node: onnx.NodeProto, wiring: Wiring, shapes: Mapping[str, tuple[int 
         yield Fault("residual", node.name, "reads both sides quantized.", slow=True)
     elif node.op_type == "Concat":
         yield from _concat(node, wiring, read)
-    elif not any(placement.wanted(wiring, node, place) for place in read):
+    elif not any(placement.wanted(wiring, node, slot) for slot in read):
         yield Fault("alone", node.name, f"({node.op_type}) reads a quantized activation.", slow=True)
 
 
@@ -244,7 +244,7 @@ def _unfit(node: onnx.NodeProto, wiring: Wiring, shapes: Mapping[str, tuple[int 
 
 
 def _concat(node: onnx.NodeProto, wiring: Wiring, read: list[int]) -> Iterator[Fault]:
-    scales = [wiring.constant(wiring.maker[node.input[place]].input[1]) for place in read]
+    scales = [wiring.constant(wiring.maker[node.input[slot]].input[1]) for slot in read]
     values = {float(scale.flat[0]) for scale in scales if scale is not None}
     if len(values) > 1 or len(read) < len(node.input):
         yield Fault("concat", node.name, f"joins tensors of {max(2, len(values))} different scales.", slow=True)

@@ -64,12 +64,12 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
         count = counts[branches.of_node[node.name]]
         count["nodes"] += 1
         count["macs"] += macs_of(node, shapes)
-    for tensor, user, place in parameters_of(model):
+    for tensor, user, slot in parameters_of(model):
         if user.name in branches.frontend:
             continue
         count, size = counts[branches.of_node[user.name]], math.prod(tensor.dims)
-        used = shapes.get(node_inputs(user)[place], tuple(tensor.dims))
-        for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, place, size, used)), strict=True):
+        used = shapes.get(node_inputs(user)[slot], tuple(tensor.dims))
+        for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, slot, size, used)), strict=True):
             count[key] += amount
         count["stored"] += files.tensor_bytes(tensor)
     return {
@@ -85,22 +85,22 @@ def tensor_shapes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str
     first = [value.type.tensor_type.shape.dim[0].dim_param for value in frame.graph.input if value.type.tensor_type.shape.dim]
     batch = {BATCH, *first} - {""}
     for value in frame.graph.input:
-        given = (sizes or {}).get(value.name, ())
-        for place, dim in enumerate(value.type.tensor_type.shape.dim):
-            size = given[place] if place < len(given) else ""
+        shape = (sizes or {}).get(value.name, ())
+        for position, dim in enumerate(value.type.tensor_type.shape.dim):
+            size = shape[position] if position < len(shape) else ""
             if isinstance(size, int):
                 dim.dim_value = size
             elif not dim.HasField("dim_value"):
-                dim.dim_value = 1 if place == 0 or dim.dim_param in batch else FREE_AXIS
+                dim.dim_value = 1 if position == 0 or dim.dim_param in batch else FREE_AXIS
     del frame.graph.output[:]  # their sizes follow from the inputs'
     frame.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value.name) for value in model.graph.output)
     inferred = shape_inference.infer_shapes(frame, data_prop=True).graph
-    found = {tensor.name: tuple(tensor.dims) for tensor in frame.graph.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in frame.graph.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         axes = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(axis.HasField("dim_value") for axis in axes):
-            found[value.name] = tuple(axis.dim_value for axis in axes)
-    return found
+            shapes[value.name] = tuple(axis.dim_value for axis in axes)
+    return shapes
 
 
 def parameters_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, onnx.NodeProto, int]]:
@@ -111,32 +111,32 @@ def parameters_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, on
     users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
     constant = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        for place, name in enumerate(node_inputs(node)):
-            users.setdefault(name, []).append((node, place))
+        for slot, name in enumerate(node_inputs(node)):
+            users.setdefault(name, []).append((node, slot))
         if all(name in constant for name in node_inputs(node)):
             constant.update(node.output)
     for tensor in model.graph.initializer:
         if tensor.data_type in BYTES and tensor.dims:
-            found = _first_use(tensor.name, users, constant)
-            if found:
-                yield tensor, *found
+            first_use = _first_use(tensor.name, users, constant)
+            if first_use:
+                yield tensor, *first_use
 
 
 def _first_use(
     name: str, users: Mapping[str, list[tuple[onnx.NodeProto, int]]], constant: Collection[str]
 ) -> tuple[onnx.NodeProto, int] | None:
-    for node, place in users.get(name, ()):
-        if node.op_type in QDQ and place > 0:
+    for node, slot in users.get(name, ()):
+        if node.op_type in QDQ and slot > 0:
             continue  # a scale or a zero point
-        found = _first_use(node.output[0], users, constant) if node.output[0] in constant else (node, place)
-        if found:
-            return found
+        use = _first_use(node.output[0], users, constant) if node.output[0] in constant else (node, slot)
+        if use:
+            return use
     return None
 
 
-def _int8_bytes(node: onnx.NodeProto, place: int, size: int, dims: Sequence[int]) -> int:
-    """Bytes of ``size`` values that ``node`` reads at input ``place`` in a tensor of shape ``dims``."""
-    if place not in QUANTIZED_AT.get(node.op_type, ()) or len(dims) < 2:
+def _int8_bytes(node: onnx.NodeProto, slot: int, size: int, dims: Sequence[int]) -> int:
+    """Bytes of ``size`` values that ``node`` reads at input ``slot`` in a tensor of shape ``dims``."""
+    if slot not in QUANTIZED_AT.get(node.op_type, ()) or len(dims) < 2:
         return 4 * size
     axis = CHANNEL_AXIS.get(node.op_type, len(dims) - 1)
     if node.op_type == "Gemm" and _attribute(node, "transB"):
@@ -146,9 +146,9 @@ def _int8_bytes(node: onnx.NodeProto, place: int, size: int, dims: Sequence[int]
 
 def macs_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Multiply-accumulates of one node; 0 for operators without any, and where a shape is not known."""
-    known = [shapes.get(name) for name in node.input]
+    input_shapes = [shapes.get(name) for name in node.input]
     out = shapes.get(node.output[0]) if node.output else None
-    match node.op_type, known:
+    match node.op_type, input_shapes:
         case "Conv", [_, (_, *kernel), *_] if out is not None:
             return math.prod(out) * math.prod(kernel)
         case "ConvTranspose", [(*into,), (_, *kernel), *_]:
@@ -160,8 +160,8 @@ def macs_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
         case (("GRU" | "LSTM" | "RNN"), [(*x,), (*w,), (*r,), *_]):
             steps = x[0] * x[1]
             return steps * (math.prod(w) + math.prod(r))
-        case "Einsum", _ if all(shape is not None for shape in known):
-            return _einsum_macs(node, [shape for shape in known if shape is not None])
+        case "Einsum", _ if all(shape is not None for shape in input_shapes):
+            return _einsum_macs(node, [shape for shape in input_shapes if shape is not None])
     return 0
 
 

@@ -28,7 +28,7 @@ def in_target(
     """
     search = _Search(graph, samples[:LOOKED_AT], reopen)
     cuts = {branch: [name for name in tensors if name in search.order] for branch, tensors in branches.cuts.items()}
-    by_branch = {branch: parity.worst(found) for branch, tensors in cuts.items() if tensors and (found := search.look(tensors))}
+    by_branch = {branch: parity.worst(differences) for branch, tensors in cuts.items() if tensors and (differences := search.look(tensors))}
     broken = [branch for branch, entry in by_branch.items() if entry.sqnr_db < parity.TARGET_SQNR_DB]
     within = set(branches.nodes(broken[0])) if broken else set(branches.of_node)
     first = search.first([name for name in search.order if search.maker[name].name in within])
@@ -63,8 +63,8 @@ class _Search:
         return parity.compare({name: self.reference[name] for name in tensors}, parity.join(tensors, rows))
 
     def wrong(self, tensor: str) -> bool:
-        found = self.look([tensor])
-        return bool(found) and found[tensor].sqnr_db < parity.TARGET_SQNR_DB
+        differences = self.look([tensor])
+        return bool(differences) and differences[tensor].sqnr_db < parity.TARGET_SQNR_DB
 
     def first(self, order: Sequence[str]) -> str | None:
         """The first wrong tensor of ``order``, by bisection: what follows a wrong tensor is taken to be wrong."""

@@ -52,9 +52,9 @@ def _make_reshapes_constant(model: ir.Model) -> None:
         if target is None or not shape or len(shape) != len(target):
             continue
         sizes = []
-        for axis, (known, asked) in enumerate(zip(shape, target, strict=True)):
-            size = next((s for s in (known, asked) if isinstance(s, int) and s > 0), None)
-            same = size is None and axis < len(source) and source[axis] == asked and isinstance(asked, str)
+        for axis, (result_size, target_size) in enumerate(zip(shape, target, strict=True)):
+            size = next((s for s in (result_size, target_size) if isinstance(s, int) and s > 0), None)
+            same = size is None and axis < len(source) and source[axis] == target_size and isinstance(target_size, str)
             sizes.append(size or (0 if same else -1))
         if sizes.count(-1) <= 1:
             node.replace_input_with(1, add_constant(model, f"{node.name}_target", np.array(sizes, np.int64)))
@@ -62,9 +62,9 @@ def _make_reshapes_constant(model: ir.Model) -> None:
 
 def _content(value: ir.Value | None) -> list[int | str] | None:
     """What a 1-d tensor of sizes holds, entry by entry: a number, or the name of an open size (``?`` where even that is unknown)."""
-    known = constant(value)
-    if known is not None:
-        return [int(n) for n in known.reshape(-1)] if known.dtype.kind == "i" else None
+    content = constant(value)
+    if content is not None:
+        return [int(n) for n in content.reshape(-1)] if content.dtype.kind == "i" else None
     maker = value.producer() if value is not None else None
     if maker is None:
         return None

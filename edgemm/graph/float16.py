@@ -124,25 +124,25 @@ class _Halving:
 
     def _feed(self, node: onnx.NodeProto, kind: int) -> None:
         """Let ``node`` read its float inputs as ``kind``."""
-        for place, name in enumerate(node.input):
-            if name not in self.floats or (name in self.half) == (kind == HALF) or _keeps_float(node, place):
+        for slot, name in enumerate(node.input):
+            if name not in self.floats or (name in self.half) == (kind == HALF) or _keeps_float(node, slot):
                 continue
-            node.input[place] = self._as(name, kind, node)
+            node.input[slot] = self._as(name, kind, node)
 
     def _as(self, name: str, kind: int, node: onnx.NodeProto) -> str:
         if (name, kind) in self.made:
             return self.made[name, kind]
-        made = f"{name}_{'half' if kind == HALF else 'full'}_of"
+        converted = f"{name}_{'half' if kind == HALF else 'full'}_of"
         if name in self.wiring.constants:
-            self._halve_constant(name, made)
+            self._halve_constant(name, converted)
         else:
-            self.nodes.append(helper.make_node("Cast", [name], [made], f"half/{made}", to=kind))
-        self.made[name, kind] = made
-        return made
+            self.nodes.append(helper.make_node("Cast", [name], [converted], f"half/{converted}", to=kind))
+        self.made[name, kind] = converted
+        return converted
 
-    def _halve_constant(self, name: str, made: str) -> None:
+    def _halve_constant(self, name: str, half_name: str) -> None:
         content = numpy_helper.to_array(self.wiring.constants[name])
-        self.graph.initializer.append(numpy_helper.from_array(content.astype(np.float16), made))
+        self.graph.initializer.append(numpy_helper.from_array(content.astype(np.float16), half_name))
 
     def _retype(self, node: onnx.NodeProto) -> None:
         """Attributes that name a float type, and constants that float16 would round to another step."""
@@ -169,28 +169,28 @@ class _Halving:
             shape[attribute(node, "axis", 1) % stored.ndim] = step.size
         ratio = (old.astype(np.float64) / step).reshape(shape) if step.size > 1 else float(old.flat[0] / step.flat[0])
         integers = np.clip(np.round(stored * ratio), -127, 127).astype(np.int8)
-        for place, content in ((0, integers), (1, step.astype(np.float16))):
-            name = f"{node.output[0]}_{('int8', 'scale')[place]}_half"
+        for slot, content in ((0, integers), (1, step.astype(np.float16))):
+            name = f"{node.output[0]}_{('int8', 'scale')[slot]}_half"
             self.graph.initializer.append(numpy_helper.from_array(content, name))
-            node.input[place] = name
+            node.input[slot] = name
 
     def _mark(self, node: onnx.NodeProto, ends: dict[str, str]) -> None:
         """Note which outputs are float16 now; a graph output keeps its name and type behind a Cast."""
-        for place, name in enumerate(node.output):
+        for index, name in enumerate(node.output):
             if name not in self.floats:
                 continue
             if name not in ends:
                 self.half.add(name)
                 continue
-            node.output[place] = ends[name]
+            node.output[index] = ends[name]
             self.half.add(ends[name])
             self.floats.add(ends[name])
             self.nodes.append(helper.make_node("Cast", [ends[name]], [name], f"half/{name}", to=FLOAT))
 
 
-def _keeps_float(node: onnx.NodeProto, place: int) -> bool:
+def _keeps_float(node: onnx.NodeProto, slot: int) -> bool:
     """Inputs that are float32 by definition whatever the type of the node."""
-    return node.op_type == "Resize" and place in (1, 2)
+    return node.op_type == "Resize" and slot in (1, 2)
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

@@ -69,19 +69,19 @@ def prepend(model: ModelProto, card: Card) -> ModelProto:
 def _features(graph: GraphProto, card: Card) -> dict[str, list[str]]:
     """Card input -> the graph inputs that take what its front-end yields."""
     initializers = {value.name for value in graph.initializer}
-    given = [value.name for value in graph.input if value.name not in initializers]
-    wanted = {name: [name, f"{name}_mask"] if _masked(part) else [name] for name, part in modalities(card).items()}
-    flat = [name for names in wanted.values() for name in names]
-    if set(flat) == set(given):
-        return wanted
-    if len(flat) != len(given):
+    graph_inputs = [value.name for value in graph.input if value.name not in initializers]
+    card_inputs = {name: [name, f"{name}_mask"] if _masked(part) else [name] for name, part in modalities(card).items()}
+    flat = [name for names in card_inputs.values() for name in names]
+    if set(flat) == set(graph_inputs):
+        return card_inputs
+    if len(flat) != len(graph_inputs):
         raise CardError(
-            f"the graph takes {len(given)} inputs, the card describes {len(flat)}.",
-            why=f"the graph: {', '.join(given)}; the card: {', '.join(flat)}.",
+            f"the graph takes {len(graph_inputs)} inputs, the card describes {len(flat)}.",
+            why=f"the graph: {', '.join(graph_inputs)}; the card: {', '.join(flat)}.",
             fix="list under inputs: what the graph takes, in its order.",
         )
-    by_place = dict(zip(flat, given, strict=True))
-    return {name: [by_place[entry] for entry in names] for name, names in wanted.items()}
+    graph_names = dict(zip(flat, graph_inputs, strict=True))
+    return {name: [graph_names[entry] for entry in names] for name, names in card_inputs.items()}
 
 
 def _masked(part: Modality) -> bool:
@@ -106,8 +106,8 @@ def _rename(graph: GraphProto, names: dict[str, str]) -> None:
     """Rename tensors wherever they are read, also inside the bodies of If, Loop and Scan."""
     names = {old: new for old, new in names.items() if old != new}
     for node in graph.node:
-        for place, read in enumerate(node.input):
-            node.input[place] = names.get(read, read)
+        for slot, read in enumerate(node.input):
+            node.input[slot] = names.get(read, read)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _rename_body(attribute.g, names)
@@ -119,7 +119,7 @@ def _rename(graph: GraphProto, names: dict[str, str]) -> None:
 
 
 def _rename_body(body: GraphProto, names: dict[str, str]) -> None:
-    own = {value.name for value in [*body.input, *body.initializer]} | {made for node in body.node for made in node.output}
+    own = {value.name for value in [*body.input, *body.initializer]} | {output for node in body.node for output in node.output}
     _rename(body, {old: new for old, new in names.items() if old not in own})
 
 

@@ -82,8 +82,8 @@ def judge_target(reference: Feed, found: Feed, costs: Mapping[str, Difference], 
 
 
 def _answers(session: Session, sample: Feed, names: Sequence[str]) -> list[np.ndarray]:
-    wanted = {spec.name for spec in session.inputs}
-    answers = session.run({key: value for key, value in sample.items() if key in wanted})
+    input_names = {spec.name for spec in session.inputs}
+    answers = session.run({key: value for key, value in sample.items() if key in input_names})
     return [answers[name] for name in names]
 
 
@@ -92,14 +92,14 @@ def _quantizing(
 ) -> tuple[Rung, Arrays, int]:
     """The rung ONNX -> Q/DQ, with the Q/DQ graph's values and the number of samples that ran."""
     cuts = find_branches(plain, card).cuts
-    made = {name for node in graph.graph.node for name in node.output}
-    kept = {branch: [name for name in tensors if name in made] for branch, tensors in cuts.items()}
+    node_outputs = {name for node in graph.graph.node for name in node.output}
+    kept = {branch: [name for name in tensors if name in node_outputs] for branch, tensors in cuts.items()}
     exposed = [name for tensors in kept.values() for name in tensors]
-    found, count = run_reference(with_outputs(graph, exposed), samples, seconds=SECONDS_A_RUNG)
+    values, count = run_reference(with_outputs(graph, exposed), samples, seconds=SECONDS_A_RUNG)
     expected, _ = run_reference(with_outputs(plain, exposed), samples[:count])
-    outputs = compare({value.name: expected[value.name] for value in plain.graph.output}, found)
-    by_branch = {branch: worst(compare({name: expected[name] for name in names}, found)) for branch, names in kept.items() if names}
+    outputs = compare({value.name: expected[value.name] for value in plain.graph.output}, values)
+    by_branch = {branch: worst(compare({name: expected[name] for name in names}, values)) for branch, names in kept.items() if names}
     poor = [f"{what} '{name}' has {entry.sqnr_db:.0f} dB" for what, group in (("output", outputs), ("branch", by_branch))
             for name, entry in group.items() if entry.sqnr_db < POOR_SQNR_DB]  # fmt: skip
     note = f"poor after quantizing: {', '.join(poor)}" if poor else ""
-    return Rung("ONNX to Q/DQ", "ONNX Runtime, float", "ONNX Runtime, Q/DQ", outputs, by_branch, note=note), found, count
+    return Rung("ONNX to Q/DQ", "ONNX Runtime, float", "ONNX Runtime, Q/DQ", outputs, by_branch, note=note), values, count

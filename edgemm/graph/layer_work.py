@@ -33,19 +33,19 @@ def layers(path: Path, card: Card | None) -> list[LayerWork]:
     shapes = tensor_shapes(model, sizes)
     weights = _weights(model)
     constant = _constants(model)
-    found = []
+    work = []
     for node in model.graph.node:
         if node.op_type in OWN and not all(name in constant for name in node_inputs(node)):
             macs = macs_of(node, shapes)
             read = [name for name in node_inputs(node) if name not in constant]
             moved = sum(math.prod(shapes[name]) for name in (*read, node.output[0]) if name in shapes)
-            found.append(
+            work.append(
                 LayerWork(
                     branches.of_node[node.name], macs, weights.get(node.name, 0), moved, launches=_launches(node, shapes),
                     quantizable=node.op_type in QUANTIZED_AT,
                 )
             )  # fmt: skip
-    return found
+    return work
 
 
 def _launches(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
@@ -54,17 +54,17 @@ def _launches(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _weights(model: onnx.ModelProto) -> dict[str, int]:
-    found: dict[str, int] = {}
+    weights: dict[str, int] = {}
     for tensor, user, _ in parameters_of(model):
         if user.op_type == "Gather":
             continue  # of a table it reads only the rows it gives
-        found[user.name] = found.get(user.name, 0) + math.prod(tensor.dims)
-    return found
+        weights[user.name] = weights.get(user.name, 0) + math.prod(tensor.dims)
+    return weights
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
-    found = {tensor.name for tensor in model.graph.initializer}
+    constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if all(name in found for name in node_inputs(node)):
-            found.update(node.output)
-    return found
+        if all(name in constants for name in node_inputs(node)):
+            constants.update(node.output)
+    return constants

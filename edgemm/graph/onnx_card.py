@@ -91,12 +91,12 @@ def _batch_axes(value: onnx.ValueInfoProto) -> list[int]:
 def _follower(name: str, shape: list[int | str], outputs: dict[str, list[int | str]], inputs: set[str]) -> str | None:
     """The output that continues input ``name`` as a state."""
     stem = name.removesuffix("_in").removesuffix("0").removesuffix("_")
-    wanted = {f"{stem}{suffix}" for suffix in STATE_SUFFIXES} | {f"{prefix}{stem}" for prefix in STATE_PREFIXES} - inputs
+    candidates = {f"{stem}{suffix}" for suffix in STATE_SUFFIXES} | {f"{prefix}{stem}" for prefix in STATE_PREFIXES} - inputs
     for output, sizes in outputs.items():
         fits = len(sizes) == len(shape) and all(
             not isinstance(a, int) or not isinstance(b, int) or a == b for a, b in zip(sizes, shape, strict=True)
         )
-        if output in wanted and fits and shape:
+        if output in candidates and fits and shape:
             return output
     return None
 

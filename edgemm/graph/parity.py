@@ -88,8 +88,8 @@ class Rung:
             "name": self.name,
             "reference": self.reference,
             "candidate": self.candidate,
-            "outputs": {name: found.to_dict() for name, found in self.outputs.items()},
-            "branches": {name: found.to_dict() for name, found in self.branches.items()},
+            "outputs": {name: deviation.to_dict() for name, deviation in self.outputs.items()},
+            "branches": {name: deviation.to_dict() for name, deviation in self.branches.items()},
             "ok": self.ok,
             "culprit": dict(self.culprit) if self.culprit else None,
             "note": self.note,
@@ -154,10 +154,10 @@ def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: f
     """
     session = reference_session(model)
     names = [value.name for value in session.get_outputs()]
-    wanted = {value.name for value in session.get_inputs()}
+    input_names = {value.name for value in session.get_inputs()}
     rows, start = [], time.monotonic()
     for sample in samples:
-        rows.append(session.run(names, {key: value for key, value in sample.items() if key in wanted}))
+        rows.append(session.run(names, {key: value for key, value in sample.items() if key in input_names}))
         if len(rows) >= FEWEST and time.monotonic() - start > seconds:
             break
     return join(names, rows), len(rows)
@@ -165,7 +165,7 @@ def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: f
 
 def join(names: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Arrays:
     """One flat array a name, over all samples: their shapes may differ."""
-    return {name: np.concatenate([np.asarray(row[place]).reshape(-1) for row in rows]) for place, name in enumerate(names)}
+    return {name: np.concatenate([np.asarray(row[column]).reshape(-1) for row in rows]) for column, name in enumerate(names)}
 
 
 def within(found: Difference) -> bool:
@@ -180,12 +180,12 @@ def worst(found: Mapping[str, Difference]) -> Difference:
 
 def not_taken(model: onnx.ModelProto, said: str) -> ExportError:
     """The error of a graph that is the reference for everything after it, and cannot be run."""
-    named = next((found.groupdict() for pattern in (UNKNOWN, UNBUILT, INSIDE) if (found := pattern.search(said))), {})
+    named = next((match.groupdict() for pattern in (UNKNOWN, UNBUILT, INSIDE) if (match := pattern.search(said))), {})
     node = next((node for node in model.graph.node if _is(node, named)), None)
-    place = "" if node is None else f" at node '{node.name}' ({node.op_type}){_branch(model, node.name)}"
+    where = "" if node is None else f" at node '{node.name}' ({node.op_type}){_branch(model, node.name)}"
     words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ ", "", " ".join(said.split()))
     return ExportError(
-        f"ONNX Runtime does not take the graph{place}.",
+        f"ONNX Runtime does not take the graph{where}.",
         why=words[:MOST_WORDS],
         fix="every command runs the graph there first, to know what it means: write that layer with ONNX's own operators (opset 18).",
     )

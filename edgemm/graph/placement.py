@@ -35,7 +35,7 @@ VECTOR = 2  # axes: batch and features. Maps and sequences keep their quantizers
 
 def sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Tensor -> its shape, open axes None except the batch, which is ``SERVED_BATCH``."""
-    found: dict[str, tuple[int | None, ...]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes: dict[str, tuple[int | None, ...]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     copy = files.skeleton(model)
     for value in copy.graph.input:
         shape = value.type.tensor_type.shape.dim
@@ -44,11 +44,11 @@ def sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     try:
         copy = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # its errors have no common class; a size that is not known keeps a product in INT8
-        return found
+        return shapes
     for value in [*copy.graph.input, *copy.graph.value_info, *copy.graph.output]:
         shape = value.type.tensor_type.shape.dim
-        found[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in shape)
-    return found
+        shapes[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in shape)
+    return shapes
 
 
 def unfit(model: onnx.ModelProto) -> dict[str, str]:
@@ -96,11 +96,11 @@ def unfit_matrix(node: onnx.NodeProto, weights: tuple[int | None, ...], rows: tu
 
 def unfit_kernel(node: onnx.NodeProto, weights: tuple[int | None, ...]) -> str:
     """Why a convolution stays in float; "" where it need not."""
-    known = [size for size in weights if size is not None]
-    if len(known) < 3 or len(known) != len(weights):
+    dims = [size for size in weights if size is not None]
+    if len(dims) < 3 or len(dims) != len(weights):
         return ""
-    groups, kernel = attribute(node, "group", 1), known[2:]
-    first, second = known[0], known[1]
+    groups, kernel = attribute(node, "group", 1), dims[2:]
+    first, second = dims[0], dims[1]
     produced, read = (first, second * groups) if node.op_type == "Conv" else (second * groups, first)
     if groups > 1:
         fits = produced % ROUND == 0 and min(kernel) >= 3
@@ -124,9 +124,9 @@ def settle(model: onnx.ModelProto) -> None:
     _behind_concats(model)
     wiring = Wiring(model)
     for quantize, dequantize in wiring.activations():
-        for node, place in list(wiring.users.get(dequantize.output[0], ())):
-            if not wanted(wiring, node, place):
-                wiring.rewire(node, place, quantize.input[0])
+        for node, slot in list(wiring.users.get(dequantize.output[0], ())):
+            if not wanted(wiring, node, slot):
+                wiring.rewire(node, slot, quantize.input[0])
     _restore_outputs(model)
     drop_dead_pairs(model)
     wiring = Wiring(model)
@@ -166,9 +166,9 @@ def _behind_concats(model: onnx.ModelProto) -> None:
         if not pairs:
             continue
         scales = [wiring.constant(node.input[1]) for node in pairs]
-        for place, name in enumerate(concat.input):
+        for slot, name in enumerate(concat.input):
             if name in {node.output[0] for node in pairs}:
-                wiring.rewire(concat, place, wiring.maker[wiring.maker[name].input[0]].input[0])
+                wiring.rewire(concat, slot, wiring.maker[wiring.maker[name].input[0]].input[0])
         readers = [use for use in wiring.users.get(concat.output[0], ()) if wanted(wiring, *use)]
         if readers and len(pairs) == len(concat.input) and all(scale is not None for scale in scales):
             _add_pair(wiring, concat, max(float(np.max(scale)) for scale in scales if scale is not None), readers)
@@ -187,10 +187,10 @@ def _add_pair(wiring: Wiring, node: onnx.NodeProto, scale: float, readers: Itera
         helper.make_node("DequantizeLinear", [f"{name}_q", *parts], [f"{name}_dq"], f"{node.name or name}/dequantize"),
     ]
     position = list(wiring.graph.node).index(node) + 1
-    for offset, made in enumerate(pair):
-        wiring.graph.node.insert(position + offset, made)
-    for reader, place in readers:
-        wiring.rewire(reader, place, f"{name}_dq")
+    for offset, pair_node in enumerate(pair):
+        wiring.graph.node.insert(position + offset, pair_node)
+    for reader, slot in readers:
+        wiring.rewire(reader, slot, f"{name}_dq")
 
 
 def _restore_outputs(model: onnx.ModelProto) -> None:
@@ -222,8 +222,8 @@ def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     wiring = Wiring(copy)
     for quantize, dequantize in wiring.activations():
-        for node, place in list(wiring.users.get(dequantize.output[0], ())):
-            wiring.rewire(node, place, quantize.input[0])
+        for node, slot in list(wiring.users.get(dequantize.output[0], ())):
+            wiring.rewire(node, slot, quantize.input[0])
     _restore_outputs(copy)
     drop_dead_pairs(copy)
     unfold(copy, {node.name for node in copy.graph.node if node.op_type == "DequantizeLinear"})
@@ -235,8 +235,8 @@ def read_floats(model: onnx.ModelProto) -> None:
     """Let elementwise arithmetic on vectors read what was quantized instead of what came of it; in place."""
     wiring, shapes = Wiring(model), sizes(model)
     for quantize, dequantize in wiring.activations():
-        for node, place in list(wiring.users.get(dequantize.output[0], ())):
+        for node, slot in list(wiring.users.get(dequantize.output[0], ())):
             if node.op_type in ELEMENTWISE and len(shapes.get(node.output[0], ())) == VECTOR:
-                wiring.rewire(node, place, quantize.input[0])
+                wiring.rewire(node, slot, quantize.input[0])
     drop_dead_pairs(model)
     drop_unread(model)

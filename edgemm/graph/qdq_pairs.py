@@ -25,8 +25,8 @@ class Wiring:
         self.maker = {name: node for node in model.graph.node for name in node.output if name}
         self.users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in model.graph.node:
-            for place, name in enumerate(node.input):
-                self.users.setdefault(name, []).append((node, place))
+            for slot, name in enumerate(node.input):
+                self.users.setdefault(name, []).append((node, slot))
         self.outputs = {value.name for value in model.graph.output}
 
     def made_by(self, name: str) -> str:

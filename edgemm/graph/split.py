@@ -49,18 +49,18 @@ def split(model: onnx.ModelProto, card: Card | None = None, *, like: onnx.ModelP
         ExportError: A part needs the size of another part's tensor, and none of its own inputs has that size; names the node.
     """
     graph = _Graph(model, card, like)
-    found = find_branches(model, card)
-    cuts = {name: graph.before_pairs(tensors) for name, tensors in found.cuts.items()}
+    graph_branches = find_branches(model, card)
+    cuts = {name: graph.before_pairs(tensors) for name, tensors in graph_branches.cuts.items()}
     direct = {name for name, tensors in cuts.items() if set(tensors) <= graph.inputs.keys()}
     free = {i for i, group in graph.group.items() if group is None or group in direct}
     outputs = [value.name for value in model.graph.output]
     for name in graph.missing(outputs, free.union(*cuts.values())):  # a state that one branch computes by itself
-        cuts[found.of_node[graph.nodes[graph.maker[name]].name]].append(name)
-    given = {t: t + SUFFIX if t in graph.inputs or t in outputs else t for name in cuts if name not in direct for t in cuts[name]}
-    rest, read = graph.part("rest", dict(zip(outputs, outputs, strict=True)), free, given)
+        cuts[graph_branches.of_node[graph.nodes[graph.maker[name]].name]].append(name)
+    cut_faces = {t: t + SUFFIX if t in graph.inputs or t in outputs else t for name in cuts if name not in direct for t in cuts[name]}
+    rest, read = graph.part("rest", dict(zip(outputs, outputs, strict=True)), free, cut_faces)
     branches = {}
     for name, tensors in cuts.items():
-        faces = {tensor: given[tensor] for tensor in tensors if tensor in read}
+        faces = {tensor: cut_faces[tensor] for tensor in tensors if tensor in read}
         if faces:
             own = {i for i, group in graph.group.items() if group in (name, None)}
             branches[name] = graph.part(name, faces, own, {})[0]
@@ -83,46 +83,46 @@ class _Graph:
 
     def before_pairs(self, tensors: Iterable[str]) -> list[str]:
         """The tensors as they were before quantizing, each once."""
-        found = []
+        originals = []
         for name in tensors:
             while (index := self.maker.get(name)) is not None and self.nodes[index].op_type in PAIR:
                 if self.nodes[index].input[0] in self.weights:
                     break
                 name = self.nodes[index].input[0]
-            found.append(name)
-        return list(dict.fromkeys(found))
+            originals.append(name)
+        return list(dict.fromkeys(originals))
 
-    def missing(self, ends: Iterable[str], known: set[str]) -> list[str]:
-        """Those of ``ends`` that cannot be computed of ``known`` and constants."""
-        able = self._computable(known)
+    def missing(self, ends: Iterable[str], sources: set[str]) -> list[str]:
+        """Those of ``ends`` that cannot be computed of ``sources`` and constants."""
+        able = self._computable(sources)
         return [name for name in ends if name not in able]
 
-    def part(self, title: str, ends: Mapping[str, str], inputs: set[str], given: Mapping[str, str]) -> tuple[onnx.ModelProto, set[str]]:
+    def part(self, title: str, ends: Mapping[str, str], inputs: set[str], cut_faces: Mapping[str, str]) -> tuple[onnx.ModelProto, set[str]]:
         """The nodes that make ``ends``.
 
         Args:
             ends: Tensors to make -> what they are called at this part's face.
             inputs: Graph inputs it may take.
-            given: Tensors it is given -> what they are called at its face.
+            cut_faces: Tensors it is given -> what they are called at its face.
 
         Returns:
-            The part, and which of ``given`` it takes.
+            The part, and which of ``cut_faces`` it takes.
         """
-        nodes, read, foreign = self._collect(ends, given, self._computable({*inputs, *given}))
-        faces = {name: face for name, face in given.items() if name in read}
-        allowed = [name for name in self.inputs if name in inputs and name not in given]
+        nodes, read, foreign = self._collect(ends, cut_faces, self._computable({*inputs, *cut_faces}))
+        faces = {name: face for name, face in cut_faces.items() if name in read}
+        allowed = [name for name in self.inputs if name in inputs and name not in cut_faces]
         sizes = _Sizes(self.types, [*faces, *allowed], title)
         body = [helper.make_node("Identity", [face], [name], name=face) for name, face in faces.items() if face != name]
         for index in sorted(nodes):
             body += sizes.instead_of(self.nodes[index]) if index in foreign else [self.nodes[index]]
         body += [helper.make_node("Identity", [name], [face], name=face) for name, face in ends.items() if face != name]
-        made = {name for node in body for name in node.output}
+        produced = {name for node in body for name in node.output}
         graph = helper.make_graph(
             body, f"{self.model.graph.name}/{title}",
             [*(self._face(name) for name in allowed if name in read | sizes.read), *(self._face(*pair) for pair in faces.items())],
             [self._face(*pair) for pair in ends.items()],
             [*(tensor for name, tensor in self.weights.items() if name in read), *sizes.constants],
-            value_info=[value for value in self.model.graph.value_info if value.name in made - set(ends.values())],
+            value_info=[value for value in self.model.graph.value_info if value.name in produced - set(ends.values())],
         )  # fmt: skip
         model = self.model
         return helper.make_model(
@@ -130,22 +130,22 @@ class _Graph:
             producer_name=model.producer_name, producer_version=model.producer_version,
         ), set(faces)  # fmt: skip
 
-    def _computable(self, known: set[str]) -> set[str]:
-        """Every tensor that can be computed of ``known`` and constants; sizes of whatever tensor count among those."""
-        able = {*known, *self.weights}
+    def _computable(self, sources: set[str]) -> set[str]:
+        """Every tensor that can be computed of ``sources`` and constants; sizes of whatever tensor count among those."""
+        able = {*sources, *self.weights}
         for node, names in zip(self.nodes, self.reads, strict=True):
             if node.op_type in SIZE_OPS or able.issuperset(names):
                 able.update(node.output)
         return able
 
-    def _collect(self, ends: Iterable[str], given: Mapping[str, str], able: set[str]) -> tuple[set[int], set[str], set[int]]:
+    def _collect(self, ends: Iterable[str], cut_faces: Mapping[str, str], able: set[str]) -> tuple[set[int], set[str], set[int]]:
         """What ``ends`` need: nodes, the tensors they read, and those nodes that tell a size of a tensor that is not here."""
         nodes, foreign, read = set[int](), set[int](), set[str]()
         waiting = list(ends)
         while waiting:
             name = waiting.pop()
             index = self.maker.get(name)
-            if name not in read and index is not None and name not in given:
+            if name not in read and index is not None and name not in cut_faces:
                 nodes.add(index)
                 if self.nodes[index].op_type in SIZE_OPS and not able.issuperset(self.reads[index]):
                     foreign.add(index)
@@ -188,21 +188,21 @@ class _Sizes:
             ExportError: A size is not known, or no input of this part has it.
         """
         sizes = _sizes(self._types.get(node.input[0]))
-        known = [size for size in sizes or () if isinstance(size, int)]
-        if sizes is None or (node.op_type == "Size" and len(known) < len(sizes)):
+        fixed_sizes = [size for size in sizes or () if isinstance(size, int)]
+        if sizes is None or (node.op_type == "Size" and len(fixed_sizes) < len(sizes)):
             raise self._refused(node, "its sizes are not known")
         if node.op_type == "Size":
-            self.constants.append(numpy_helper.from_array(np.array(np.prod(known, dtype=np.int64)), f"{node.output[0]}_known"))
+            self.constants.append(numpy_helper.from_array(np.array(np.prod(fixed_sizes, dtype=np.int64)), f"{node.output[0]}_known"))
             return [helper.make_node("Identity", [self.constants[-1].name], list(node.output), name=f"{node.name}_own")]
         chosen = {attribute.name: attribute.i for attribute in node.attribute}
-        asked = sizes[chosen.get("start", 0) : chosen.get("end", len(sizes))]
-        made: list[onnx.NodeProto] = []
-        parts = [self._one(node, place, size, made) for place, size in enumerate(asked)]
-        return [*made, helper.make_node("Concat", parts, list(node.output), name=f"{node.name}_own", axis=0)]
+        result_sizes = sizes[chosen.get("start", 0) : chosen.get("end", len(sizes))]
+        nodes: list[onnx.NodeProto] = []
+        parts = [self._one(node, position, size, nodes) for position, size in enumerate(result_sizes)]
+        return [*nodes, helper.make_node("Concat", parts, list(node.output), name=f"{node.name}_own", axis=0)]
 
-    def _one(self, node: onnx.NodeProto, place: int, size: int | str, made: list[onnx.NodeProto]) -> str:
+    def _one(self, node: onnx.NodeProto, position: int, size: int | str, nodes: list[onnx.NodeProto]) -> str:
         """The name of a tensor (1,) holding ``size``."""
-        name = f"{node.output[0]}_{place}"
+        name = f"{node.output[0]}_{position}"
         if isinstance(size, int):
             self.constants.append(numpy_helper.from_array(np.array([size], np.int64), name))
             return name
@@ -212,8 +212,8 @@ class _Sizes:
         self.read.add(own)
         axis = (_sizes(self._types[own]) or []).index(size)
         self.constants.append(numpy_helper.from_array(np.array([axis], np.int64), f"{name}_axis"))
-        made.append(helper.make_node("Shape", [own], [f"{name}_all"], name=f"{name}_Shape"))
-        made.append(helper.make_node("Gather", [f"{name}_all", f"{name}_axis"], [name], name=f"{name}_Gather"))
+        nodes.append(helper.make_node("Shape", [own], [f"{name}_all"], name=f"{name}_Shape"))
+        nodes.append(helper.make_node("Gather", [f"{name}_all", f"{name}_axis"], [name], name=f"{name}_Gather"))
         return name
 
     def _refused(self, node: onnx.NodeProto, why: str) -> ExportError:
@@ -229,13 +229,13 @@ def _types(model: onnx.ModelProto, like: onnx.ModelProto | None) -> dict[str, on
 
     ``like`` knows better than what can be inferred, but a tensor of its name may be another one (a graph exported anew): then it differs.
     """
-    found: dict[str, onnx.ValueInfoProto] = {}
-    for told in (_inferred(model), model):
-        found |= _told(told)
+    types: dict[str, onnx.ValueInfoProto] = {}
+    for source in (_inferred(model), model):
+        types |= _told(source)
     for name, value in _told(like).items() if like is not None else ():
-        if name not in found or _agree(found[name], value):
-            found[name] = value
-    return found
+        if name not in types or _agree(types[name], value):
+            types[name] = value
+    return types
 
 
 def _told(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
@@ -250,8 +250,8 @@ def _agree(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
     first, second = _sizes(one), _sizes(other)
     if first is None or second is None:
         return True
-    known = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
-    return len(first) == len(second) and all(a == b for a, b in known)
+    size_pairs = [(a, b) for a, b in zip(first, second, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(first) == len(second) and all(a == b for a, b in size_pairs)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -265,4 +265,4 @@ def _sizes(value: onnx.ValueInfoProto | None) -> list[int | str] | None:
     if value is None or not value.type.tensor_type.HasField("shape"):
         return None
     dims = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"?{place}" for place, dim in enumerate(dims)]
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"?{axis}" for axis, dim in enumerate(dims)]

@@ -36,12 +36,12 @@ def make_symmetric(model: onnx.ModelProto, *, cut: bool = False) -> None:
         if node.op_type == DEQUANTIZE and wiring.constants.get(node.input[0], TensorProto()).data_type == TensorProto.INT32:
             _unfold(wiring, node)
     wiring = Wiring(model)
-    made: dict[tuple[str, ...], tuple[str, str]] = {}
+    new_names: dict[tuple[str, ...], tuple[str, str]] = {}
     for node in list(model.graph.node):
         if node.op_type == DEQUANTIZE and node.input[0] in wiring.constants:
             _symmetric_weight(wiring, node)
         elif node.op_type in PAIR:
-            _symmetric_pair(wiring, node, made, cut)
+            _symmetric_pair(wiring, node, new_names, cut)
     for node in model.graph.node:
         if node.op_type in PAIR:
             _write_axis(wiring, node)
@@ -75,7 +75,7 @@ def _spread(rank: int, scale: np.ndarray, axis: int) -> tuple[int, ...]:
     """The shape in which a scale meets the tensor it belongs to."""
     if scale.size == 1:
         return (1,) * rank
-    return tuple(scale.size if place == axis % rank else 1 for place in range(rank))
+    return tuple(scale.size if dim == axis % rank else 1 for dim in range(rank))
 
 
 def _unfold(wiring: Wiring, node: onnx.NodeProto) -> None:
@@ -101,7 +101,7 @@ def _symmetric_weight(wiring: Wiring, node: onnx.NodeProto) -> None:
     if floats is None:
         return
     shape = _spread(floats.ndim, scale, attribute(node, "axis", 1))
-    others = tuple(place for place, size in enumerate(shape) if size == 1) if scale.size > 1 else None
+    others = tuple(axis for axis, size in enumerate(shape) if size == 1) if scale.size > 1 else None
     reach = np.abs(floats).max(axis=others).reshape(scale.shape)
     step = np.maximum(reach / TOP, np.finfo(np.float32).tiny).astype(np.float32)
     integers = np.clip(np.round(floats / step.reshape(shape)), -TOP, TOP).astype(np.int8)
@@ -113,13 +113,13 @@ def _give(wiring: Wiring, node: onnx.NodeProto, scale: np.ndarray, stored: np.nd
     fresh = {1: scale.astype(np.float32), 2: np.zeros(scale.shape, np.int8)} | ({0: stored} if stored is not None else {})
     while len(node.input) < 3:
         node.input.append("")
-    for place, content in fresh.items():
-        name = f"{node.output[0]}_{('int8', 'scale', 'zero')[place]}"
+    for slot, content in fresh.items():
+        name = f"{node.output[0]}_{('int8', 'scale', 'zero')[slot]}"
         wiring.graph.initializer.append(numpy_helper.from_array(np.asarray(content), name))
-        node.input[place] = name
+        node.input[slot] = name
 
 
-def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, made: dict[tuple[str, ...], tuple[str, str]], cut: bool) -> None:
+def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, new_names: dict[tuple[str, ...], tuple[str, str]], cut: bool) -> None:
     """An activation's quantizer; both of a pair read the same old constants, so both get the same new ones."""
     scale = wiring.constant(node.input[1])
     named = len(node.input) > 2 and bool(node.input[2])
@@ -133,17 +133,17 @@ def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, made: dict[tuple[str, 
     if cut and kind == TensorProto.UINT8 and not zero.any():
         _cut_at_zero(wiring, node)
     key = (node.input[1], node.input[2] if named else "")
-    if key not in made:
+    if key not in new_names:
         lowest, highest = STORED[kind]
         offset = zero.astype(np.float64)
         signed = kind == TensorProto.INT8 and not zero.any()
         reach = np.maximum(offset - (-TOP if signed else lowest), highest - offset) * scale.astype(np.float64)
         reach = reach.max() if several else reach
-        made[key] = (f"{node.input[1]}_symmetric_{len(made)}", f"{node.input[1]}_zero_{len(made)}")
-        wiring.graph.initializer.append(numpy_helper.from_array(np.asarray(reach / TOP, np.float32), made[key][0]))
-        wiring.graph.initializer.append(numpy_helper.from_array(np.zeros(np.shape(reach), np.int8), made[key][1]))
+        new_names[key] = (f"{node.input[1]}_symmetric_{len(new_names)}", f"{node.input[1]}_zero_{len(new_names)}")
+        wiring.graph.initializer.append(numpy_helper.from_array(np.asarray(reach / TOP, np.float32), new_names[key][0]))
+        wiring.graph.initializer.append(numpy_helper.from_array(np.zeros(np.shape(reach), np.int8), new_names[key][1]))
     del node.input[1:]
-    node.input.extend(made[key])
+    node.input.extend(new_names[key])
 
 
 def _cut_at_zero(wiring: Wiring, node: onnx.NodeProto) -> None:

@@ -48,7 +48,7 @@ def cast_bytes_first(model: onnx.ModelProto) -> None:
         cast = helper.make_node(
             "Cast", [value.name], [name], f"{first}/cast_first" if first else f"{value.name}/cast_first", to=TensorProto.FLOAT
         )
-        for node, place in readers:
-            wiring.rewire(node, place, name)
+        for node, slot in readers:
+            wiring.rewire(node, slot, name)
         model.graph.node.insert(0, cast)
         del model.graph.value_info[:]  # what was uint8 on the way to the old Cast is float now

@@ -60,10 +60,10 @@ def pairs_before_maxima(model: onnx.ModelProto) -> None:
                 helper.make_node(QUANTIZE, [node.input[0], *quantize.input[1:]], [integers], name=f"{node.name}/{QUANTIZE}"),
                 helper.make_node(DEQUANTIZE, [integers, *dequantize.input[1:]], [floats], name=f"{node.name}/{DEQUANTIZE}"),
             )
-            place = list(model.graph.node).index(node)
+            index = list(model.graph.node).index(node)
             node.input[0] = floats
             for new in reversed(pair):
-                model.graph.node.insert(place, new)
+                model.graph.node.insert(index, new)
 
 
 def _maxima(wiring: Wiring, name: str) -> list[onnx.NodeProto]:
@@ -74,7 +74,7 @@ def _maxima(wiring: Wiring, name: str) -> list[onnx.NodeProto]:
     if node.op_type == "ReduceMax":
         return [node]
     if node.op_type == "Concat":
-        return [found for source in node.input for found in _maxima(wiring, source)]
+        return [maximum for source in node.input for maximum in _maxima(wiring, source)]
     return _maxima(wiring, node.input[0]) if node.op_type in PASSING else []
 
 
@@ -89,13 +89,13 @@ def finished(model: onnx.ModelProto, branches: Branches, card: Card, precision: 
     Args:
         precision: The recipe's; a branch it calls int8 by name is calibrated although training left it in float.
     """
-    wanted = {
+    int8_by_name = {
         branch
-        for selector, asked in precision.items()
-        if selector != DEFAULT and asked == "int8"
+        for selector, precision_name in precision.items()
+        if selector != DEFAULT and precision_name == "int8"
         for branch in branches.select(selector, card)
     }
-    on_purpose = set(_float_branches(model)) - wanted
+    on_purpose = set(_float_branches(model)) - int8_by_name
     wiring = Wiring(model)
     done = {branches.of_node[node.name] for node in model.graph.node if node.op_type in PAIR}
     layers = {branches.of_node[node.name] for node in model.graph.node if _is_layer(wiring, node) and node.name not in branches.frontend}

@@ -63,18 +63,20 @@ def _with_outputs_of(card: Card, model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         CardError: The card names one the file has not, and the counts differ too.
     """
-    graph, wanted = model.graph, list(card.outputs)
-    given = {value.name: value for value in graph.output}
-    if not set(wanted) <= set(given):
-        if len(wanted) != len(given):
-            missing = next(name for name in wanted if name not in given)
-            raise CardError(f"'{card.model}' has no output '{missing}'.", why=f"it has {', '.join(given)}.", fix=nearest(missing, given))
-        for old, new in zip(list(given), wanted, strict=True):
+    graph, card_outputs = model.graph, list(card.outputs)
+    file_outputs = {value.name: value for value in graph.output}
+    if not set(card_outputs) <= set(file_outputs):
+        if len(card_outputs) != len(file_outputs):
+            missing = next(name for name in card_outputs if name not in file_outputs)
+            raise CardError(
+                f"'{card.model}' has no output '{missing}'.", why=f"it has {', '.join(file_outputs)}.", fix=nearest(missing, file_outputs)
+            )
+        for old, new in zip(list(file_outputs), card_outputs, strict=True):
             graph.node.add(op_type="Identity", input=[old], output=[new], name=f"{new}_named")
-            given[new] = onnx.ValueInfoProto()
-            given[new].CopyFrom(given[old])
-            given[new].name = new
-    kept = [given[name] for name in wanted]
+            file_outputs[new] = onnx.ValueInfoProto()
+            file_outputs[new].CopyFrom(file_outputs[old])
+            file_outputs[new].name = new
+    kept = [file_outputs[name] for name in card_outputs]
     del graph.output[:]
     graph.output.extend(kept)
     return model
@@ -150,14 +152,14 @@ def _build_in(model: ir.Model, card: Card) -> None:
 
 def _settle(model: ir.Model, samples: Sequence[Mapping[str, np.ndarray]]) -> bool:
     """Replace conditions of If that depend on sizes alone by what they are; whether one was replaced."""
-    found = {node.inputs[0]: node for node in model.graph if node.op_type == "If" and _of_sizes(node.inputs[0])}
-    names = [value.name for value in found if value is not None and value.name]
+    conditions = {node.inputs[0]: node for node in model.graph if node.op_type == "If" and _of_sizes(node.inputs[0])}
+    names = [value.name for value in conditions if value is not None and value.name]
     if not names:
         return False
     proto = parity.with_outputs(ir.serde.serialize_model(model), names)
     answers = [parity.run_reference(proto, [_repeat(model, samples[0], batch)])[0] for batch in FIXED_BATCHES]
     settled = False
-    for value, node in found.items():
+    for value, node in conditions.items():
         seen = {bool(answer[str(value.name)].all()) for answer in answers} if value is not None else set()
         if len(seen) != 1:
             continue
@@ -206,27 +208,27 @@ def _samples(card: Card, original: onnx.ModelProto) -> list[dict[str, np.ndarray
     constants = {tensor.name for tensor in original.graph.initializer}
     names = [value.name for value in original.graph.input if value.name not in constants]
     kinds = modalities(card)
-    found = []
+    samples = []
     for batch in synthetic(card, samples=CHECKED_SAMPLES).calibration(CHECKED_SAMPLES):
         features = [frontend_ops.run(kind.frontend(), batch.inputs[name], steps=card.inputs[name].steps) for name, kind in kinds.items()]
         flat = [value for values in features for value in values]
         by_name = dict(zip([n for n, values in zip(kinds, features, strict=True) for n in _names(n, len(values))], flat, strict=True))
-        found.append(by_name if set(by_name) == set(names) else dict(zip(names, flat, strict=False)))
-    return found
+        samples.append(by_name if set(by_name) == set(names) else dict(zip(names, flat, strict=False)))
+    return samples
 
 
 def _names(name: str, count: int) -> list[str]:
     return [name, f"{name}_mask"][:count]
 
 
-def _check(original: onnx.ModelProto, made: onnx.ModelProto, samples: Sequence[Mapping[str, np.ndarray]], card: Card) -> None:
+def _check(original: onnx.ModelProto, converted: onnx.ModelProto, samples: Sequence[Mapping[str, np.ndarray]], card: Card) -> None:
     """Raises ParityError unless both compute the same."""
     before, _ = parity.run_reference(original, samples)
-    after, _ = parity.run_reference(made, samples)
-    for name, found in parity.compare(before, after).items():
-        if not parity.within(found):
+    after, _ = parity.run_reference(converted, samples)
+    for name, difference in parity.compare(before, after).items():
+        if not parity.within(difference):
             raise ParityError(
-                f"output '{name}' of '{card.model}' changes by {found.max_abs:.3g} when the file is converted to opset {OPSET}.",
-                why=f"its scale is {found.scale:.3g}; a converter between opsets wrote an operator wrongly.",
+                f"output '{name}' of '{card.model}' changes by {difference.max_abs:.3g} when the file is converted to opset {OPSET}.",
+                why=f"its scale is {difference.scale:.3g}; a converter between opsets wrote an operator wrongly.",
                 fix=f"export the model again with opset {OPSET}.",
             )

@@ -57,19 +57,19 @@ def stage(
         EdgemmError: ``$EDGEMM_CACHE_LIMIT`` is no size.
     """
     facts = key_facts(inputs, code=code, packages=packages, on_this_machine=on_this_machine)
-    place, most_bytes = root() / name / sha256_of(facts)[:32], tidying.limit()
-    use(place)
-    found = lookup(place)
-    if found is not None:
-        return found
-    with in_use.making(root(), place, waiting):
-        found = lookup(place)  # made while this process waited
-        if found is not None:
-            return found
-        with folder_in_one_step(place) as scratch:
+    folder, most_bytes = root() / name / sha256_of(facts)[:32], tidying.limit()
+    use(folder)
+    cached = lookup(folder)
+    if cached is not None:
+        return cached
+    with in_use.making(root(), folder, waiting):
+        cached = lookup(folder)  # made while this process waited
+        if cached is not None:
+            return cached
+        with folder_in_one_step(folder) as scratch:
             main = make(scratch)
             write_json(scratch / RECORD, {"stage": name, "main": str(main.relative_to(scratch)), "key": facts})
-    artifact = lookup(place)
+    artifact = lookup(folder)
     assert artifact is not None  # just written, and in use
     _keep_within(most_bytes, artifact.size_bytes)
     return artifact

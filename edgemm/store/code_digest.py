@@ -86,14 +86,14 @@ class Reader:
 def parse(content: bytes) -> Code:
     """What the source of one file says."""
     tree = ast.parse(content)
-    found = list(_that_run(tree))
+    nodes = list(_that_run(tree))
     digest = hashlib.sha256(ast.dump(_Bare().visit(tree)).encode()).hexdigest()
     return Code(
         digest,
-        tuple(sorted({name for node in found for name in _imports(node)})),
-        tuple(sorted({name for node in found for name in _packages_under(node)})),
-        tuple(sorted({node.value for node in found if _is_word(node)})),  # type: ignore[attr-defined]
-        tuple(sorted({call for node in found for call in _registry_calls(node)}, key=str)),
+        tuple(sorted({name for node in nodes for name in _imports(node)})),
+        tuple(sorted({name for node in nodes for name in _packages_under(node)})),
+        tuple(sorted({node.value for node in nodes if _is_word(node)})),  # type: ignore[attr-defined]
+        tuple(sorted({call for node in nodes for call in _registry_calls(node)}, key=str)),
         tuple(_packages(tree)),
     )
 
@@ -150,9 +150,9 @@ def _packages(tree: ast.Module) -> Iterator[str]:
                 yield from (item.value for item in listed if isinstance(item, ast.Constant) and isinstance(item.value, str))
 
 
-def _remembered(place: Path) -> dict[str, Any]:
+def _remembered(path: Path) -> dict[str, Any]:
     try:
-        plain = json.loads(place.read_bytes())
+        plain = json.loads(path.read_bytes())
         return dict(plain["files"]) if plain["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -25,12 +25,12 @@ def mark(root: Path, place: Path) -> None:
     with suppress(OSError):  # a cache that cannot be written to cannot be tidied either
         if root not in _lists or not _is_still(*_lists[root][:2]):
             _lists[root] = (*_new_list(root / USERS), set())
-        _, file, known = _lists[root]
-        if name not in known:
+        _, file, marked = _lists[root]
+        if name not in marked:
             with _users_locked(root, fcntl.LOCK_SH):
                 file.write(f"{name}\n")
                 file.flush()
-            known.add(name)
+            marked.add(name)
 
 
 @contextmanager
@@ -75,8 +75,8 @@ def is_being_made(root: Path, place: Path) -> bool:
     return False
 
 
-def _acquired(lock: Path, place: Path, waiting: Callable[[str], None] | None) -> IO[str] | None:
-    """The lock file of ``place``, locked; None where the file system has no locks."""
+def _acquired(lock: Path, folder: Path, waiting: Callable[[str], None] | None) -> IO[str] | None:
+    """The lock file of ``folder``, locked; None where the file system has no locks."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -85,7 +85,7 @@ def _acquired(lock: Path, place: Path, waiting: Callable[[str], None] | None) ->
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if waiting is not None:
-                    waiting(f"another process{_owner(file)} is making {place.parent.name} {place.name[:8]}; waiting for it")
+                    waiting(f"another process{_owner(file)} is making {folder.parent.name} {folder.name[:8]}; waiting for it")
                     waiting = None
                 fcntl.flock(file, fcntl.LOCK_EX)
             if _is_still(lock, file):
@@ -112,8 +112,8 @@ def _is_still(path: Path, file: IO[str]) -> bool:
         return False
 
 
-def _lock_of(root: Path, place: Path) -> Path:
-    return root / MAKING / place.relative_to(root).as_posix().replace("/", "-")
+def _lock_of(root: Path, folder: Path) -> Path:
+    return root / MAKING / folder.relative_to(root).as_posix().replace("/", "-")
 
 
 def _new_list(folder: Path) -> tuple[Path, IO[str]]:

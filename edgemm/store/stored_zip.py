@@ -56,18 +56,18 @@ class Member:
 def write(file: BinaryIO, files: Mapping[str, Path | bytes]) -> None:
     """Write a zip of ``files`` (name in the zip -> content) to ``file``, sorted by name; content on disk is read in pieces."""
     members: list[Member] = []
-    place = 0
+    offset = 0
     for name in sorted(files):
         crc = size = 0
         for piece in pieces(files[name]):
             crc, size = zlib.crc32(piece, crc), size + len(piece)
         header = _local(name, size, crc)
-        members.append(Member(name, size, crc, place, place + len(header)))
+        members.append(Member(name, size, crc, offset, offset + len(header)))
         file.write(header)
         for piece in pieces(files[name]):
             file.write(piece)
-        place += len(header) + size
-    file.write(b"".join(_central(member) for member in members) + _end(members, place))
+        offset += len(header) + size
+    file.write(b"".join(_central(member) for member in members) + _end(members, offset))
 
 
 def members(file: BinaryIO) -> list[Member]:
@@ -76,18 +76,18 @@ def members(file: BinaryIO) -> list[Member]:
     Raises:
         Damaged: Some byte of a header or of the directory is not what it has to be.
     """
-    found: list[Member] = []
+    members: list[Member] = []
     end = file.seek(0, io.SEEK_END)
-    place = 0
+    offset = 0
     while True:
-        file.seek(place)
+        file.seek(offset)
         head = file.read(LOCAL.size)
         if len(head) == LOCAL.size and LOCAL.unpack(head)[0] == LOCAL_SIGN:
-            found.append(_member(file, head, place, end, found[-1].name if found else ""))
-            place = found[-1].start + found[-1].size
+            members.append(_member(file, head, offset, end, members[-1].name if members else ""))
+            offset = members[-1].start + members[-1].size
             continue
-        _check_directory(file, place, found)
-        return found
+        _check_directory(file, offset, members)
+        return members
 
 
 def content(file: BinaryIO, member: Member) -> Iterator[bytes]:
@@ -139,15 +139,15 @@ def _central(member: Member) -> bytes:
     return head + raw + struct.pack("<HHQQQ", 1, 24, member.size, member.size, member.header)
 
 
-def _end(members: list[Member], place: int) -> bytes:
+def _end(members: list[Member], offset: int) -> bytes:
     size = sum(len(_central(member)) for member in members)
     count = len(members)
-    zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, VERSION, VERSION, 0, 0, count, count, size, place)
-    locator = struct.pack("<IIQI", 0x07064B50, 0, place + size, 1)
+    zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, VERSION, VERSION, 0, 0, count, count, size, offset)
+    locator = struct.pack("<IIQI", 0x07064B50, 0, offset + size, 1)
     return zip64 + locator + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, IN_ZIP64, IN_ZIP64, 0)
 
 
-def _member(file: BinaryIO, head: bytes, place: int, end: int, last: str) -> Member:
+def _member(file: BinaryIO, head: bytes, offset: int, end: int, last: str) -> Member:
     fields = LOCAL.unpack(head)
     rest = file.read(fields[9] + fields[10])
     raw = rest[: fields[9]]
@@ -165,17 +165,17 @@ def _member(file: BinaryIO, head: bytes, place: int, end: int, last: str) -> Mem
     header = _local(name, max(size, 0), fields[6])
     if size < 0 or head + rest != header:
         raise Damaged(name, "its header is not the one edgemm writes.")
-    if place + len(header) + size > end:
+    if offset + len(header) + size > end:
         raise Damaged(name, f"its header states {size} bytes, more than the file has.")
-    return Member(name, size, fields[6], place, place + len(header))
+    return Member(name, size, fields[6], offset, offset + len(header))
 
 
-def _check_directory(file: BinaryIO, place: int, found: list[Member]) -> None:
-    file.seek(place)
-    for member in found:
+def _check_directory(file: BinaryIO, offset: int, members: list[Member]) -> None:
+    file.seek(offset)
+    for member in members:
         want = _central(member)
         if file.read(len(want)) != want:
             raise Damaged(member.name, "its header and its entry in the archive's directory differ.")
-    end = _end(found, place)
-    if not found or file.read(len(end) + 1) != end:
+    end = _end(members, offset)
+    if not members or file.read(len(end) + 1) != end:
         raise Damaged("", "the archive's end is not the one edgemm writes: cut off, or changed.")

@@ -68,19 +68,19 @@ def limit() -> int:
     Raises:
         EdgemmError: It is no size.
     """
-    given = os.environ.get(LIMIT, "").strip()
-    if not given:
+    text = os.environ.get(LIMIT, "").strip()
+    if not text:
         return DEFAULT_LIMIT
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", given, re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.IGNORECASE)
     if match is None or match[2].upper() not in UNITS:
-        raise EdgemmError(f"{LIMIT} is '{given}', which is no size.", fix="write a number and a unit, such as 5GiB or 500MiB.")
+        raise EdgemmError(f"{LIMIT} is '{text}', which is no size.", fix="write a number and a unit, such as 5GiB or 500MiB.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def entries(root: Path) -> list[Entry]:
     """Everything edgemm keeps in a cache, used longest ago first. What it did not put there is not among it."""
-    found = [entry for folder in _folders(root) for path in _children(folder) if (entry := _entry(folder.name, path)) is not None]
-    return sorted(found, key=lambda entry: entry.last_use)
+    listed = [entry for folder in _folders(root) for path in _children(folder) if (entry := _entry(folder.name, path)) is not None]
+    return sorted(listed, key=lambda entry: entry.last_use)
 
 
 def tidy(root: Path, most_bytes: int) -> Removed:
@@ -89,8 +89,8 @@ def tidy(root: Path, most_bytes: int) -> Removed:
     Raises:
         OSError: The cache cannot be written to.
     """
-    known = entries(root)
-    total = sum(entry.size_bytes for entry in known)
+    cached = entries(root)
+    total = sum(entry.size_bytes for entry in cached)
 
     def unwanted(entry: Entry) -> bool:
         nonlocal total
@@ -99,7 +99,7 @@ def tidy(root: Path, most_bytes: int) -> Removed:
         total -= entry.size_bytes
         return True
 
-    return _remove(root, known, unwanted)
+    return _remove(root, cached, unwanted)
 
 
 def empty(root: Path) -> Removed:
@@ -111,7 +111,7 @@ def empty(root: Path) -> Removed:
     return _remove(root, entries(root), lambda entry: True)
 
 
-def _remove(root: Path, known: list[Entry], unwanted: Callable[[Entry], bool]) -> Removed:
+def _remove(root: Path, cached: list[Entry], unwanted: Callable[[Entry], bool]) -> Removed:
     if not root.is_dir():
         return Removed()
     leftovers = sum(_remove_leftovers(root, folder) for folder in _folders(root))
@@ -120,8 +120,8 @@ def _remove(root: Path, known: list[Entry], unwanted: Callable[[Entry], bool]) -
     with in_use.nobody_else_marks(root) as used:
         older = list((root / TRASH).iterdir())  # of processes that are removing it now, or were killed while they did
         trash = Path(tempfile.mkdtemp(dir=root / TRASH))
-        busy = [entry for entry in known if _is_used(entry, root, used)]
-        for entry in known:
+        busy = [entry for entry in cached if _is_used(entry, root, used)]
+        for entry in cached:
             if entry not in busy and unwanted(entry):
                 with suppress(FileNotFoundError):  # another process tidies too
                     os.replace(entry.path, trash / str(len(gone)))

@@ -83,9 +83,9 @@ def benchmark(
     """
     if compare is not None:
         return comparison.compare(*(read(Path(report)) for report in compare))
-    place = Path(output) if output else None
-    if place and candidates:
-        require_writable(place / "report.json")
+    folder = Path(output) if output else None
+    if folder and candidates:
+        require_writable(folder / "report.json")
     options = BenchmarkOptions(
         target=target, pace=pace, streams=streams, batches=batches, roofline=roofline, rounds=rounds, calls=calls, seconds=seconds,
         launches=launches, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows,
@@ -95,8 +95,8 @@ def benchmark(
     else:
         there = RemoteOptions(remote, setup=setup, fallback=fallback, config=Path(ssh_config) if ssh_config else None)
         report = measure_there(candidates, there, options, data=data, progress=progress)
-    if place:
-        _write(report, place)
+    if folder:
+        _write(report, folder)
     return report
 
 
@@ -106,13 +106,13 @@ def ending(report: Report | Comparison, *, output: str | None = None, **_: Any) 
     return Ending(report, written, f"open {Path(output) / 'report.html'} in a browser" if output else "", report=report)
 
 
-def _prepare(given: Path) -> tuple[Path, Card]:
+def _prepare(path: Path) -> tuple[Path, Card]:
     """The graph that every other command makes of an ONNX file, and its card."""
-    job = start(given, None)
+    job = start(path, None)
     return stages.export(job).main, job.card
 
 
-def _write(report: Report, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "report.html").write_text(page.render(report), encoding="utf-8")
-    report.save(place / "report.json")
+def _write(report: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(page.render(report), encoding="utf-8")
+    report.save(folder / "report.json")

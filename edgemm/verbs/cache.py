@@ -95,8 +95,8 @@ def _stages(root: Path) -> dict[str, Share]:
     for entry in tidying.entries(root):
         by_stage.setdefault(entry.stage, []).append(entry)
     shares = {
-        name: Share(len(found), sum(entry.size_bytes for entry in found), _words(max(entry.last_use for entry in found)))
-        for name, found in by_stage.items()
+        name: Share(len(entries), sum(entry.size_bytes for entry in entries), _words(max(entry.last_use for entry in entries)))
+        for name, entries in by_stage.items()
     }
     return dict(sorted(shares.items(), key=lambda item: -item[1].size_bytes))
 

@@ -63,8 +63,8 @@ def compile(
     job = start(path, data, progress=progress)
     exported = stages.export(job)
     with progress.stage(f"tune {target}"):
-        found = tune(Deployment(target, exported.main), samples(job, 1)[0], progress=progress.update)
-    return _write(exported.main, target, TargetOptions(tuned=found.options), output)
+        tuned = tune(Deployment(target, exported.main), samples(job, 1)[0], progress=progress.update)
+    return _write(exported.main, target, TargetOptions(tuned=tuned.options), output)
 
 
 def ending(compiled: Artifact, *, model: str, output: str | None = None, aot: str | None = None, **_: Any) -> Ending:
@@ -90,12 +90,12 @@ def _compile_bundle(bundle: Bundle, target: str | None, output: Path | None, pro
     forbid = frozenset(stored.forbid)
     _build_each(bundle.load_target(name), name, model, forbid, progress)
     with progress.stage(f"tune {name}"):
-        found = tune(Deployment(name, model, stored.target), feed, forbid=forbid, objection=objection, progress=progress.update)
-    place = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
-    write_json(place, found.options)
+        tuned = tune(Deployment(name, model, stored.target), feed, forbid=forbid, objection=objection, progress=progress.update)
+    path = bundle.tuned_here(name, fingerprint(bundle.load_target(name)))
+    write_json(path, tuned.options)
     if output is None:
-        return Artifact(place, {"target": name, "options": found.options})
-    return _write(model, name, TargetOptions(stored.target, stored.safe, found.options, forbid=stored.forbid), output)
+        return Artifact(path, {"target": name, "options": tuned.options})
+    return _write(model, name, TargetOptions(stored.target, stored.safe, tuned.options, forbid=stored.forbid), output)
 
 
 def _objection(bundle: Bundle, name: str, golden: Golden) -> Callable[[dict[str, Any]], str] | None:
@@ -145,15 +145,15 @@ def _ahead(path: Path, name: str | None, output: str | Path | None, data: str | 
     model = held.target_model(name) if held else stages.export(start(path, data, progress=progress)).main
     options = held.target_options(name).safe if held else {}
     with progress.stage(f"build for {', '.join(capabilities)}"), folder_in_one_step(Path(output)) as scratch:
-        made = plugin.ahead(model, scratch, capabilities, **options)
-        main = made.main.name
-    return Artifact(Path(output) / main, made.provenance)
+        artifact = plugin.ahead(model, scratch, capabilities, **options)
+        main = artifact.main.name
+    return Artifact(Path(output) / main, artifact.provenance)
 
 
 def _write(model: Path, name: str, options: TargetOptions, output: Path) -> Artifact:
     target = plugins.find(Target, name)(**options.target)
     with folder_in_one_step(output) as scratch:
-        made = target.compile(model, scratch, **options.tuned)
+        artifact = target.compile(model, scratch, **options.tuned)
         (scratch / "options.json").write_bytes(TargetOptions(**{**vars(options), "fingerprint": fingerprint(target)}).to_json())
-        main = made.main.name
-    return Artifact(output / main, made.provenance)
+        main = artifact.main.name
+    return Artifact(output / main, artifact.provenance)

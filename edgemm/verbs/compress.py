@@ -93,12 +93,12 @@ def compress(
     def whole_way(scratch: Path) -> Path:
         return _whole_way(job, chosen, scratch, sign=sign, has_rows=data is not None)
 
-    made = job.stage(
+    artifact = job.stage(
         "compress", _facts(job, chosen, signer), whole_way, targets=[*chosen.targets, "torch", "onnxruntime"], on_this_machine=True
     )
-    packing.copy(made.folder, output)
-    place = None if checkpoint is None else _copied(Path(checkpoint), job, chosen)
-    return Compressed(output, read_report(made.sibling("report.json")), tuple(job.made), tuple(job.reused), place)
+    packing.copy(artifact.folder, output)
+    checkpoint_folder = None if checkpoint is None else _copied(Path(checkpoint), job, chosen)
+    return Compressed(output, read_report(artifact.sibling("report.json")), tuple(job.made), tuple(job.reused), checkpoint_folder)
 
 
 def ending(compressed: Compressed, **_: Any) -> Ending:
@@ -107,15 +107,15 @@ def ending(compressed: Compressed, **_: Any) -> Ending:
     return Ending(compressed, written, f"edgemm verify {compressed.bundle}", report=compressed.report)
 
 
-def _check_checkpoint(place: Path, output: Path, job: Job, recipe: Recipe) -> None:
-    """Raises RecipeError where no step leaves a checkpoint, OutputError where ``place`` cannot take one."""
+def _check_checkpoint(folder: Path, output: Path, job: Job, recipe: Recipe) -> None:
+    """Raises RecipeError where no step leaves a checkpoint, OutputError where ``folder`` cannot take one."""
     if not recipe.torch_steps():
         raise RecipeError(
             f"recipe '{recipe.name}' leaves no checkpoint.",
             why="none of its steps changes the float model; what it quantizes is in the bundle alone.",
             fix="leave out --checkpoint, or take a recipe with prune, distill or qat.",
         )
-    files.check_place(place, original=job.card.folder, apart=output)
+    files.check_place(folder, original=job.card.folder, apart=output)
 
 
 def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None, has_rows: bool) -> Path:
@@ -128,16 +128,16 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None, ha
     reference = stages.reference(job, exported) if has_rows else None
     shaped = torch_steps.shape(job, exported, recipe, opset=opset)
     compiled = [_compiled(job, exported, shaped, recipe, name, opset) for name in recipe.targets]
-    known = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
-    report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, known)
-    return assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, known, sign) / "manifest.json"
+    branch_ledger = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
+    report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, branch_ledger)
+    return assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, sign) / "manifest.json"
 
 
-def _copied(place: Path, job: Job, recipe: Recipe) -> Path:
-    """The checkpoint that the torch steps left, at ``place``; the steps are found in the cache, and run again if somebody tidied it."""
+def _copied(folder: Path, job: Job, recipe: Recipe) -> Path:
+    """The checkpoint that the torch steps left, at ``folder``; the steps are found in the cache, and run again if somebody tidied it."""
     again, opset = replace(job, made=[], reused=[]), stages.opset(recipe)
-    files.copy(torch_steps.shape(again, stages.export(again, opset=opset), recipe, opset=opset).job.card, place)
-    return place
+    files.copy(torch_steps.shape(again, stages.export(again, opset=opset), recipe, opset=opset).job.card, folder)
+    return folder
 
 
 def _compiled(job: Job, exported: Artifact, shaped: Shaped, recipe: Recipe, name: str, opset: int) -> Compiled:

@@ -92,25 +92,25 @@ def deploy(
         return Deployed(there.address.host, to, checks, serving)
 
 
-def _verified(there: Remote, command: str, place: str) -> tuple[str, ...]:
+def _verified(there: Remote, command: str, path: str) -> tuple[str, ...]:
     """The checks that ``edgemm verify`` made there, golden samples among them.
 
     Raises:
         BundleError: One failed; the copy is removed.
         RemoteError: edgemm cannot be called there.
     """
-    done = there.run([*shlex.split(command), "verify", place, "--json"], limit_s=VERIFY_S)
+    done = there.run([*shlex.split(command), "verify", path, "--json"], limit_s=VERIFY_S)
     try:
-        found = json.loads(done.out)
+        verdict = json.loads(done.out)
     except ValueError:
-        found = None
-    if done.code == 0 and found and found["ok"]:
-        ran = [check for check in found["checks"] if check["name"].startswith("targets/") and check["text"]]
+        verdict = None
+    if done.code == 0 and verdict and verdict["ok"]:
+        ran = [check for check in verdict["checks"] if check["name"].startswith("targets/") and check["text"]]
         return tuple(f"{check['name']}: {check['text']}" for check in ran)
-    there.run(["rm", "-f", place])
+    there.run(["rm", "-f", path])
     words = " ".join((done.err or done.out).strip().splitlines()[-6:])
     host = there.address.host
-    if "fails verification" not in words and not found:
+    if "fails verification" not in words and not verdict:
         raise RemoteError(f"'{command}' cannot verify on {host}.", why=words, fix="pip install 'edgemm[run]' there, or set --command.")
     raise BundleError(f"the bundle does not pass on {host}; nothing was changed there.", why=words, fix="compress for what this box has.")
 
@@ -118,14 +118,14 @@ def _verified(there: Remote, command: str, place: str) -> tuple[str, ...]:
 def _swap(there: Remote, to: str) -> None:
     """Put the new bundle in place; the one before stays beside it. Done twice it changes nothing more."""
     new, old = shlex.quote(f"{to}.new"), shlex.quote(f"{to}.previous")
-    place = shlex.quote(to)
-    line = f"if [ -e {new} ]; then if [ -e {place} ]; then rm -rf {old} && mv {place} {old}; fi; mv {new} {place}; fi"
+    current = shlex.quote(to)
+    line = f"if [ -e {new} ]; then if [ -e {current} ]; then rm -rf {old} && mv {current} {old}; fi; mv {new} {current}; fi"
     there.check(line, f"'{to}' could not be replaced.")
 
 
 def _put_back(there: Remote, to: str) -> None:
-    place, old = shlex.quote(to), shlex.quote(f"{to}.previous")
-    there.run(f"if [ -e {old} ]; then rm -rf {place} && mv {old} {place}; fi")
+    current, old = shlex.quote(to), shlex.quote(f"{to}.previous")
+    there.run(f"if [ -e {old} ]; then rm -rf {current} && mv {old} {current}; fi")
 
 
 def _status(there: Remote, address: str) -> dict[str, Any]:

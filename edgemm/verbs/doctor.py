@@ -132,14 +132,14 @@ def _thermal_lines(seen: Thermals) -> list[str]:
 
 def _extras() -> dict[str, tuple[Package, ...]]:
     """Extra -> packages with the ranges edgemm's own metadata states; an extra named by another is not repeated there."""
-    found: dict[str, list[Package]] = {}
+    by_extra: dict[str, list[Package]] = {}
     for requirement in importlib.metadata.requires("edgemm") or []:
         match = REQUIREMENT.match(requirement)
         if match and match["name"] != "edgemm":
             version = cache.version(match["name"])
             package = Package(match["name"], match["range"].strip(), None if version == "absent" else version)
-            found.setdefault(match["extra"] or "always", []).append(package)
-    return {extra: tuple(packages) for extra, packages in found.items() if extra != "dev"}
+            by_extra.setdefault(match["extra"] or "always", []).append(package)
+    return {extra: tuple(packages) for extra, packages in by_extra.items() if extra != "dev"}
 
 
 def _cpu_features() -> tuple[str, ...]:
@@ -161,16 +161,16 @@ def _memory_mib() -> int:
 
 
 def _advice(extras: dict[str, tuple[Package, ...]], runtimes: dict[str, str], features: tuple[str, ...], memory_mib: int) -> list[str]:
-    found = []
+    advice = []
     for extra, packages in extras.items():
         missing = [package.name for package in packages if package.version is None]
         if missing and extra in ("compress", "data", "always"):
             command = "pip install edgemm" if extra == "always" else f"pip install 'edgemm[{extra}]'"
-            found.append(f"{command}: {', '.join(missing)} missing.")
+            advice.append(f"{command}: {', '.join(missing)} missing.")
     if runtimes and all(runtimes.values()):
-        found.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
+        advice.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
     if "avx2" in features and not set(features) & set(INT8_FEATURES):
-        found.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
+        advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
     if memory_mib < WORKSHOP_MIB:
-        found.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
-    return found
+        advice.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
+    return advice

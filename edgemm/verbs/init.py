@@ -88,12 +88,14 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
     try:
         return card, returned_shapes(card)
     except Refused:
-        open_ = {name: found for name, spec in card.inputs.items() if (found := _kind(spec.modality).alternatives(spec.options))}
+        open_ = {
+            name: alternatives for name, spec in card.inputs.items() if (alternatives := _kind(spec.modality).alternatives(spec.options))
+        }
         for options in zip(*open_.values(), strict=False):
             guess = card.replace(
                 inputs={
                     **card.inputs,
-                    **{name: replace(card.inputs[name], options=given) for name, given in zip(open_, options, strict=True)},
+                    **{name: replace(card.inputs[name], options=choice) for name, choice in zip(open_, options, strict=True)},
                 }
             )
             with contextlib.suppress(Refused):
@@ -101,40 +103,40 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
         raise
 
 
-def _module(given: str, output: Path) -> tuple[str, str | None]:
+def _module(factory: str, output: Path) -> tuple[str, str | None]:
     """``module:function``, and the folder to look in as seen from the card; a path ``folder/module.py:function`` is taken apart."""
-    file, _, function = given.rpartition(":")
+    file, _, function = factory.rpartition(":")
     if file.endswith(".py"):
         folder = os.path.relpath(Path(file).parent, output.parent)
         return f"{Path(file).stem}:{function}", Path(folder).as_posix() if folder != "." else None
     from edgemm.contracts import user_code
 
-    probe = Card({}, {}, path=output.resolve(), factory=given)
+    probe = Card({}, {}, path=output.resolve(), factory=factory)
     root = user_code.locate(probe).root if user_code.kind(probe) == "own" else None
     if root is None or root == output.resolve().parent:
-        return given, None
-    return given, Path(os.path.relpath(root, output.resolve().parent)).as_posix()
+        return factory, None
+    return factory, Path(os.path.relpath(root, output.resolve().parent)).as_posix()
 
 
-def _kwarg(given: str) -> tuple[str, Any]:
-    key, equals, value = given.partition("=")
+def _kwarg(argument: str) -> tuple[str, Any]:
+    key, equals, value = argument.partition("=")
     if not equals or not key.isidentifier():
-        raise CardError(f"'{given}' is not of the form key=value.", fix="write e.g. --kwargs classes=7")
+        raise CardError(f"'{argument}' is not of the form key=value.", fix="write e.g. --kwargs classes=7")
     return key, yaml.safe_load(value)
 
 
-def _input(given: str) -> Input:
+def _input(text: str) -> Input:
     """An input from ``name=form``."""
-    name, equals, form = given.partition("=")
+    name, equals, form = text.partition("=")
     word, colon, rest = form.partition(":")
     words = {plugins.constant("modalities", modality, "FORM") or modality: modality for modality in plugins.names("modalities")}
     if colon and word.isalpha():
         if word not in words:
-            raise CardError(f"input '{given}': unknown kind '{word}'.", fix=nearest(word, words))
+            raise CardError(f"input '{text}': unknown kind '{word}'.", fix=nearest(word, words))
         form = rest
     match = SIZE.fullmatch(form)
     if not equals or not name or match is None:
-        raise _not_understood(given)
+        raise _not_understood(text)
     parsed = Form(
         tuple(int(size) for size in match["sizes"].split("x")),
         float(match["rate"]) if match["rate"] else None,
@@ -146,9 +148,9 @@ def _input(given: str) -> Input:
     try:
         options = _kind(modality).drafted(parsed)
     except CardError as err:
-        raise CardError(f"input '{given}': {err.what}", why=err.why, fix=err.fix) from err
+        raise CardError(f"input '{text}': {err.what}", why=err.why, fix=err.fix) from err
     if options is None:
-        raise _not_understood(given)
+        raise _not_understood(text)
     return Input(name, modality, options)
 
 
@@ -161,8 +163,8 @@ def _forms() -> list[str]:
     return [form for kind in plugins.names("modalities") for form in plugins.constant("modalities", kind, "FORMS") or ()]
 
 
-def _not_understood(given: str) -> CardError:
-    return CardError(f"input '{given}' cannot be understood.", fix=f"write name=form, such as {', '.join(_forms())}.")
+def _not_understood(text: str) -> CardError:
+    return CardError(f"input '{text}' cannot be understood.", fix=f"write name=form, such as {', '.join(_forms())}.")
 
 
 def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]], guessed: Set[str] = frozenset()) -> str:

@@ -81,9 +81,9 @@ class Inspection:
         lines = [f"input   {spec.name}: {spec}" for spec in self.inputs]
         lines += [f"output  {name}: {words}" for name, words in self.outputs.items()]
         head = ["branch", "modality", "parameters", "MACs", "time", "ran in", "fp32 MiB", "fp16 MiB", "int8 MiB", "stored MiB"]
-        told = [line for part in (self.sensitivity, self.estimate) if part for line in ("", str(part))]
+        section_lines = [line for part in (self.sensitivity, self.estimate) if part for line in ("", str(part))]
         table = _aligned([head, *map(_cells, (*self.rows, self.total))])
-        return "\n".join([*lines, "", *table, *told, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, "", *table, *section_lines, *(f"note: {note}" for note in self.notes)])
 
 
 def inspect(
@@ -110,23 +110,23 @@ def inspect(
         EdgemmError: The model cannot be read, ``target`` is none of the bundle's, or a bundle's sensitivity is asked for; an unknown board.
         DataError: ``sensitivity`` without data.
     """
-    place = Path(output) if output else None
-    if place:
-        require_writable(place / "report.json")
+    folder = Path(output) if output else None
+    if folder:
+        require_writable(folder / "report.json")
     board = boards.load(device) if device else None
     path = Path(model)
     if path.suffix == ".edgemm" or (path / "manifest.json").is_file():
         if sensitivity:
             why = "a bundle holds what compression left, not what could be pruned or quantized."
             raise EdgemmError("sensitivity is measured on a card.", why=why, fix="give the card that the bundle was made from.")
-        found = _bundle(path, target, data)
+        inspection = _bundle(path, target, data)
     else:
-        found = _model(model, data, target, sensitivity, progress)
+        inspection = _model(model, data, target, sensitivity, progress)
     if board:
-        found = replace(found, estimate=_estimate(model, board))
-    if place:
-        _write(found, place)
-    return found
+        inspection = replace(inspection, estimate=_estimate(model, board))
+    if folder:
+        _write(inspection, folder)
+    return inspection
 
 
 def ending(inspection: Inspection, *, output: str | None = None, **_: Any) -> Ending:
@@ -138,11 +138,11 @@ def _model(model: str | Path, data: str | Path | None, target: str | None, sensi
     job = start(model, data, progress=progress)
     if sensitivity and data is None:
         raise DataError("sensitivity needs a dataset.", why="it is accuracy that branches are sensitive in.", fix="add -d DATA.")
-    found = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
+    inspection = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
     if not sensitivity:
-        return found
-    told = measure_sensitivity(job, target=target)
-    return replace(found, sensitivity=told, notes=(*found.notes, *told.notes))
+        return inspection
+    branch_sensitivity = measure_sensitivity(job, target=target)
+    return replace(inspection, sensitivity=branch_sensitivity, notes=(*inspection.notes, *branch_sensitivity.notes))
 
 
 def _estimate(model: str | Path, board: boards.Board) -> Estimate:
@@ -221,35 +221,35 @@ class _Looked:
         return Inspection(given, tuple(input_specs(self.card)), outputs, tuple(rows), self.name, tuple(notes))
 
 
-def _write(found: Inspection, place: Path) -> None:
+def _write(inspection: Inspection, folder: Path) -> None:
     """``report.json`` and ``report.html`` of an inspection."""
     from edgemm.report import page
 
-    versions = plugins.find(Target, found.target)().versions() if found.target else {}
+    versions = plugins.find(Target, inspection.target)().versions() if inspection.target else {}
     rows = [
         {
             "branch": row.branch, "precision": row.precision, "parameters": row.parameters, "macs": row.macs,
             "latency_share": row.latency_share, "size_mib": {key: size / MIB for key, size in row.size_bytes.items()},
         }
-        for row in found.rows
+        for row in inspection.rows
     ]  # fmt: skip
-    told = found.sensitivity
-    given = Path(found.model)
+    sensitivity = inspection.sensitivity
+    path = Path(inspection.model)
     details = Details(
-        title=given.resolve().parent.name if given.name == "model.yaml" else given.name,
+        title=path.resolve().parent.name if path.name == "model.yaml" else path.name,
         branches=rows,
-        notes=list(found.notes),
-        sensitivity=told.to_dict() if told else {},
-        estimate=found.estimate.to_dict() if found.estimate else {},
+        notes=list(inspection.notes),
+        sensitivity=sensitivity.to_dict() if sensitivity else {},
+        estimate=inspection.estimate.to_dict() if inspection.estimate else {},
     )
     report = Report(
         environment(versions),
-        told.measurements() if told else [],
+        sensitivity.measurements() if sensitivity else [],
         details=details,
     )
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "report.html").write_text(page.render(report), encoding="utf-8")
-    report.save(place / "report.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(page.render(report), encoding="utf-8")
+    report.save(folder / "report.json")
 
 
 def _words(output: Output) -> str:
@@ -265,12 +265,12 @@ def _cells(row: BranchRow) -> list[str]:
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width; numbers to the right. Empty columns are left out."""
-    kept = [place for place in range(len(table[0])) if any(row[place] for row in table[1:])]
-    widths = {place: max(len(row[place]) for row in table) for place in kept}
+    kept = [column for column in range(len(table[0])) if any(row[column] for row in table[1:])]
+    widths = {column: max(len(row[column]) for row in table) for column in kept}
     words = ("branch", "modality", "ran in")
     return [
         "  ".join(
-            row[place].ljust(widths[place]) if table[0][place] in words else row[place].rjust(widths[place]) for place in kept
+            row[column].ljust(widths[column]) if table[0][column] in words else row[column].rjust(widths[column]) for column in kept
         ).rstrip()
         for row in table
     ]

@@ -27,8 +27,10 @@ class Listing:
         return self.entries
 
     def __str__(self) -> str:
-        width = max((len(name) for found in self.entries.values() for name in found), default=0)
-        rows = {kind: [f"  {name:{width}}  {about}".rstrip() for name, about in found.items()] for kind, found in self.entries.items()}
+        width = max((len(name) for variants in self.entries.values() for name in variants), default=0)
+        rows = {
+            kind: [f"  {name:{width}}  {about}".rstrip() for name, about in variants.items()] for kind, variants in self.entries.items()
+        }
         return "\n\n".join("\n".join([kind, *(lines or ["  (none)"])]) for kind, lines in rows.items())
 
 
@@ -43,10 +45,10 @@ def list(kind: str | None = None, name: str | None = None) -> Listing | Describe
         EdgemmError: There is no such kind, or no such variant.
     """
     if kind is not None and kind not in KINDS:
-        found = [other for other in KINDS if kind in _names(other)] if name is None else []
-        if not found:
+        kinds = [other for other in KINDS if kind in _names(other)] if name is None else []
+        if not kinds:
             raise EdgemmError(f"nothing is listed under '{kind}'.", fix=_nearest(kind))
-        return Described(tuple(_described(other, kind) for other in found))
+        return Described(tuple(_described(other, kind) for other in kinds))
     if kind is not None and name is not None:
         if name not in _names(kind):
             raise EdgemmError(f"there is nothing called '{name}' among the {kind}.", fix=nearest(name, _names(kind)))

@@ -43,8 +43,8 @@ def quantize(
     exported = stages.export(job)
     written = []
     for name in chosen.targets:
-        made = stages.quantize(job, exported, chosen.graph_steps(), name)
-        stages.lay_out(output / name, {path.name: path for path in stages.files_of(made)}, card=job.card.as_onnx("model.onnx"))
+        artifact = stages.quantize(job, exported, chosen.graph_steps(), name)
+        stages.lay_out(output / name, {path.name: path for path in stages.files_of(artifact)}, card=job.card.as_onnx("model.onnx"))
         written.append(output / name / "model.onnx")
     return written
 

@@ -121,10 +121,10 @@ def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[
     """The same run as words of a command line, its paths absolute."""
     line = [str(Path(bundle).absolute())]
     for word in source:
-        names, _, place = word.partition("=")
-        line += ["--source", f"{names}={Path(place).absolute()}" if Path(place).exists() else word]
-    for place in sink:
-        line += ["--sink", str(Path(place).absolute()) if Path(place).suffix and "://" not in place else place]
+        names, _, location = word.partition("=")
+        line += ["--source", f"{names}={Path(location).absolute()}" if Path(location).exists() else word]
+    for location in sink:
+        line += ["--sink", str(Path(location).absolute()) if Path(location).suffix and "://" not in location else location]
     for name, value in options.items():
         if value is not None:
             line += [f"--{name}", str(Path(value).absolute()) if name in ("config", "jsonl") else str(value)]
@@ -137,17 +137,17 @@ def _supervised(arguments: Sequence[str], stop: threading.Event) -> Supervision:
     Raises:
         RunError: The child ended with a mistake; it has said which.
     """
-    told, children = Supervision(), list[subprocess.Popen[bytes]]()
+    supervision, children = Supervision(), list[subprocess.Popen[bytes]]()
 
     def hang_up(*_: object) -> None:
         if children:
             children[-1].send_signal(signal.SIGHUP)
 
     with _signals(stop, on_hangup=hang_up):
-        code = keep_running([sys.executable, "-m", "edgemm", "run", *arguments], stop, on_start=children.append, told=told)
+        code = keep_running([sys.executable, "-m", "edgemm", "run", *arguments], stop, on_start=children.append, told=supervision)
     if code:
         raise RunError("the supervised run could not be started.", why="it ended with the mistake above.", fix="mend that.")
-    return told
+    return supervision
 
 
 @contextmanager
@@ -156,8 +156,8 @@ def _signals(stop: threading.Event, *, on_hangup: Callable[..., None]) -> Iterat
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wanted: dict[int, Callable[..., None]] = {signal.SIGTERM: lambda *_: stop.set(), signal.SIGINT: lambda *_: stop.set()}
-    before = {number: signal.signal(number, handler) for number, handler in {**wanted, signal.SIGHUP: on_hangup}.items()}
+    handlers: dict[int, Callable[..., None]] = {signal.SIGTERM: lambda *_: stop.set(), signal.SIGINT: lambda *_: stop.set()}
+    before = {number: signal.signal(number, handler) for number, handler in {**handlers, signal.SIGHUP: on_hangup}.items()}
     try:
         yield
     finally:

@@ -141,16 +141,16 @@ def train(
         loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
     options.check()
-    given = cards.load(card)
-    dataset = open_dataset(data, given, skip_bad_rows=skip_bad_rows)
+    source_card = cards.load(card)
+    dataset = open_dataset(data, source_card, skip_bad_rows=skip_bad_rows)
     _require_own(folder)
-    applied = {step for entry in given.applied for step in entry}
+    applied = {step for entry in source_card.applied for step in entry}
     code = stage_code.of(__name__, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
-    decoders = [name for spec in given.inputs.values() for name in plugins.packages("modalities", spec.modality)]
+    decoders = [name for spec in source_card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     key = sha256_of(
         cache.key_facts(
             {
-                "model": identity.identity(given),
+                "model": identity.identity(source_card),
                 "data": dataset.fingerprint(),
                 "options": dataclasses.asdict(options),
                 "skip_bad_rows": skip_bad_rows,
@@ -159,14 +159,14 @@ def train(
             packages={*PACKAGES, *decoders},
         )
     )
-    found = None if fresh else _finished(folder, key)
-    if found:
+    training = None if fresh else _finished(folder, key)
+    if training:
         progress.note(f"{folder} already holds the result of this command; --fresh trains anew")
-        return found
+        return training
     if not is_passive:
         progress.note(threads.TOO_LATE)
     with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):
-        whole = completed(given, dataset, Path(scratch), progress)
+        whole = completed(source_card, dataset, Path(scratch), progress)
         dataset = open_dataset(data, whole, skip_bad_rows=skip_bad_rows)
         model = loop.seeded_model(whole, seed=seed)
         state = folder / STATE / "state.pt"
@@ -257,26 +257,28 @@ def _write(
     from edgemm.workshop.models.checkpoint import loading
     from edgemm.workshop.training.answers import evaluate
 
-    found = {"val": done.metrics} if done.metrics else {}
+    metrics = {"val": done.metrics} if done.metrics else {}
     if not done.is_main:
-        return Training(folder, found, done.best_epoch, done.ended)
+        return Training(folder, metrics, done.best_epoch, done.ended)
     test = evaluate(model, open_split(dataset, "test")) if dataset.count("test") else None
     if test is not None:
-        found["test"] = test.measured()
+        metrics["test"] = test.measured()
     if dataset.bad_rows:
         progress.note(f"{_left_out(dataset.bad_rows)}: {dataset.bad_rows[0]}")
-    report = _report(model.card, done, found, test, dataset.bad_rows, waiting)
+    report = _report(model.card, done, metrics, test, dataset.bad_rows, waiting)
     with folder_in_one_step(folder) as aside:
         loading.write_model(model, aside, folder)
-        write_json(aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, **found})
+        write_json(
+            aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, **metrics}
+        )
         write_json(aside / "curves.json", done.curves)
         report.save(aside / "report.json")
         write_bytes(aside / "report.html", page.render(report).encode())
-    return Training(folder, found, done.best_epoch, done.ended)
+    return Training(folder, metrics, done.best_epoch, done.ended)
 
 
 def _report(
-    card: Card, done: Trained, found: Mapping[str, Any], test: Answered | None, bad_rows: list[str], waiting: Mapping[str, str]
+    card: Card, done: Trained, metrics: Mapping[str, Any], test: Answered | None, bad_rows: list[str], waiting: Mapping[str, str]
 ) -> Report:
     measurements = []
     for name, statistics in test.statistics().items() if test else ():
@@ -287,7 +289,7 @@ def _report(
                 n=score.n, precision_asked="fp32", precision_ran="fp32",
             )
         )  # fmt: skip
-    notes = [f"The weights are those of epoch {done.best_epoch}, the best on val. Training ended {done.ended}."] if "val" in found else []
+    notes = [f"The weights are those of epoch {done.best_epoch}, the best on val. Training ended {done.ended}."] if "val" in metrics else []
     notes += [f"{_left_out(bad_rows)}."] if bad_rows else []
     details = Details(
         title=f"{card.path.stem if card.path else 'model'}, trained",

@@ -107,8 +107,8 @@ def _write_wav(path: Path, audio: np.ndarray) -> None:
 
 def ceiling(modality: str) -> float:
     """The best accuracy (0 to 1) any model can reach that is given ``image`` or ``audio`` alone, over infinitely many scenes."""
-    given = EVENTS.values() if modality == "image" else [{p: EVENTS[p][sound] for p in PICTURES} for sound in SOUNDS]
-    groups = [list(group.values()) for group in given]
+    observations = EVENTS.values() if modality == "image" else [{p: EVENTS[p][sound] for p in PICTURES} for sound in SOUNDS]
+    groups = [list(group.values()) for group in observations]
     return sum(Counter(group).most_common(1)[0][1] for group in groups) / sum(map(len, groups))
 
 

@@ -134,11 +134,11 @@ def _choices(declared: Mapping[str, Option], meanings: Mapping[str, str]) -> dic
 
 def _meanings(tree: ast.Module) -> dict[str, str]:
     """Name -> what the docstrings of classes, constructors and functions say of it; the first that does counts."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for node in _public(tree.body):
         for name, text in entries(ast.get_docstring(node, clean=True) or "").items():
-            found.setdefault(name, _as_a_card_says(text))
-    return found
+            meanings.setdefault(name, _as_a_card_says(text))
+    return meanings
 
 
 def _public(body: Iterable[ast.stmt]) -> Iterable[ast.ClassDef | ast.FunctionDef]:
