@@ -135,7 +135,6 @@ def test_a_bundle_for_a_target_of_ones_own_is_benchmarked_in_worker_processes(co
     assert report.find("latency_p50_ms", subject="bundle", target="quartz")
 
 
-@pytest.mark.xfail(strict=True, reason="box/measuring/schedule.py keeps a list of probes by hand")
 def test_what_a_probe_of_ones_own_counts_stands_in_the_report(compressed):
     report = benchmark([compressed.bundle], rounds=5, calls=4)
     assert report.find("calls", subject="bundle", target="quartz")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemm.contracts.card import Output
+from edgemm.contracts.report_parts import Confusion
 from edgemm.contracts.task import of
 from edgemm.data import scoring
 from edgemm.data.scoring import Metric, Resampled, RowScores
@@ -240,8 +241,8 @@ def test_confusions_are_those_of_labelled_outputs_that_were_answered():
     truth = {"digit": np.array([0, 0, 1]), "level": np.zeros(3)}
     after = {"digit": np.eye(2)[[0, 1, 1]], "level": np.zeros(3)}
     found = scoring.confusions(outputs, truth, {}, after)
-    assert found == {"digit": {"labels": ["a", "b"], "after": [[1, 1], [0, 1]]}}
-    assert scoring.confusions(outputs, truth, after, after)["digit"]["before"] == [[1, 1], [0, 1]]
+    assert found == {"digit": Confusion(["a", "b"], [[1, 1], [0, 1]])}
+    assert scoring.confusions(outputs, truth, after, after)["digit"].before == [[1, 1], [0, 1]]
     assert scoring.confusions(outputs, {}, after, after) == {}
 
 

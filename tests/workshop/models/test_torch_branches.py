@@ -164,5 +164,5 @@ def test_code_that_decides_on_values_is_named_by_its_line():
                 left = left * 2
             return super().forward(left, right)
 
-    with pytest.raises(ExportError, match=r"test_parts\.py:\d+: `if left\.sum\(\) > 0:`"):
+    with pytest.raises(ExportError, match=r"test_torch_branches\.py:\d+: `if left\.sum\(\) > 0:`"):
         find_parts(fused(Stubborn()))
