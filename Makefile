@@ -10,7 +10,7 @@ ROOMS := $(addprefix edgemm.,verbs pipeline workshop graph box data report contr
 # One thread a process: two test processes share two cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: aarch64 home-assistant help setup system demo test test-full check docs clean
+.PHONY: aarch64 home-assistant help setup system demo test test-full fuzz check docs clean
 
 help:
 	@echo "make setup      .venv with everything in it"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make test       the tests of every CI run"
 	@echo "make test-full  all tests, the slow ones too, and what share of the lines they ran"
+	@echo "make fuzz       10,000 wrong inputs, about a quarter of an hour; writes tests/fuzz/result.json (EXAMPLES=, SEED=)"
 	@echo "make docs       API pages from the docstrings; writes build/docs/index.html"
 	@echo "make system     system packages that tests use (Debian, as root)"
 	@echo "make aarch64    an emulated aarch64 machine for one of the slow tests (Debian, as root; five minutes)"
@@ -68,6 +69,11 @@ home-assistant:
 # Lines run in processes that a test starts (workers of the benchmark, commands) are not counted.
 test-full: setup system
 	$(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report=term
+
+EXAMPLES ?= 10000
+SEED ?= 0
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(EXAMPLES) $(SEED)
 
 docs: setup
 	rm -rf $(DOCS)

@@ -1,4 +1,7 @@
-"""Where benchmark figures go: results/<device>/<date>.json, one entry a benchmark, with the machine they were taken on."""
+"""Where benchmark figures go: results/<device>/<date>.json, one entry a benchmark, with the machine they were taken on.
+
+Under a limit on instructions (``ONEDNN_MAX_CPU_ISA=AVX2``: the same processor without the newer ones) the device's name says so.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def save(name: str, figures: dict[str, Any], *, beside: bool = False) -> Path:
         beside: Keep what stands under ``name`` already, where no new figure has the same key.
     """
     facts = environment(OpenVINO().versions())
-    device = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['cores']} cores".lower()).strip("-")
+    limit = f" {facts['instruction_limit'].split('=')[-1]}" if facts["instruction_limit"] else ""
+    device = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['cores']} cores{limit}".lower()).strip("-")
     path = HERE / "results" / device / f"{date.today().isoformat()}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found |= {"environment": facts, name: {**found.get(name, {}), **figures} if beside else figures}

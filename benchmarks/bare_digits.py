@@ -55,10 +55,10 @@ def measure(graph: str, precision: str, threads: int, data: Path, answers: bool)
 def measure_torch(run: Path, sample: dict[str, np.ndarray]) -> None:
     import torch
 
-    from edgemm.contracts import card
+    from edgemm.contracts import card_file
     from edgemm.workshop.models.checkpoint import loading
 
-    model = loading.load_model(card.load(run))
+    model = loading.load_model(card_file.load(run))
     feed = {name: torch.from_numpy(value) for name, value in sample.items()}
     with torch.no_grad():
         for _ in range(ROUNDS * CALLS):
@@ -71,7 +71,7 @@ def main(run: Path, data: Path) -> None:
     import onnxruntime
     import torch
 
-    from edgemm.contracts import card
+    from edgemm.contracts import card_file
     from edgemm.graph.frontend import prepend
     from edgemm.workshop.models.checkpoint import loading
 
@@ -83,7 +83,7 @@ def main(run: Path, data: Path) -> None:
         def forward(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(self.fused.call_module(features).values())
 
-    model = loading.load_model(card.load(run))
+    model = loading.load_model(card_file.load(run))
     example = rows(data, "train", 2)
     batch = {name: torch.from_numpy(np.concatenate([sample[name] for sample in example])) for name in example[0]}
     features = model.features(batch)

@@ -21,10 +21,10 @@ import torch_pruning
 from _results import save
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.workshop.models.build import build
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
+from edgemm.workshop.models.tried import sample_inputs
 from edgemm.workshop.pruning.analysis import analyse
 from edgemm.workshop.pruning.attention import split_attention
 from edgemm.workshop.pruning.costs import Costs

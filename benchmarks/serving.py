@@ -1,8 +1,10 @@
-"""`edgemm run` on a real RTSP server and a real broker; and the model branch by branch beside the whole at the camera's rate.
+"""`edgemm run` on a real RTSP server and a real broker; the model branch by branch beside the whole at the camera's rate; frames of sound
+kept beside windows computed anew. Of a bundle that finds boxes: from frame to broker, each picture of 15 a second decided and followed.
 
 python benchmarks/serving.py BUNDLE [SECONDS]
 
-BUNDLE is one of the porch model (`edgemm demo` makes one). Needs what `make system` installs. The camera: 720p15 H.264 and 16 kHz AAC.
+BUNDLE is one of the porch model (`edgemm demo` makes one), or one with boxes whose inputs are pictures and sound. Needs what `make system`
+installs. The camera: 720p15 H.264 and 16 kHz AAC.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import _moving
 import av
 import numpy as np
 import paho.mqtt.client as mqtt
@@ -28,6 +34,7 @@ from _process import EDGEMM
 from _results import save
 
 from edgemm.box.bundle.opened import open_bundle
+from edgemm.box.serving.places import frames_of
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
 from edgemm.contracts.decision import Decision
@@ -63,9 +70,12 @@ def main() -> None:
     bundle, seconds = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 40.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if frames_of(open_bundle(bundle).card):
+            save("serving_boxes", {"camera": "1280x720 15/s H.264, 16 kHz AAC", **measure_boxes(bundle, folder, seconds)})
+            return
         clip = write_clip(folder / "porch.mp4", max(seconds + 10, 60))
-        live, recorded = measure_live(bundle, clip, folder, seconds), compare(bundle, clip)
-    save("serving", {"camera": "1280x720 15/s H.264, 16 kHz AAC", "live": live, "recorded": recorded})
+        live, recorded, frames = measure_live(bundle, clip, folder, seconds), compare(bundle, clip), keep_frames(bundle, clip)
+    save("serving", {"camera": "1280x720 15/s H.264, 16 kHz AAC", "live": live, "recorded": recorded, "frames": frames})
 
 
 def write_clip(path: Path, seconds: float) -> Path:
@@ -97,7 +107,22 @@ def write_clip(path: Path, seconds: float) -> Path:
     return path
 
 
-def measure_live(bundle: Path, clip: Path, folder: Path, seconds: float) -> dict[str, Any]:
+def measure_boxes(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """A picture's way to the broker with every picture decided, its boxes followed through a zone; what following costs by itself."""
+    clip = _moving.write_clip(folder / "things.mp4", max(seconds + 10, 60), SIZE, FPS)
+    zones = {"middle": [[0.3, 0.0], [0.7, 0.0], [0.7, 1.0], [0.3, 1.0]]}
+    live = measure_live(bundle, clip, folder, seconds, {"decide_hz": float(FPS), "zones": zones}, list(open_bundle(bundle).card.inputs))
+    return {"live": live, "following_ms": {str(number): _moving.cost_ms(number) for number in (5, 20, 50)}}
+
+
+def measure_live(
+    bundle: Path,
+    clip: Path,
+    folder: Path,
+    seconds: float,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    inputs: Sequence[str] = ("image", "audio"),
+) -> dict[str, Any]:
     """Camera to broker: latency of every decision, processor time, memory, and the start."""
     camera_port, broker_port = free_port(), free_port()
     (folder / "rtsp.py").write_text(SERVER)
@@ -113,9 +138,9 @@ def measure_live(bundle: Path, clip: Path, folder: Path, seconds: float) -> dict
         client.connect("127.0.0.1", broker_port)
         client.subscribe("edgemm/edgemm/decision")
         client.loop_start()
-        settings = {"sinks": [{"mqtt": {"host": "127.0.0.1", "port": broker_port, "scores": True}}]}
+        settings = {**settings, "sinks": [{"mqtt": {"host": "127.0.0.1", "port": broker_port, "scores": True}}]}
         (folder / "live.yaml").write_text(yaml.safe_dump(settings))
-        source = f"image,audio=rtsp://127.0.0.1:{camera_port}/cam"
+        source = f"{','.join(inputs)}=rtsp://127.0.0.1:{camera_port}/cam"
         began = time.time()
         child = subprocess.Popen(
             [*EDGEMM, "run", bundle, "-c", folder / "live.yaml", "--source", source, "--quiet"], stdout=subprocess.DEVNULL
@@ -153,38 +178,90 @@ def compare(bundle: Path, clip: Path) -> dict[str, Any]:
     """
     ways = {"branches": {"decide_hz": 5.0}, "whole": {"decide_hz": 15.0, "whole": True}}
     rounds = [{name: play(bundle, clip, settings) for name, settings in ways.items()} for _ in range(3)]
-    cost, in_all = ({name: float(np.median([one[name][place] for one in rounds])) for name in ways} for place in (0, 1))
-    decisions = {name: rounds[-1][name][2] for name in ways}
+    cost, in_all = (
+        {name: float(np.median([getattr(one[name], figure) for one in rounds])) for name in ways}
+        for figure in ("cpu_s", "cpu_with_decoding_s")
+    )
+    decisions = {name: rounds[-1][name].decisions for name in ways}
     return {
         "cpu_s": {name: round(value, 3) for name, value in cost.items()},
         "cpu_ratio": round(cost["branches"] / cost["whole"], 3),
         "cpu_with_decoding_s": {name: round(value, 3) for name, value in in_all.items()},
         "cpu_with_decoding_ratio": round(in_all["branches"] / in_all["whole"], 3),
-        "cpu_ratio_each_round": [round(one["branches"][0] / one["whole"][0], 3) for one in rounds],
+        "cpu_ratio_each_round": [round(one["branches"].cpu_s / one["whole"].cpu_s, 3) for one in rounds],
         "agreement": round(agreement(decisions["branches"], decisions["whole"]), 4),
         "decisions": {name: len(found) for name, found in decisions.items()},
     }
 
 
-def play(bundle: Path, clip: Path, settings: dict[str, Any]) -> tuple[float, float, list[Decision]]:
-    """Processor seconds in the loop's steps, those of the whole run, and every decision in which both inputs voted."""
+def keep_frames(bundle: Path, clip: Path) -> dict[str, Any]:
+    """Frames kept (``reuse: on``) beside windows computed anew (``off``), on the same recording, taking turns: processor time as above.
+
+    ``sound_ratio`` is that of the sound's branch alone.
+    """
+    rounds = [{word: play(bundle, clip, {"reuse": word}) for word in ("on", "off")} for _ in range(3)]
+    last = {word: played.decisions for word, played in rounds[-1].items()}
+    pairs = [(scores(one), scores(other)) for one, other in zip(last["on"], last["off"], strict=True)]
+    return {
+        "cpu_s": {word: round(float(np.median([one[word].cpu_s for one in rounds])), 3) for word in ("on", "off")},
+        "cpu_ratio": ratio(rounds, "cpu_s"),
+        "cpu_with_decoding_ratio": ratio(rounds, "cpu_with_decoding_s"),
+        "sound_ms_a_window": {word: round(float(np.median([one[word].sound_ms for one in rounds])), 3) for word in ("on", "off")},
+        "sound_ratio": ratio(rounds, "sound_ms"),
+        "frames_computed_and_kept": dict(rounds[-1]["on"].frames),
+        "largest_difference_of_a_score": max(abs(one[label] - other[label]) for one, other in pairs for label in one),
+        "decisions": len(pairs),
+    }
+
+
+def ratio(rounds: list[dict[str, Played]], figure: str) -> float:
+    return round(float(np.median([getattr(one["on"], figure) / getattr(one["off"], figure) for one in rounds])), 3)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A recording played.
+
+    Attributes:
+        cpu_s: Processor seconds in the loop's steps.
+        cpu_with_decoding_s: Those of the whole run.
+        sound_ms: Processor milliseconds in the sound's branch, a window.
+        decisions: Those in which both inputs voted.
+        frames: Input -> frames computed, and kept.
+    """
+
+    cpu_s: float
+    cpu_with_decoding_s: float
+    sound_ms: float
+    decisions: list[Decision]
+    frames: Mapping[str, tuple[int, int]]
+
+
+def play(bundle: Path, clip: Path, settings: dict[str, Any]) -> Played:
     opened = open_bundle(bundle)
     source = {"stream": {"inputs": ["image", "audio"], "url": str(clip)}}
     runner = Runner(opened, parse({**settings, "sources": [source]}, opened.card), fast=True)
-    spent, step = [0.0], runner.engine.step
+    spent: dict[str, list[float]] = {"step": [], "audio": [], "image": []}
+    step, embed = runner.engine.step, runner.model.embed
 
-    def timed(now: float) -> Decision | None:
+    def stepped(now: float) -> Decision | None:
         began = time.process_time()
         decision = step(now)
-        spent[0] += time.process_time() - began
+        spent["step"].append(time.process_time() - began)
         return decision
 
-    runner.engine.step = timed
+    def embedded(name: str, *more: Any) -> Any:
+        began = time.process_time()
+        made = embed(name, *more)
+        spent[name].append(time.process_time() - began)
+        return made
+
+    runner.engine.step, runner.model.embed = stepped, embedded
     found: list[Decision] = []
     runner.on_decision.append(lambda decision: found.append(decision) if len(decision.voted) == 2 else None)
     began = time.process_time()
-    runner.run(threading.Event())
-    return spent[0], time.process_time() - began, found
+    summary = runner.run(threading.Event())
+    return Played(sum(spent["step"]), time.process_time() - began, 1000 * float(np.mean(spent["audio"])), found, dict(summary.frames))
 
 
 def agreement(some: list[Decision], all_: list[Decision]) -> float:
@@ -194,8 +271,12 @@ def agreement(some: list[Decision], all_: list[Decision]) -> float:
 
 
 def best(decision: Decision) -> str:
-    scores = next(iter(decision.readings.values())).scores or {}
-    return max(scores, key=lambda label: scores[label])
+    seen = scores(decision)
+    return max(seen, key=lambda label: seen[label])
+
+
+def scores(decision: Decision) -> Mapping[str, float]:
+    return next(iter(decision.readings.values())).scores or {}
 
 
 def stamp_s(text: str) -> float:

@@ -45,10 +45,10 @@ MAKE_WEIGHTS = """
 import sys
 from pathlib import Path
 import torch
-from edgemm.contracts import card; from edgemm.workshop.models.checkpoint import loading as checkpoint
+from edgemm.contracts import card_file; from edgemm.workshop.models.checkpoint import loading as checkpoint
 from edgemm.workshop.models.checkpoint.loading import save_model
 torch.manual_seed(0)
-model = checkpoint.load_model(card.load(sys.argv[1]), weights=False)
+model = checkpoint.load_model(card_file.load(sys.argv[1]), weights=False)
 print(sum(value.numel() for value in model.parameters()))
 save_model(model, Path(sys.argv[2]))
 """

@@ -1,8 +1,8 @@
-"""What a training step and an answer of torch's take when the threads that wait for each other spin, and when they sleep.
+"""What a training step and an answer of torch's take when the threads that wait for each other spin, and when they sleep at once, or soon.
 
 Launch: python benchmarks/waiting_threads.py [CARD [THREADS [SECONDS [TURNS]]]]    (by default: digits, 2, 10 s each, 3)
 
-Each of both is a process of its own, alone and beside one that keeps a core busy; they take turns. p50 of all calls.
+Each of the three is a process of its own, alone and beside one that keeps a core busy; they take turns. p50 of all calls.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from _results import save
 from edgemm.box.devices import threads
 
 BUSY = "while True: pass"
-WAYS = {"spin": {}, "sleep": threads.PASSIVE}
+WAYS = {"spin": {}, "sleep": threads.PASSIVE | {"GOMP_SPINCOUNT": "0"}, "sleep soon": threads.PASSIVE}
 STEPS = """
 import json, sys, time
 import torch
-from edgemm.contracts import card as cards
-from edgemm.workshop.models.onnx_export import sample_inputs
+from edgemm.contracts import card_file as cards
+from edgemm.workshop.models.tried import sample_inputs
 from edgemm.workshop.training.loop import seeded_model
 
 card, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -61,13 +61,16 @@ print(json.dumps({"train_step_ms": trained, "original_ms": timed(answer, rows(1)
 
 
 def main(card: str = "digits", count: str = "2", seconds: str = "10", turns: str = "3") -> None:
-    found: dict[str, list[float]] = {}
+    times_by_run: dict[str, list[float]] = {}
     for _ in range(int(turns)):
         for beside in ("alone", "beside a busy process"):
             for way, variables in WAYS.items():
                 for name, times in _run(variables, beside != "alone", [card, count, seconds]).items():
-                    found.setdefault(f"{name}, {beside}, {way}", []).extend(times)
-    save("waiting_threads", {"card": card, "threads": int(count), "p50": {name: round(median(times), 2) for name, times in found.items()}})
+                    times_by_run.setdefault(f"{name}, {beside}, {way}", []).extend(times)
+    save(
+        "waiting_threads",
+        {"card": card, "threads": int(count), "p50": {name: round(median(times), 2) for name, times in times_by_run.items()}},
+    )
 
 
 def _run(variables: dict[str, str], is_beside: bool, arguments: list[str]) -> dict[str, list[float]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 __version__ = "0.2.0"
 __all__ = [
-    "benchmark", "cache", "compile", "compress", "demo", "deploy", "doctor", "export", "init", "inspect",
-    "list", "quantize", "run", "train", "verify",
+    "benchmark", "cache", "compile", "compress", "demo", "deploy", "doctor", "export", "fuse", "init", "inspect",
+    "list", "quantize", "run", "search", "slim", "train", "verify",
 ]  # fmt: skip
 
 

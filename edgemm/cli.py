@@ -1,6 +1,7 @@
 """The command line, built from the verbs: their signatures say what can be given, their docstrings what it means.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 our error, 2 usage, 3 done but a budget was missed.
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 our error, 2 usage, 3 done but not all of what was
+asked for: a budget was missed, a live source or a sink of a run was never there.
 """
 
 import ast
@@ -25,16 +26,22 @@ NOT_TYPED = ("progress", "stop")
 """Parameters that only a caller in Python can give."""
 SPELLED = {
     "recipe": ("--recipe", "-r"), "data": ("--data", "-d"), "output": ("--output", "-o"), "target": ("--target", "-t"),
-    "config": ("--config", "-c"), "learning_rate": ("--learning-rate", "--lr"), "loss_weights": ("--loss-weight",),
-    "inputs": ("--input",), "kwargs": ("--kwarg",), "batches": ("--batch",),
+    "targets": ("--target", "-t"), "config": ("--config", "-c"), "learning_rate": ("--learning-rate", "--lr"),
+    "loss_weights": ("--loss-weight",), "budgets": ("--budget",), "inputs": ("--input",), "kwargs": ("--kwarg",), "batches": ("--batch",),
+    "heads": ("--head",), "labels": ("--label",), "rules": ("--rule",),
 }  # fmt: skip
 """Options spelled otherwise than their parameter: with a short form, or in the singular because they are given one by one."""
 SHOWN = {
-    "loss_weights": "OUTPUT=FACTOR", "inputs": "FORM", "kwargs": "KEY=VALUE", "source": "INPUTS=PLACE", "remote": "ssh://USER@HOST",
-    "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS", "web": "[HOST:]PORT",
+    "loss_weights": "OUTPUT=FACTOR", "targets": "NAME", "inputs": "FORM", "kwargs": "KEY=VALUE", "source": "INPUTS=PLACE",
+    "remote": "ssh://USER@HOST", "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS",
+    "web": "[HOST:]PORT", "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'", "labels": "'LABEL: OTHER, ...'",
+    "rules": "'HEAD: RULE'",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
-LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "patience": 0, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1}
+LEAST = {
+    "epochs": 1, "steps": 1, "batch_size": 1, "patience": 0, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1,
+    "trials": 1, "workers": 1, "minutes": 0,
+}  # fmt: skip
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],
     "Sequence[str | Path]": list[str], "tuple[str | Path, str | Path]": tuple[str, str], "Sequence[int]": str,
@@ -132,19 +139,25 @@ def _command(name: str) -> tuple[Callable[..., None], str]:
 
 def _run(name: str, signature: Signature, arguments: dict[str, Any], *, json: bool, markdown: bool) -> None:
     """Call the verb and print what it says at its end: ``ending`` of its file, or its result alone."""
+    from edgemm.contracts import launched
+
+    if not launched.is_first() and not plugins.constant("verbs", name, "TOGETHER"):
+        return  # a launcher started the command several times, and one process does it
     from edgemm.contracts.libraries import quiet_imports, quiet_warnings
-    from edgemm.progress import on_stderr
+    from edgemm.progress import Progress, on_stderr
     from edgemm.report.terminal import Ending, conclude
 
     with quiet_imports(), quiet_warnings():
         verb = plugins.function("verbs", name)
         if "progress" in (parameter.name for parameter in signature.parameters):
-            with on_stderr() as progress:
-                result = verb(**arguments, progress=progress)
+            with on_stderr() if launched.is_first() else Progress() as progress:
+                result, on_screen = verb(**arguments, progress=progress), progress.on_screen
         else:
-            result = verb(**arguments)
+            result, on_screen = verb(**arguments), []
+        if not launched.is_first():
+            return
         ending = getattr(plugins.import_plugin("verbs", name), "ending", None)
-        code = conclude(ending(result, **arguments) if ending else Ending(result), json=json, markdown=markdown)
+        code = conclude(ending(result, **arguments) if ending else Ending(result), json=json, markdown=markdown, on_screen=on_screen)
     if code:
         raise typer.Exit(code)
 
@@ -193,7 +206,9 @@ def _value(parameter: Parameter, typed: Any) -> Any:
             try:
                 return {name: float(value) for name, _, value in (word.partition("=") for word in typed)}
             except ValueError:
-                raise typer.BadParameter(f"'{' '.join(typed)}' is not OUTPUT=FACTOR, such as level=0.5.", param_hint=option) from None
+                raise typer.BadParameter(
+                    f"'{' '.join(typed)}' is not {SHOWN[parameter.name]}, such as level=0.5.", param_hint=option
+                ) from None
     return typed
 
 

@@ -27,9 +27,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from edgemm.redaction import redact_addresses
+
 
 class EdgemmError(Exception):
-    """A mistake that a user can understand and mend.
+    """A mistake that a user can understand and mend. Passwords and tokens of addresses in its words are blotted out.
 
     Args:
         what: One sentence saying what is wrong, with the offending value quoted.
@@ -38,7 +40,7 @@ class EdgemmError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
+        self.what, self.why, self.fix = redact_addresses(what), redact_addresses(why), redact_addresses(fix)
         super().__init__(self.block())
 
     def block(self) -> str:
@@ -164,6 +166,17 @@ class Collector:
             raise self.errors[0]
         if self.errors:
             raise Mistakes(self.errors)
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """What is raised inside, a CardError or the Mistakes of several, begins with the place of the card that it is about."""
+    try:
+        yield
+    except CardError as err:
+        raise CardError(f"{place}: {err.what}", why=err.why, fix=err.fix) from err
+    except Mistakes as err:
+        raise Mistakes([CardError(f"{place}: {error.what}", why=error.why, fix=error.fix) for error in err.errors]) from err
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -34,10 +34,12 @@ class Progress:
 
     Attributes:
         finished: Stages that ended well, in that order.
+        on_screen: Notes that stand on the terminal to which the result goes too.
     """
 
     def __init__(self) -> None:
         self.finished: list[Stage] = []
+        self.on_screen: list[str] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -150,8 +152,8 @@ class Live(Progress):
         name = TextColumn("{task.description}", table_column=Column(min_width=24))  # finished lines are laid out one by one
         bar, seconds = BarColumn(24), TextColumn("{task.elapsed:6.1f} s")
         text = TextColumn("[dim]{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis"))  # a line stays one line
-        is_shared = sys.stdout is not None and sys.stdout.isatty()  # what is printed then goes above the lines; a file gets it as it is
-        self._bars = Bars(name, bar, seconds, text, console=Console(file=stream), redirect_stdout=is_shared)
+        self._is_shared = sys.stdout is not None and sys.stdout.isatty()  # then what is printed goes above the lines
+        self._bars = Bars(name, bar, seconds, text, console=Console(file=stream), redirect_stdout=self._is_shared)
         self._tasks: list[Any] = []
 
     def update(self, text: str, fraction: float | None = None) -> None:
@@ -160,6 +162,7 @@ class Live(Progress):
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
+        self.on_screen += [text] if self._is_shared else []
 
     def _begin(self, name: str) -> None:
         self._bars.start()

@@ -1,6 +1,7 @@
 """The command line: what it prints where, and its exit codes."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import edgemm
 from edgemm.cli import main
 from edgemm.contracts.report import Report, Verdict
 from edgemm.errors import CardError, DataError, Mistakes
+from edgemm.progress import Live
 from edgemm.report import terminal
 from edgemm.report.terminal import Ending, conclude
 
@@ -36,6 +38,14 @@ def test_help_names_every_command(run):
     assert (code, err) == (0, "")
     for name in edgemm.__all__:
         assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("words", [("verify",), ("inspect",), ("compress", "-r", "onnxruntime-int8", "-o", "b")])
+def test_a_name_that_no_file_can_have_is_told(words, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(words[0], "a" * 300, *words[1:])
+    assert code == 1
+    assert err.startswith(f"edgemm: there cannot be a file '{'a' * 200}'.\n  why: File name too long.\n  fix: ")
 
 
 @pytest.mark.parametrize("name", edgemm.__all__)
@@ -236,3 +246,27 @@ def test_everything_listed_says_what_it_is(kind):
 def test_listing_imports_no_variant(fresh_python):
     printed = fresh_python("import edgemm, sys; str(edgemm.list()); print({'torch', 'onnx', 'openvino', 'onnxruntime'} & set(sys.modules))")
     assert printed.strip() == "set()"
+
+
+def test_a_note_that_stands_on_the_terminal_already_is_not_printed_again(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    progress = Live(io.StringIO())
+    progress.note("note: told while working")
+    text = "a table\n\nnote: told while working\n\nbudgets"
+    conclude(Ending(text), on_screen=progress.on_screen)
+    assert capsys.readouterr().out == "a table\n\nbudgets\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    progress = Live(io.StringIO())
+    progress.note("note: told while working")
+    conclude(Ending(text), on_screen=progress.on_screen)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_of_several_launched_processes_one_runs_a_command_and_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            main(["list", "targets"])
+        assert not ended.value.code
+        assert bool(capsys.readouterr().out) == said

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 import edgemm
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts import recipe as recipes
 from edgemm.contracts.modality import modalities
-from edgemm.data.modalities._audio.mel import MFCC_KEYS
-from edgemm.data.modalities._audio.mel import parse as parse_features
+from edgemm.data.modalities._audio.features import MFCC_KEYS
+from edgemm.data.modalities._audio.features import parse as parse_features
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
@@ -121,7 +121,7 @@ def test_the_reference_names_every_key_task_target_option_budget_and_recipe():
 def test_the_references_own_example_is_a_good_one(page):
     plain = yaml.safe_load(re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL).group(1))
     assert cards.parse(plain).inputs if page == "card.md" else recipes.parse(plain).steps
-    assert len((ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()) < 150
+    assert len((ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()) < 170
 
 
 def test_the_front_end_shown_for_torchaudios_features_computes_them():

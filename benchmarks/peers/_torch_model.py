@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgemm.contracts import card
+from edgemm.contracts import card_file
 from edgemm.data.dataset import open_dataset
 from edgemm.workshop.models.checkpoint.loading import load_model
 
@@ -21,7 +21,7 @@ BATCH = 64
 class Model(nn.Module):
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.fused = load_model(card.load(path)).eval()
+        self.fused = load_model(card_file.load(path)).eval()
         self.inputs, self.outputs = list(self.fused.card.inputs), list(self.fused.card.outputs)
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:

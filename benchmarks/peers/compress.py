@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 from _process import EDGEMM, run  # noqa: E402  beside this folder
 from environment import OURS, PACKAGES, folder_of, python_of  # noqa: E402
 
-from edgemm.contracts import card as cards  # noqa: E402
+from edgemm.contracts import card_file as cards  # noqa: E402
 from edgemm.data.dataset import open_dataset  # noqa: E402
 
 CALIBRATION = 300

@@ -21,10 +21,10 @@ def compress(given: Given, out: Path, form: str) -> Path:
     if form == "default":
         main_export(str(Path(given.card).parent), out, task="feature-extraction", library_name="transformers")
         return out / "openvino_model.xml"
-    from edgemm.contracts import card
+    from edgemm.contracts import card_file
     from edgemm.workshop.models.checkpoint.loading import load_model
 
-    quantizer = OVQuantizer.from_pretrained(load_model(card.load(given.card)), task="feature-extraction")
+    quantizer = OVQuantizer.from_pretrained(load_model(card_file.load(given.card)), task="feature-extraction")
     config = OVConfig(quantization_config=OVQuantizationConfig(bits=8, num_samples=len(given.samples)))
     quantizer.quantize(calibration_dataset=given.samples, save_directory=out, ov_config=config)
     return out / "openvino_model.xml"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.step import Context
 from edgemm.data import dataset as datasets
 from edgemm.workshop.models.checkpoint.loading import save_model

@@ -91,16 +91,13 @@ class Dataset(Protocol):
         """Plain values that change when the data does."""
         ...
 
-    def batches(
-        self, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None, drop_last: bool = False
-    ) -> Iterator[Batch]:
+    def batches(self, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None) -> Iterator[Batch]:
         """Stream a split.
 
         Args:
             batch_size: Samples in a batch; the last one may hold fewer.
             shuffle: Seed of the order; None = the order of the rows.
             limit: At most so many samples.
-            drop_last: Leave out a last batch that is not full.
 
         Raises:
             DataError: The split has no rows; a row cannot be read.

@@ -62,12 +62,3 @@ class Deployment:
     def holding(self, model: Path) -> Deployment:
         """The same with this file."""
         return replace(self, model=model)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        return {**self.key(), "model": str(self.model)}
-
-    @classmethod
-    def of_dict(cls, plain: Mapping[str, Any]) -> Deployment:
-        """Back from ``to_dict``."""
-        return cls(plain["target"], Path(plain["model"]), plain["options"], plain["runtime_options"])

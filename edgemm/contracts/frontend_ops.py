@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemm.errors import CardError
+
+COST_ROW = "frontend:"
+"""Before an input's name: what its front-end costs, in tables of costs."""
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -40,6 +45,23 @@ class Affine:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         moved: np.ndarray = x * self.scale + self.shift
         return moved
+
+
+def standardizing(mean: np.ndarray, std: np.ndarray, factor: float = 1.0) -> Affine:
+    """``(x * factor - mean) / std``.
+
+    Raises:
+        CardError: A float32 cannot hold what comes of them; does not name the input.
+    """
+    with np.errstate(over="ignore"):
+        affine = Affine((factor / std).astype(np.float32), (-mean / std).astype(np.float32))
+    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        raise CardError(
+            f"mean is {mean.ravel().tolist()}, std is {std.ravel().tolist()}.",
+            why="forward gets (x - mean) / std, and no float32 holds 1 / std or mean / std.",
+            fix="write finite numbers, those of std further from 0.",
+        )
+    return affine
 
 
 @dataclass(frozen=True)
@@ -90,8 +112,66 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """(samples,) -> (frames, rows, columns): overlapping frames times ``window`` (rows, columns), each laid out row by row.
+
+    The last frame reads ``overrun`` samples beyond the end, which are 0.
+    """
+
+    window: np.ndarray
+    hop: int
+    frames: int
+    overrun: int = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        padded = np.pad(x, ((0, 0), (0, self.overrun)))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.window.size, axis=-1)[:, :: self.hop][:, : self.frames]
+        blocks: np.ndarray = frames.reshape(*frames.shape[:2], *self.window.shape) * self.window
+        return blocks
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """(frames, in, columns) -> (frames, rows * bins): each frame's Fourier transform in two stages, its ``|.| ** exponent``.
+
+    Attributes:
+        down_real, down_imaginary: (rows, in), the transform of each column.
+        turn_cosines, turn_sines: (rows, columns): between the stages each value is multiplied by cosine - i sine.
+        along_cosines, along_sines: (columns, bins), of cosine - i sine: the transform of each row.
+    """
+
+    down_real: np.ndarray
+    down_imaginary: np.ndarray
+    turn_cosines: np.ndarray
+    turn_sines: np.ndarray
+    along_cosines: np.ndarray
+    along_sines: np.ndarray
+    exponent: float = 2.0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        real, imaginary = np.matmul(self.down_real, x), np.matmul(self.down_imaginary, x)
+        cosines, sines = self.turn_cosines, self.turn_sines
+        real, imaginary = real * cosines + imaginary * sines, imaginary * cosines - real * sines
+        cosines, sines = self.along_cosines, self.along_sines
+        real, imaginary = real @ cosines + imaginary @ sines, imaginary @ cosines - real @ sines
+        power = Power(self.exponent)(np.concatenate([real, imaginary], axis=1))
+        return power.reshape(*power.shape[:2], -1)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """(frames, in) -> (out, frames), with ``weight`` (in, out)."""
+
+    weight: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        product: np.ndarray = np.matmul(x, self.weight)
+        return product.transpose(0, 2, 1)
+
+
+@dataclass(frozen=True)
 class MatMul:
-    """(in, frames) -> (out, frames): ``weight @ x`` with ``weight`` (out, in)."""
+    """(..., in, columns) -> (..., out, columns): ``weight @ x`` with ``weight`` (out, in)."""
 
     weight: np.ndarray
 
@@ -134,7 +214,10 @@ class Mask:
         return x, (x != self.pad).astype(np.int64)
 
 
-Op = Cast | Transpose | Affine | Peak | Reflect | Frames | Power | MatMul | Log | Normalize | Mask
+Op = (
+    Cast | Transpose | Affine | Peak | Reflect | Frames | Power | Blocks | Spectrum | Bands | MatMul | Log | Normalize
+    | Mask
+)  # fmt: skip
 
 
 def folds(ops: list[Op]) -> bool:

@@ -10,7 +10,7 @@ class LayerWork:
     """What one layer has to do for one sample.
 
     Attributes:
-        branch: Whose it is.
+        branch: Whose it is; ``frontend:<input>`` of a front-end.
         macs: Multiply-accumulates.
         weights: Trained values it reads.
         values: Other values it reads and writes.

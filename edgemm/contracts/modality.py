@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
-from edgemm.contracts import plugins
+from edgemm.contracts import plugins, written
 from edgemm.contracts.card import Card, Input
 from edgemm.contracts.frontend_ops import Op
 from edgemm.contracts.specs import BATCH, TensorSpec
 from edgemm.contracts.stream import Numbers, Stream
-from edgemm.errors import CardError, DataError, EdgemmError, Mistakes
+from edgemm.errors import DataError, naming
 
 PICTURE_AXES, BANDS_OVER_TIME, TIME, TOKENS = ("channel", "height", "width"), ("band", "time"), ("time",), ("token",)
 """What the axes of one sample count as ``forward`` receives it: a picture, a spectrogram, a series of single numbers, token ids."""
@@ -77,6 +78,29 @@ class Form:
         return set(self.words) <= set(words) and set(self.settings) <= set(settings)
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How a front-end walks along an input: frame t is made of the samples from ``t * hop`` on, whatever stands elsewhere.
+
+    Attributes:
+        hop, window: Samples between two frames, and those that one frame reads.
+        frames: How many there are in an input.
+        pad: Samples that are mirrored at both ends before.
+        at_once: Frames that a stream brings from one window to the next, about.
+        block: The forms of ``frontend_forms``, by name, for so many frames of samples that are not mirrored, up to ``after``.
+        after: The last operations of ``frontend``, of which the first ``alone`` still look at each frame (on the last axis) alone.
+    """
+
+    hop: int
+    window: int
+    frames: int
+    pad: int
+    at_once: int
+    block: Callable[[int], Mapping[str, list[Op]]]
+    after: Sequence[Op] = ()
+    alone: int = 0
+
+
 class Modality(Protocol):
     """One input's modality with its options. A plugin is a frozen dataclass whose fields are the options a card may set.
 
@@ -108,6 +132,21 @@ class Modality(Protocol):
         """Fixed operations from a batch of samples to what ``forward`` receives; [] when nothing is to be done."""
         ...
 
+    def frontend_forms(self) -> Mapping[str, list[Op]]:
+        """Name -> ``frontend`` in another form, equal but for rounding, itself the first, the smallest last; {} where there is one form.
+
+        A target gets the one that is fastest on it.
+        """
+        return {}
+
+    def notes(self) -> list[str]:
+        """What a reader should know of its options though they are no mistake, a sentence each; does not name the input."""
+        return []
+
+    def framing(self) -> Framing | None:
+        """How ``frontend`` works frame by frame, so that of a stream only new frames need be computed; None where it does not."""
+        return None
+
     def synthetic(self, rng: np.random.Generator) -> np.ndarray:
         """One plausible sample, for shape checks and for models without data."""
         ...
@@ -128,6 +167,18 @@ class Modality(Protocol):
         """The file a cell names, for the dataset's fingerprint; None where the cell holds the value itself."""
         return None
 
+    def extent(self, cell: Any, folder: Path) -> tuple[int, int]:
+        """Height and width of the picture in a cell, upright and before it is fitted, without decoding it; of one that can be looked at.
+
+        Raises:
+            DataError: The cell cannot be read.
+        """
+        raise NotImplementedError
+
+    def remark(self, cell: Any, folder: Path) -> str:
+        """What is odd about a cell and no error, in words; "" where nothing is."""
+        return ""
+
     def reads_empty(self, cell: Any) -> bool:
         """Whether a cell that holds nothing is a sample all the same."""
         return False
@@ -145,6 +196,10 @@ class Modality(Protocol):
         """What each axis of a sample counts as ``forward`` receives it."""
         rank = len(self.shape())
         return AXES_BY_RANK.get(rank, ("value",) * rank)
+
+    def measured(self) -> bool:
+        """Whether its numbers are measurements of any size, channels on the last axis, and not bounded ones (pixels, sound) or ids."""
+        return False
 
     def vocabulary(self) -> Vocabulary | None:
         """The token ids it consists of; None where its numbers are no ids.
@@ -197,7 +252,7 @@ class Modality(Protocol):
 
 def flow(value: Any) -> str:
     """A value as YAML in one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+    return written.dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
 
 
 def of(spec: Input, *, folder: Path | None = None) -> Modality:
@@ -213,16 +268,13 @@ def of(spec: Input, *, folder: Path | None = None) -> Modality:
     options = dict(spec.options)
     if options.get("tokenizer") and folder is not None:
         options["tokenizer"] = str(folder / options["tokenizer"])
-    try:
+    with naming(f"inputs.{spec.name}"):
         return kind(**options)
-    except CardError as err:
-        raise _named(err, spec) from err
-    except Mistakes as err:
-        raise Mistakes([_named(error, spec) for error in err.errors]) from err
 
 
-def _named(err: EdgemmError, spec: Input) -> CardError:
-    return CardError(f"inputs.{spec.name}: {err.what}", why=err.why, fix=err.fix)
+def notes(card: Card) -> list[str]:
+    """What a reader should know of the inputs' options."""
+    return [f"input '{name}': {note}" for name, part in modalities(card).items() for note in part.notes()]
 
 
 def modalities(card: Card) -> Mapping[str, Modality]:
@@ -268,8 +320,11 @@ def existing(cell: str, folder: Path) -> Path:
         DataError: There is none.
     """
     path = folder / cell.strip()
-    if not path.is_file():
-        why = f"'{path}' is a folder." if path.is_dir() else f"'{path}' does not exist."
+    if not os.path.isfile(path):  # False for a name that no system takes; Path.is_file raises
+        for form in () if cell.isascii() else ("NFC", "NFD"):  # macOS writes a letter and its accent apart, others as one
+            if os.path.isfile(other := folder / unicodedata.normalize(form, cell.strip())):
+                return other
+        why = f"'{path}' is a folder." if os.path.isdir(path) else f"'{path}' does not exist."
         raise DataError(f"'{cell}' is missing.", why=why, fix="add the file, or mend the path; paths are relative to the manifest.")
     return path
 

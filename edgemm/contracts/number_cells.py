@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 
 from edgemm.contracts.modality import existing
 from edgemm.errors import DataError
+from edgemm.store import json_text
 
 BETWEEN = re.compile(r"[\s,;]+")
+DECIMAL_COMMAS = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 
 
 def is_npy(cell: Any) -> bool:
@@ -34,14 +35,14 @@ def numbers(cell: Any, folder: Path) -> np.ndarray:
     text = cell.strip()
     if text.startswith("["):
         try:
-            return _array(json.loads(text), "the cell")
-        except json.JSONDecodeError as err:
+            return _array(json_text.loads(text), "the cell")
+        except ValueError as err:
             raise DataError(
                 f"'{_short(text)}' is no list of numbers.", why=f"{err}.", fix="write a JSON list, or numbers with blanks between."
             ) from err
     words = BETWEEN.split(text.strip(",; \t\n"))
     try:
-        return np.array(words, np.float64)
+        return np.array([_number(word) for word in words], np.float64)
     except ValueError as err:
         wrong = next((word for word in words if not _is_number(word)), text)
         raise DataError(
@@ -50,8 +51,11 @@ def numbers(cell: Any, folder: Path) -> np.ndarray:
         ) from err
 
 
-def shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def shaped(array: np.ndarray, shape: Sequence[int], cell: Any = None) -> np.ndarray:
     """``array`` in ``shape``, when it holds as many numbers and differs by being flat or by axes of length 1.
+
+    Args:
+        cell: What it was read from: where that fits with commas for decimal points, the error says so.
 
     Raises:
         DataError: It does not fit.
@@ -61,6 +65,13 @@ def shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     squeezed = tuple(size for size in shape if size != 1)
     if array.size == np.prod(shape, dtype=int) and (array.ndim == 1 or tuple(size for size in array.shape if size != 1) == squeezed):
         return array.reshape(shape)
+    words = re.split(r"[\s;]+", cell.strip()) if isinstance(cell, str) else []
+    if len(words) == np.prod(shape, dtype=int) and all(map(DECIMAL_COMMAS.fullmatch, words)):
+        raise DataError(
+            f"the cell holds {array.size} numbers, the card says {list(shape)}: '{_short(str(cell).strip())}'.",
+            why="a comma stands between numbers; as a decimal comma it would fit.",
+            fix="write decimal points: 1.5 2.5.",
+        )
     raise DataError(
         f"the cell holds {array.size} numbers in shape {array.shape}, the card says {list(shape)}.",
         why=f"that is {int(np.prod(shape, dtype=int))} numbers.",
@@ -101,15 +112,21 @@ def _load(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
         return array
-    except (OSError, ValueError, EOFError) as err:
+    except Exception as err:  # a header with one changed byte is told by Python's tokenizer, a size beyond memory by another kind
         raise DataError(
             f"'{path}' is no readable .npy file.", why=f"{err}".rstrip(".") + ".", fix="write it with numpy.save, without objects."
         ) from err
 
 
+def _number(word: str) -> float:
+    if "_" in word:  # Python reads 1_0 as 10
+        raise ValueError("an underscore")
+    return float(word)
+
+
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        _number(word)
     except ValueError:
         return False
     return True

@@ -17,9 +17,9 @@ from pathlib import Path
 from edgemm.contracts.specs import BATCH, TensorSpec
 from edgemm.errors import TargetError
 
-MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 1, 5, 11, 12
+MODEL_GRAPH, MODEL_FUNCTIONS, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 25, 1, 5, 11, 12
 NODE_OUTPUT, NODE_NAME, NODE_TYPE, NODE_DOMAIN = 2, 3, 4, 7
-TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
+TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 2, 8, 13
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
           12: "uint32", 13: "uint64"}  # fmt: skip
 """TensorProto.DataType -> numpy name."""
@@ -35,12 +35,16 @@ class OnnxFile:
     Attributes:
         external: File names (relative to the model's folder) in which weights lie outside.
         operators: ``domain:type`` of each node of the main graph, without the domain for the standard one.
+        has_functions: Whether it defines operators of its own, which not every runtime takes.
+        types: numpy names of the types of its weights; ``object`` for those that numpy lacks, such as bfloat16.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     external: frozenset[str]
     operators: tuple[str, ...]
+    types: frozenset[str] = frozenset()
+    has_functions: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -127,6 +131,7 @@ def _model(data: memoryview) -> OnnxFile:
     initializers: set[str] = set()
     external: set[str] = set()
     operators: list[str] = []
+    types: set[str] = set()
     for number, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
@@ -137,9 +142,10 @@ def _model(data: memoryview) -> OnnxFile:
         elif number == GRAPH_NODE:
             operators.append(_operator(value))
         elif number == GRAPH_INITIALIZER:
-            initializers.add(_tensor(value, external))
+            initializers.add(_tensor(value, external, types))
     inputs = [spec for spec in inputs if spec.name not in initializers]  # old files list weights among the inputs
-    return OnnxFile(tuple(inputs), tuple(outputs), frozenset(external), tuple(operators))
+    has_functions = any(number == MODEL_FUNCTIONS for number, _ in _fields(data))
+    return OnnxFile(tuple(inputs), tuple(outputs), frozenset(external), tuple(operators), frozenset(types), has_functions)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -218,11 +224,13 @@ def _operator(data: memoryview) -> str:
     return f"{domain}:{kind}" if domain not in ("", "ai.onnx") else kind
 
 
-def _tensor(data: memoryview, external: set[str]) -> str:
+def _tensor(data: memoryview, external: set[str], types: set[str]) -> str:
     name = ""
     for number, value in _fields(data):
         if number == TENSOR_NAME:
             name = _text(value)
+        elif number == TENSOR_TYPE and isinstance(value, int):
+            types.add(DTYPES.get(value, "object"))
         elif number == TENSOR_EXTERNAL and isinstance(value, memoryview) and _text(_inner(value, 1)) == "location":
             external.add(_text(_inner(value, 2)))
     return name

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgemm.contracts import plugins
 from edgemm.contracts.plugins import Option
 from edgemm.errors import Collector, EdgemmError, nearest
 
 SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "dict": (dict,), "list": (list,), "None": (type(None),),
+    "OutputName": (str,), "InputName": (str,),
 }  # fmt: skip
 
 WORDS = {
@@ -23,17 +25,21 @@ WORDS = {
 
 
 def check(
-    given: Mapping[str, Any], declared: Mapping[str, Option], where: str, error: type[EdgemmError], *, skip: tuple[str, ...] = ()
+    given: Any, declared: Mapping[str, Option], where: str, error: type[EdgemmError], *, skip: tuple[str, ...] = ()
 ) -> list[EdgemmError]:
-    """Every mistake in ``given``: unknown keys (with the nearest right one), wrong types, missing required ones.
+    """Every mistake in ``given``: no mapping, unknown keys (with the nearest right one), wrong types, missing required ones.
 
     Args:
-        given: Options as the user wrote them.
+        given: Options as the user wrote them, whatever that is.
         declared: What the plugin takes (``plugins.options``).
         where: Place for the message, such as ``inputs.image``.
         error: Type of the errors made.
         skip: Keys that are somebody else's to check.
     """
+    if not isinstance(given, Mapping):
+        return [
+            error(f"{where}: {_shown(given) if not isinstance(given, str) else repr(given)} is not a mapping.", fix="write option: value.")
+        ]
     mistakes = Collector()
     for key, value in given.items():
         if key in skip:
@@ -63,6 +69,8 @@ def fits(value: Any, annotation: ast.expr) -> bool:
             return isinstance(value, SCALARS[name]) and (name == "bool" or not isinstance(value, bool))
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
             return value in ast.literal_eval(ast.Tuple(choice.elts if isinstance(choice, ast.Tuple) else [choice], ast.Load()))
+        case ast.Name(id="Retrainer"):
+            return value in choices(annotation)
         case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=item):
             return isinstance(value, (list, tuple)) and all(fits(entry, item) for entry in value)
         case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, ast.Constant(value=x)])) if x is ...:
@@ -72,6 +80,15 @@ def fits(value: Any, annotation: ast.expr) -> bool:
         case ast.Subscript(value=ast.Name(id="dict" | "Mapping"), slice=ast.Tuple(elts=[key, item])):
             return isinstance(value, dict) and all(fits(k, key) and fits(v, item) for k, v in value.items())
     return True
+
+
+def means_text(declared: Mapping[str, Option], path: Sequence[Any]) -> bool:
+    """Whether an option wants words at a place: ``path`` is its name, and where in its value."""
+    option = declared.get(path[0]) if path else None
+    if option is None:
+        return False
+    names = {node.id for node in ast.walk(option.annotation) if isinstance(node, ast.Name)}
+    return bool(names & {"str", "Labels", "OutputName", "InputName"}) and not names & {"int", "float", "bool", "Any", "Literal"}
 
 
 def selector_keys(value: Any, annotation: ast.expr) -> list[str]:
@@ -92,7 +109,7 @@ def in_words(annotation: ast.expr) -> str:
     """An annotation as a user reads it: "a whole number", "a list of numbers", "one of ptq, qat"; that null may stand there is left out."""
     match annotation:
         case ast.BinOp(op=ast.BitOr()):
-            kinds = [kind for kind in _alternatives(annotation) if ast.unparse(kind) != "None"]
+            kinds = [kind for kind in alternatives(annotation) if ast.unparse(kind) != "None"]
             return " or ".join(dict.fromkeys(map(in_words, kinds))) or WORDS["None"][0]
         case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)) if not _is_rest(items[-1]):
             return f"a list of {len(items)}: {', '.join(map(in_words, items))}"
@@ -102,35 +119,38 @@ def in_words(annotation: ast.expr) -> str:
             return f"a {_plural(annotation).replace('lists', 'list', 1)}"
         case ast.Subscript(value=ast.Name(id="dict" | "Mapping")):
             return f"a {_plural(annotation).replace('mappings', 'mapping', 1)}"
-        case ast.Subscript(value=ast.Name(id="Literal")):
+        case ast.Subscript(value=ast.Name(id="Literal")) | ast.Name(id="Retrainer"):
             return f"{'one of ' if len(choices(annotation)) > 1 else ''}{', '.join(map(_shown, choices(annotation)))}"
     return WORDS.get(ast.unparse(annotation), (ast.unparse(annotation), ""))[0]
 
 
 def choices(annotation: ast.expr) -> list[Any]:
-    """The values of every ``Literal`` in a union."""
+    """The values of every ``Literal`` in a union, and the steps that a ``Retrainer`` may be."""
     values: list[Any] = []
-    for kind in _alternatives(annotation):
+    for kind in alternatives(annotation):
         match kind:
             case ast.Subscript(value=ast.Name(id="Literal"), slice=choice):
                 values += [ast.literal_eval(entry) for entry in (choice.elts if isinstance(choice, ast.Tuple) else [choice])]
+            case ast.Name(id="Retrainer"):
+                values += plugins.saying("steps", "TRAINS_QUANTIZED")
     return values
 
 
 def _misfit(where: str, value: Any, annotation: ast.expr, error: type[EdgemmError]) -> EdgemmError:
     allowed = [choice for choice in choices(annotation) if isinstance(choice, str)]
     if isinstance(value, str) and allowed:
-        others = [kind for kind in _alternatives(annotation) if not choices(kind) and ast.unparse(kind) != "None"]
+        others = [kind for kind in alternatives(annotation) if not choices(kind) and ast.unparse(kind) != "None"]
         more = f", or write {' or '.join(map(in_words, others))}" if others else ""
         return error(f"{where}: unknown value '{value}'.", fix=f"{nearest(value, allowed)}{more}.")
     words = in_words(annotation)
     return error(f"{where}: {_shown(value) if not isinstance(value, str) else repr(value)} is not {words}.", fix=f"write {words}.")
 
 
-def _alternatives(annotation: ast.expr) -> list[ast.expr]:
+def alternatives(annotation: ast.expr) -> list[ast.expr]:
+    """The types that a union holds."""
     match annotation:
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return [*_alternatives(left), *_alternatives(right)]
+            return [*alternatives(left), *alternatives(right)]
     return [annotation]
 
 

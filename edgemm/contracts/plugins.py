@@ -11,9 +11,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import keyword
 import os
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -233,6 +235,11 @@ def _own_options(kind: str, name: str) -> dict[str, Option]:
     return {}
 
 
+def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a plugin's constructor takes them: one that Python keeps the name of ends in ``_`` there (``from`` is ``from_``)."""
+    return {f"{name}_" if keyword.iskeyword(name) else name: value for name, value in options.items()}
+
+
 def fields_of(tree: ast.Module, name: str) -> dict[str, Option]:
     """The annotated fields of class ``name`` in a parsed source, as ``options`` reads them."""
     return next((_fields(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), {})
@@ -247,6 +254,11 @@ def constant(kind: str, name: str, variable: str) -> Any:
     return None
 
 
+def saying(kind: str, variable: str) -> list[str]:
+    """Names of the plugins of a kind whose source says ``variable = ...`` at its top, and nothing empty; edgemm's before one's own."""
+    return sorted((name for name in names(kind) if constant(kind, name, variable)), key=lambda name: is_own(kind, name))
+
+
 def is_own(kind: str, name: str) -> bool:
     """Whether a plugin lies in a folder of one's own."""
     return not source(kind, name).is_relative_to(ROOT)
@@ -257,11 +269,17 @@ def packages(kind: str, name: str) -> tuple[str, ...]:
     return tuple(constant(kind, name, "PACKAGES") or ())
 
 
+def option_name(parameter: str) -> str:
+    """What a card or recipe calls a parameter (``parameters``)."""
+    return parameter[:-1] if parameter.endswith("_") and keyword.iskeyword(parameter[:-1]) else parameter
+
+
 def _parameters(node: ast.FunctionDef) -> dict[str, Option]:
     parameters = {}
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         annotation = argument.annotation or ast.Name("Any")
-        parameters[argument.arg] = Option(argument.arg, annotation, REQUIRED if default is None else _literal(default))
+        name = option_name(argument.arg)
+        parameters[name] = Option(name, annotation, REQUIRED if default is None else _literal(default))
     return parameters
 
 
@@ -272,7 +290,8 @@ def _fields(node: ast.ClassDef) -> dict[str, Option]:
             if "ClassVar" in ast.unparse(item.annotation):
                 continue
             default = REQUIRED if item.value is None else _literal(item.value)
-            fields[item.target.id] = Option(item.target.id, item.annotation, default)
+            name = option_name(item.target.id)
+            fields[name] = Option(name, item.annotation, default)
     return fields
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from edgemm.contracts import options, plugins
+from edgemm.contracts import options, plugins, search_section, written
 from edgemm.contracts.card import Card
+from edgemm.contracts.search_space import Search
 from edgemm.errors import Collector, EdgemmError, RecipeError, nearest
+from edgemm.store import utf8
 
-KEYS = ("steps", "targets", "budgets")
+KEYS = ("steps", "targets", "budgets", "for", "tune", "search")
+SPEED, SIZE = "speed", "size"
 BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "size_mib", "peak_rss_mib", "cold_start_ms")
 PER_OUTPUT = ("accuracy_drop_points",)
-STAGES = ("torch", "graph")
 DEFAULT = "default"
 """Selector of the branches that the precision of a step that quantizes does not name."""
 
@@ -64,6 +66,9 @@ class Recipe:
         budgets: Budget name -> limit, or for ``accuracy_drop_points`` also output -> limit. A bare ``accuracy_drop_points`` is in points
             for every output, where a regression's point is a hundredth of its labels' standard deviation; a limit for one output is in
             its own unit.
+        aim: ``speed`` = INT8 only as far as the result is not slower than the float graph as the runtime takes it; ``size`` = in any case.
+        tunes: Whether front-ends, runtime options and INT8 itself are chosen by timing them on this machine.
+        search: What ``edgemm search`` varies; nobody else looks at it.
     """
 
     name: str
@@ -71,6 +76,9 @@ class Recipe:
     targets: Mapping[str, Mapping[str, Any]]
     budgets: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    aim: str = SPEED
+    tunes: bool = True
+    search: Search | None = None
 
     def torch_steps(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.stage == "torch")
@@ -78,8 +86,40 @@ class Recipe:
     def graph_steps(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.stage == "graph")
 
+    def with_steps(self, entries: Iterable[tuple[str, Mapping[str, Any]]], name: str) -> Recipe:
+        """The recipe, under a name, with other steps, which are not checked, and nothing to search."""
+        steps = tuple(_step(step, dict(step_options)) for step, step_options in entries)
+        return replace(self, name=name, steps=steps, sha256=_digest(steps, self.targets, self.budgets, self.aim, self.tunes), search=None)
+
+    def with_budgets(self, budgets: Mapping[str, Any], card: Card | None = None) -> Recipe:
+        """The recipe with these budgets beside and instead of its own.
+
+        Raises:
+            RecipeError, Mistakes: An unknown budget, or one that is no number.
+        """
+        mistakes = Collector()
+        whole = {**self.budgets, **_budgets(dict(budgets), self.name, card, mistakes)}
+        mistakes.raise_if_any()
+        return replace(self, budgets=whole, sha256=_digest(self.steps, self.targets, whole, self.aim, self.tunes))
+
+    def entries(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Names and options of the steps."""
+        return [(step.name, step.options) for step in self.steps]
+
+    def plain(self) -> dict[str, Any]:
+        """What ``parse`` makes the recipe of, but for what it searches."""
+        steps = [{step.name: dict(step.options)} for step in self.steps]
+        return {"steps": steps, "targets": dict(self.targets), "budgets": dict(self.budgets), "for": self.aim, "tune": self.tunes}
+
     def notes(self, card: Card) -> list[str]:
         """What of this recipe the card has no use for, in words."""
+        dropped = self.search.dropped if self.search else ()
+        return [
+            *(f"search.space: '{name}' is left out, the model has no such input." for name in dropped),
+            *self._unused_selectors(card),
+        ]
+
+    def _unused_selectors(self, card: Card) -> list[str]:
         return [
             f"{step.name}.{key}: '{selector}' is skipped, the model has no {selector} input."
             for step in self.steps
@@ -116,8 +156,10 @@ def load(name_or_path: str | Path, *, card: Card | None = None) -> Recipe:
         path = inside
     try:
         text = path.read_text(encoding="utf-8")
-        plain = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        plain = written.load(text, _means_text)
+    except UnicodeDecodeError as err:
+        raise RecipeError(f"cannot read the recipe {path}.", why=utf8.why(err), fix=utf8.fix(path, err)) from err
+    except (OSError, yaml.YAMLError) as err:
         raise RecipeError(f"cannot read the recipe {path}.", why=" ".join(str(err).split()), fix="mend the place it names.") from err
     return parse(plain, name=path.stem, card=card, where=path.name)
 
@@ -133,7 +175,7 @@ def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: 
     """
     where = where or name
     if not isinstance(plain, dict):
-        raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets and budgets.")
+        raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets, budgets, for, tune and search.")
     mistakes = Collector()
     for key in plain:
         if key not in KEYS:
@@ -141,9 +183,50 @@ def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: 
     steps = _steps(plain.get("steps") or [], where, card, mistakes)
     targets = _targets(plain.get("targets"), where, mistakes)
     budgets = _budgets(plain.get("budgets") or {}, where, card, mistakes)
+    aim = plain.get("for", SPEED)
+    if aim not in (SPEED, SIZE):
+        mistakes.add(RecipeError(f"{where}: for: {aim!r} is no aim.", fix=f"for: {SPEED}, which is the default, or for: {SIZE}."))
+    tunes = plain.get("tune", True)
+    if not isinstance(tunes, bool):
+        mistakes.add(
+            RecipeError(f"{where}: tune: {tunes!r} is neither true nor false.", fix="tune: true, which is the default, or tune: false.")
+        )
+    search = None
+    if "search" in plain and len(steps) == len(plain.get("steps") or []):  # what searches the options of wrong steps is not looked at
+        search = _search(plain["search"], steps, where, card, mistakes)
     mistakes.raise_if_any()
-    digest = hashlib.sha256(repr([(s.name, sorted(s.options.items())) for s in steps] + [targets, budgets]).encode()).hexdigest()
-    return Recipe(name, steps, targets, budgets, digest)
+    return Recipe(name, steps, targets, budgets, _digest(steps, targets, budgets, aim, tunes), aim, tunes, search)
+
+
+def _digest(steps: Sequence[Step], targets: Mapping[str, Any], budgets: Mapping[str, Any], aim: str, tunes: bool) -> str:
+    """What tells a recipe from another one: all but what it searches."""
+    parts = [*((step.name, sorted(step.options.items())) for step in steps), targets, budgets]
+    parts += ([SIZE] if aim == SIZE else []) + ([] if tunes else ["untuned"])
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _search(plain: Any, steps: Sequence[Step], where: str, card: Card | None, mistakes: Collector) -> Search | None:
+    def check(name: str, step_options: Mapping[str, Any], here: str) -> list[EdgemmError]:
+        return _step_mistakes(_step(name, step_options), here, card)
+
+    return search_section.parse(
+        plain, [(step.name, step.options) for step in steps], where, check, mistakes,
+        costs=[budget for budget in BUDGETS if budget not in PER_OUTPUT],
+        selectors=card.selectors() if card else None, outputs=list(card.outputs) if card else None,
+    )  # fmt: skip
+
+
+def _means_text(plain: Any, path: written.Path) -> bool:
+    """Where a recipe means a word: the names in its lists, and an option of a step or a target that is one."""
+    if path[0] == "search":
+        return search_section.means_text(path[1:])
+    if path[0] in ("steps", "targets") and len(path) == 2 and isinstance(path[1], int):
+        return True
+    if path[0] == "steps" and len(path) > 3 and path[2] in plugins.names("steps"):
+        return options.means_text(plugins.options("steps", str(path[2])), path[3:])
+    if path[0] == "targets" and len(path) > 2 and path[1] in plugins.names("targets"):
+        return options.means_text(plugins.options("targets", str(path[1])), path[2:])
+    return False
 
 
 def _steps(plain: Any, where: str, card: Card | None, mistakes: Collector) -> tuple[Step, ...]:
@@ -166,14 +249,25 @@ def _steps(plain: Any, where: str, card: Card | None, mistakes: Collector) -> tu
         if not isinstance(step_options, dict):
             mistakes.add(RecipeError(f"{here} ({name}): its options are not a mapping.", fix=f"write `- {name}: {{option: value}}`."))
             continue
-        step = Step(name, step_options, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
-        for error in options.check(step_options, plugins.options("steps", name), f"{here} ({name})", RecipeError):
-            mistakes.add(error)
-        _check_selectors(step, here, card, mistakes)
+        step = _step(name, step_options)
+        mistakes.errors += options.check(step_options, plugins.options("steps", name), f"{here} ({name})", RecipeError)
+        mistakes.errors += _selector_mistakes(step, here, card)
         _check_stage(step, here, card, mistakes)
         _check_order(step, steps, here, mistakes)
         steps.append(step)
     return tuple(steps)
+
+
+def _step(name: str, step_options: Mapping[str, Any]) -> Step:
+    return Step(name, step_options, plugins.constant("steps", name, "STAGE"), plugins.constant("steps", name, "LAST"))
+
+
+def _step_mistakes(step: Step, here: str, card: Card | None) -> list[EdgemmError]:
+    """What is wrong with a step's options, whatever stands around it."""
+    return [
+        *options.check(step.options, plugins.options("steps", step.name), here, RecipeError),
+        *_selector_mistakes(step, here, card),
+    ]
 
 
 def _check_stage(step: Step, here: str, card: Card | None, mistakes: Collector) -> None:
@@ -202,14 +296,14 @@ def _check_order(step: Step, before: list[Step], here: str, mistakes: Collector)
         mistakes.add(RecipeError(what, why=last.last or "", fix=fix))
 
 
-def _check_selectors(step: Step, here: str, card: Card | None, mistakes: Collector) -> None:
+def _selector_mistakes(step: Step, here: str, card: Card | None) -> list[EdgemmError]:
     always = {"fusion", "head", *plugins.names("modalities")}
-    for key, option in plugins.options("steps", step.name).items():
-        for selector in options.selector_keys(step.options.get(key), option.annotation):
-            if card is not None and selector not in always and not step.knows(key, selector, card):
-                mistakes.add(
-                    RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors()))
-                )
+    return [
+        RecipeError(f"{here}: {key} names '{selector}', no part of this model.", fix=nearest(selector, card.selectors()))
+        for key, option in plugins.options("steps", step.name).items()
+        for selector in options.selector_keys(step.options.get(key), option.annotation)
+        if card is not None and selector not in always and not step.knows(key, selector, card)
+    ]
 
 
 def _targets(plain: Any, where: str, mistakes: Collector) -> dict[str, dict[str, Any]]:
@@ -223,10 +317,10 @@ def _targets(plain: Any, where: str, mistakes: Collector) -> dict[str, dict[str,
         if name not in plugins.names("targets"):
             mistakes.add(RecipeError(f"{where}: unknown target '{name}'.", fix=nearest(str(name), plugins.names("targets"))))
             continue
-        target_options = target_options or {}
-        for error in options.check(target_options, plugins.options("targets", name), f"{where}: targets.{name}", RecipeError):
-            mistakes.add(error)
-        targets[name] = dict(target_options)
+        target_options = {} if target_options is None else target_options
+        errors = options.check(target_options, plugins.options("targets", name), f"{where}: targets.{name}", RecipeError)
+        mistakes.errors += errors
+        targets[name] = {} if errors else dict(target_options)
     return targets
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgemm.contracts.report_parts import Details, Ratio
+from edgemm.contracts import plain_values
+from edgemm.contracts.interval import show_interval
+from edgemm.contracts.report_parts import Details
+from edgemm.contracts.timing_parts import Ratio
 from edgemm.errors import EdgemmError
+from edgemm.store import json_text
 from edgemm.store.artifact import write_bytes
 
 FORMAT = 1
@@ -185,23 +188,10 @@ class Report:
 
     def to_json(self) -> bytes:
         """The bytes of ``report.json``. What is not finite becomes null: JSON has no word for it."""
-        return (json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (json.dumps(plain_values.plain(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def save(self, path: Path) -> None:
         write_bytes(path, self.to_json())
-
-
-def show_interval(low: float | None, high: float | None) -> str:
-    """A 95% interval as people read it, "" where there is none."""
-    return "" if low is None or high is None else f"[{low:.3g}, {high:.3g}]"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _label(key: tuple[str | None, str, str], keys: Sequence[tuple[str | None, str, str]]) -> str:
@@ -234,7 +224,7 @@ def read(path: Path) -> Report:
         EdgemmError: Not a report, or of a newer format.
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json_text.loads(path.read_text(encoding="utf-8"))
         if plain.get("format") != FORMAT:
             raise EdgemmError(
                 f"{path} is a report of format {plain.get('format')!r}.",
@@ -243,7 +233,7 @@ def read(path: Path) -> Report:
             )
         return Report(
             plain["environment"],
-            [_measurement(m) for m in plain["measurements"]],
+            [plain_values.read(Measurement, m) for m in plain["measurements"]],
             [Verdict(**b) for b in plain["budgets"]],
             Details.of_dict(plain.get("details", {})),
         )
@@ -251,12 +241,6 @@ def read(path: Path) -> Report:
         raise EdgemmError(
             f"{path} is not an edgemm report.", why=str(err), fix="give the report.json that benchmark or compress wrote."
         ) from err
-
-
-def _measurement(plain: Mapping[str, Any]) -> Measurement:
-    modalities = tuple(plain["modalities"]) if plain.get("modalities") else None
-    value = float("nan") if plain["value"] is None else plain["value"]
-    return Measurement(**{**plain, "value": value, "modalities": modalities})
 
 
 def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targets: Iterable[str], outputs: Iterable[str]) -> list[Verdict]:

@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
+from edgemm.contracts import plain_values
+from edgemm.contracts import timing_parts as timing
+from edgemm.contracts.detection_parts import Detected
+from edgemm.contracts.interval import Interval
+from edgemm.contracts.rung import Rung
+from edgemm.contracts.search_parts import Searched
+from edgemm.contracts.sensitivity import Sensitivity
 from edgemm.contracts.target import LayerRan
-
-Row = Mapping[str, Any]
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Two forms timed side by side: how many times as long ``candidate`` takes as ``baseline``, with its 95% interval.
-
-    Attributes:
-        verdict: ``faster``, ``slower``, ``no difference shown``.
-        disturbed: Whether one of the two was disturbed in too many rounds.
-    """
-
-    candidate: str
-    baseline: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    verdict: str = ""
-    disturbed: bool = False
-
-
-@dataclass(frozen=True)
-class FormName:
-    """Which form of what: the user's name for it, the target, the subject."""
-
-    source: str = ""
-    target: str | None = None
-    subject: str = ""
-
-
-@dataclass(frozen=True)
-class Disturbance(FormName):
-    """How far what else the box did spoiled a form's rounds.
-
-    Attributes:
-        rounds: That count.
-        disturbed: Of these, those that were so each time they were tried.
-        repeated: Turns done again.
-        reasons: Reason -> how many turns it spoiled.
-        flagged: Whether the form's figures are not to be trusted.
-    """
-
-    rounds: int = 0
-    disturbed: int = 0
-    repeated: int = 0
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    flagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,16 +36,149 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Samples a second of a form with so many samples a call and parallel streams; ``error`` says why there is no figure."""
+class AppliedStep:
+    """A torch step of the recipe, with what it found out: plain values, whatever they are."""
 
-    candidate: str
-    batch: int
-    streams: int
-    per_s: float | None = None
-    low: float | None = None
-    high: float | None = None
-    error: str | None = None
+    step: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BranchSummary:
+    """What a branch holds, costs and runs in.
+
+    Attributes:
+        parameters, macs: A number, or ``before`` and ``after`` compression.
+        latency_share: Part of the layers' time, 0 to 1.
+        size_mib: ``before`` and ``after``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
+        sqnr_db: What quantizing cost where it ends.
+    """
+
+    branch: str
+    precision: str = ""
+    parameters: float | Mapping[str, float] | None = None
+    macs: float | Mapping[str, float] | None = None
+    latency_share: float | None = None
+    size_mib: Mapping[str, float] = field(default_factory=dict)
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Loss(Interval):
+    """What an output lost against the original, and what it may lose (None: anything)."""
+
+    unit: str = ""
+    n: int | None = None
+    limit: float | None = None
+    missed: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One thing that was tried to keep the accuracy budgets of a target, and what came of it."""
+
+    step: str
+    decision: str = ""
+    target: str = ""
+    outputs: Mapping[str, Loss] = field(default_factory=dict)
+    size_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What an input adds to an output, before and after compression; ``deaf``: the model no longer listens to it."""
+
+    input: str
+    output: str
+    target: str
+    before: Interval
+    after: Interval
+    change: Interval
+    unit: str = ""
+    deaf: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an input adds to the chance of what is decided, on rows of one label: its mean Shapley share, in points of chance.
+
+    Attributes:
+        label: What is true of the rows.
+        before, after: Of the original, and of the compressed model on ``target``.
+        n: How many rows.
+    """
+
+    input: str
+    output: str
+    target: str
+    label: str
+    before: float
+    after: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Which modality matters; the measurements of it have ``modalities`` set.
+
+    Attributes:
+        rows, of: Test rows that were scored, of how many.
+        where: Target -> the form that was scored.
+        shares: Who said what, label by label, where every subset of inputs was scored.
+    """
+
+    inputs: Sequence[str]
+    rows: int = 0
+    of: int = 0
+    where: Mapping[str, str] = field(default_factory=dict)
+    contributions: Sequence[Contribution] = ()
+    shares: Sequence[Share] = ()
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far chances mean what they say.
+
+    Attributes:
+        ece: Expected calibration error, 0 to 1.
+        points: A bin each: how sure the answers in it are, how often they are right, how many they are.
+    """
+
+    ece: float
+    points: Sequence[tuple[float, float, int]] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One form of a head on the test rows.
+
+    Attributes:
+        output: The head.
+        form: Who answers: a member alone, the joint, and whether compressed.
+        rule: How its members were joined.
+    """
+
+    output: str
+    form: str
+    known: Reliability
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class BoxState:
+    """What another machine went through, as ``devices.memory``, ``devices.thermals`` and the bundle's checks say it."""
+
+    memory: Mapping[str, Any]
+    thermals: Mapping[str, Any]
+    verified: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """How a measurement on another machine went."""
+
+    connection_losses: int
 
 
 @dataclass(frozen=True)
@@ -100,29 +191,22 @@ class Details:
         failures: Candidates of which nothing could be measured; ``not_measured``: forms that failed.
         energy: What the meter covers, or why there is none.
         steps: The stages of the run, in order.
-        applied: ``{step, options, facts}``: the torch steps of the recipe and what each found out.
-        branches: ``{branch, precision, parameters, macs, latency_share, size_mib, sqnr_db}``; every field but ``branch`` optional,
-            ``parameters`` and ``macs`` a number or ``{"before": x, "after": y}``, ``latency_share`` 0 to 1; ``size_mib`` ``{"before": x,
-            "after": y}``, or one entry a precision (``fp32``, ``fp16``, ``int8``).
+        applied: The torch steps of the recipe, in order.
         latency_samples_ms: A variant's label, or any other words -> milliseconds, in the order to draw them.
         ratios: Who was timed against whom.
-        disturbances: Form -> how far it was disturbed; ``timeline``: every turn, as ``disturbed.timeline`` makes them.
-        pace: ``{rates_hz, how}``; ``throughput``: a row a combination.
-        roofline, audit: Rows of ``measuring.roofline``; ``peaks``: ``devices.peaks.Peaks.to_dict()``.
+        disturbances: Form -> how far it was disturbed; ``timeline``: every turn in the order it was taken.
+        throughput: A row a combination.
+        audit: The costliest first.
         layers: Of the bundle.
         confusion: Output -> its matrices.
+        detected: Output -> what its boxes come to.
         curves: ``<chart>/<line>`` such as ``loss/train``, ``loss/val`` -> ``[[epoch, value], ...]``.
-        parity: ``graph.parity.Rung.to_dict()`` of each rung.
-        precision: ``{target, branch, ms: {precision: {value, low, high}}, choice, reason}``, where a recipe says ``precision: auto``.
-        runtime_options: ``{target, taken, options, p50_ms, ...}``: what was timed to choose them.
-        guard: ``{target, step, outputs: {output: {value, low, high, unit, limit, missed}}, size_mib, decision}``, what was tried to keep
-            accuracy, in order; all but ``step`` and ``decision`` optional.
-        sensitivity: ``sensitivity.Sensitivity.to_dict()``.
+        parity: The ladder's rungs from the original to the target.
+        guard: What was tried to keep accuracy, in order.
         estimate: ``estimate.Estimate.to_dict()``: what a board would take.
-        ledger: ``{inputs, rows, of, where, contributions: [{input, output, target, unit, before, after, change, deaf}]}``; its measurements
-            have ``modalities`` set.
+        calibration: Of a model of joined members, before and after compression.
         files: Name in the bundle -> bytes.
-        box: What another machine went through: ``{memory, thermals, verified}``; ``remote``: ``{connection_losses}``.
+        search: What ``search`` tried, and the best of it.
     """
 
     title: str = ""
@@ -131,62 +215,43 @@ class Details:
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     failures: Sequence[str] = ()
-    not_measured: Sequence[FormName] = ()
+    not_measured: Sequence[timing.FormName] = ()
     energy: str = ""
     steps: Sequence[StageRan] = ()
-    applied: Sequence[Row] = ()
-    branches: Sequence[Row] = ()
+    applied: Sequence[AppliedStep] = ()
+    branches: Sequence[BranchSummary] = ()
     latency_samples_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    ratios: Sequence[Ratio] = ()
-    disturbances: Mapping[str, Disturbance] = field(default_factory=dict)
-    timeline: Sequence[Row] = ()
-    pace: Row = field(default_factory=dict)
-    throughput: Sequence[Throughput] = ()
-    roofline: Sequence[Row] = ()
-    audit: Sequence[Row] = ()
-    peaks: Row = field(default_factory=dict)
+    ratios: Sequence[timing.Ratio] = ()
+    disturbances: Mapping[str, timing.Disturbance] = field(default_factory=dict)
+    timeline: Sequence[timing.TimedTurn] = ()
+    pace: timing.Pace | None = None
+    throughput: Sequence[timing.Throughput] = ()
+    roofline: Sequence[timing.BranchLimit] = ()
+    audit: Sequence[timing.WastefulLayer] = ()
+    peaks: timing.Peaks | None = None
     layers: Sequence[LayerRan] = ()
     confusion: Mapping[str, Confusion] = field(default_factory=dict)
+    detected: Mapping[str, Detected] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
-    parity: Sequence[Row] = ()
-    precision: Sequence[Row] = ()
-    runtime_options: Sequence[Row] = ()
-    guard: Sequence[Row] = ()
-    sensitivity: Row = field(default_factory=dict)
-    estimate: Row = field(default_factory=dict)
-    ledger: Row = field(default_factory=dict)
+    parity: Sequence[Rung] = ()
+    precision: Sequence[timing.PrecisionChoice] = ()
+    frontends: Sequence[timing.FrontendChoice] = ()
+    runtime_options: Sequence[timing.OptionsTried] = ()
+    guard: Sequence[Attempt] = ()
+    sensitivity: Sensitivity | None = None
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    ledger: Listening | None = None
+    calibration: Sequence[Calibration] = ()
     files: Mapping[str, int] = field(default_factory=dict)
-    box: Row = field(default_factory=dict)
-    remote: Row = field(default_factory=dict)
+    box: BoxState | None = None
+    remote: RemoteRun | None = None
+    search: Searched | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``report.json``; empty parts are left out."""
-        plain = {part.name: getattr(self, part.name) for part in fields(self) if getattr(self, part.name)}
-        for name in plain.keys() & ROWS.keys():
-            plain[name] = [asdict(row) for row in plain[name]]
-        for name in plain.keys() & NAMED.keys():
-            plain[name] = {key: asdict(row) for key, row in plain[name].items()}
-        return plain
+        return {name: value for name, value in plain_values.plain(self).items() if value}
 
     @classmethod
     def of_dict(cls, plain: Mapping[str, Any]) -> Details:
         """Back from ``to_dict``, and from what older versions wrote; parts that this version does not know are left out."""
-        parts = {part.name: plain[part.name] for part in fields(cls) if plain.get(part.name)}
-        for name in parts.keys() & ROWS.keys():
-            parts[name] = tuple(_row(ROWS[name], row) for row in parts[name])
-        for name in parts.keys() & NAMED.keys():
-            parts[name] = {key: _row(NAMED[name], row) for key, row in parts[name].items()}
-        return cls(**parts)
-
-
-ROWS: Mapping[str, type] = {
-    "not_measured": FormName, "steps": StageRan, "ratios": Ratio, "throughput": Throughput, "layers": LayerRan,
-}  # fmt: skip
-"""Parts that are rows of a shape."""
-NAMED: Mapping[str, type] = {"disturbances": Disturbance, "confusion": Confusion}
-"""Parts that are rows of a shape by name."""
-
-
-def _row(kind: type[R], plain: Mapping[str, Any]) -> R:
-    names = {part.name for part in fields(kind)}  # type: ignore[arg-type]  # all of them are dataclasses
-    return kind(**{key: value for key, value in plain.items() if key in names})
+        return plain_values.read(cls, {name: value for name, value in plain.items() if value})

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from edgemm.contracts.card import Output
-from edgemm.contracts.decision import Decision
+from edgemm.contracts.decision import Decision, Incident, Marks, Pose, Track, Tracked
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class About:
         quiet: Output -> classes that are never an event.
         control: ``control(what, value)`` sets ``enabled``, ``modalities`` or ``threshold``; False where it cannot.
         threshold: What the settings say where no class has its own.
+        zones: Output with boxes -> its zones -> the labels that each looks for.
     """
 
     name: str
@@ -31,18 +32,23 @@ class About:
     quiet: Mapping[str, frozenset[str]]
     threshold: float
     control: Callable[[str, str], bool]
+    zones: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Event:
-    """A class went on.
+    """A class went on, or something that is followed did something.
 
     Attributes:
         id: The same for every delivery of this event, and no other's.
         wall_s: When, by the wall clock.
         expected: The accuracy of this output that the bundle measured with these modalities; None where nobody measured it.
-        alone: Input -> the score of this class by that input alone, where the bundle can tell.
-        jpeg: The picture it rests on, made when asked for; None where there is none.
+        alone: Input -> the score of this class by that input alone, where the bundle can tell; of something that is followed that of a
+            box of its label at its place.
+        jpeg: The picture it rests on, made when asked for; of something that is followed the part that shows it, its box drawn. None
+            where there is none.
+        incident: What was done; None where a class went on.
+        marks: Points of the things of this class, and the mask; None where the output has none.
     """
 
     id: str
@@ -56,6 +62,13 @@ class Event:
     expected: float | None = None
     alone: Mapping[str, float] = field(default_factory=dict)
     jpeg: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
+    incident: Incident | None = None
+    marks: Marks | None = None
+
+    @property
+    def kind(self) -> str:
+        """What happened in a word: what a track did, or the class that went on."""
+        return self.incident.kind if self.incident else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the picture."""
@@ -70,6 +83,8 @@ class Event:
             "expected_accuracy": self.expected,
             "alone": {name: round(score, 4) for name, score in self.alone.items()},
             "latency_ms": round(self.latency_ms, 1),
+            **(_incident_dict(self.incident) if self.incident else {}),
+            **(marks_dict(self.marks) if self.marks else {}),
         }
 
 
@@ -77,7 +92,7 @@ class Sink(Protocol):
     """A sink. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets. ``PLACES`` says what it takes on
     the command line (``--sink PLACE``), as a source's does.
 
-    All methods are called from one thread, in this order: ``start``, any of the next three, ``stop``. What one raises is counted and shown
+    All methods are called from one thread, in this order: ``start``, any of the next four, ``stop``. What one raises is counted and shown
     in the status; it stops nothing.
     """
 
@@ -91,8 +106,8 @@ class Sink(Protocol):
         return {}
 
     def start(self, about: About) -> None:
-        """Called once."""
-        ...
+        """Called once. A sink may leave out this, ``status`` and ``stop``."""
+        return
 
     def decision(self, decision: Decision) -> None:
         """The newest decision; those that came while the sink was busy are left out."""
@@ -102,13 +117,17 @@ class Sink(Protocol):
         """Every event, in order."""
         ...
 
+    def tracked(self, news: Tracked, voted: tuple[str, ...]) -> None:
+        """News of something that is followed, in order; ``voted`` are the inputs that were there. A sink may leave it out."""
+        return
+
     def status(self, status: Mapping[str, Any]) -> None:
         """How it goes; every few seconds, and whenever a source goes up or down."""
-        ...
+        return
 
     def stop(self) -> None:
         """Called once; may take two seconds to send what is left."""
-        ...
+        return
 
 
 def stamp(wall_s: float) -> str:
@@ -116,15 +135,63 @@ def stamp(wall_s: float) -> str:
     return datetime.fromtimestamp(wall_s, timezone.utc).isoformat(timespec="milliseconds")
 
 
+def track_dict(track: Track) -> dict[str, Any]:
+    """A track as plain values: its box in pixels of the camera's picture, and as shares of its size."""
+    box = track.box
+    return {
+        "id": track.id,
+        "label": track.label,
+        "score": round(track.score, 4),
+        "best": round(track.best, 4),
+        "box": [round(edge, 1) for edge in (box.x0, box.y0, box.x1, box.y1)],
+        "box_relative": [round(edge, 5) for edge in track.relative],
+        "size": list(track.size),
+        "zones": list(track.zones),
+        "entered": list(track.entered),
+        "began": stamp(track.began_wall_s),
+        "age_s": round(track.seen_s - track.began_s, 2),
+        "standing": track.is_standing,
+    }
+
+
+def marks_dict(marks: Marks) -> dict[str, Any]:
+    """Points as plain values, in pixels of the camera's picture and as shares of its size. Of a mask scores tell the labels' shares."""
+    about = {"frame": marks.frame, "size": list(marks.size)}
+    return about if marks.mask is not None else about | {"poses": [_pose_dict(pose, marks.size) for pose in marks.poses]}
+
+
+def _pose_dict(pose: Pose, size: tuple[int, int]) -> dict[str, Any]:
+    points = [
+        {
+            "name": point.name,
+            "score": round(point.score, 4),
+            "at": [round(point.x, 1), round(point.y, 1)],
+            "at_relative": [round(point.x / size[0], 5), round(point.y / size[1], 5)],
+        }
+        for point in pose.points
+    ]
+    return {"label": pose.label, "score": round(pose.score, 4), "points": points}
+
+
+def _incident_dict(incident: Incident) -> dict[str, Any]:
+    place = {} if incident.place is None else {"line" if incident.side else "zone": incident.place}
+    return {"kind": incident.kind, **place, **({"side": incident.side} if incident.side else {}), "track": track_dict(incident.track)}
+
+
 def decision_dict(decision: Decision) -> dict[str, Any]:
     """A decision as plain values."""
     outputs: dict[str, Any] = {}
     for name, reading in decision.readings.items():
-        if reading.scores is None:
+        if reading.tracks is not None:
+            scores = {label: round(score, 4) for label, score in (reading.scores or {}).items()}
+            tracks = [track_dict(track) for track in reading.tracks]
+            outputs[name] = {"tracks": tracks, "on": list(reading.on), "scores": scores}
+        elif reading.scores is None:
             outputs[name] = {"value": reading.value} | ({"unit": reading.unit} if reading.unit else {})
         else:
             scores = {label: round(score, 4) for label, score in reading.scores.items()}
-            outputs[name] = {"label": reading.label, "on": list(reading.on), "scores": scores}
+            marks = marks_dict(reading.marks) if reading.marks else {}
+            outputs[name] = {"label": reading.label, "on": list(reading.on), "scores": scores, **marks}
     return {
         "number": decision.number,
         "time": stamp(decision.wall_s),

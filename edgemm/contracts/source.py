@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,11 @@ import numpy as np
 
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
+
+Region = tuple[int, int, int, int]
+"""x0 y0 x1 y1 in pixels of a picture, within it."""
+Paint = Callable[[np.ndarray], None]
+"""Draws on uint8 (height, width, 3), red first, in place: a picture, or a region of it, as it will be shown."""
 
 
 class Frame(Protocol):
@@ -19,8 +24,26 @@ class Frame(Protocol):
         """uint8 (height, width, channels), fitted and ordered as the card says."""
         ...
 
-    def jpeg(self, width: int) -> bytes:
-        """The picture as JPEG, at most ``width`` pixels wide."""
+    def deep(self) -> np.ndarray:
+        """The picture's own values where they have more than 8 bits: (height, width) or (height, width, channels), red first.
+
+        Raises:
+            DataError: They have not.
+        """
+        ...
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
+
+    def jpeg(self, width: int, *, region: Region | None = None, paint: Paint | None = None) -> bytes:
+        """The picture as JPEG, at most ``width`` pixels wide.
+
+        Args:
+            region: Only this part of it.
+            paint: Draws on it.
+        """
         ...
 
 
@@ -53,12 +76,14 @@ class Source(Protocol):
         live: Items come as they happen. Otherwise it is a recording: it ends, and its times start at 0.
         notes: What is missing or odd, in words; shown in the status.
         steady: Items come all the time, so that silence means a loss; nobody need speak on a topic.
+        connected: Of a source that is not steady: it is there, though nothing came yet.
     """
 
     inputs: list[str]
     live: bool
     notes: list[str]
     steady: bool = True
+    connected: bool = False
 
     @classmethod
     def options_at(cls, place: str) -> dict[str, Any]:

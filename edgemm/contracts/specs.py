@@ -12,8 +12,14 @@ from edgemm.errors import SpecMismatch, nearest
 Branch = str
 """A branch selector of a recipe: an input name, a modality name, ``fusion``, ``head`` or ``head:<output>``."""
 
+Retrainer = str
+"""Name of a step that trains with quantization: one whose file says ``TRAINS_QUANTIZED``."""
+
 BATCH = "batch"
 """The symbolic name of the first axis of every input and output."""
+
+SHUT = -1e4
+"""What is added to a score is at most so much where nothing shall be looked at: -inf, the least float, -1e9, -1e4."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,6 @@ class TensorSpec:
             why="shape or dtype differs from what the model was exported with.",
             fix=f"pass '{self.name}' as a numpy array of dtype {self.dtype} and shape {show_shape(self.shape)}.",
         )
-
-    def with_batch(self, batch: int) -> TensorSpec:
-        """The same spec with its batch axis, where it has one, fixed to ``batch``."""
-        return TensorSpec(self.name, self.dtype, tuple(batch if size == BATCH else size for size in self.shape))
 
     def to_dict(self) -> dict[str, object]:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}

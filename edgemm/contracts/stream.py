@@ -16,6 +16,7 @@ class Pictures:
         fit: How another aspect is met: ``stretch`` it, ``crop`` the centre, or ``letterbox`` between bars.
         order: Channel order of the array that is made.
         bar: Colour of the bars, red first.
+        bits: Of a value. 8: the array that is made is uint8; more: float32 in the picture's own values, and 32 takes floats as they are.
     """
 
     height: int
@@ -23,13 +24,14 @@ class Pictures:
     channels: int = 3
     fit: Literal["stretch", "crop", "letterbox"] = "stretch"
     order: Literal["rgb", "bgr"] = "rgb"
-    bar: tuple[int, ...] = (0, 0, 0)
+    bar: tuple[float, ...] = (0, 0, 0)
+    bits: int = 8
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.height, self.width, self.channels
 
-    def swap(self, values: tuple[int, ...]) -> tuple[int, ...]:
+    def swap(self, values: tuple[float, ...]) -> tuple[float, ...]:
         """Channel values between ``order`` and red first."""
         return values if self.order == "rgb" else (*values[2::-1], *values[3:])
 
@@ -40,11 +42,14 @@ class Sound:
 
     Attributes:
         resample: Whether sound of another rate is converted; if not, it is an error.
+        hop: A sample begins at a multiple of so many samples of the stream, so that it ends up to a hop before the newest one: then the
+            frames of its front-end are those of the sample before, but for the new ones.
     """
 
     rate_hz: int
     samples: int
     resample: bool = True
+    hop: int = 1
 
     def check_rate(self, rate_hz: int, name: str) -> None:
         """Raises DataError where ``rate_hz`` is not the wanted one and resampling is off."""

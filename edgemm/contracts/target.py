@@ -78,7 +78,7 @@ class Session(Protocol):
 
     def layers(self) -> list[LayerRan]:
         """What ran, layer by layer, in execution order; [] where the runtime does not tell."""
-        ...
+        return []
 
     def precision(self) -> str:
         """The precision that really ran, in one word or a mix: ``f32``, ``bf16``, ``int8+bf16``."""
@@ -86,9 +86,11 @@ class Session(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Session: ...
+    def __enter__(self) -> Session:
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 class Target(Protocol):
@@ -105,12 +107,14 @@ class Target(Protocol):
     numerics: Numerics
 
     def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
-        """Make ``out`` (a folder, already there) hold what this target loads, from ONNX file ``onnx``.
+        """Make ``out`` (a folder, already there) hold what this target loads, from ONNX file ``onnx``: a copy of it, where it opens.
 
         Raises:
             TargetError: The runtime is missing or refuses the graph; names op, node and what to do.
         """
-        ...
+        main = onnx_file.copy(onnx, out)
+        self.open(main, **options).close()
+        return Artifact(main, {"target": plugins.name_of(type(self)), **self.versions()})
 
     def open(self, artifact: Path, **options: Any) -> Session:
         """Open what ``compile`` made (its main file; for ONNX-reading targets an ONNX file itself).
@@ -143,6 +147,10 @@ class Target(Protocol):
         """
         return ""
 
+    def wants_float(self) -> bool:
+        """Whether it may run a bundle's float graph in the place of its own: a slim bundle for it then brings that along."""
+        return False
+
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """Write into ``out`` what a bundle shall hold beside the target's graph; []: nothing."""
         return []
@@ -174,7 +182,7 @@ class Target(Protocol):
 
     def default_options(self) -> dict[str, Any]:
         """Runtime options that leave everything to the runtime: the subject ``default`` of a report."""
-        ...
+        return {}
 
     def profile_options(self) -> dict[str, Any]:
         """Runtime options with which ``Session.layers`` tells times; {} where it does so by itself."""
@@ -196,6 +204,14 @@ class BuildsAhead(Protocol):
             TargetError: It knows no such GPU, or refuses the graph.
         """
         ...
+
+
+def needs_accelerator(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a target with these options computes on more than the processor, told without importing it.
+
+    Its file says ``ACCELERATOR = True``, or its option ``device`` names another than ``CPU``.
+    """
+    return bool(plugins.constant("targets", name, "ACCELERATOR")) or str(options.get("device", "CPU")).upper() != "CPU"
 
 
 def preferred() -> list[str]:

@@ -9,11 +9,16 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from edgemm.contracts import plugins
+from edgemm.contracts import modality, options, plugins
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.decision import Observation
-from edgemm.errors import CardError, EdgemmError, MeasureError, Mistakes
+from edgemm.contracts.detection_parts import Found
+from edgemm.contracts.marks import Mark
+from edgemm.contracts.modality import Modality
+from edgemm.errors import MeasureError, naming
 
+Sizes = Mapping[str, tuple[int, int]]
+"""Input -> height and width of its picture."""
 Arrays = Mapping[str, np.ndarray]
 """Output name -> (rows, ...)."""
 
@@ -95,13 +100,13 @@ class Entity:
     """One thing of an output that a home automation shows.
 
     Attributes:
-        key: Unique within the output. ``on_off``: the label that goes on and off.
-        kind: A class that is on or off; the word that leads; a number.
+        key: Unique within the output. ``on_off`` and ``count``: the label.
+        kind: A class that is on or off; the word that leads; a number; how many of a label are there.
         choices: Words that may be shown; () where nobody knows them.
     """
 
     key: str
-    kind: Literal["on_off", "word", "number"]
+    kind: Literal["on_off", "word", "number", "count"]
     choices: tuple[str, ...] = ()
     unit: str | None = None
 
@@ -119,16 +124,28 @@ class Task:
 
     Attributes:
         name: The output's name.
+        parts: Modality of each input that an option annotated ``InputName`` names.
         has_truth: A column of the dataset holds the truth.
         is_quantity: The truth is a measurement, whose mean and spread its loss and head scale by.
         is_opaque: Nobody can say what the values mean.
+        is_by_sign: Each number is a yes or no of its own: a logit, above 0 means yes.
+        is_mean_of_labels: Its metric is a mean over labels, which leaves out those that no row has.
+        has_thresholds: From which score on a label counts is fitted to rows, and anew after compression: scores are no shares of anything.
+        is_annotated: An annotated picture (COCO, YOLO, VOC) says its truth: ``annotated`` makes the cell.
+        has_boxes: It answers with boxes in the picture of the input that its option ``frame`` names; they can be followed.
     """
 
     has_truth: ClassVar[bool] = True
     is_quantity: ClassVar[bool] = False
     is_opaque: ClassVar[bool] = False
+    is_by_sign: ClassVar[bool] = False
+    has_thresholds: ClassVar[bool] = False
+    is_mean_of_labels: ClassVar[bool] = False
+    is_annotated: ClassVar[bool] = False
+    has_boxes: ClassVar[bool] = False
 
     name: str
+    parts: Mapping[str, Modality] = field(default_factory=dict, kw_only=True, compare=False, repr=False)
 
     @property
     def is_scored(self) -> bool:
@@ -137,7 +154,7 @@ class Task:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Outputs of the model that its answer lies in."""
+        """Tensors of the model that its answer lies in: its own, another output's, or some that are no output of the card."""
         return (self.name,)
 
     @property
@@ -155,8 +172,13 @@ class Task:
         """Whether a row has one label out of several, so that rows can be chosen by it and the best score says how sure the model is."""
         return False
 
+    @property
+    def takes_one_logit(self) -> bool:
+        """Whether one number may answer for two labels: the logit of the second."""
+        return self.is_one_label
+
     def labels_in(self, cell: Any) -> Iterable[str]:
-        """Names of the labels in a cell, where ``lacks_labels``."""
+        """Names of the labels in a cell, where ``lacks_labels`` or ``is_mean_of_labels``."""
         return ()
 
     def truth(self, cell: Any, row: Cells) -> np.ndarray:
@@ -167,6 +189,25 @@ class Task:
         """
         raise NotImplementedError
 
+    def check(self, answers: Mapping[str, tuple[int, ...]]) -> None:
+        """Hold the shapes of a model's answers against what the card says of them, as soon as there is one answer.
+
+        Raises:
+            CardError: They cannot be that.
+        """
+
+    def annotated(self, marks: Sequence[Mark], width: int, height: int) -> Any:
+        """The cell of a picture of ``width`` x ``height`` pixels with these marks, where ``is_annotated``.
+
+        Raises:
+            DataError: One of the marks cannot be.
+        """
+        raise NotImplementedError
+
+    def file(self, cell: Any) -> str | None:
+        """The file a cell names, for the dataset's fingerprint; None where the cell holds the truth itself."""
+        return None
+
     def agrees(self, answers: Mapping[str, tuple[int, ...]], truth: tuple[int, ...] | None) -> bool:
         """Whether answers and truth of these shapes belong together."""
         return answers[self.name] == truth
@@ -175,17 +216,49 @@ class Task:
         """What the answers come to. ``truth`` is None where ``has_truth`` is False; of a task that is not scored it is a reference."""
         raise NotImplementedError
 
+    def compared(self, reference: Arrays, other: Arrays) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+        """Two answers to the same rows, neither of them the truth, by what they mean: a word -> the values of both, in one shape.
+
+        {} where the tensors, value by value, tell it themselves. Of one that holds boxes in pixels beside scores from 0 to 1 they do not.
+        """
+        return {}
+
     def further(self, answers: Arrays, truth: np.ndarray | None) -> Mapping[str, float]:
         """Other metrics that ``train`` tells beside the guarded one; a value that is no number is left out by who asks."""
         return {}
 
+    def thresholds(self, answers: Arrays, truth: np.ndarray) -> Mapping[str, float]:
+        """Label -> the score from which it counts, as these rows have it best; where ``has_thresholds``."""
+        return {}
+
+    def notes(self, truth: np.ndarray) -> Sequence[str]:
+        """What a reader of the metric should know of the rows that it rests on, a sentence each; does not name the output."""
+        return ()
+
+    @property
+    def confused(self) -> tuple[str, ...]:
+        """What rows and columns of ``confusion`` stand for: its labels, and what else may be there or be answered."""
+        return tuple(getattr(self, "labels", None) or ())
+
     def confusion(self, answers: Arrays, truth: np.ndarray | None) -> np.ndarray | None:
-        """int64 (labels, labels) for the report's page, rows are the truth, columns what was answered; None where that says nothing."""
+        """int64 (confused, confused) for the report's page, rows are the truth, columns what was answered; None where that says nothing."""
+        return None
+
+    def boxes_found(self, answers: Arrays, truth: np.ndarray) -> Found | None:
+        """Of boxes, for the report's page: precision over recall of each label, and what is wrong with them; None where there are none."""
         return None
 
     def read(self, answers: Arrays) -> Observation | None:
         """What the answer to one sample says; None where nothing that people could read."""
         return None
+
+    def placed(self, seen: Observation, sizes: Sizes) -> Observation:
+        """What ``read`` said in pixels of the camera's picture.
+
+        Args:
+            sizes: Input -> height and width of the picture that the answer rests on; an input whose picture nobody knows is not there.
+        """
+        return seen
 
     def entities(self) -> Sequence[Entity]:
         """What a home automation shows of it."""
@@ -236,21 +309,27 @@ def of(spec: Output) -> Task:
         CardError: A value is out of range; names the output. Mistakes: several are.
     """
     kind = plugins.find(Task, spec.task)
-    try:
-        return kind(spec.name, **spec.options)
-    except CardError as err:
-        raise _named(err, spec) from err
-    except Mistakes as err:
-        raise Mistakes([_named(error, spec) for error in err.errors]) from err
-
-
-def _named(err: EdgemmError, spec: Output) -> CardError:
-    return CardError(f"outputs.{spec.name}: {err.what}", why=err.why, fix=err.fix)
+    parts: dict[str, Modality] = {}
+    for key, option in plugins.options("tasks", spec.task).items():
+        value = spec.options.get(key) if options.mentions(option.annotation, "InputName") else None
+        named = [value] if isinstance(value, str) else value or ()
+        parts |= {name: modality.of(spec.inputs[name]) for name in named if name in spec.inputs}
+    with naming(f"outputs.{spec.name}"):
+        return kind(spec.name, **plugins.parameters(spec.options), parts=parts)
 
 
 def tasks(card: Card) -> dict[str, Task]:
     """Every output's task object, in card order."""
     return {name: of(spec) for name, spec in card.outputs.items()}
+
+
+def tensors(card: Card) -> dict[str, str]:
+    """Tensors that the model answers with, in card order -> the output that each is for: its own, or one of several that it joins."""
+    owners: dict[str, str] = {}
+    for name, task in tasks(card).items():
+        own = [name] if name in task.reads else [read for read in task.reads if read not in card.outputs]
+        owners |= {tensor: name for tensor in own if tensor not in owners}
+    return owners
 
 
 def guarded_metrics() -> dict[str, str]:

@@ -6,7 +6,9 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgemm.contracts.card import SHIPPED, Card
+from edgemm.contracts.card import Card
+from edgemm.contracts.card_file import SHIPPED
+from edgemm.contracts.joint import FACTORY
 from edgemm.errors import CardError, CheckpointError, nearest
 from edgemm.store import cache
 from edgemm.store.artifact import sha256_file
@@ -41,7 +45,11 @@ class Place:
 
 
 def kind(card: Card) -> str:
-    """``shipped`` (``models:<shipped card>``), ``hf`` (``hf:<AutoClass>``), or ``own``: the user's module, whatever it is called."""
+    """``shipped`` (``models:<shipped card>``), ``hf`` (``hf:<AutoClass>``), ``members`` (models that ``edgemm fuse`` joined), or ``own``:
+    the user's module, whatever it is called.
+    """
+    if card.joint is not None and card.factory == FACTORY:
+        return "members"
     module, _, name = (card.factory or "").partition(":")
     if module == "hf" and name.startswith("Auto"):
         return "hf"
@@ -83,8 +91,11 @@ def folders(card: Card) -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in candidates))
 
 
-def call(card: Card) -> Any:
+def call(card: Card, *, imported: Callable[[], None] = lambda: None) -> Any:
     """Import the factory and call it with the card's kwargs.
+
+    Args:
+        imported: Called between the two.
 
     Raises:
         CardError: No such module or callable, or it does not take these kwargs.
@@ -94,6 +105,7 @@ def call(card: Card) -> Any:
     with importing(location):
         function = _import(card, location)
         _check_kwargs(card, location, function)
+        imported()
         try:
             return function(**dict(card.kwargs))
         except (SystemExit, Exception) as err:
@@ -227,6 +239,15 @@ def _check_kwargs(card: Card, location: Place, function: Callable[..., Any]) -> 
             why=f"it is {location.attribute}{signature}; the card gives {', '.join(card.kwargs) or 'none'}.",
             fix="mend `kwargs:` in the card.",
         ) from err
+    for key, value in card.kwargs.items():
+        parameter = signature.parameters.get(key)
+        named = set(re.findall(r"\w+", str(parameter.annotation))) if parameter and isinstance(value, bool) else set()
+        if named & {"str", "Literal"} and not named & {"bool", "int", "float", "Any", "object", "True", "False"}:
+            raise CardError(
+                f"kwargs.{key} is {str(value).lower()}, and factory '{card.factory}' takes words there.",
+                why="without quotes off, no, on and yes are false and true.",
+                fix=f'write the word in quotes, such as {key}: "{"on" if value else "off"}".',
+            )
 
 
 def _hide_others(location: Place) -> dict[str, ModuleType]:
@@ -299,3 +320,10 @@ def _imports(file: Path, module: str) -> list[str]:
             names += [prefix] if prefix else []
             names += [f"{prefix}.{alias.name}" if prefix else alias.name for alias in node.names]
     return names
+
+
+def line_of(err: BaseException) -> str:
+    """The last line outside installed packages that ``err`` came through, as ``file:line``."""
+    frames = traceback.extract_tb(err.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{own[-1].filename}:{own[-1].lineno}"

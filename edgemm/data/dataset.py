@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,20 @@ import numpy as np
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.dataset import Batch, Dataset
-from edgemm.contracts.modality import Modality, modalities
+from edgemm.contracts.modality import Modality, existing, modalities
+from edgemm.contracts.task import Task
 from edgemm.data import labels
 from edgemm.data import samples as arrays
-from edgemm.data.decoding import Decoder, Sample, as_named_in, decode_ahead
-from edgemm.data.manifest import SPLITS, Row, Source
+from edgemm.data.decoding import DecodedRow, Decoder, as_named_in, decode_ahead
+from edgemm.data.manifest import SPLITS, ManifestRow, RowSource
 from edgemm.data.sources import is_ready, open_source, taken_as_it_is
 from edgemm.errors import DataError, nearest
+from edgemm.store import cache
+from edgemm.store.artifact import sha256_file
 
+CALIBRATION_BYTES = 64 << 20
+"""Decoded calibration samples that are kept: 300 pictures of 224 x 224 are 45 MB."""
+SETTLED_NS = 2 * 10**9  # a file written to within the clock tick of its time would look unchanged: what is as new is not remembered
 FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
 
 
@@ -27,7 +36,8 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
     """Open the data for a card.
 
     Args:
-        data: A folder with manifest.csv, .jsonl or .parquet, or with <split>.npz; such a file itself; or ``module:callable``.
+        data: A folder with manifest.csv, .jsonl or .parquet, or with <split>.npz; such a file itself; ``module:callable``; ``coco:FILES``,
+            ``yolo:FILE`` or ``voc:FOLDER``.
         skip_bad_rows: Leave out rows that cannot be read, and list them in ``bad_rows``, instead of raising.
 
     Raises:
@@ -63,12 +73,15 @@ def find_labels(data: str | Path | TableDataset, card: Card) -> Card:
     source = data.source if isinstance(data, TableDataset) else open_dataset(data, card).source
     label_sets: dict[str, set[str]] = {name: set() for name in missing}
     reading = as_named_in(card, source.columns)
-    for row in source.rows("train"):
+    trouble = ""
+    for row in itertools.chain(source.rows("train"), source.rows("val") if source.is_val_held_out else ()):
+        trouble = trouble or (row.trouble and f"row {row.number} cannot be read: {row.trouble}")
         for name, task in missing.items() if not row.trouble else ():
             if len(label_sets[name]) <= labels.MOST_LABELS:
                 label_sets[name].update(task.labels_in(row.cells.get(reading.column(name))))
     filled = {
-        name: card.outputs[name].with_options(labels=labels.sorted_labels(words, name, source.name)) for name, words in label_sets.items()
+        name: card.outputs[name].with_options(labels=labels.sorted_labels(words, name, source.name, why=trouble))
+        for name, words in label_sets.items()
     }
     return card.replace(outputs={**card.outputs, **filled})
 
@@ -83,7 +96,7 @@ def present_samples(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
 class TableDataset(Dataset):
     """Rows and how a card reads them. Nothing is decoded before a batch is asked for; each call to ``batches`` reads anew."""
 
-    def __init__(self, source: Source, card: Card, *, bad: dict[int, str] | None, labelled: bool = True, is_ready: bool = False) -> None:
+    def __init__(self, source: RowSource, card: Card, *, bad: dict[int, str] | None, labelled: bool = True, is_ready: bool = False) -> None:
         """
         Args:
             bad: Row number -> what is wrong, filled as bad rows are left out; None = a bad row is an error.
@@ -96,6 +109,7 @@ class TableDataset(Dataset):
         self._tasks = {name: task for name, task in tasks.tasks(card).items() if labelled and task.has_truth}
         self._decoder = Decoder(card, self._parts, self._tasks, name=source.name, folder=source.folder, is_ready=is_ready)
         self._one_a_call = any(part.batch_axis() is None and part.initial() is None for part in self._parts.values())
+        self._calibrated: tuple[tuple[str, int, int], list[Batch]] | None = None
         self._check_columns()
 
     @property
@@ -156,37 +170,57 @@ class TableDataset(Dataset):
             raise DataError(f"{self.source.name}: split '{split}' has no rows.", why=why, fix=f"add rows with split '{split}'.")
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain values that change when the data does: hash of the manifest, and of names, sizes and times of the files it names."""
-        listing, seen = hashlib.sha256(), dict[str, None]()
-        columns = [(self.card.column(name), part) for name, part in self._parts.items()]
+        """Plain values that change when the data does, and with nothing else: hash of the manifest, and of the files it names.
+
+        The files are read once, and again when the name, size or time of one changes.
+        """
+        facts, newest_ns = hashlib.sha256(), 0
+        for split, file in self._named_files():
+            status = _status(file, self.source.folder)
+            facts.update(f"{split} {file} {status and (status.st_size, status.st_mtime_ns, status.st_ino)}\n".encode())
+            newest_ns = max(newest_ns, status.st_mtime_ns if status else 0)
+        known_by = ["dataset", str(self.source.folder.resolve()), facts.hexdigest()]
+        is_settled = time.time_ns() - newest_ns > SETTLED_NS
+        return {"manifest": self.source.digest(), "files": cache.remembered(known_by, self._content) if is_settled else self._content()}
+
+    def _content(self) -> str:
+        """Hash of the files that the rows name."""
+        listing = hashlib.sha256()
+        for split, file in self._named_files():
+            try:
+                listing.update(f"{split} {file} {sha256_file(existing(file, self.source.folder))}\n".encode())
+            except (DataError, OSError):
+                listing.update(f"{split} {file} missing\n".encode())
+        return listing.hexdigest()
+
+    def _named_files(self) -> Iterator[tuple[str, str]]:
+        """Split and name of every file that the rows name, in their order."""
+        seen = dict[str, None]()
+        parts: list[tuple[str, Modality | Task]] = [*self._parts.items(), *self._tasks.items()]
+        columns = [(self.card.column(name), part) for name, part in parts]
         for split in SPLITS:
-            listing.update(f"{split}\n".encode())
             for row in self.source.naming(split):
                 for file in (file for column, part in columns for file in _files(row.cells.get(column), part)):
                     if file not in seen:
-                        listing.update(_file_facts(self.source.folder, file))
+                        yield split, file
                         seen[file] = None
                         if len(seen) > FILES_REMEMBERED:
                             del seen[next(iter(seen))]
-        return {"manifest": self.source.digest(), "files": listing.hexdigest()}
 
-    def batches(
-        self, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None, drop_last: bool = False
-    ) -> Iterator[Batch]:
+    def batches(self, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None) -> Iterator[Batch]:
         """Stream a split.
 
         Args:
             batch_size: Samples in a batch; the last one may hold fewer. A graph without a batch axis gets one sample a batch.
             shuffle: Seed of the order; None = the manifest's order.
             limit: At most so many samples.
-            drop_last: Leave out a last batch that is not full.
 
         Raises:
             DataError: The split has no rows; a row cannot be read (file, row and column are named).
         """
         self.require_rows(split)
         rng = None if shuffle is None else np.random.default_rng(shuffle)
-        return self._batched(self.source.rows(split, rng=rng), batch_size, split, limit=limit, drop_last=drop_last)
+        return self._batched(self.source.rows(split, rng=rng), batch_size, split, limit=limit)
 
     def calibration(self, samples: int, *, seed: int = 0) -> Iterator[Batch]:
         """The samples to calibrate on, one a batch: from calib, else train; stratified by the first output of one label.
@@ -205,18 +239,37 @@ class TableDataset(Dataset):
         if self.count(split) < 2:
             fix = f"add rows to '{split}'; 300 are usual."
             raise DataError(f"{self.source.name}: split '{split}' has 1 row, calibration needs at least 2.", why=why, fix=fix)
-        return self._batched(self._stratified(split, samples, seed), 1, split)
+        if not self.is_fixed:
+            return self._batched(self._stratified(split, samples, seed), 1, split)
+        return self._decoded_once(split, samples, seed)
 
-    def _stratified(self, split: str, samples: int, seed: int) -> Iterator[Row]:
+    def _decoded_once(self, split: str, samples: int, seed: int) -> Iterator[Batch]:
+        """The calibration samples; kept, where they are few bytes, for the next target that asks."""
+        asked = (split, samples, seed)
+        if self._calibrated and self._calibrated[0] == asked:
+            yield from self._calibrated[1]
+            return
+        kept, size = list[Batch](), 0
+        for batch in self._batched(self._stratified(split, samples, seed), 1, split):
+            size += sum(array.nbytes for array in (*batch.inputs.values(), *batch.truth.values()))
+            if size <= CALIBRATION_BYTES:
+                kept.append(batch)
+            else:
+                kept.clear()
+            yield batch
+        if size <= CALIBRATION_BYTES:
+            self._calibrated = (asked, kept)
+
+    def _stratified(self, split: str, samples: int, seed: int) -> Iterator[ManifestRow]:
         output = next((name for name, task in self._tasks.items() if task.is_one_label), None)
         column = self.card.column(output) if output else ""
         rank = labels.stratified((str(row.cells.get(column)) for row in self.source.rows(split)), samples, seed)
         chosen = [(rank[index], row) for index, row in enumerate(self.source.rows(split)) if index in rank]
         return (row for _, row in sorted(chosen, key=lambda entry: entry[0]))
 
-    def _batched(self, rows: Iterator[Row], size: int, split: str, *, limit: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
+    def _batched(self, rows: Iterator[ManifestRow], size: int, split: str, *, limit: int | None = None) -> Iterator[Batch]:
         size, count = 1 if self._one_a_call else size, 0
-        waiting: list[Sample] = []
+        waiting: list[DecodedRow] = []
         samples = self._good(rows, limit)
         while count != limit and (sample := next(samples, None)) is not None:
             waiting.append(sample)
@@ -225,15 +278,15 @@ class TableDataset(Dataset):
                 yield self._stack(waiting)
                 waiting = []
         samples.close()
-        if waiting and not drop_last:
+        if waiting:
             yield self._stack(waiting)
         if not count and limit != 0:
             why = next(iter(self.bad_rows), "")
             raise DataError(f"{self.source.name}: no row of split '{split}' can be read.", why=why, fix="mend the rows.")
 
-    def _good(self, rows: Iterator[Row], limit: int | None) -> Generator[Sample]:
+    def _good(self, rows: Iterator[ManifestRow], limit: int | None) -> Generator[DecodedRow]:
         for sample in decode_ahead(self._decoder, rows, row_bytes=_row_bytes(self.card), most=limit):
-            if isinstance(sample, Sample):
+            if isinstance(sample, DecodedRow):
                 yield sample
                 continue
             number, error = sample
@@ -241,7 +294,7 @@ class TableDataset(Dataset):
                 raise error
             self._bad[number] = f"{error.what} {error.why}".strip()
 
-    def _stack(self, samples: list[Sample]) -> Batch:
+    def _stack(self, samples: list[DecodedRow]) -> Batch:
         inputs = {}
         for name, part in self._parts.items():
             axis = part.batch_axis()
@@ -255,7 +308,7 @@ class TableDataset(Dataset):
             np.array([s.number for s in samples], np.int64),
         )
 
-    def _stacked(self, name: str, values: list[np.ndarray], samples: list[Sample], axis: int = 0) -> np.ndarray:
+    def _stacked(self, name: str, values: list[np.ndarray], samples: list[DecodedRow], axis: int = 0) -> np.ndarray:
         for value, sample in zip(values, samples, strict=True):
             if value.shape != values[0].shape:
                 raise DataError(
@@ -289,14 +342,13 @@ def _synthetic_cell(part: Modality, steps: int | None, rng: np.random.Generator)
     return np.stack([part.synthetic(rng) for _ in range(steps)]) if steps else part.synthetic(rng)
 
 
-def _files(cell: Any, part: Modality) -> list[str]:
+def _files(cell: Any, part: Modality | Task) -> list[str]:
     cells = cell if isinstance(cell, (list, tuple)) else cell.split("|") if isinstance(cell, str) else ()
-    return [file for entry in cells if (file := part.file(entry))]
+    return [file.strip() for entry in cells if (file := part.file(entry))]
 
 
-def _file_facts(folder: Path, file: str) -> bytes:
+def _status(file: str, folder: Path) -> os.stat_result | None:
     try:
-        status = (folder / file.strip()).stat()
-    except OSError:
-        return f"{file} missing\n".encode()
-    return f"{file} {status.st_size} {status.st_mtime_ns}\n".encode()
+        return existing(file, folder).stat()
+    except (DataError, OSError):
+        return None

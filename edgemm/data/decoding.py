@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from edgemm.contracts.modality import Modality
 from edgemm.contracts.number_cells import is_npy, numbers
 from edgemm.contracts.task import Cells, Task
 from edgemm.data import labels
-from edgemm.data.manifest import Row
+from edgemm.data.manifest import ManifestRow
 from edgemm.errors import DataError
 
 AHEAD_BYTES = 64 << 20  # decoded samples that may wait for their turn
@@ -35,12 +36,32 @@ def as_named_in(card: Card, there: Collection[str]) -> Card:
     kept = {
         column: name
         for column, name in card.columns.items()
-        if column in there or name not in there or card.columns.get(name, name) != name
+        if not isinstance(name, str) or column in there or name not in there or card.columns.get(name, name) != name
     }
-    return card if len(kept) == len(card.columns) else card.replace(columns=kept)
+    named = card if len(kept) == len(card.columns) else card.replace(columns=kept)
+    return _whatever_the_case(named, there)
 
 
-class Sample(NamedTuple):
+def _whatever_the_case(card: Card, there: Collection[str]) -> Card:
+    """A column that is there but for its case, and for blanks or _ in it, is taken, where only one is so and nobody else's."""
+    alike: dict[str, list[str]] = {}
+    for column in there:
+        alike.setdefault(_plain(column), []).append(column)
+    columns, taken = dict(card.columns), {card.column(name) for name in (*card.inputs, *card.outputs)}
+    for name in (*card.inputs, *card.outputs):
+        wanted = card.column(name)
+        others = alike.get(_plain(wanted), [])
+        if wanted not in there and len(others) == 1 and others[0] not in taken:
+            columns.pop(wanted, None)
+            columns[others[0]] = name
+    return card if columns == card.columns else card.replace(columns=columns)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_-]+", "_", str(column).strip().lower())
+
+
+class DecodedRow(NamedTuple):
     """A decoded row."""
 
     number: int
@@ -64,14 +85,14 @@ class Decoder:
         self.outputs = {key: (card.column(key), task) for key, task in tasks.items()}
         self.name, self.folder, self.is_ready = name, folder, is_ready
 
-    def decode(self, row: Row) -> Sample:
+    def decode(self, row: ManifestRow) -> DecodedRow:
         """
         Raises:
             DataError: Naming file, row and column.
         """
         if row.trouble:
             raise DataError(f"{self.name}, row {row.number}: the row cannot be read.", why=row.trouble, fix="mend or remove the row.")
-        sample = Sample(row.number, {}, {}, {})
+        sample = DecodedRow(row.number, {}, {}, {})
         column = ""
         try:
             for key, (column, spec, part) in self.inputs.items():
@@ -116,8 +137,8 @@ def _repeated(sample: np.ndarray, steps: int | None) -> np.ndarray:
 
 
 def decode_ahead(
-    decoder: Decoder, rows: Iterator[Row], *, row_bytes: int, most: int | None = None
-) -> Iterator[Sample | tuple[int, DataError]]:
+    decoder: Decoder, rows: Iterator[ManifestRow], *, row_bytes: int, most: int | None = None
+) -> Iterator[DecodedRow | tuple[int, DataError]]:
     """Samples in the order of ``rows``; for a bad row its number and the error. Threads work ahead by a bounded amount.
 
     Args:
@@ -126,7 +147,7 @@ def decode_ahead(
     """
     ahead_rows = int(np.clip(AHEAD_BYTES // max(row_bytes, 1), 1, AHEAD_ROWS if most is None else max(1, min(most, AHEAD_ROWS))))
     chunk_rows = min(CHUNK_ROWS, max(1, ahead_rows // 4))
-    waiting: deque[Future[list[Sample | tuple[int, DataError]]]] = deque()
+    waiting: deque[Future[list[DecodedRow | tuple[int, DataError]]]] = deque()
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="edgemm-decode")
     try:
         while True:
@@ -139,8 +160,8 @@ def decode_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode_chunk(decoder: Decoder, rows: list[Row]) -> list[Sample | tuple[int, DataError]]:
-    done: list[Sample | tuple[int, DataError]] = []
+def _decode_chunk(decoder: Decoder, rows: list[ManifestRow]) -> list[DecodedRow | tuple[int, DataError]]:
+    done: list[DecodedRow | tuple[int, DataError]] = []
     for row in rows:
         try:
             done.append(decoder.decode(row))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.dataset import Batch, Dataset
 from edgemm.data.dataset import open_dataset
+from edgemm.data.outliers import Channel, clip, outlying
 from edgemm.errors import DataError, TrainError
 
 MEMORY_BYTES = 1 << 30  # 80,000 pictures of 64 x 64, or 16,000 seconds of sound; leaves room beside torch on an 8 GiB machine
 DECODE_ROWS = 64
+LOOKED_AT = 2048  # rows that tell whether some are far out
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,28 @@ class WithUnlabeled(DecodedSplit):
 def with_unlabeled(train: DecodedSplit, unlabeled: DecodedSplit) -> DecodedSplit:
     """``train`` and beside it ``unlabeled``, whose truth is never looked at."""
     return WithUnlabeled(train.dataset, train.name, train.rows + unlabeled.rows, train.arrays, unlabeled)
+
+
+@dataclass(frozen=True)
+class Clipped(DecodedSplit):
+    """A split in whose batches measurements far from all others of their channel are drawn to the nearest of these.
+
+    Attributes:
+        channels: Which.
+    """
+
+    channels: Sequence[Channel]
+
+    def batches(self, batch_size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
+        for batch in super().batches(batch_size, shuffle=shuffle):
+            yield replace(batch, inputs=clip(batch.inputs, self.channels))
+
+
+def without_outliers(split: DecodedSplit) -> Clipped:
+    """``split`` with its measurements that are far out clipped, as its first rows in memory tell; ``channels`` is empty where none are."""
+    batches = split.batches(DECODE_ROWS, shuffle=0)
+    rows = [batch.inputs for batch in islice(batches, LOOKED_AT // DECODE_ROWS)]
+    return Clipped(split.dataset, split.name, split.rows, split.arrays, outlying(split.dataset.card, rows))
 
 
 @dataclass(frozen=True)
@@ -167,6 +192,10 @@ def open_split(
     filled = 0
     for batch in dataset.batches(name, DECODE_ROWS):
         for key, array in _arrays(batch).items():
+            if array.shape[1:] != room[key].shape[1:]:
+                shapes = f"{array.shape[1:]}, that of row {first.rows[0]} {room[key].shape[1:]}"
+                where = f"{dataset.name}, row {batch.rows[0]}, column '{dataset.card.column(key[1])}'"
+                raise DataError(f"{where}: its shape is {shapes}.", why="all rows have one shape.", fix="give each as many values.")
             room[key][filled : filled + len(array)] = array
         filled += len(batch.rows)
         if progress:

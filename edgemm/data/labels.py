@@ -6,6 +6,7 @@ import functools
 import heapq
 import math
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,7 +17,10 @@ from edgemm.errors import DataError, nearest
 
 MOST_LABELS = 10_000  # more different values than that are measurements, not labels
 STRATA = 4096  # labels beyond that many share a stratum
-WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
+"""What is a number and no code: 007 is a word."""
+BOOLEANS = (("false", "true"), ("no", "yes"), ("off", "on"), ("0", "1"))
 
 
 def is_empty(cell: Any) -> bool:
@@ -52,7 +56,8 @@ def by_step(cell: Any, between: str, truth: Callable[[Any], np.ndarray]) -> np.n
 
 
 def index_of(cell: Any, labels: tuple[str, ...] | None, output: str) -> int:
-    """Which label stands in a cell: its name, yes or no for a boolean, or its number where no label is a number itself.
+    """Which label stands in a cell: its name, the same number written otherwise (1.0 for 1), true, yes, on or 1 for a boolean or the
+    word for one (True), or its place where no label is a number itself.
 
     Raises:
         DataError: The cell is empty, the label is none of ``labels``, or these are not known yet.
@@ -60,14 +65,23 @@ def index_of(cell: Any, labels: tuple[str, ...] | None, output: str) -> int:
     if is_empty(cell):
         raise empty()
     labels = require_labels(labels, output)
-    places, numeric = _places(labels)
-    word = word_of(cell)
-    if word in places:
-        return places[word]
-    if isinstance(cell, (bool, np.bool_)) and "yes" in places and "no" in places:
-        return places["yes" if cell else "no"]  # the card, too, reads YAML's booleans as these words
-    if not numeric and WHOLE.fullmatch(word) and 0 <= int(float(word)) < len(labels):
-        return int(float(word))
+    places, numeric, of_number = _places(labels)
+    for word in (composed(str(cell).strip()), word_of(cell)):
+        if word in places:
+            return places[word]
+    if word.lower() in BOOLEANS[0]:
+        lower = {label.lower(): index for label, index in places.items()}
+        pair = next((pair for pair in BOOLEANS if lower.keys() >= set(pair)), None)
+        if pair and len(lower) == len(places):
+            return lower[pair[word.lower() == "true"]]
+    if NUMBER.fullmatch(word) and float(word) in of_number:
+        return of_number[float(word)]
+    if not numeric and WHOLE.fullmatch(word) and 0 <= float(word) < len(labels):
+        index = int(float(word))
+        if any({label.lower() for label in labels} == set(pair) and labels[index].lower() != pair[index] for pair in BOOLEANS):
+            why = f"the card has '{labels[index]}' at place {index}, and {index} is also said for {('no', 'yes')[index]}."
+            raise DataError(f"'{word}' may mean either label.", why=why, fix=f"write {' and '.join(labels)} in the rows.")
+        return index
     listing = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
     raise DataError(
         f"label '{word}' is not in the card.",
@@ -95,7 +109,13 @@ def word_of(cell: Any) -> str:
         cell = cell.decode("utf-8", "replace")
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
-    return str(cell).strip()
+    word = composed(str(cell).strip())
+    return word.rstrip("0").rstrip(".") if "." in word and NUMBER.fullmatch(word) else word
+
+
+def composed(word: str) -> str:
+    """The word with each letter and its accents as one character: macOS and others write two, which look the same."""
+    return word if word.isascii() else unicodedata.normalize("NFC", word)
 
 
 def empty() -> DataError:
@@ -109,11 +129,12 @@ def named(scores: np.ndarray, labels: tuple[str, ...] | None) -> dict[str, float
     return {label: float(score) for label, score in zip(labels, scores, strict=False)}
 
 
-def sorted_labels(found: Iterable[str], output: str, name: str) -> tuple[str, ...]:
+def sorted_labels(found: Iterable[str], output: str, name: str, *, why: str = "") -> tuple[str, ...]:
     """Labels in order: as numbers when all are whole numbers, else as words.
 
     Args:
         output, name: Of the output and of the dataset, for errors.
+        why: What may be the reason where none were found.
 
     Raises:
         DataError: None were found, or so many that they must be measurements.
@@ -121,7 +142,9 @@ def sorted_labels(found: Iterable[str], output: str, name: str) -> tuple[str, ..
     labels = set(found)
     if not labels:
         raise DataError(
-            f"{name}: no row of split 'train' has a label for '{output}'.", fix=f"fill the column, or list outputs.{output}.labels."
+            f"{name}: no row of split 'train' has a label for '{output}'.",
+            why=why,
+            fix=f"{'mend the rows' if why else 'fill the column'}, or list outputs.{output}.labels.",
         )
     if len(labels) > MOST_LABELS:
         raise DataError(
@@ -130,7 +153,7 @@ def sorted_labels(found: Iterable[str], output: str, name: str) -> tuple[str, ..
             fix=f"set outputs.{output}.task to regression, or list its labels in the card.",
         )
     if all(re.fullmatch(r"[+-]?\d+", label) for label in labels):
-        return tuple(sorted(labels, key=int))
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 
 
@@ -171,6 +194,8 @@ def _shares(counts: Mapping[str, int], samples: int) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _places(labels: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Label -> index, and whether all labels are numbers (then a number in the data is a label's name, never an index)."""
-    return {label: index for index, label in enumerate(labels)}, all(WHOLE.fullmatch(label) for label in labels)
+def _places(labels: tuple[str, ...]) -> tuple[dict[str, int], bool, dict[float, int]]:
+    """Label -> index; whether all labels are numbers (then a number in the data is a label's name, never an index); number -> index."""
+    numbers = [float(label) for label in labels if NUMBER.fullmatch(label)]
+    of_number = {float(label): index for index, label in enumerate(labels) if NUMBER.fullmatch(label) and numbers.count(float(label)) == 1}
+    return {composed(label): index for index, label in enumerate(labels)}, all(WHOLE.fullmatch(label) for label in labels), of_number

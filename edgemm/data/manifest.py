@@ -6,6 +6,7 @@ split a block holds, so that memory does not grow with the number of rows (0.3 M
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +19,13 @@ from edgemm.store.artifact import sha256_file
 
 SPLITS = ("train", "val", "test", "calib")
 SPLIT = "split"
+OTHER_WORDS = {"train": ("training",), "val": ("validation", "valid"), "test": ("testing",), "calib": ("calibration",)}
+"""What others call the splits."""
 POOL_ROWS = 4096  # rows in memory while shuffling: up to so many rows a shuffle is uniform, above it nearly
 HELD_BELOW = (1 << 32) // 10  # rows of train whose hash is lower are val, where the manifest has none
 
 
-class Row(NamedTuple):
+class ManifestRow(NamedTuple):
     """One row: its number as a person counts (the line in a text file), its cells, and what is wrong with it ("" when nothing is)."""
 
     number: int
@@ -30,7 +33,7 @@ class Row(NamedTuple):
     trouble: str = ""
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Where rows come from."""
 
     name: str
@@ -38,6 +41,11 @@ class Source(Protocol):
     columns: tuple[str, ...]
     absent: dict[str, str]
     """Split -> why it has no rows, where more is known than that it has none."""
+
+    @property
+    def is_val_held_out(self) -> bool:
+        """Whether the rows of val are some of those that are train's."""
+        ...
 
     def has(self, split: str) -> bool:
         """Whether the split has any rows."""
@@ -47,7 +55,7 @@ class Source(Protocol):
         """Number of rows in a split."""
         ...
 
-    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[ManifestRow]:
         """The rows of a split, in order, or shuffled by ``rng``."""
         ...
 
@@ -55,7 +63,7 @@ class Source(Protocol):
         """Hash of the rows' content."""
         ...
 
-    def naming(self, split: str) -> Iterator[Row]:
+    def naming(self, split: str) -> Iterator[ManifestRow]:
         """The rows whose cells may name files that the digest does not cover."""
         ...
 
@@ -63,26 +71,54 @@ class Source(Protocol):
 class Record(NamedTuple):
     """A row with the split it names and a hash of its content."""
 
-    row: Row
+    row: ManifestRow
     split: str
     hash: int
+
+
+def split_named(word: Any) -> str:
+    """The split that a word means; the word itself where it means none."""
+    plain = "" if word is None else str(word.decode("utf-8", "replace") if isinstance(word, bytes) else word).strip().lower()
+    return next((split for split, others in OTHER_WORDS.items() if plain in others), plain)
+
+
+def split_among(columns: Iterable[str]) -> str | None:
+    """The column that names the split: ``split``, or the only one that is so but for case and blanks around it."""
+    columns = list(columns)
+    alike = [column for column in columns if str(column).strip().lower() == SPLIT]
+    return SPLIT if SPLIT in columns else alike[0] if len(alike) == 1 else None
 
 
 class Manifest:
     """Splits and reading by blocks, in order or shuffled; the formats below add how a block is found and read."""
 
     pool_rows = POOL_ROWS
+    seen = ""
+    """How the file was read, for the message about a column that is not there."""
 
-    def __init__(self, path: Path, bad: dict[int, str] | None) -> None:
-        self.path, self.name, self.folder, self._bad = path, str(path), path.parent, bad
+    def __init__(self, path: Path, bad: dict[int, str] | None, *, is_table: bool = False) -> None:
+        """
+        Args:
+            bad: Where a row that names no split is noted, so that it is left out; None = such a row is an error.
+            is_table: It is no dataset, and needs no split: something to look rows up in (``table``).
+        """
+        self.path, self.name, self.folder, self._bad, self._is_table = path, str(path), path.parent, bad, is_table
         self.absent: dict[str, str] = {}
         self.columns: tuple[str, ...] = ()
-        self._held_below = 0
+        self._split_column = SPLIT
+        self._held_below, self._by_number = 0, False
+        if is_table:
+            return
         self._scan()
         if not any(self._counts["val"]) and any(self._counts["train"]):
-            self._scan(held_below=HELD_BELOW)
-            if not any(self._counts["val"]) and sum(self._counts["train"]) > 1:  # too few rows for a tenth: the one of lowest hash
-                self._scan(held_below=self._lowest + 1)
+            self._hold_out()
+            if sum(self._counts["val"]) > sum(self._counts["train"]):  # many rows alike, which would all go one way
+                self._by_number = True
+                self._hold_out()
+
+    @property
+    def is_val_held_out(self) -> bool:
+        return self._held_below > 0
 
     def has(self, split: str) -> bool:
         return any(self._counts.get(split, ()))
@@ -90,7 +126,7 @@ class Manifest:
     def count(self, split: str) -> int:
         return sum(self._counts.get(split, ()))
 
-    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[ManifestRow]:
         counted = self._counts[split]
         blocks = (
             [block for block, count in enumerate(counted) if count] if rng is None else rng.permutation(np.flatnonzero(counted)).tolist()
@@ -106,17 +142,30 @@ class Manifest:
                 yield from (rows[number] for number in rng.permutation(len(rows)))
                 pool, rows = [], []  # before the next ones are read
 
+    def table(self) -> Iterator[tuple[str, ManifestRow]]:
+        """Every row, with the split it names ("" where it names none)."""
+        return ((record.split, record.row) for _, record in self._all())
+
     def digest(self) -> str:
         return sha256_file(self.path)
 
-    def naming(self, split: str) -> Iterator[Row]:
+    def naming(self, split: str) -> Iterator[ManifestRow]:
         return self.rows(split)
 
-    def _of_split(self, blocks: Iterable[int], split: str) -> Iterator[Row]:
+    def _hold_out(self) -> None:
+        """Let a tenth of train be val."""
+        self._scan(held_below=HELD_BELOW)
+        if not any(self._counts["val"]) and sum(self._counts["train"]) > 1:  # too few rows for a tenth: the one of lowest hash
+            self._scan(held_below=self._lowest + 1)
+
+    def _hash(self, record: Record) -> int:
+        return zlib.crc32(str(record.row.number).encode()) if self._by_number else record.hash
+
+    def _of_split(self, blocks: Iterable[int], split: str) -> Iterator[ManifestRow]:
         return (record.row for record in self._read(blocks) if self._placed(record) == split)
 
     def _placed(self, record: Record) -> str:
-        return "val" if record.split == "train" and record.hash < self._held_below else record.split
+        return "val" if record.split == "train" and self._hash(record) < self._held_below else record.split
 
     def _begin(self, block: int) -> tuple[int, int]:
         return self._begins[2 * block], self._begins[2 * block + 1]
@@ -136,7 +185,7 @@ class Manifest:
                 self._refuse(record)
                 continue
             if record.split == "train":
-                self._lowest = min(self._lowest, record.hash)
+                self._lowest = min(self._lowest, self._hash(record))
             self._counts[self._placed(record)][-1] += 1
 
     def _refuse(self, record: Record) -> None:
@@ -154,13 +203,16 @@ class Manifest:
             raise DataError(
                 f"{self.name}: column '{twice[0]}' stands there twice.", why=f"columns: {', '.join(columns)}.", fix="rename or remove one."
             )
-        if SPLIT not in columns:
+        self._split_column = split_among(columns) or ""
+        if not any(columns):
+            raise DataError(f"{self.name} has no rows.", why="it is empty.", fix="add rows; each names its split, inputs and outputs.")
+        if not self._split_column and not self._is_table:
             raise DataError(
                 f"{self.name}: there is no column '{SPLIT}'.",
-                why=f"columns: {', '.join(columns)}.",
+                why=f"columns{self.seen}: {', '.join(columns)}.",
                 fix="add a column split with train, val or test in each row.",
             )
-        self.columns = tuple(columns)
+        self.columns = tuple(SPLIT if column == self._split_column else column for column in columns)
 
     def _all(self) -> Iterator[tuple[tuple[int, int] | None, Record]]:
         """All records; where one begins a block, with the block's place."""

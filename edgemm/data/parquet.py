@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from edgemm.data.manifest import SPLIT, Manifest, Record, Row
+from edgemm.data.manifest import Manifest, ManifestRow, Record, split_named
 from edgemm.errors import DataError
 
 CHUNK_ROWS = 1024  # rows decoded at once; a block's place is (row group, first row in it)
@@ -22,7 +22,7 @@ class ParquetManifest(Manifest):
 
     pool_rows = 16 * CHUNK_ROWS
 
-    def __init__(self, path: Path, bad: dict[int, str] | None) -> None:
+    def __init__(self, path: Path, bad: dict[int, str] | None, *, is_table: bool = False) -> None:
         try:
             self._file = parquet.ParquetFile(path, pre_buffer=False, memory_map=False)
         except (OSError, pyarrow.ArrowException) as err:
@@ -31,13 +31,15 @@ class ParquetManifest(Manifest):
         self._firsts = [0]
         for group in range(metadata.num_row_groups):
             self._firsts.append(self._firsts[-1] + metadata.row_group(group).num_rows)
-        super().__init__(path, bad)
+        super().__init__(path, bad, is_table=is_table)
 
     def _all(self) -> Iterator[tuple[tuple[int, int] | None, Record]]:
         self._set_columns(list(self._file.schema_arrow.names))
         if not self._firsts[-1]:
             raise DataError(f"{self.name} has no rows.", fix="add rows; each names its split, inputs and outputs.")
-        plain = None if self._held_below else [SPLIT]  # hashes are wanted only where rows of train become val
+        plain = (
+            None if self._held_below or self._is_table else [self._split_column]
+        )  # hashes are wanted only where rows of train become val
         for group in range(len(self._firsts) - 1):
             offset = 0
             for batch in self._batches(group, plain):
@@ -66,8 +68,8 @@ class ParquetManifest(Manifest):
 
     def _records(self, batch: pyarrow.RecordBatch, first: int) -> Iterator[Record]:
         for number, cells in enumerate(batch.to_pylist(), first + 1):
-            yield Record(Row(number, cells), str(cells[SPLIT] or ""), _hash(cells) if self._held_below else 0)
+            yield Record(ManifestRow(number, cells), split_named(cells.get(self._split_column)), _hash_of(cells) if self._held_below else 0)
 
 
-def _hash(cells: dict[str, Any]) -> int:
+def _hash_of(cells: dict[str, Any]) -> int:
     return zlib.crc32("\x1f".join(f"{key}={value}" for key, value in cells.items()).encode())

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from edgemm.data.manifest import HELD_BELOW, POOL_ROWS, SPLIT, SPLITS, Row
+from edgemm.data.manifest import HELD_BELOW, OTHER_WORDS, POOL_ROWS, SPLIT, SPLITS, ManifestRow, split_named
 from edgemm.errors import DataError, nearest
 from edgemm.store.artifact import sha256_file, sha256_of
 
@@ -37,7 +37,7 @@ class NpzArrays:
         try:
             with zipfile.ZipFile(path) as archive:
                 self.arrays = {name.removesuffix(".npy"): _Array(archive, name) for name in archive.namelist() if name.endswith(".npy")}
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as err:
+        except Exception as err:  # zipfile's, zlib's and numpy's errors have no common base
             raise DataError(
                 f"'{path}' is no readable .npz file.", why=f"{err}".rstrip(".") + ".", fix="write it with numpy.savez, without objects."
             ) from err
@@ -104,13 +104,18 @@ class Npz:
     def __init__(self, path: Path, *, labelled: bool) -> None:
         self.name = str(path)
         self.folder = path if path.is_dir() else path.parent
-        files = {split: path / f"{split}.npz" for split in SPLITS} if path.is_dir() else {"": path}
-        self.files = {split: NpzArrays(file) for split, file in files.items() if file.is_file()}
+        named = [(split_named(file.stem), file) for file in sorted(path.glob("*.npz"), key=lambda file: file.stem in SPLITS)]
+        files = named if path.is_dir() else [("", path)]
+        self.files = {split: NpzArrays(file) for split, file in files if split in ("", *SPLITS)}
         self.columns = tuple(dict.fromkeys(name for arrays in self.files.values() for name in arrays.arrays))
         self.absent: dict[str, str] = {}
         self._held = "val" not in self.files
         if "" in self.files:
             self._of_row = self._read_splits(self.files[""], labelled)
+
+    @property
+    def is_val_held_out(self) -> bool:
+        return self._held if "" not in self.files else self._of_row is not None and "val" not in self._of_row
 
     def has(self, split: str) -> bool:
         return self.count(split) > 0
@@ -118,15 +123,15 @@ class Npz:
     def count(self, split: str) -> int:
         return len(self._numbers(split))
 
-    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[ManifestRow]:
         arrays, numbers = self.files.get("") or self.files["train" if split == "val" and self._held else split], self._numbers(split)
         for number in numbers if rng is None else rng.permutation(numbers):
-            yield Row(int(number), arrays.row(int(number)))
+            yield ManifestRow(int(number), arrays.row(int(number)))
 
     def digest(self) -> str:
         return sha256_of({split: sha256_file(arrays.path) for split, arrays in self.files.items()})
 
-    def naming(self, split: str) -> Iterator[Row]:
+    def naming(self, split: str) -> Iterator[ManifestRow]:
         return iter(())  # the arrays themselves are in the digest
 
     def _numbers(self, split: str) -> np.ndarray:
@@ -145,7 +150,7 @@ class Npz:
                     fix="add an array split of strings, or give a folder with train.npz, val.npz and test.npz.",
                 )
             return None
-        splits = np.array([str(arrays.arrays[SPLIT].row(number)) for number in range(arrays.rows)])
+        splits = np.array([split_named(arrays.arrays[SPLIT].row(number)) for number in range(arrays.rows)])
         for number in np.flatnonzero(~np.isin(splits, SPLITS))[:1]:
             raise DataError(
                 f"{self.name}, row {number}, column '{SPLIT}': '{splits[number]}' is no split.", fix=nearest(splits[number], SPLITS)
@@ -171,7 +176,8 @@ def _is_held(index: int) -> bool:
 class Function:
     """``f(split) -> Iterable[dict]``, called anew for every pass. Rows are counted from 0.
 
-    For a split it does not have, ``f`` yields nothing or raises KeyError, ValueError, IndexError or OSError before its first row.
+    For a split it does not have, ``f`` yields nothing or raises KeyError, ValueError, IndexError or OSError before its first row; where it
+    raises, it is asked by the split's other names too (``validation``).
     """
 
     def __init__(
@@ -187,6 +193,10 @@ class Function:
         self.columns = (SPLIT, *first)
         self._counts: dict[str, int] = {}
 
+    @property
+    def is_val_held_out(self) -> bool:
+        return next(self._call("val"), None) is None
+
     def has(self, split: str) -> bool:
         return next(self._of_split(split), None) is not None
 
@@ -195,12 +205,12 @@ class Function:
             self._counts[split] = sum(1 for _ in self._of_split(split))
         return self._counts[split]
 
-    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[Row]:
+    def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[ManifestRow]:
         rows = self._of_split(split)
         if rng is None:
             yield from rows
             return
-        pool: list[Row] = []  # a reservoir: each new row takes the place of a random one, which is handed out
+        pool: list[ManifestRow] = []  # a reservoir: each new row takes the place of a random one, which is handed out
         for row in rows:
             if len(pool) < self._pool_rows:
                 pool.append(row)
@@ -220,23 +230,33 @@ class Function:
                     rows.update(column.encode() + (cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode()))
         return rows.hexdigest()
 
-    def naming(self, split: str) -> Iterator[Row]:
+    def naming(self, split: str) -> Iterator[ManifestRow]:
         return itertools.islice(self._of_split(split), ROWS_HASHED)
 
-    def _of_split(self, split: str) -> Iterator[Row]:
+    def _of_split(self, split: str) -> Iterator[ManifestRow]:
         derived = split in ("train", "val") and next(self._call("val"), None) is None
         for number, cells in enumerate(self._call("train" if derived else split)):
             if not derived or _is_held(number) == (split == "val"):
-                yield Row(number, cells)
+                yield ManifestRow(number, cells)
 
     def _call(self, split: str) -> Iterator[Mapping[str, Any]]:
+        """The rows of a split; where the function refuses its name, those of another name for it."""
+        for word in (split, *OTHER_WORDS[split]):
+            rows = self._named(word, split)
+            if (first := next(rows, None)) is not None:
+                yield first
+                yield from rows
+            if first is not None or split not in self.absent:
+                return
+
+    def _named(self, word: str, split: str) -> Iterator[Mapping[str, Any]]:
         number = 0
         try:
-            for row in self.function(split) or ():
+            for row in self.function(word) or ():
                 if not isinstance(row, Mapping):
                     kind = type(row).__name__
                     raise DataError(
-                        f"{self.name}('{split}'), row {number}: a {kind}, not a dict.", fix="yield {column: value} for each row."
+                        f"{self.name}('{word}'), row {number}: a {kind}, not a dict.", fix="yield {column: value} for each row."
                     )
                 yield row
                 number += 1
@@ -244,10 +264,10 @@ class Function:
             raise
         except Exception as err:  # whatever the user's function raises
             why = f"{type(err).__name__}: {err}".rstrip(".") + "."
-            if number or not isinstance(err, (LookupError, ValueError, OSError)):
+            if number or not (word != split or isinstance(err, (LookupError, ValueError, OSError))):
                 fix = "mend the function; call it by itself to see where."
-                raise DataError(f"{self.name}('{split}') failed at row {number}.", why=why, fix=fix) from err
-            self.absent[split] = why
+                raise DataError(f"{self.name}('{word}') failed at row {number}.", why=why, fix=fix) from err
+            self.absent.setdefault(split, why)
 
 
 def load_function(spec: str, folders: Sequence[Path]) -> Callable[[str], Any]:

@@ -271,7 +271,7 @@ def confusions(
             continue
         was, now = (_matrix(output, answers, truth[name]) for answers in (before, after))
         if now is not None:
-            confusions[name] = Confusion(list(output.labels), now, was)
+            confusions[name] = Confusion(list(tasks.of(output).confused), now, was)
     return confusions
 
 

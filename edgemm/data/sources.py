@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from edgemm.contracts import plugins, user_code
 from edgemm.contracts import task as tasks
+from edgemm.contracts import user_code
 from edgemm.contracts.card import Card, Input
 from edgemm.contracts.modality import input_specs
-from edgemm.data import samples
-from edgemm.data.lines import CsvManifest, JsonManifest
-from edgemm.data.manifest import SPLITS, Source
+from edgemm.data import manifests, samples
+from edgemm.data._annotations.rows import FORMATS, AnnotatedRows
+from edgemm.data.manifest import SPLITS, RowSource, split_named
+from edgemm.data.manifests import READERS
 from edgemm.errors import DataError
 from edgemm.store.artifact import sha256_of
 
@@ -33,8 +33,8 @@ def taken_as_it_is(card: Card) -> Card:
     return card.replace(inputs=inputs, columns={})
 
 
-def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row_bytes: int) -> Source:
-    """The source that ``data`` names: a folder, a file, or ``module:callable``.
+def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row_bytes: int) -> RowSource:
+    """The source that ``data`` names: a folder, a file, ``module:callable``, or ``coco:FILE`` and the like.
 
     Args:
         bad: Where a row of a manifest that names no split is noted, so that it is left out; None = such a row is an error.
@@ -46,34 +46,30 @@ def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row
     path = Path(data)
     labelled = any(task.has_truth for task in tasks.tasks(card).values())
     if path.is_dir():
-        manifests = [path / f"manifest{suffix}" for suffix in MANIFESTS if (path / f"manifest{suffix}").is_file()]
-        if len(manifests) > 1:
-            names = " and ".join(file.name for file in manifests)
-            raise DataError(f"'{path}' has {names}.", why="a dataset has one manifest.", fix="remove one, or name the file itself.")
-        if not manifests and not any((path / f"{split}.npz").is_file() for split in SPLITS):
-            why = f"it has none of {', '.join(f'manifest{suffix}' for suffix in MANIFESTS)}, train.npz, val.npz, test.npz, calib.npz."
+        manifest = manifests.in_folder(path)
+        if not manifest and not any(split_named(file.stem) in SPLITS for file in path.glob("*.npz")):
+            why = f"it has none of {', '.join(f'manifest{suffix}' for suffix in READERS)}, train.npz, val.npz, test.npz, calib.npz."
             raise DataError(
                 f"'{path}' is no dataset.", why=why, fix="write a manifest.csv with a column split and one per input and output."
             )
-        path = manifests[0] if manifests else path
+        path = manifest or path
     if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
         return samples.Npz(path, labelled=labelled)
-    if path.is_file() and path.suffix in MANIFESTS:
-        return MANIFESTS[path.suffix](path, bad)
+    if path.is_file() and path.suffix in READERS:
+        return READERS[path.suffix](path, bad)
+    if not path.exists() and str(data).partition(":")[0] in FORMATS and "://" not in str(data):
+        return AnnotatedRows(str(data), card, bad)
+    if "://" in str(data):
+        raise DataError(
+            f"'{data}' is no dataset.", why="it is an address, and nothing is fetched.", fix="download it, and give the folder."
+        )
     if not path.exists() and ":" in str(data):
         function = samples.load_function(str(data), user_code.folders(card))
         digest = sha256_of(user_code.source_facts(card.replace(factory=str(data))))
         return samples.Function(function, str(data), card.folder, digest, row_bytes)
-    why = "the file is neither .csv, .jsonl, .parquet nor .npz." if path.exists() else "there is no such file or folder."
-    raise DataError(f"'{data}' is no dataset.", why=why, fix="give a folder with a manifest, an .npz file, or module:callable.")
-
-
-def _parquet(path: Path, bad: dict[int, str] | None) -> Source:
-    try:
-        from edgemm.data.parquet import ParquetManifest
-    except ModuleNotFoundError as err:
-        raise plugins.missing_extra(err, "reading parquet") from err
-    return ParquetManifest(path, bad)
-
-
-MANIFESTS: dict[str, Callable[[Path, dict[int, str] | None], Source]] = {".csv": CsvManifest, ".jsonl": JsonManifest, ".parquet": _parquet}
+    why = "the file is neither .csv, .tsv, .jsonl, .json, .parquet nor .npz." if path.exists() else "there is no such file or folder."
+    raise DataError(
+        f"'{data}' is no dataset.",
+        why=why,
+        fix="give a folder with a manifest, an .npz file, module:callable, or coco:FILE, yolo:FILE, voc:FOLDER.",
+    )

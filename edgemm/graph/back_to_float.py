@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, drop_unread, node_inputs
+from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, drop_dead
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FLOAT_NAME = "{}/float"
@@ -34,7 +34,7 @@ def revert(quantized: onnx.ModelProto, floats: onnx.ModelProto, nodes: Collectio
         if node.name in nodes and node.name in before and node.op_type not in (QUANTIZE, DEQUANTIZE):
             work.revert(node, before[node.name])
     work.free_outputs(set(nodes))
-    _drop_dead(copy)
+    drop_dead(copy)
     return copy
 
 
@@ -42,6 +42,12 @@ def int8_layers(quantized: onnx.ModelProto) -> list[str]:
     """Names of the layers with weights that read dequantized values, in topological order."""
     dequantized = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
     return [node.name for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and dequantized & set(node.input)]
+
+
+def quantized_readers(quantized: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that read dequantized values, weights or not, in topological order: what ``revert`` can free of pairs."""
+    dequantized = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
+    return [node.name for node in quantized.graph.node if node.op_type not in (QUANTIZE, DEQUANTIZE) and dequantized & set(node.input)]
 
 
 def groups(branch: str, branches: Branches, layers: Sequence[str], most: int) -> dict[str, list[str]]:
@@ -128,16 +134,3 @@ class _Reverting:
 
 def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
     return np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
-
-
-def _drop_dead(model: onnx.ModelProto) -> None:
-    """Remove pairs, and what fed only them, that nobody reads any more; then their constants."""
-    live = {value.name for value in model.graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(model.graph.node):
-        if live & set(node.output):
-            kept.append(node)
-            live.update(node_inputs(node))
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    drop_unread(model)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import onnx
 
 from edgemm.contracts import plugins
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
+from edgemm.contracts.frontend_ops import COST_ROW
 from edgemm.errors import EdgemmError, nearest
 
 FRONTEND = "frontend/"
@@ -29,7 +31,7 @@ class Branches:
     """Which node belongs to which part of the model.
 
     Attributes:
-        inputs, outputs: Branch-giving graph inputs and head-giving graph outputs, in order.
+        inputs, outputs: Branch-giving graph inputs and head-giving outputs, in order: a card's, which may join several of the graph's.
         of_node: Node name -> ``<input>``, ``fusion`` or ``head:<output>``; in topological order.
         cuts: Input name -> the tensors in which its branch ends (read by fusion or head, or graph outputs).
         frontend: Names of the nodes that are front-ends; they belong to their input's branch.
@@ -48,6 +50,16 @@ class Branches:
         present = set(self.of_node.values())
         ordered = [*self.inputs, "fusion", *(f"head:{name}" for name in self.outputs)]
         return [name for name in ordered if name in present]
+
+    def rows(self) -> list[str]:
+        """``names()`` with ``frontend:<input>``, where there is one, before what the model itself makes of that input."""
+        present = {self.row_of(node) for node in self.of_node}
+        return [row for name in self.names() for row in (f"{COST_ROW}{name}", name) if row in present]
+
+    def row_of(self, node: str) -> str:
+        """The branch of a node, or ``frontend:<input>``: where its cost is told."""
+        branch = self.of_node[node]
+        return f"{COST_ROW}{branch}" if node in self.frontend else branch
 
     def nodes(self, branch: str) -> list[str]:
         """Names of the branch's nodes, in topological order."""
@@ -98,6 +110,19 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
     return names
 
 
+def drop_dead(model: onnx.ModelProto) -> None:
+    """Remove nodes that no output depends on, then the weights that nobody reads, in place."""
+    live = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if live & set(node.output):
+            kept.append(node)
+            live.update(node_inputs(node))
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    drop_unread(model)
+
+
 def drop_unread(model: onnx.ModelProto) -> None:
     """Remove the weights that no node reads any more, in place."""
     read = {name for node in model.graph.node for name in node_inputs(node)} | {value.name for value in model.graph.output}
@@ -116,9 +141,10 @@ class _Graph:
         inputs = [i.name for i in model.graph.input if i.name not in self.constants]
         self.group = groups(inputs, card)
         self.sources = list(dict.fromkeys(source for source in self.group.values() if source))
-        outputs = [o.name for o in model.graph.output]
-        states = {spec.options["state"] for spec in card.inputs.values() if "state" in spec.options} if card else set()
-        self.heads = [name for name in outputs if name not in states]
+        states = {spec.options["state"] for spec in card.inputs.values() if spec.options.get("state")} if card else set()
+        owners = tasks.tensors(card) if card else {}
+        self.head_of = {o.name: owners.get(o.name, o.name) for o in model.graph.output if o.name not in states}
+        self.heads = list(dict.fromkeys(self.head_of.values()))
         self.maker = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self.reads = [node_inputs(node) for node in self.nodes]
         self.users: dict[str, list[int]] = {}
@@ -126,7 +152,8 @@ class _Graph:
             for name in dict.fromkeys(names):
                 self.users.setdefault(name, []).append(index)
         self.depends = self._depends()
-        self.reaches = self._reaches()
+        self.ends = self._ends()
+        self.reaches = [frozenset(self.head_of[name] for name in ends) for ends in self.ends]
 
     def _depends(self) -> list[frozenset[str]]:
         """Per node, the inputs whose values (not only sizes) it depends on."""
@@ -138,9 +165,9 @@ class _Graph:
             of_tensor.update(dict.fromkeys(node.output, depends[-1]))
         return depends
 
-    def _reaches(self) -> list[frozenset[str]]:
-        """Per node, the head-giving outputs it reaches."""
-        of_tensor: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.heads}
+    def _ends(self) -> list[frozenset[str]]:
+        """Per node, the graph outputs it reaches that give heads."""
+        of_tensor: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.head_of}
         reaches: list[frozenset[str]] = [frozenset()] * len(self.nodes)
         for index in range(len(self.nodes) - 1, -1, -1):
             reach = frozenset().union(*(of_tensor.get(name, frozenset()) for name in self.nodes[index].output))
@@ -169,8 +196,8 @@ class _Graph:
         """Outputs that depend on a common input belong together, with all inputs they depend on."""
         components: list[tuple[set[str], list[str]]] = []
         for name in self.heads:
-            index = self.maker.get(name)
-            inputs, outputs = set(self.depends[index]) if index is not None else set(), [name]
+            makers = [self.maker[tensor] for tensor, head in self.head_of.items() if head == name and tensor in self.maker]
+            inputs, outputs = {source for index in makers for source in self.depends[index]}, [name]
             for other in [entry for entry in components if entry[0] & inputs]:
                 components.remove(other)
                 inputs, outputs = inputs | other[0], other[1] + outputs
@@ -188,7 +215,9 @@ class _Graph:
             if shared:
                 return set(alone) & self._after(shared)
         weighted = [i for i in alone if self._is_weighted(i)]
-        return ({weighted[-1]} | self._after({weighted[-1]}) & set(alone)) if weighted else set()
+        of_tensor = [[i for i in weighted if tensor in self.ends[i]] for tensor, head in self.head_of.items() if head == output]
+        last = {own[-1] for own in of_tensor if own}
+        return last | self._after(last) & set(alone)
 
     def _after(self, start: set[int]) -> set[int]:
         """Nodes that depend on one of ``start``, without those."""
@@ -234,7 +263,7 @@ class _Graph:
             if maker is not None and not self.depends[maker]:
                 continue  # a size or a constant that happens to live here
             outside = [u for u in self.users.get(name, ()) if owner[self.nodes[u].name] != branch and self.nodes[u].op_type not in SIZE_OPS]
-            if outside or name in self.heads:
+            if outside or name in self.head_of:
                 tensors.append(name)
         return tensors
 
@@ -245,7 +274,7 @@ def groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:
     group: dict[str, str | None] = {}
     for name in inputs:
         spec = card.inputs.get(name) if card else None
-        if spec is not None and ("state" in spec.options or "value" in spec.options):
+        if spec is not None and (spec.options.get("state") or "value" in spec.options):
             group[name] = None
         elif spec is None and name.endswith(MASK_SUFFIX) and name.removesuffix(MASK_SUFFIX) in inputs:
             group[name] = name.removesuffix(MASK_SUFFIX)
@@ -257,13 +286,13 @@ def groups(inputs: Iterable[str], card: Card | None) -> dict[str, str | None]:
 
 
 def name_owners(model: onnx.ModelProto, branches: Branches) -> dict[str, str]:
-    """Node name, and name of each tensor that a node makes -> branch. Runtimes call a layer by either."""
+    """Node name, and name of each tensor that a node makes -> row of a table of costs. Runtimes call a layer by either."""
     return dict(_named(model, branches))
 
 
 def _named(model: onnx.ModelProto, branches: Branches) -> Iterator[tuple[str, str]]:
     for node in model.graph.node:
-        branch = branches.of_node[node.name]
+        row = branches.row_of(node.name)
         for name in (node.name, *node.output):
             if name:
-                yield name, branch
+                yield name, row

@@ -32,15 +32,15 @@ FREE_AXIS = 16  # assumed length of an axis other than the batch that the graph 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one branch costs for one sample.
+    """What one branch, or one input's front-end, costs for one sample.
 
     Attributes:
         parameters: Trained values; constants of front-ends, scales and zero points are none.
         macs: Multiply-accumulates of convolutions, matrix products and recurrent layers, at batch 1.
         nodes: Operators.
         size_bytes: ``fp32``, ``fp16``, ``int8`` -> bytes of its parameters. int8: weights in one byte and a float scale a channel; the
-            rest (biases, norms) stays float.
-        stored_bytes: What its parameters take in this very graph.
+            rest (biases, norms) stays float. Of a front-end its constants, which no precision makes smaller.
+        stored_bytes: What its parameters, or a front-end's constants, take in this very graph.
     """
 
     parameters: int
@@ -51,7 +51,7 @@ class Cost:
 
 
 def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str, Sequence[int | str]] | None = None) -> dict[str, Cost]:
-    """The cost of every branch, in the order of ``branches.names()``. A value that two branches use counts for the first.
+    """The cost of every branch and front-end, in the order of ``branches.rows()``. A value that two of them use counts for the first.
 
     Works on float graphs and on graphs with Q/DQ. Bodies of If, Loop and Scan are not looked into.
 
@@ -59,19 +59,22 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
         sizes: Input -> its shape, where the graph leaves axes open that the card does not (the length of a sound).
     """
     shapes = tensor_shapes(model, sizes)
-    counts = {name: dict.fromkeys(("parameters", "macs", "nodes", "stored", *PRECISIONS), 0) for name in branches.names()}
+    counts = {name: dict.fromkeys(("parameters", "macs", "nodes", "stored", *PRECISIONS), 0) for name in branches.rows()}
     for node in model.graph.node:
-        count = counts[branches.of_node[node.name]]
+        count = counts[branches.row_of(node.name)]
         count["nodes"] += 1
         count["macs"] += macs_of(node, shapes)
     for tensor, user, slot in parameters_of(model):
         if user.name in branches.frontend:
             continue
-        count, size = counts[branches.of_node[user.name]], math.prod(tensor.dims)
+        count, size = counts[branches.row_of(user.name)], math.prod(tensor.dims)
         used = shapes.get(node_inputs(user)[slot], tuple(tensor.dims))
         for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, slot, size, used)), strict=True):
             count[key] += amount
         count["stored"] += files.tensor_bytes(tensor)
+    for row, size in _frontend_bytes(model, branches).items():
+        for key in ("stored", *PRECISIONS):
+            counts[row][key] += size
     return {
         name: Cost(count["parameters"], count["macs"], count["nodes"], {key: count[key] for key in PRECISIONS}, count["stored"])
         for name, count in counts.items()
@@ -120,6 +123,16 @@ def parameters_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, on
             first_use = _first_use(tensor.name, users, constant)
             if first_use:
                 yield tensor, *first_use
+
+
+def _frontend_bytes(model: onnx.ModelProto, branches: Branches) -> dict[str, int]:
+    """``frontend:<input>`` -> bytes of the constants that it reads."""
+    reader = {name: branches.row_of(node.name) for node in model.graph.node if node.name in branches.frontend for name in node.input}
+    sizes: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if row := reader.get(tensor.name):
+            sizes[row] = sizes.get(row, 0) + files.tensor_bytes(tensor)
+    return sizes
 
 
 def _first_use(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import onnx
 
+from edgemm.contracts.rung import Culprit, Difference
 from edgemm.contracts.target import Session
 from edgemm.errors import TargetError
 from edgemm.graph import files, parity
 from edgemm.graph.branches import WEIGHTED, Branches
-from edgemm.graph.parity import Difference, Feed
+from edgemm.graph.parity import Feed
 
 LOOKED_AT = 2  # samples; the reference keeps every tensor of each
 SILENT = ("QuantizeLinear", "Constant", "Shape", "Size", "Range")
@@ -21,7 +22,7 @@ THROUGH = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "LeakyRelu", "H
 
 def in_target(
     graph: onnx.ModelProto, branches: Branches, samples: Sequence[Feed], reopen: Callable[[Path], Session]
-) -> tuple[dict[str, str] | None, dict[str, Difference], str]:
+) -> tuple[Culprit | None, dict[str, Difference], str]:
     """Culprit, differences where branches end, and a note, for a Q/DQ graph that a target computes wrongly.
 
     Looking changes what is looked at: a tensor that is made an output may no longer be fused. So each is looked at alone.
@@ -33,10 +34,10 @@ def in_target(
     within = set(branches.nodes(broken[0])) if broken else set(branches.of_node)
     first = search.first([name for name in search.order if search.maker[name].name in within])
     if first is None:
-        culprit = {"branch": broken[0], "node": ""} if broken else None
+        culprit = Culprit(broken[0]) if broken else None
         return culprit, by_branch, "the error vanishes when single tensors are looked at" if not broken else ""
     node = _responsible(first, search.maker)
-    return {"branch": branches.of_node[node.name], "node": node.name}, by_branch, ""
+    return Culprit(branches.of_node[node.name], node.name), by_branch, ""
 
 
 class _Search:

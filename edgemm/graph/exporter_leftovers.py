@@ -28,11 +28,27 @@ def tidy(model: ir.Model, groups: Mapping[str, str]) -> None:
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     _drop_zero_states(model)
     _make_reshapes_constant(model)
+    _end_spectra(model)
     attention.turn_keys_once(model)
     attention.drop_guards(model)
     _own_sizes(model, groups)
     common.RemoveUnusedNodesPass()(model)
     model.graph.sort()
+
+
+def _end_spectra(model: ir.Model) -> None:
+    """A Reshape behind each Fourier transform: OpenVINO reads what follows one as complex numbers, and gets its sizes wrong."""
+    for node in nodes_of(model, "DFT"):
+        spectrum, uses = node.outputs[0], list(node.outputs[0].uses())
+        shape = sizes_of(spectrum)
+        if not shape or not isinstance(shape[-1], int) or all(use.node.op_type == "Reshape" for use in uses):
+            continue
+        pairs = add_constant(model, f"{node.name}_pairs", np.array([0] * (len(shape) - 1) + shape[-1:], np.int64))
+        ended = ir.node("Reshape", [spectrum, pairs], name=f"{node.name}_ended")
+        ended.outputs[0].name, ended.outputs[0].shape, ended.outputs[0].type = f"{spectrum.name}_pairs", spectrum.shape, spectrum.type
+        for use in uses:
+            use.node.replace_input_with(use.idx, ended.outputs[0])
+        model.graph.insert_after(node, ended)
 
 
 def _drop_zero_states(model: ir.Model) -> None:

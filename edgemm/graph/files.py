@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ ALIGN_BYTES = 4096  # page size, so that runtimes can map the data file
 def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file and its external data."""
     return onnx.load(str(path))
+
+
+@lru_cache(maxsize=4)
+def frame(path: Path) -> onnx.ModelProto:
+    """The ``skeleton`` of a file that never changes, as those of the cache; shared, so not to be changed."""
+    return skeleton(load(path))
 
 
 def save(model: onnx.ModelProto, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> Path:

@@ -8,8 +8,6 @@ under 1 dB on the tests' graphs), and TensorRT-RTX 1.7 fails to build where a Ca
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -33,11 +31,8 @@ LARGEST, SMALLEST = 65504.0, 2.0**-14
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` with a float16 body.
-
-    Args:
-        keep: Names of further nodes that stay in float32.
 
     Raises:
         QuantizeError: Types of the graph cannot be followed.
@@ -45,7 +40,7 @@ def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.Model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _raise_opset(copy)
-    return _Halving(copy, set(keep)).run()
+    return _Halving(copy).run()
 
 
 def _raise_opset(model: onnx.ModelProto) -> None:
@@ -57,11 +52,11 @@ def _raise_opset(model: onnx.ModelProto) -> None:
 class _Halving:
     """One rewriting: which tensors are float, which nodes are full, which casts were made."""
 
-    def __init__(self, model: onnx.ModelProto, keep: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.graph = model, model.graph
         self.wiring = Wiring(model)
         self.floats = _float_tensors(model)
-        self.full = {node.name for node in model.graph.node if node.name in keep or self._is_full(node)}
+        self.full = {node.name for node in model.graph.node if self._is_full(node)}
         self._spread_full()
         self.half: set[str] = set()  # tensors that are float16 now
         self.made: dict[tuple[str, int], str] = {}

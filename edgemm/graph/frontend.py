@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, MutableSequence, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ PREFIX = "frontend/"
 """How the name of every front-end node begins."""
 
 OLDEST_OPSET = 11
+OPSET, IR_VERSION = 18, 10
+"""Of a front-end alone."""
 AXES_AS_INPUT = 18  # ReduceMean and ReduceMax take their axes as an input since this opset
 
 
@@ -34,25 +39,29 @@ def prepend(model: ModelProto, card: Card) -> ModelProto:
         CardError: The graph has another number of inputs.
         ExportError: Its opset is too old.
     """
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < OLDEST_OPSET:
         raise ExportError(
             f"the graph has opset {opset}, a front-end needs at least {OLDEST_OPSET}.",
             fix="convert it with onnx.version_converter.convert_version(model, 18).",
         )
-    parts, taken = modalities(card), _features(model.graph, card)
+    parts, taken = modalities(card), features(model.graph, card)
     merged = ModelProto()
     merged.CopyFrom(model)
     graph = merged.graph
     initializers = {value.name for value in graph.initializer}
     old_inputs = {value.name: value for value in graph.input if value.name not in initializers}
-    _rename(graph, {old: _inner(name, number, parts[name]) for name, olds in taken.items() for number, old in enumerate(olds)})
+    cast = {name for name, olds in taken.items() if parts[name].dtype() in ("float16", "float64") and _is_single(old_inputs[olds[0]])}
+    inners = {name: [inner(name, k, parts[name]) if name not in cast else f"{PREFIX}{name}/float32" for k in range(2)] for name in taken}
+    _rename(graph, {old: inners[name][number] for name, olds in taken.items() for number, old in enumerate(olds)})
     nodes: list[NodeProto] = []
     inputs = []
     for spec in input_specs(card):
         ops = parts[spec.name].frontend()
         builder = _Builder(spec.name, opset, nodes, graph.initializer)
-        builder.run(ops, card.inputs[spec.name].steps, parts[spec.name], [_inner(spec.name, k, parts[spec.name]) for k in range(2)])
+        if spec.name in cast:
+            nodes.append(helper.make_node("Cast", [spec.name], inners[spec.name][:1], f"{PREFIX}{spec.name}/0_Cast", to=TensorProto.FLOAT))
+        builder.run(ops, card.inputs[spec.name].steps, parts[spec.name], inners[spec.name])
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
         shape: Sequence[int | str | None] = spec.shape
         if not ops:  # keep the graph's own names of free axes
@@ -66,8 +75,92 @@ def prepend(model: ModelProto, card: Card) -> ModelProto:
     return merged
 
 
-def _features(graph: GraphProto, card: Card) -> dict[str, list[str]]:
-    """Card input -> the graph inputs that take what its front-end yields."""
+def reform(model: ModelProto, card: Card, forms: Mapping[str, str]) -> ModelProto:
+    """The same graph with other forms of its front-ends; the rest of it stays as it is.
+
+    Args:
+        model: As ``prepend`` leaves it, quantized or not.
+        forms: Input -> name of one of its modality's ``frontend_forms``.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    nodes: list[NodeProto] = []
+    for name, form in forms.items():
+        own = _own(name)
+        rest = [node for node in graph.node if not own.fullmatch(node.name)]
+        constants = [tensor for tensor in graph.initializer if not own.fullmatch(tensor.name)]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(rest)
+        graph.initializer.extend(constants)
+        part = modalities(card)[name]
+        builder = _Builder(name, opset_of(model), nodes, graph.initializer)
+        builder.run(part.frontend_forms()[form], card.inputs[name].steps, part, [inner(name, k, part) for k in range(2)])
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    return changed
+
+
+def _own(name: str) -> re.Pattern[str]:
+    """Names of the nodes and constants of one input's front-end."""
+    return re.compile(rf"{re.escape(PREFIX + name)}/(constant_)?\d+(_\w+)?")
+
+
+def alone(card: Card, name: str, form: str) -> ModelProto:
+    """One input's front-end in one form: from what the box has to what ``forward`` receives."""
+    part = modalities(card)[name]
+    (spec,) = (spec for spec in input_specs(card) if spec.name == name)
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    out = inner(name, 0, part)
+    _Builder(name, OPSET, nodes, constants).run(part.frontend_forms()[form], card.inputs[name].steps, part, [out, ""])
+    taken = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape)
+    feature = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "front-end", [taken], [feature], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Nodes of a front-end with their constants, from the input's name to ``out``."""
+
+    nodes: list[NodeProto]
+    constants: list[TensorProto]
+    out: str
+
+
+def build(name: str, ops: list[frontend_ops.Op], part: Modality, *, opset: int, steps: int | None = None, out: str | None = None) -> Built:
+    """Operations of one input as ``prepend`` adds them; without ``out`` the last tensor has the name that it has inside of more of them."""
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    at = _Builder(name, opset, nodes, constants).run(ops, steps, part, [out, ""])
+    return Built(nodes, constants, at)
+
+
+def form_of(model: ModelProto, card: Card, name: str) -> str | None:
+    """Which of its modality's ``frontend_forms`` ("": the only one) an input's front-end has in a graph; None where somebody changed it."""
+    part = modalities(card)[name]
+    forms = part.frontend_forms() or {"": part.frontend()}
+    own = _own(name)
+    nodes = {node.name for node in model.graph.node if own.fullmatch(node.name)}
+    for form, ops in forms.items():
+        if nodes == {node.name for node in build(name, ops, part, opset=opset_of(model), steps=card.inputs[name].steps).nodes}:
+            return form
+    return None
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 where it does not say."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def features(graph: GraphProto, card: Card) -> dict[str, list[str]]:
+    """Card input -> the graph inputs that take what its front-end yields.
+
+    Raises:
+        CardError: The graph has another number of inputs.
+    """
     initializers = {value.name for value in graph.initializer}
     graph_inputs = [value.name for value in graph.input if value.name not in initializers]
     card_inputs = {name: [name, f"{name}_mask"] if _masked(part) else [name] for name, part in modalities(card).items()}
@@ -88,12 +181,16 @@ def _masked(part: Modality) -> bool:
     return any(isinstance(op, frontend_ops.Mask) for op in part.frontend())
 
 
-def _inner(name: str, number: int, part: Modality) -> str:
+def inner(name: str, number: int, part: Modality) -> str:
     """The tensor that the old graph reads in place of its input ``number`` of card input ``name``."""
     ops = part.frontend()
     if not ops or (number == 0 and len(ops) == 1 and isinstance(ops[0], frontend_ops.Mask)):
         return name
     return f"{PREFIX}{name}/{'mask' if number else 'out'}"
+
+
+def _is_single(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _declared(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
@@ -126,21 +223,22 @@ def _rename_body(body: GraphProto, names: dict[str, str]) -> None:
 class _Builder:
     """Adds the nodes of one input's front-end."""
 
-    def __init__(self, name: str, opset: int, nodes: list[NodeProto], initializers: list[TensorProto]) -> None:
+    def __init__(self, name: str, opset: int, nodes: list[NodeProto], initializers: MutableSequence[TensorProto]) -> None:
         self.name, self.opset, self.nodes, self.initializers = name, opset, nodes, initializers
         self.count = self.constants = self.bins = 0
 
-    def run(self, ops: list[frontend_ops.Op], steps: int | None, part: Modality, outs: list[str]) -> None:
-        """From the graph input to ``outs``: the tensor the old graph reads, and its mask."""
+    def run(self, ops: list[frontend_ops.Op], steps: int | None, part: Modality, outs: Sequence[str | None]) -> str:
+        """From the graph input to ``outs``: the tensor the old graph reads, and its mask. The name of the first."""
         at, last = self.name, outs[0]
         fold = steps is not None and frontend_ops.folds(ops)
         if fold:
             at = self._reshape(at, (-1, *part.shape()))
         for number, op in enumerate(ops):
-            at = self._op(op, at, last if number == len(ops) - 1 and not fold else None, outs[1])
+            at = self._op(op, at, last if number == len(ops) - 1 and not fold else None, outs[1] or "")
         if fold:
             sizes = frontend_ops.run(ops, part.absent()[None])[0].shape[1:]
-            self._reshape(at, (-1, steps, *sizes), last)
+            at = self._reshape(at, (-1, steps, *sizes), last)
+        return at
 
     def _op(self, op: frontend_ops.Op, x: str, out: str | None, mask: str) -> str:
         match op:
@@ -159,8 +257,15 @@ class _Builder:
                 self.bins = weight.shape[0] // 2
                 wave = self._reshape(x, (0, 1, -1))
                 return self._node("Conv", [wave, self._constant(weight)], out, strides=[hop], kernel_shape=[weight.shape[-1]])
+            case frontend_ops.Blocks():
+                return self._blocks(op, x, out)
+            case frontend_ops.Spectrum():
+                return self._spectrum(op, x, out)
+            case frontend_ops.Bands(weight=weight):
+                return self._node("Transpose", [self._node("MatMul", [x, self._constant(weight)])], out, perm=[0, 2, 1])
             case frontend_ops.Power(exponent=exponent):
-                return self._power(x, self.bins, exponent, out)
+                real, imaginary = self._halves(self._node("Mul", [x, x]), self.bins, axis=1)
+                return self._power(real, imaginary, exponent, out)
             case frontend_ops.MatMul(weight=weight):
                 return self._node("MatMul", [self._constant(weight), x], out)
             case frontend_ops.Log(floor=floor, offset=offset):
@@ -174,9 +279,38 @@ class _Builder:
                 return x
         raise TypeError(f"unknown front-end operation {op}")
 
-    def _power(self, x: str, bins: int, exponent: float, out: str | None) -> str:
-        squares = self._node("Mul", [x, x])
-        real, imaginary = (self._half(squares, bins * half, bins * (half + 1)) for half in (0, 1))
+    def _blocks(self, op: frontend_ops.Blocks, x: str, out: str | None) -> str:
+        """Frames by one Gather of pieces that hops and frames are made of; its indices are computed, so that no table of them is stored."""
+        if op.overrun:
+            x = self._node("Pad", [x, self._constant(np.array([0, 0, 0, op.overrun]))])
+        piece = math.gcd(op.hop, op.window.size)
+        if piece > 1:
+            if not op.overrun:
+                x = self._slice(x, 0, (op.frames - 1) * op.hop + op.window.size, axis=1)
+            x = self._reshape(x, (0, -1, piece))
+        starts = self._node("Mul", [self._range(op.frames), self._constant(np.int64(op.hop // piece))])
+        column = self._node("Reshape", [starts, self._constant(np.array([-1, 1]))])
+        indices = self._node("Add", [column, self._range(op.window.size // piece)])
+        blocks = self._reshape(self._node("Gather", [x, indices], axis=1), (0, op.frames, *op.window.shape))
+        return self._node("Mul", [blocks, self._constant(op.window)], out)
+
+    def _spectrum(self, op: frontend_ops.Spectrum, x: str, out: str | None) -> str:
+        """Real and imaginary parts are never joined: behind a Concat OpenVINO 2026.4 computes an INT8 convolution wrongly."""
+        real, imaginary = (self._node("MatMul", [self._constant(table), x]) for table in (op.down_real, op.down_imaginary))
+        for kind, tables in (("Mul", (op.turn_cosines, op.turn_sines)), ("MatMul", (op.along_cosines, op.along_sines))):
+            cosines, sines = map(self._constant, tables)
+            real, imaginary = (
+                self._node("Add", [self._node(kind, [real, cosines]), self._node(kind, [imaginary, sines])]),
+                self._node("Sub", [self._node(kind, [imaginary, cosines]), self._node(kind, [real, sines])]),
+            )
+        power = self._power(self._node("Mul", [real, real]), self._node("Mul", [imaginary, imaginary]), op.exponent)
+        return self._reshape(power, (0, 0, -1), out)
+
+    def _range(self, count: int) -> str:
+        return self._node("Range", [self._constant(np.int64(value)) for value in (0, count, 1)])
+
+    def _power(self, real: str, imaginary: str, exponent: float, out: str | None = None) -> str:
+        """From the squares of both parts."""
         if exponent == 2.0:
             return self._node("Add", [real, imaginary], out)
         power = self._node("Add", [real, imaginary])
@@ -184,8 +318,11 @@ class _Builder:
             return self._node("Sqrt", [power], out)
         return self._node("Pow", [power, self._constant(np.float32(exponent / 2))], out)
 
-    def _half(self, x: str, start: int, end: int) -> str:
-        return self._node("Slice", [x, *(self._constant(np.array([value])) for value in (start, end, 1))])
+    def _halves(self, x: str, size: int, *, axis: int) -> list[str]:
+        return [self._slice(x, size * half, size * (half + 1), axis=axis) for half in (0, 1)]
+
+    def _slice(self, x: str, start: int, end: int, *, axis: int) -> str:
+        return self._node("Slice", [x, *(self._constant(np.array([value])) for value in (start, end, axis))])
 
     def _normalize(self, x: str, floor: float, out: str | None) -> str:
         centred = self._node("Sub", [x, self._reduced("ReduceMean", x, [1, 2])])

@@ -41,8 +41,8 @@ def layers(path: Path, card: Card | None) -> list[LayerWork]:
             moved = sum(math.prod(shapes[name]) for name in (*read, node.output[0]) if name in shapes)
             work.append(
                 LayerWork(
-                    branches.of_node[node.name], macs, weights.get(node.name, 0), moved, launches=_launches(node, shapes),
-                    quantizable=node.op_type in QUANTIZED_AT,
+                    branches.row_of(node.name), macs, weights.get(node.name, 0), moved, launches=_launches(node, shapes),
+                    quantizable=node.op_type in QUANTIZED_AT and node.name not in branches.frontend,
                 )
             )  # fmt: skip
     return work

@@ -9,14 +9,14 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 
+from edgemm.contracts.rung import Difference
+from edgemm.contracts.specs import SHUT, show_shape
 from edgemm.errors import EdgemmError, ExportError
 from edgemm.graph import files
 from edgemm.graph.branches import find_branches
@@ -33,67 +33,11 @@ TARGET_SQNR_DB = 20.0
 POOR_SQNR_DB = 10.0  # below this a quantized tensor is noise for a third of its amplitude
 SECONDS_A_RUNG = 10.0  # a large model is compared on fewer samples, at least FEWEST
 FEWEST = 2
+LARGE_BYTES = 64 << 20  # weights of more than that go to ONNX Runtime as a file that it maps: as a message it holds them three times
 UNKNOWN = re.compile(r"(?P<op>\w+)\(-?\d+\) is not a registered function/op")
 UNBUILT = re.compile(r"Could not find an implementation for (?P<op>\w+)\(\d+\) node with name '(?P<node>[^']*)'")
 INSIDE = re.compile(r"[Nn]ode ?(?:\(|with name '|:)(?P<node>[^)'\s]+)")
 MOST_WORDS = 300  # characters of its own words
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far a tensor is from its reference.
-
-    Attributes:
-        max_abs: Largest absolute difference; inf where one side is not finite and the other is.
-        sqnr_db: Signal power over error power in dB; inf where equal.
-        scale: Largest absolute value of the reference.
-    """
-
-    max_abs: float
-    sqnr_db: float
-    scale: float
-
-    @property
-    def relative(self) -> float:
-        """``max_abs`` as a share of ``scale``."""
-        return self.max_abs / self.scale if self.scale else self.max_abs
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain values; None stands for an infinite ratio (JSON has no infinity)."""
-        return {key: value if np.isfinite(value) else None for key, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One comparison of two forms of the model.
-
-    Attributes:
-        outputs: Output -> difference.
-        branches: Branch -> difference of the worst tensor it ends in.
-        culprit: ``{"branch", "node"}`` where the first difference arises, if the rung broke and it could be found.
-        note: What a reader should know, in words.
-    """
-
-    name: str
-    reference: str
-    candidate: str
-    outputs: Mapping[str, Difference]
-    branches: Mapping[str, Difference] = field(default_factory=dict)
-    ok: bool = True
-    culprit: Mapping[str, str] | None = None
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "reference": self.reference,
-            "candidate": self.candidate,
-            "outputs": {name: deviation.to_dict() for name, deviation in self.outputs.items()},
-            "branches": {name: deviation.to_dict() for name, deviation in self.branches.items()},
-            "ok": self.ok,
-            "culprit": dict(self.culprit) if self.culprit else None,
-            "note": self.note,
-        }
 
 
 def compare(reference: Feed, other: Feed) -> dict[str, Difference]:
@@ -116,19 +60,30 @@ def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
     return Difference(float(np.abs(error).max(initial=0.0)), sqnr, scale)
 
 
+def is_mask(value: np.ndarray) -> bool:
+    """Whether a tensor's values say what counts and what does not: booleans, or numbers with ``-inf`` or the like among them."""
+    return value.dtype == np.bool_ or bool((value <= SHUT).any())
+
+
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """A copy of ``model`` in which ``tensors`` are graph outputs too."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    present = {value.name for value in copy.graph.output}
-    for name in dict.fromkeys(tensors):
-        if name not in present:
-            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    _expose(copy, tensors)
     return copy
 
 
-def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def _expose(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
+    present = {value.name for value in model.graph.output}
+    new = [name for name in dict.fromkeys(tensors) if name not in present]
+    model.graph.output.extend([onnx.helper.make_empty_tensor_value_info(name) for name in new])
+
+
+def reference_session(model: onnx.ModelProto, *, beside: Iterable[str] = ()) -> onnxruntime.InferenceSession:
     """The graph as it stands, in ONNX Runtime with every optimisation off.
+
+    Args:
+        beside: Tensors that are outputs too.
 
     Raises:
         ExportError: ONNX Runtime does not take it; names operator, node and branch where it tells.
@@ -137,30 +92,63 @@ def reference_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the target beside it
+    outputs = len(model.graph.output)
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder:
-        large = files.weight_bytes(model) > files.LIMIT_BYTES
-        source = str(files.save(model, Path(folder) / "model.onnx")) if large else model.SerializeToString()
+        _expose(model, beside)  # and not in a copy, which may not fit
+        try:
+            large = files.weight_bytes(model) > LARGE_BYTES
+            path = Path(folder) / "model.onnx"
+            source = str(files.save(model, path, limit_bytes=LARGE_BYTES)) if large else model.SerializeToString()
+        finally:
+            del model.graph.output[outputs:]
         try:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as err:  # its exceptions have no common base
             raise not_taken(model, str(err)) from err
 
 
-def run_reference(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf")) -> tuple[Arrays, int]:
+def run_reference(
+    model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf"), beside: Iterable[str] = ()
+) -> tuple[Arrays, int]:
     """Every output over the samples, flat and joined, as ONNX Runtime computes the graph as it stands; and how many samples ran.
+
+    Arguments and errors as in ``run_rows``.
+    """
+    rows = run_rows(model, samples, seconds=seconds, beside=beside)
+    return join([*rows[0]], [[*row.values()] for row in rows]), len(rows)
+
+
+def run_rows(model: onnx.ModelProto, samples: Sequence[Feed], *, seconds: float = float("inf"), beside: Iterable[str] = ()) -> list[Arrays]:
+    """Every output for each sample, as ONNX Runtime computes the graph as it stands.
 
     Args:
         seconds: Stop early after this long, but not before ``FEWEST`` samples.
+        beside: Tensors that are outputs too.
+
+    Raises:
+        ExportError: ONNX Runtime does not take the graph, or the graph not the samples.
     """
-    session = reference_session(model)
+    session = reference_session(model, beside=beside)
     names = [value.name for value in session.get_outputs()]
-    input_names = {value.name for value in session.get_inputs()}
-    rows, start = [], time.monotonic()
+    rows, start = list[Arrays](), time.monotonic()
     for sample in samples:
-        rows.append(session.run(names, {key: value for key, value in sample.items() if key in input_names}))
+        rows.append(dict(zip(names, asked(session, model, sample), strict=True)))
         if len(rows) >= FEWEST and time.monotonic() - start > seconds:
             break
-    return join(names, rows), len(rows)
+    return rows
+
+
+def asked(session: onnxruntime.InferenceSession, model: onnx.ModelProto, sample: Feed) -> list[np.ndarray]:
+    """What ``reference_session`` of ``model`` answers to a sample, in the order of its outputs.
+
+    Raises:
+        ExportError: The graph does not take the sample.
+    """
+    names = {value.name for value in session.get_inputs()}
+    try:
+        return list(map(np.asarray, session.run(None, {name: value for name, value in sample.items() if name in names})))
+    except Exception as err:  # its exceptions have no common base
+        raise not_taken(model, str(err), sample) from err
 
 
 def join(names: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Arrays:
@@ -178,12 +166,19 @@ def worst(found: Mapping[str, Difference]) -> Difference:
     return min(found.values(), key=lambda entry: entry.sqnr_db)
 
 
-def not_taken(model: onnx.ModelProto, said: str) -> ExportError:
-    """The error of a graph that is the reference for everything after it, and cannot be run."""
+def not_taken(model: onnx.ModelProto, said: str, sample: Feed | None = None) -> ExportError:
+    """The error of a graph that is the reference for everything after it, and cannot be run: at all, or on ``sample``."""
     named = next((match.groupdict() for pattern in (UNKNOWN, UNBUILT, INSIDE) if (match := pattern.search(said))), {})
     node = next((node for node in model.graph.node if _is(node, named)), None)
-    where = "" if node is None else f" at node '{node.name}' ({node.op_type}){_branch(model, node.name)}"
+    where = "" if node is None else f" at node '{node.name or node.output[0]}' ({node.op_type}){_branch(model, node.name)}"
     words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ ", "", " ".join(said.split()))
+    if sample is not None:
+        shapes = ", ".join(f"'{name}' {show_shape(array.shape)} {array.dtype}" for name, array in sample.items())
+        return ExportError(
+            f"ONNX Runtime cannot run the graph{where} on a sample.",
+            why=f"{words[:MOST_WORDS].rstrip('.')}; the sample: {shapes}.",
+            fix="let the card's inputs have the shapes and types that the graph takes, or change that layer.",
+        )
     return ExportError(
         f"ONNX Runtime does not take the graph{where}.",
         why=words[:MOST_WORDS],

@@ -14,6 +14,8 @@ PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that multiply by weights and have INT8 kernels in TensorRT."""
 PASSING = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "Identity")
 """Operators that a quantizer may be moved across: they only move values, or take the largest."""
+MOVING = (*PASSING, "Split", "Slice", "Gather", "Resize", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Cast")
+"""Operators whose result holds what they read at their first input, in another order or number."""
 
 
 class Wiring:

@@ -68,6 +68,19 @@ def split(model: onnx.ModelProto, card: Card | None = None, *, like: onnx.ModelP
     return Split(branches, rest, cuts)
 
 
+def between(model: onnx.ModelProto, begins: Iterable[str], ends: Iterable[str]) -> onnx.ModelProto:
+    """The nodes that make ``ends`` of the tensors ``begins`` and constants.
+
+    Raises:
+        ExportError: They need more than that.
+    """
+    graph = _Graph(model, None, None)
+    begins, ends = list(begins), list(ends)
+    if more := graph.missing(ends, set(begins)):
+        raise ExportError(f"'{more[0]}' is made of more than {', '.join(begins)}.", fix="leave the graph whole.")
+    return graph.part("between", {name: name for name in ends}, set(), {name: name for name in begins})[0]
+
+
 class _Graph:
     """One model, and cutting parts out of it."""
 

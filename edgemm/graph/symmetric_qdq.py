@@ -11,25 +11,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm.graph.branches import drop_unread
-from edgemm.graph.qdq_pairs import DEQUANTIZE, PAIR, QUANTIZE, Wiring, attribute
+from edgemm.graph.qdq_pairs import DEQUANTIZE, PAIR, Wiring, attribute
 
 TOP = 127
-NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp", "Sqrt", "ReduceL1", "ReduceL2", "Softplus")
 STORED = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127)}
 """Integer types that can be rewritten, with their range; a quantizer without a zero point is uint8."""
 
 
-def make_symmetric(model: onnx.ModelProto, *, cut: bool = False) -> None:
+def make_symmetric(model: onnx.ModelProto) -> None:
     """Rewrite every quantizer of ``model``; in place.
 
     An activation's new range is the smallest symmetric one that holds the old: ``max(|lowest|, |highest|) / 127``, at most one bit lost.
     Its scales a channel (NNCF's before a depthwise convolution) become the widest of them: TensorRT fuses those of weights only.
     Asymmetric weights are rounded anew. Biases become the floats that they stand for. Pairs of other types (int16, float8) are left for
     ``graph.checks`` to name.
-
-    Args:
-        cut: Whether unsigned pairs stand for ReLUs too, as ONNX Runtime's quantizer leaves them out: those are written then. (NNCF leaves
-            none out; it takes unsigned pairs wherever its samples were never negative.)
     """
     wiring = Wiring(model)
     for node in list(model.graph.node):
@@ -41,7 +36,7 @@ def make_symmetric(model: onnx.ModelProto, *, cut: bool = False) -> None:
         if node.op_type == DEQUANTIZE and node.input[0] in wiring.constants:
             _symmetric_weight(wiring, node)
         elif node.op_type in PAIR:
-            _symmetric_pair(wiring, node, new_names, cut)
+            _symmetric_pair(wiring, node, new_names)
     for node in model.graph.node:
         if node.op_type in PAIR:
             _write_axis(wiring, node)
@@ -119,7 +114,7 @@ def _give(wiring: Wiring, node: onnx.NodeProto, scale: np.ndarray, stored: np.nd
         node.input[slot] = name
 
 
-def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, new_names: dict[tuple[str, ...], tuple[str, str]], cut: bool) -> None:
+def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, new_names: dict[tuple[str, ...], tuple[str, str]]) -> None:
     """An activation's quantizer; both of a pair read the same old constants, so both get the same new ones."""
     scale = wiring.constant(node.input[1])
     named = len(node.input) > 2 and bool(node.input[2])
@@ -130,8 +125,6 @@ def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, new_names: dict[tuple[
     several = scale.size > 1 and not wiring.is_constant(node.input[0]) and not wiring.is_weight(node)
     if kind not in STORED or (named and kind == TensorProto.INT8 and not zero.any() and not several):
         return
-    if cut and kind == TensorProto.UINT8 and not zero.any():
-        _cut_at_zero(wiring, node)
     key = (node.input[1], node.input[2] if named else "")
     if key not in new_names:
         lowest, highest = STORED[kind]
@@ -144,18 +137,6 @@ def _symmetric_pair(wiring: Wiring, node: onnx.NodeProto, new_names: dict[tuple[
         wiring.graph.initializer.append(numpy_helper.from_array(np.zeros(np.shape(reach), np.int8), new_names[key][1]))
     del node.input[1:]
     node.input.extend(new_names[key])
-
-
-def _cut_at_zero(wiring: Wiring, node: onnx.NodeProto) -> None:
-    """An unsigned quantizer makes 0 of what is negative; ONNX Runtime's quantizer leaves ReLUs out because of it. Signed, it is written."""
-    if node.op_type != QUANTIZE or wiring.made_by(node.input[0]) in NEVER_NEGATIVE or wiring.is_constant(node.input[0]):
-        return
-    name = f"{node.input[0]}_cut"
-    if name not in wiring.maker:
-        relu = helper.make_node("Relu", [node.input[0]], [name], f"{node.name}/cut")
-        wiring.graph.node.insert(list(wiring.graph.node).index(node), relu)
-        wiring.maker[name] = relu
-    node.input[0] = name
 
 
 def _write_axis(wiring: Wiring, node: onnx.NodeProto) -> None:

@@ -9,9 +9,9 @@ from edgemm.graph import float16, placement, symmetric_qdq
 from edgemm.graph.qdq_pairs import Wiring
 
 
-def normalise(model: onnx.ModelProto, *, cut: bool = False) -> None:
-    """Bring a Q/DQ graph from anywhere into the form that TensorRT computes rightly and fuses; in place. ``cut``: as ``make_symmetric``."""
-    symmetric_qdq.make_symmetric(model, cut=cut)
+def normalise(model: onnx.ModelProto) -> None:
+    """Bring a Q/DQ graph from anywhere into the form that TensorRT computes rightly and fuses; in place."""
+    symmetric_qdq.make_symmetric(model)
     placement.settle(model)
     cast_bytes_first(model)
 
@@ -29,11 +29,6 @@ def form(model: onnx.ModelProto, *, precision: str, int8: bool) -> onnx.ModelPro
         copy = placement.without_pairs(copy)
     cast_bytes_first(copy)
     return float16.to_half(copy) if precision == "f16" else copy
-
-
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether any part of a graph is in INT8."""
-    return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
 def cast_bytes_first(model: onnx.ModelProto) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,72 +14,119 @@ from onnx import version_converter
 from onnx_ir.passes import common
 
 from edgemm.contracts import frontend_ops
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.libraries import quiet_calls
 from edgemm.contracts.modality import modalities
 from edgemm.data.dataset import synthetic
-from edgemm.errors import CardError, CheckpointError, ParityError, nearest
-from edgemm.graph import files, parity
+from edgemm.errors import CardError, CheckpointError, EdgemmError, ParityError, nearest
+from edgemm.graph import chances, files, outputs, parity, quantized_elsewhere, single_precision, unfit
 from edgemm.graph.branches import drop_unread
 from edgemm.graph.exporter_leftovers import tidy
-from edgemm.graph.frontend import PREFIX, prepend
+from edgemm.graph.frontend import PREFIX, features, prepend
 from edgemm.graph.onnx_card import read
+from edgemm.graph.row_by_row import require_own_answers
 
 OPSET = 18  # what the exporter writes; every target takes it
 OLDEST_OPSET = 13  # the first with one scale a channel in Q/DQ
 FIXED_BATCHES = (1, 2, 3)  # a condition on sizes that is the same for these is taken to be the same for all
 CHECKED_SAMPLES = 2
+HALF: int = onnx.TensorProto.FLOAT16
 
 
-def prepare(card: Card, out: Path) -> Path:
+def prepare(card: Card, out: Path, note: Callable[[str], None] = lambda text: None) -> Path:
     """Write the card's ``model:`` to ``out``, ready for the graph steps; inputs and outputs stay what the card says.
 
-    Constants of the card (``value``) are built in; their inputs stay, unused.
+    Constants of the card (``value``) are built in; their inputs stay, unused. A graph in half or double precision is read as float32; what
+    it takes and answers in float16 stays so.
+
+    Args:
+        note: Called with what a reader of the result should know.
 
     Raises:
-        CheckpointError: The file cannot be read, or is too old to be converted.
+        CheckpointError: The file cannot be read, is too old to be converted, or is none that a step here can work on (``graph.unfit``).
         CardError: Inputs or outputs of card and graph differ.
         ParityError: The result computes something else than the file.
+        ExportError: Its answer to a sample depends on chance, or on the other samples of a batch.
     """
     assert card.model_path is not None  # the caller's branch
-    original = _with_outputs_of(card, read(card.model_path))
+    for given, state in _states(card).items():
+        if state not in card.outputs:
+            raise CardError(f"inputs.{given}.state names '{state}', which is no output of the card.", fix=nearest(state, card.outputs))
+    name = card.model_path.name
+    original = outputs.named(card, read(card.model_path))
+    unfit.require_tensors(original, name, tasks.tensors(card))
+    unfit.require_inference(original, name, {key: spec.options.get("value") for key, spec in card.inputs.items()})
+    unfit.require_finite(original, name)
+    answered = _output_types(original, card)
+    if kinds := single_precision.to_single(original):
+        note(f"'{name}' holds {' and '.join(kinds)}: it is read as float32.")
+    model = _prepared(original, card, note)
+    single_precision.cast_outputs(model, answered)
+    return files.save(model, out)
+
+
+def _prepared(original: onnx.ModelProto, card: Card, note: Callable[[str], None]) -> onnx.ModelProto:
+    """The graph with its front-end, in float32 all through."""
+    assert card.model_path is not None  # the caller's
     if any(node.name.startswith(PREFIX) for node in original.graph.node):
-        return files.save(original, out)  # edgemm exported it: it is ready and has its front-end
-    if any(node.op_type == "DequantizeLinear" for node in original.graph.node):
-        return files.save(prepend(original, card), out)  # folding would turn its weights back into float
+        return original  # edgemm exported it: it is ready and has its front-end
+    features(original.graph, card)  # raises CardError
     samples = _samples(card, original)
-    with quiet_calls():
-        model = ir.serde.deserialize_model(_converted(original, card.model_path.name))
-        _simplify(model, card, samples)
-    proto = ir.serde.serialize_model(model)
+    require_own_answers(original, samples)
+    chances.settle(original, card, samples, note)
+    if any(node.op_type == "DequantizeLinear" for node in original.graph.node):
+        _name_nodes(original)
+        for fault in quantized_elsewhere.faults(original):
+            note(f"'{card.model}' was quantized by another tool: {fault}")
+        return prepend(original, card)  # folding would turn its weights back into float
+    proto = _simplified(original, card, samples)
     drop_unread(proto)
+    if not proto.graph.node:
+        raise CheckpointError(
+            f"'{card.model}' computes nothing of its inputs.",
+            why="no node is left once what depends on no input is computed.",
+            fix="export the model itself; a graph's outputs are made by its last layers.",
+        )
     _check(original, proto, samples, card)
-    return files.save(prepend(proto, card), out)
+    return prepend(proto, card)
 
 
-def _with_outputs_of(card: Card, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the card's outputs: those of its own that the card names, or all of its own under the card's names, in order.
+def _output_types(model: onnx.ModelProto, card: Card) -> dict[str, int]:
+    """Output -> the float type that it is handed out in: float16 stays, and a state has the type of the input which it goes into."""
+    halves = {value.name: HALF for value in model.graph.output if value.type.tensor_type.elem_type == HALF}
+    fed = {output: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(modalities(card)[name].dtype())) for name, output in _states(card).items()}
+    return halves | {name: kind for name, kind in fed.items() if kind in (HALF, onnx.TensorProto.FLOAT)}
+
+
+def _states(card: Card) -> dict[str, str]:
+    """Input -> the output that continues it."""
+    return {name: str(spec.options["state"]) for name, spec in card.inputs.items() if spec.options.get("state")}
+
+
+def _simplified(original: onnx.ModelProto, card: Card, samples: Sequence[Mapping[str, np.ndarray]]) -> onnx.ModelProto:
+    """The graph in a recent opset, as small as ``_simplify`` makes it.
 
     Raises:
-        CardError: The card names one the file has not, and the counts differ too.
+        CheckpointError: onnx_ir or onnxscript cannot read it: a tensor twice, weights of another size than their shape says.
     """
-    graph, card_outputs = model.graph, list(card.outputs)
-    file_outputs = {value.name: value for value in graph.output}
-    if not set(card_outputs) <= set(file_outputs):
-        if len(card_outputs) != len(file_outputs):
-            missing = next(name for name in card_outputs if name not in file_outputs)
-            raise CardError(
-                f"'{card.model}' has no output '{missing}'.", why=f"it has {', '.join(file_outputs)}.", fix=nearest(missing, file_outputs)
-            )
-        for old, new in zip(list(file_outputs), card_outputs, strict=True):
-            graph.node.add(op_type="Identity", input=[old], output=[new], name=f"{new}_named")
-            file_outputs[new] = onnx.ValueInfoProto()
-            file_outputs[new].CopyFrom(file_outputs[old])
-            file_outputs[new].name = new
-    kept = [file_outputs[name] for name in card_outputs]
-    del graph.output[:]
-    graph.output.extend(kept)
-    return model
+    name = Path(str(card.model)).name
+    try:
+        with quiet_calls():
+            model = ir.serde.deserialize_model(_converted(original, name))
+            _simplify(model, card, samples)
+        return ir.serde.serialize_model(model)
+    except EdgemmError:
+        raise
+    except Exception as err:  # their errors have no common base, and the words are those of the first
+        first: BaseException = err
+        while first.__cause__ is not None:
+            first = first.__cause__
+        raise CheckpointError(
+            f"the graph in '{name}' cannot be simplified.",
+            why=f"{type(first).__name__}: {' '.join(str(first).split())[:300]}",
+            fix="export it again; onnx.checker.check_model(path, full_check=True) may tell more.",
+        ) from err
 
 
 def _converted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -203,6 +250,15 @@ def _unique(model: ir.Model) -> None:
         seen.add(str(node.name))
 
 
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give nodes without a name, or with another's, one of their own; in place."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.name or node.op_type}_{index}"
+        seen.add(node.name)
+
+
 def _samples(card: Card, original: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
     """Synthetic samples of what the file itself takes, by its own input names."""
     constants = {tensor.name for tensor in original.graph.initializer}
@@ -213,7 +269,8 @@ def _samples(card: Card, original: onnx.ModelProto) -> list[dict[str, np.ndarray
         features = [frontend_ops.run(kind.frontend(), batch.inputs[name], steps=card.inputs[name].steps) for name, kind in kinds.items()]
         flat = [value for values in features for value in values]
         by_name = dict(zip([n for n, values in zip(kinds, features, strict=True) for n in _names(n, len(values))], flat, strict=True))
-        samples.append(by_name if set(by_name) == set(names) else dict(zip(names, flat, strict=False)))
+        fed = by_name if set(by_name) == set(names) else dict(zip(names, flat, strict=False))
+        samples.append({name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in fed.items()})
     return samples
 
 

@@ -11,11 +11,11 @@ from edgemm.box.bundle import packing
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Report
-from edgemm.contracts.target import fingerprint
 from edgemm.contracts.task import guarded_metrics
-from edgemm.pipeline import compiling
+from edgemm.pipeline import compiling, thresholds
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.ledger import Ledger
+from edgemm.pipeline.preparing import forbidden
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.report import page
 from edgemm.store.artifact import Artifact
@@ -56,6 +56,7 @@ def assemble(
             options={part.target: _options(part, recipe) for part in compiled},
             reference=Answers.read(reference.main) if reference else None,
             subsets=known.manifest(),
+            thresholds={part.target: thresholds.fitted(job, part) for part in compiled},
             sign=sign,
         )
 
@@ -71,8 +72,7 @@ def _options(part: Compiled, recipe: Recipe) -> packing.TargetOptions:
     """How a target is opened; that it could not run here is no option of the bundle's."""
     chosen = (part.safe, part.deployment.runtime_options)
     safe, tuned = ({key: value for key, value in options.items() if key != "stand_in"} for options in chosen)
-    machine = fingerprint(part.deployment.plugin())
-    return packing.TargetOptions(part.deployment.options, safe, tuned, machine, sorted(compiling.forbidden(recipe)))
+    return packing.TargetOptions.of_deployment(part.deployment.running(tuned), safe=safe, forbid=sorted(forbidden(recipe)))
 
 
 def _provenance(shaped: Shaped, compiled: Sequence[Compiled], recipe: Recipe) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _provenance(shaped: Shaped, compiled: Sequence[Compiled], recipe: Recipe) ->
     return {
         "edgemm": __version__,
         "recipe": {"name": recipe.name, "sha256": recipe.sha256},
-        "steps": [{"step": row["step"], "options": row["options"]} for row in shaped.applied],
+        "steps": [{"step": row.step, "options": row.options} for row in shaped.applied],
         "data": shaped.job.fingerprint,
         "graph": shaped.exported.folder.name,
         "versions": dict(versions) | {name: version for part in compiled for name, version in part.model.provenance["versions"].items()},

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from edgemm.box.measuring.statistics import percentiles, ratio
 from edgemm.contracts import plugins
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import DEFAULT, Step
-from edgemm.errors import EdgemmError
+from edgemm.contracts.timing_parts import PrecisionChoice
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.stages import quantize
 from edgemm.store.artifact import Artifact
@@ -36,12 +35,10 @@ SECONDS, ROUNDS, CALLS, LAUNCHES = 1.5, 12, 40, 3
 
 @dataclass(frozen=True)
 class Decided:
-    """Graph steps with every ``auto`` replaced, and why: a row a branch ``{"target", "branch", "ms", "choice", "reason"}``, ``ms`` by
-    precision with its interval.
-    """
+    """Graph steps with every ``auto`` replaced, and why: a row a branch."""
 
     steps: tuple[Step, ...]
-    table: Sequence[Mapping[str, Any]] = ()
+    table: Sequence[PrecisionChoice] = ()
     notes: Sequence[str] = ()
 
 
@@ -62,11 +59,11 @@ def decide(
         forbid: Float types that must not run.
         trained: Whether Q/DQ was trained into the graph already: which layers are INT8 is decided then.
     """
-    plain = tuple(normal(step) for step in steps)
-    by_selector: dict[str, str] = next((step.options["precision"] for step in plain if step.quantizes), {})
+    written = tuple(normal(step) for step in steps)
+    by_selector: dict[str, str] = next((step.options["precision"] for step in written if step.quantizes), {})
     if AUTO not in by_selector.values():
-        return Decided(plain)
-    all_int8 = _with(plain, {key: INT8 if word == AUTO else word for key, word in by_selector.items()})
+        return Decided(written)
+    all_int8 = _with(written, {key: INT8 if word == AUTO else word for key, word in by_selector.items()})
     name = deployment.target
     reason = deployment.plugin().cannot_run() or ("training decided what is quantized." if trained else "")
     if reason:
@@ -75,13 +72,13 @@ def decide(
     choices = _timed(job, exported, quantized, deployment, forbid)
     by_branch = _wanted(exported, job, by_selector)
     table = [
-        {"target": name, "branch": branch, **choices[branch if branch in choices else REST]}
+        replace(choices[branch if branch in choices else REST], target=name, branch=branch)
         for branch, word in by_branch.items()
         if word == AUTO
     ]
-    chosen = {**by_branch, **{row["branch"]: row["choice"] for row in table}}
+    chosen = {**by_branch, **{row.branch: row.choice for row in table}}
     notes = [] if INT8 in chosen.values() else [f"{name}: precision auto quantized nothing: {GAINS_NOTHING}"]
-    return Decided(_with(plain, chosen), table, notes)
+    return Decided(_with(written, chosen), table, notes)
 
 
 def normal(step: Step) -> Step:
@@ -105,7 +102,7 @@ def _wanted(exported: Artifact, job: Job, by_selector: Mapping[str, str]) -> dic
     from edgemm.graph import files
     from edgemm.graph.branches import find_branches
 
-    branches = find_branches(files.load(exported.main), job.card)
+    branches = find_branches(files.frame(exported.main), job.card)
     by_branch = dict.fromkeys(branches.names(), by_selector.get(DEFAULT, INT8))
     for selector, word in by_selector.items():
         if selector != DEFAULT:
@@ -113,10 +110,10 @@ def _wanted(exported: Artifact, job: Job, by_selector: Mapping[str, str]) -> dic
     return by_branch
 
 
-def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, forbid: frozenset[str]) -> dict[str, dict[str, Any]]:
-    """Part -> ``{"ms", "choice", "reason"}``."""
+def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, forbid: frozenset[str]) -> dict[str, PrecisionChoice]:
+    """Part -> its choice."""
 
-    def choices() -> dict[str, dict[str, Any]]:
+    def choices() -> dict[str, PrecisionChoice]:
         with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
             parts = _parts(job, exported, quantized, Path(scratch))
             chosen = {}
@@ -133,7 +130,8 @@ def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deploy
         "data": job.fingerprint,
     }
     name = f"precision {deployment.target}"
-    return dict(job.json(name, facts, choices, steps=(), packages=("onnx",), runs=[deployment], on_this_machine=True))
+    kind = dict[str, PrecisionChoice]
+    return job.value(kind, name, facts, choices, steps=(), packages=("onnx",), runs=[deployment], timed=True)
 
 
 def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> dict[str, tuple[Path, Path | None, dict[str, np.ndarray]]]:
@@ -163,7 +161,7 @@ def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> d
 
 def _choose(
     floats: Path, integers: Path | None, feed: Mapping[str, np.ndarray], deployment: Deployment, forbid: frozenset[str]
-) -> dict[str, Any]:
+) -> PrecisionChoice:
     """Time one part in every precision and choose."""
     choices = deployment.plugin().choices(forbid=forbid)
     types = list(dict.fromkeys(choice.get("precision", "f32") for choice in choices))
@@ -175,37 +173,28 @@ def _choose(
 
     candidates = [candidate(WORDS[word], floats, word, word) for word in types]
     if integers is None:
-        return {"ms": {}, "choice": short, "reason": "it has no layer that is quantized."}
+        return PrecisionChoice({}, short, "it has no layer that is quantized.")
     candidates.append(candidate(INT8, integers, types[-1], f"int8+{types[-1]}"))
-    timings = time_candidates(candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.3, launches=LAUNCHES)
+    timings = time_candidates(candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.3, launches=LAUNCHES, cold=False)
     return choose(timings, short)
 
 
-def choose(timings: Mapping[str, Timing], short: str) -> dict[str, Any]:
-    """``{"ms", "choice", "reason"}`` for one part.
+def choose(timings: Mapping[str, Timing], short: str) -> PrecisionChoice:
+    """What one part gets, and why.
 
     Args:
         timings: By precision, rounds side by side.
         short: The shortest float type that the target has: what a branch that is not quantized may run in.
     """
-    table = {word: _ms(timing) for word, timing in timings.items() if timing.error is None}
+    table = {word: percentiles(timing.samples_ms, [50])[0] for word, timing in timings.items() if timing.error is None}
     floats = [word for word in table if word != INT8]
     if INT8 not in table or not floats:
         error = next(timing.error for timing in timings.values() if timing.error is not None)
-        return {"ms": table, "choice": short if floats else INT8, "reason": _words(error)}
-    best = min(floats, key=lambda word: table[word]["value"])
+        return PrecisionChoice(table, short if floats else INT8, f"could not be timed: {error.what} {error.why}".strip())
+    best = min(floats, key=lambda word: table[word].value)
     gain = ratio(timings[INT8].samples_ms, timings[best].samples_ms, launches=timings[INT8].launches)
     interval = "" if gain.low is None or gain.high is None else f" [{gain.low:.2f}, {gain.high:.2f}]"
     sentence = f"INT8 takes {gain.value:.2f}{interval} of the time of {best}"
     if gain.verdict == "faster":
-        return {"ms": table, "choice": INT8, "reason": f"{sentence}."}
-    return {"ms": table, "choice": short, "reason": f"{sentence}: no gain is shown."}
-
-
-def _ms(timing: Timing) -> dict[str, Any]:
-    (p50,) = percentiles(timing.samples_ms, [50])
-    return {"value": p50.value, "low": p50.low, "high": p50.high}
-
-
-def _words(error: EdgemmError) -> str:
-    return f"could not be timed: {error.what} {error.why}".strip()
+        return PrecisionChoice(table, INT8, f"{sentence}.")
+    return PrecisionChoice(table, short, f"{sentence}: no gain is shown.")

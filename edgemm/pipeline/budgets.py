@@ -6,55 +6,32 @@ val set would let nothing pass. It decides two other things: which branch is the
 lost), and whether the outcome is called *unsure* (the interval reaches across the limit), which is then noted.
 
 What is tried. Everything in INT8; where that misses, everything in float, so that it is known what reverting can reach at most; then
-each branch alone in INT8. Branches go back to float, the most harmful first, until the budgets hold; of the last one only as many
-layers as it takes, found by bisection over its layers ordered by their noise at the outputs. Where float misses too, INT8 stays unless
-reverting wins something. With n branches and a branch of at most
-16 layers that is 2 + 2n + 4 runs over val, and as many compilations.
+each part with quantizers alone in INT8, be it a branch or the fusion that only joins them. These go back to float, the most harmful
+first, until the budgets hold; of the last one only as many layers as it takes, found by bisection over its layers ordered by their noise
+at the outputs. Where nothing with quantizers holds the budgets and float does, the float graph itself is the result. Where float misses
+too, INT8 stays unless reverting wins something. With n branches and a branch of at most 16 layers that is 2 + 2n + 4 runs over val, and
+as many compilations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from edgemm.box.measuring.measurements import size_bytes
-from edgemm.contracts import plugins
-from edgemm.contracts import task as tasks
-from edgemm.contracts.card import Card
-from edgemm.contracts.recipe import DEFAULT, Recipe
-from edgemm.contracts.report import ROUNDING, Measurement, show_interval
+from edgemm.contracts.interval import rows_to_show, show_interval
+from edgemm.contracts.plain_values import read
+from edgemm.contracts.report import ROUNDING, Measurement
+from edgemm.contracts.report_parts import Attempt
 from edgemm.pipeline import answers
+from edgemm.pipeline.accuracy_policy import Policy
 from edgemm.pipeline.part_quantized import LEAST_LIMIT, Alone, Partial
 
-BUDGET = "accuracy_drop_points"
 WORTH = 0.1
 """Where the model misses its budgets in float too: reverting has to take away at least this share of what INT8 misses them by."""
 MOST_FLOAT = 0.5
 """Where training with quantization may follow: no more than this share of the INT8 weights goes back to float before it is tried."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a recipe says about accuracy.
-
-    Attributes:
-        limits: Output -> most that may be lost, in points or in the output's unit.
-        on_miss: ``revert`` to float, then stop; only ``report``; or a step that trains with quantization: revert, then that.
-        locked: Branches that the recipe itself marks int8: they are not reverted.
-        size_mib: Size that a reverted graph may have; None = any.
-    """
-
-    limits: Mapping[str, float]
-    on_miss: str = "revert"
-    locked: Collection[str] = ()
-    size_mib: float | None = None
-
-    @property
-    def retrains(self) -> bool:
-        """Whether a step trains where reverting does not suffice."""
-        return self.on_miss in plugins.names("steps")
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class Guarded:
 
     partial: Partial
     reverted: Sequence[str] = ()
-    table: Sequence[Mapping[str, Any]] = ()
+    table: Sequence[Attempt] = ()
     notes: Sequence[str] = ()
     met: bool = True
     excess: float = 0.0
@@ -107,44 +84,7 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
             guarded = again
         else:
             notes.append(f"{partial.target}: training with quantization was tried too, and was worse than reverting to float.")
-    return replace(guarded, notes=[*notes, *guarded.notes])
-
-
-def limits_of(card: Card, budgets: Mapping[str, Any], lost: Mapping[str, Measurement] = MappingProxyType({})) -> dict[str, float]:
-    """Output -> limit of its accuracy budget; outputs without a metric have none.
-
-    A bare number means points. For a regression, whose own unit says nothing about how much is much, a point is a hundredth of the spread
-    (standard deviation) of its labels on the rows judged; a number given for one output is in that output's unit.
-
-    Args:
-        lost: Output -> its loss on the rows judged, which knows their spread.
-    """
-    budget = budgets.get(BUDGET)
-    outputs = tasks.scored_outputs(card)
-    if budget is None:
-        return {}
-    if isinstance(budget, Mapping):
-        return {name: float(budget[name]) for name in outputs if name in budget}
-    return {name: lost[name].limit_of(budget) if name in lost else float(budget) for name in outputs}
-
-
-def policy_of(recipe: Recipe, partial: Partial) -> Policy:
-    """The recipe's wishes about accuracy for one Q/DQ graph."""
-    options = next((step.options for step in recipe.graph_steps() if step.quantizes), {})
-    precision = options.get("precision")
-    named = {key: value for key, value in precision.items() if key != DEFAULT} if isinstance(precision, Mapping) else {}
-    locked: set[str] = set()
-    for selector, word in named.items():  # a later selector overrides an earlier one
-        branches = partial.branches.select(selector, partial.job.card)
-        locked = locked | set(branches) if word == "int8" else locked - set(branches)
-    size = recipe.budgets.get("size_mib")
-    lost = partial.lost() if BUDGET in recipe.budgets and partial.split else {}
-    return Policy(
-        limits_of(partial.job.card, recipe.budgets, lost),
-        options.get("on_miss", "revert"),
-        locked,
-        None if size is None else float(size),
-    )
+    return replace(guarded, table=[read(Attempt, row) for row in search.table], notes=[*notes, *guarded.notes])
 
 
 @dataclass(frozen=True)
@@ -192,7 +132,7 @@ class _Search:
             return self.outcome(first, met=True)
         floor = self.attempt("everything in float", self.partial.but())
         ranked = self.ranked()
-        reached = self.revert(ranked) if self.policy.on_miss != "report" else None
+        reached = (self.revert(ranked) or self.all_float(floor)) if self.policy.on_miss != "report" else None
         if reached is not None:
             return self.outcome(reached, met=True)
         best = min(self.legal, key=lambda tried: (tried.excess, tried.share))
@@ -251,6 +191,12 @@ class _Search:
             floating = reverted
         return None
 
+    def all_float(self, floor: _Tried) -> _Tried | None:
+        """The float graph, where it holds what no graph with quantizers does, and may be taken."""
+        if floor.missed or self.policy.locked or floor.share > self.most or self.too_large(floor):
+            return None
+        return floor
+
     def allowed(self, branch: str, floating: Sequence[str]) -> dict[str, list[str]]:
         """A branch's pieces, the noisiest first; of a branch too large to be reverted whole, those that may."""
         pieces = self.partial.pieces(branch)
@@ -290,6 +236,8 @@ class _Search:
     def words(self, nodes: Collection[str]) -> str:
         """What is in float, by branch; of a branch in part, its layers."""
         phrases, modules = [], self.partial.modules
+        if self.is_float(nodes):
+            return "everything"
         for branch, layers in self.partial.layers.items():
             inside = [name for name in layers if name in nodes]
             if len(inside) == len(layers):
@@ -298,6 +246,10 @@ class _Search:
                 phrases.append(f"{len(inside)} of {len(layers)} layers of '{branch}' ({', '.join(modules[name] for name in inside)})")
         return " and ".join(phrases) or "nothing"
 
+    def is_float(self, nodes: Collection[str]) -> bool:
+        """Whether nothing is left in INT8 with ``nodes`` in float."""
+        return bool(nodes) and all(name in nodes for layers in self.partial.layers.values() for name in layers)
+
     def outcome(self, tried: _Tried, *, met: bool, ranked: Sequence[Alone] = (), floor: _Tried | None = None) -> Guarded:
         """The candidate as the result, with its notes."""
         model, notes = self.partial.holding(self.partial.graph(tried.nodes)), []
@@ -305,14 +257,21 @@ class _Search:
         target, was = self.partial.target, self.legal[0]
         if tried.nodes:
             notes.append(f"{target}: INT8 lost {_said(was)} on val; {self.words(tried.nodes)} went back to float: {_said(tried)} now.")
-        unsure = [name for name, e in tried.row["outputs"].items() if not e["missed"] and e["high"] is not None and e["high"] > e["limit"]]
-        notes += [f"{target}: '{name}' keeps its budget on val, but the interval reaches across the limit; more val rows would tell."
-                  for name in unsure]  # fmt: skip
+        if self.is_float(tried.nodes):
+            notes.append(
+                f"{target}: NOTHING IS QUANTIZED: no graph with INT8 held the accuracy budget, so the bundle runs the float graph."
+            )
+        entries = tried.row["outputs"]
+        unsure = [name for name, e in entries.items() if not e["missed"] and e["high"] is not None and e["high"] > e["limit"]]
+        for name in unsure:
+            needed = rows_to_show(entries[name]["n"], entries[name]["low"], entries[name]["high"], entries[name]["limit"])
+            about = f"about {needed} instead of {entries[name]['n']} val rows would tell." if needed else "more val rows would tell."
+            notes.append(f"{target}: '{name}' keeps its budget on val, but the interval reaches across the limit; {about}")
         if met:
-            return Guarded(model, sorted(tried.nodes), self.table, notes)
+            return Guarded(model, sorted(tried.nodes), notes=notes)
         blocker = self.blocker(ranked, tried)
         notes.append(f"{target}: the accuracy budget was not reached on val: {_said(tried)}.{self.why(blocker, floor)}")
-        return Guarded(model, sorted(tried.nodes), self.table, notes, False, tried.excess, blocker)
+        return Guarded(model, sorted(tried.nodes), (), notes, False, tried.excess, blocker)
 
     def blocker(self, ranked: Sequence[Alone], tried: _Tried) -> dict[str, str] | None:
         """The branch still in INT8 that harms most, and its noisiest layer."""

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from edgemm.box.bundle.golden import Golden, stack, tolerance
 from edgemm.box.bundle.golden import run as run_golden
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.forms import compressed, precision_asked
-from edgemm.box.measuring.predict import Predictor
-from edgemm.box.measuring.tuning import tune
+from edgemm.box.measuring.statistics import RatioInterval
+from edgemm.box.measuring.tuning import Raced, Tuned, race, settle
 from edgemm.contracts import plugins
 from edgemm.contracts.answers import Arrays
 from edgemm.contracts.deployment import Deployment
-from edgemm.contracts.recipe import Recipe
-from edgemm.contracts.report import ROUNDING
+from edgemm.contracts.plain_values import read
+from edgemm.contracts.recipe import SPEED, Recipe
+from edgemm.contracts.report import ROUNDING, Measurement
+from edgemm.contracts.report_parts import Attempt
+from edgemm.contracts.rung import Rung
 from edgemm.contracts.target import Target
 from edgemm.contracts.task import scored_outputs
+from edgemm.contracts.timing_parts import FrontendChoice, OptionsTried, PrecisionChoice
 from edgemm.errors import ParityError
-from edgemm.pipeline import answers
-from edgemm.pipeline.auto_precision import decide
-from edgemm.pipeline.budgets import guard, policy_of
+from edgemm.pipeline import answers, recalibrating, short_floats
+from edgemm.pipeline.accuracy_policy import policy_of
+from edgemm.pipeline.budgets import guard
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.part_quantized import Partial
-from edgemm.pipeline.stages import quantize
+from edgemm.pipeline.preparing import prepare
+from edgemm.pipeline.stages import notes_of
 from edgemm.store.artifact import Artifact
+
+RUNG, COUNT, EXPECTED = "rung", "count", "expected/"
+"""What is kept of a graph's meaning."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,21 @@ class Compiled:
         kept_float: Branches left in float because this target computes them wrongly in INT8.
         guard: What was tried to keep the accuracy budgets.
         precision: What each branch took in each precision, where the recipe says ``auto``.
+        frontends: What each form of an input's front-end took, where there are several.
+        against: Time of a call over that of the float graph as the runtime takes it by itself; None where that was not asked or cannot be.
     """
 
     model: Artifact
     deployment: Deployment
     safe: Mapping[str, Any]
-    table: Sequence[Mapping[str, Any]]
-    rungs: Sequence[Mapping[str, Any]]
+    table: Sequence[OptionsTried]
+    rungs: Sequence[Rung]
     kept_float: Sequence[str] = ()
     notes: Sequence[str] = ()
-    guard: Sequence[Mapping[str, Any]] = ()
-    precision: Sequence[Mapping[str, Any]] = ()
+    guard: Sequence[Attempt] = ()
+    precision: Sequence[PrecisionChoice] = ()
+    frontends: Sequence[FrontendChoice] = ()
+    against: RatioInterval | None = None
 
     @property
     def target(self) -> str:
@@ -73,7 +88,7 @@ def compile_for(
     *,
     start: Artifact | None = None,
     original: tuple[Job, Artifact] | None = None,
-    qat: Callable[[str], Artifact] | None = None,
+    retrain: Callable[[str], Artifact] | None = None,
     heaviest_cut: str = "",
 ) -> Compiled:
     """Quantize for a target, prove that it computes what the graph says, hold the accuracy budgets, choose runtime options by measurement.
@@ -82,47 +97,60 @@ def compile_for(
 
     Args:
         exported: The float graph, which everything is proved against.
-        start: What the graph steps work on where it is another one: with the Q/DQ that ``qat`` trained.
+        start: What the graph steps work on where it is another one: with the Q/DQ that a step trained.
         original: The run before the torch steps and its float graph, which accuracy is held against; without it this one.
-        qat: Trains the model with quantization, by the step of a name, and returns the graph with Q/DQ; for a recipe's ``on_miss``.
+        retrain: Trains the model with quantization, by the step of a name, and returns the graph with Q/DQ; for a recipe's ``on_miss``.
         heaviest_cut: What the torch steps took most from, said where they alone cost more than a budget.
 
     Raises:
         ParityError: The target computes the graph wrongly, also with the guilty branch in float.
     """
-    floats = Deployment(name, exported.main, dict(recipe.targets[name]))
-    target = floats.plugin()
-    forbid = forbidden(recipe)
-    safe = target.choices(forbid=forbid)[0]
-    decided = decide(job, exported, recipe.graph_steps(), floats, forbid=forbid, trained=start is not None)
-    with Predictor() as predictor:
+    accuracy_of = original or (job, exported)
+    prepared = prepare(job, exported, recipe, name, start=start)
+    plain, exported, safe, forbid = exported, prepared.exported, prepared.safe, prepared.forbid
+    target, said = prepared.floats.plugin(), list[str]()
+    with job.predictor:
 
         def quantized(graph: Artifact) -> Partial:
-            model = quantize(job, graph, decided.steps, name)
-            return Partial(job, graph, model, floats.holding(model.main).running(safe), original or (job, exported), predictor)
+            partial = prepared.quantized(job, graph, accuracy_of)
+            said.extend(f"{name}: {note}" for note in notes_of(partial.quantized))
+            return partial
 
         def retrained() -> Partial:
-            assert qat is not None
-            return _proved(quantized(qat(policy.on_miss)), exported)[0]
+            assert retrain is not None
+            return _proved(quantized(prepared.fitted.apply(job, retrain(policy.on_miss))), exported)[0]
 
-        partial, _, kept = _proved(quantized(start or exported), exported)
+        partial, _, kept = _proved(quantized(prepared.start), exported)
         policy = policy_of(recipe, partial)
-        guarded = guard(partial, policy, retrained=retrained if qat else None, heaviest_cut=heaviest_cut)
+        guarded = guard(partial, policy, retrained=retrained if retrain else None, heaviest_cut=heaviest_cut)
         partial, rungs, more = _proved(guarded.partial, exported)
+        calibrated = recalibrating.recalibrated(job, prepared.exported, partial.quantized, partial.deployment)
+        if calibrated is not partial.quantized:
+            partial = partial.holding(calibrated)
+            rungs = ladder(job, exported, calibrated, partial.deployment, search=False)
         limits = policy.limits if guarded.met else {}
         why = target.cannot_run()
-        options, table = (safe, []) if why else _tuned(partial, exported, limits, forbid)
-    deployment = partial.deployment.running(options)
-    if options != safe:
+        reference = prepared.floats.holding(plain.main) if recipe.aim == SPEED else None
+        tuned = Tuned(safe) if why or not recipe.tunes else _tuned(partial, exported, limits, forbid, reference)
+    deployment = partial.deployment.running(tuned.options)
+    if tuned.options != safe:
         rungs = ladder(job, exported, partial.quantized, deployment, search=False)
-    notes = [*decided.notes]
+    notes = [*prepared.decided.notes, *dict.fromkeys(said)]
     notes += [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
     notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
-    notes += [*guarded.notes, *(f"{name}: {_words(row['options'])}: {row['note']}" for row in table if row["note"])]
-    return Compiled(partial.quantized, deployment, safe, table, rungs, [*kept, *more], notes, guarded.table, decided.table)
+    notes += (
+        []
+        if recipe.tunes
+        else [f"{name}: nothing was timed to choose how it runs (tune: false), so INT8 need not pay; edgemm compile does."]
+    )
+    notes += [*guarded.notes, *(f"{name}: {_words(row.options)}: {row.note}" for row in tuned.table if row.note)]
+    return Compiled(
+        partial.quantized, deployment, safe, tuned.table, rungs, [*kept, *more], notes, guarded.table, prepared.decided.table,
+        prepared.fitted.table, tuned.against,
+    )  # fmt: skip
 
 
-def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[str, Any]], list[str]]:
+def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[Rung], list[str]]:
     """The graph with those branches back in float that the target computes wrongly in INT8, its ladder, and their names.
 
     Raises:
@@ -131,92 +159,90 @@ def _proved(partial: Partial, exported: Artifact) -> tuple[Partial, list[dict[st
     kept: list[str] = []
     while True:
         rungs = ladder(partial.job, exported, partial.quantized, partial.deployment)
-        broken = next((rung for rung in rungs if not rung["ok"]), None)
+        broken = next((rung for rung in rungs if not rung.ok), None)
         if broken is None:
             return partial, rungs, kept
-        branch = (broken.get("culprit") or {}).get("branch")
+        branch = broken.culprit.branch if broken.culprit else None
         if branch is None or branch in kept or not partial.nodes(branch):
             raise _broken(partial.target, broken)
         kept.append(branch)
         partial = partial.holding(partial.graph(partial.nodes(branch)))
 
 
-def forbidden(recipe: Recipe) -> frozenset[str]:
-    """Float types that must not run: a branch that the recipe marks fp32 forbids the short ones, which hold for a whole graph."""
-    precisions = [step.options.get("precision") for step in recipe.graph_steps()]
-    words = {value for precision in precisions if isinstance(precision, Mapping) for value in precision.values()}
-    return frozenset({"bf16", "fp16"} if "fp32" in words else ())
-
-
-def ladder(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, *, search: bool = True) -> list[dict[str, Any]]:
-    """The parity ladder from the float graph to what the target computes, as plain rungs; a broken one names branch and node.
+def ladder(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, *, search: bool = True) -> list[Rung]:
+    """The parity ladder from the float graph to what the target computes; a broken one names branch and node.
 
     Args:
         quantized: The graph that ``deployment`` runs.
         search: Whether to look for them, which opens the graph many times.
     """
+    about = {"graph": exported.folder.name, "quantized": quantized.folder.name, "data": job.fingerprint, "seed": job.seed}
 
-    def rungs() -> list[dict[str, Any]]:
+    def meaning() -> Arrays:
+        from edgemm.graph import ladder
+
+        meaning = ladder.meaning_of(exported.main, quantized.main, samples(job), card=job.card)
+        rung = json.dumps(asdict(meaning.rung) if meaning.rung else None)
+        expected = {f"{EXPECTED}{name}": array for name, array in meaning.expected.items()}
+        return {RUNG: np.array(rung), COUNT: np.array(meaning.count), **expected}
+
+    def rung() -> Rung:
         from edgemm.graph import ladder
 
         target, options = deployment.plugin(), deployment.runtime_options
+        expected = {key.removeprefix(EXPECTED): array for key, array in known.items() if key.startswith(EXPECTED)}
         with deployment.open() as session:
-            climbed = ladder.check_graphs(
-                exported.main, quantized.main, session, samples(job), card=job.card, target=deployment.target,
-                reopen=(lambda path: target.open(path, **options)) if search else None,
+            return ladder.check_target(
+                ladder.Meaning(expected, int(known[COUNT]), first), quantized.main, session, samples(job), card=job.card,
+                target=deployment.target, reopen=(lambda path: target.open(path, **options)) if search else None,
             )  # fmt: skip
-        return [rung.to_dict() for rung in climbed]
 
-    facts = {
-        "graph": exported.folder.name,
-        "quantized": quantized.folder.name,
-        "deployment": deployment.key(),
-        "data": job.fingerprint,
-        "seed": job.seed,
-        "search": search,
-    }
-    name = f"parity {deployment.target}"
-    return list(job.json(name, facts, rungs, steps=(), packages=("onnxruntime",), runs=[deployment], on_this_machine=True))
+    known = job.arrays("meaning", about, meaning, steps=(), targets=(), packages=("onnxruntime",), on_this_machine=True)
+    noted = json.loads(str(known[RUNG]))
+    first = read(Rung, noted) if noted else None
+    facts = {**about, "deployment": deployment.key(), "search": search}
+    name, packages = f"parity {deployment.target}", ("onnxruntime",)
+    second = job.value(Rung, name, facts, rung, steps=(), packages=packages, runs=[deployment], on_this_machine=True)
+    return [second] if first is None else [first, second]
 
 
 def _tuned(
-    partial: Partial, exported: Artifact, limits: Mapping[str, float], forbid: frozenset[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    partial: Partial, exported: Artifact, limits: Mapping[str, float], forbid: frozenset[str], reference: Deployment | None
+) -> Tuned:
     """The fastest runtime options that keep the parity ladder and the accuracy, and the table behind the choice."""
     job, deployment = partial.job, partial.deployment
+    loses = _loses(partial, limits)
+    safe = deployment.runtime_options
 
-    def choice() -> dict[str, Any]:
-        loses = _loses(partial, limits)
+    def raced() -> list[Raced]:
+        return race(deployment, samples(job, 1)[0], forbid=forbid, with_unsafe=True, reference=reference, progress=job.show)
 
-        def objection(options: dict[str, Any]) -> str:
-            if options == deployment.runtime_options:
-                return ""  # proved and guarded before
-            rungs = ladder(job, exported, partial.quantized, deployment.running(options), search=False)
-            broken = next((rung for rung in rungs if not rung["ok"]), None)
-            return f"it breaks the parity ladder: {broken['note']}." if broken else loses(options)
-
-        tuned = tune(deployment, samples(job, 1)[0], forbid=forbid, objection=objection, progress=job.show)
-        return {"options": tuned.options, "table": [asdict(row) for row in tuned.table]}
+    def objection(options: dict[str, Any]) -> str:
+        if options == deployment.runtime_options:
+            return ""  # proved and guarded before
+        rungs = ladder(job, exported, partial.quantized, deployment.running(options), search=False)
+        broken = next((rung for rung in rungs if not rung.ok), None)
+        if broken:
+            return f"it breaks the parity ladder: {broken.note}."
+        is_other = options.get("precision") != safe.get("precision")
+        return loses(options) or (short_floats.unproved(partial, options) if is_other else "")
 
     facts = {
-        "graph": exported.folder.name,
         "model": partial.quantized.folder.name,
         "deployment": deployment.key(),
         "forbid": sorted(forbid),
-        "limits": dict(limits),
-        "original": partial.original[0].identity if limits else None,
+        "reference": [reference.key(), reference.model.parent.name] if reference else None,
         "data": job.fingerprint,
-    }
-    # limits hold accuracy against the original, a torch model perhaps
-    targets = ["torch"] if limits else []
-    chosen = job.json(f"tune {deployment.target}", facts, choice, steps=(), targets=targets, runs=[deployment], on_this_machine=True)
-    return chosen["options"], chosen["table"]
+    }  # no budget: what was timed holds for all of them, and whose answers hold is asked of stages of their own
+    table = job.value(list[Raced], f"tune {deployment.target}", facts, raced, steps=(), runs=[deployment], timed=True)
+    return settle(deployment.target, table, objection)
 
 
 def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str, Any]], str]:
-    """What runtime options lose on val, in words: against the safe ones, where the interval shows it, or beyond ``limits``.
+    """What runtime options lose on val, in words, where the interval shows it: against the safe ones, or beyond ``limits``.
 
-    Nothing ("") where val has no rows, or no output has a metric that can be lost.
+    A row or two of a few hundred are noise, and would refuse half of all choices that lose nothing. Nothing ("") where val has no rows,
+    or no output has a metric that can be lost.
     """
     job = partial.job
     if not partial.split or not scored_outputs(job.card):
@@ -226,18 +252,22 @@ def _loses(partial: Partial, limits: Mapping[str, float]) -> Callable[[dict[str,
         lost = answers.lost(job, partial.answers(), partial.answers(options=options))
         if any(score.low is not None and score.low > 0 for score in lost.values()):
             return "its accuracy does not hold."
-        over = limits and any(m.value > limits.get(name, m.value) + ROUNDING for name, m in partial.lost(options=options).items())
-        return "its accuracy does not hold." if over else ""
+        held = partial.lost(options=options).items() if limits else ()
+        return "its accuracy does not hold." if any(_exceeds(m, limits[name]) for name, m in held if name in limits) else ""
 
     return loses
 
 
-def _broken(target: str, rung: Mapping[str, Any]) -> ParityError:
-    culprit = rung.get("culprit") or {}
-    where = f"node '{culprit['node']}' of branch '{culprit['branch']}'" if culprit else "no single node could be named"
+def _exceeds(lost: Measurement, limit: float) -> bool:
+    """Whether the rows show that more is lost."""
+    return (lost.value if lost.low is None else lost.low) > limit + ROUNDING
+
+
+def _broken(target: str, rung: Rung) -> ParityError:
+    where = f"node '{rung.culprit.node}' of branch '{rung.culprit.branch}'" if rung.culprit else "no single node could be named"
     return ParityError(
-        f"{target} computes the graph wrongly: {rung['name']}.",
-        why=f"{rung.get('note') or 'outputs differ'}; {where}.",
+        f"{target} computes the graph wrongly: {rung.name}.",
+        why=f"{rung.note or 'outputs differ'}; {where}.",
         fix="keep that branch in fp32 under steps.quantize.precision, or choose another target; please report the model.",
     )
 
@@ -258,11 +288,13 @@ def golden(job: Job, exported: Artifact, compiled: Sequence[Compiled], count: in
             with part.deployment.open() as session:
                 outputs[part.target] = run_golden(session, feed)
                 precision = session.precision()
-            with part.deployment.running(part.safe).open() as session:
-                others = [run_golden(session, feed)]
+            others = []
+            if part.safe != part.deployment.runtime_options:
+                with part.deployment.running(part.safe).open() as session:
+                    others = [run_golden(session, feed)]
             if part.deployment.plugin().cannot_run():  # on its box another form may turn out faster: one without quantizers too
                 others.append(floats)
-            allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others)
+            allowed[part.target] = tolerance(outputs[part.target], floats, precision, others=others, card=job.card)
         return Golden(feed.inputs, outputs, allowed).arrays()
 
     facts = {

@@ -6,7 +6,6 @@ stand-ins of the same model, as the bundle's runtime does it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, combinations
@@ -24,17 +23,20 @@ from edgemm.contracts import onnx_file
 from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import Answers, Arrays
 from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.interval import Interval
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.task import Score, Statistics
+from edgemm.contracts.report_parts import Calibration, Contribution, Listening
+from edgemm.contracts.task import Statistics
+from edgemm.data.shares import MOST_INPUTS
 from edgemm.errors import EdgemmError
-from edgemm.pipeline import standins
+from edgemm.pipeline import framewise, standins, subset_findings
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.job import Job
-from edgemm.store.artifact import Artifact, write_json
+from edgemm.store.artifact import Artifact
 
 ROWS = 2000
 """Rows of test behind the ledger (fewer for a large model); of a larger test a seeded choice. A contribution is then known to 2 points."""
-ALL_SUBSETS = 4
+ALL_SUBSETS = MOST_INPUTS
 """With more inputs only each alone, all but each, and the whole are measured."""
 DEAF_SHARE = 0.5
 """A model that kept less than this share of what an input added has stopped listening to it."""
@@ -42,6 +44,7 @@ STORED_MIB = 64
 """A graph larger than this is not stored in parts too: its bundle would be twice as large. It is still measured."""
 
 ELSEWHERE = ", in ONNX Runtime"
+PRECISION = "precision"
 NOTHING = 1e-3  # of what an input added before: rounding
 
 Subset = tuple[str, ...]
@@ -53,15 +56,17 @@ class Ledger:
 
     Attributes:
         measurements: Each head's metric for every subset, ``modalities`` set; subjects original and bundle.
-        details: ``Details.ledger`` of the report; {} where nothing was measured.
+        details: ``Details.ledger`` of the report; None where nothing was measured.
         warnings: Sentences for the user.
         files: What belongs into the bundle: ``standins.npz``, ``split/...`` and ``targets/<t>/split/...``.
+        calibration: Of a late fusion, each subset of its members before and after.
     """
 
     measurements: Sequence[Measurement] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Listening | None = None
     warnings: Sequence[str] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    calibration: Sequence[Calibration] = ()
 
     def manifest(self) -> list[dict[str, Any]]:
         """For the bundle's manifest: the accuracy to expect of each target, output and subset of the inputs."""
@@ -95,7 +100,9 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
         compiled: What each target got, made of ``exported``.
     """
     try:
-        forms = [_Form(None, exported, standins.in_parts(after, exported), standins.measure(after, exported))]
+        plain = standins.in_parts(after, exported)
+        kept = _in_frames(after, plain, Deployment("onnxruntime", exported.main))
+        forms = [_Form(None, exported, plain, standins.measure(after, exported), kept)]
         forms += [_form(after, exported, part, forms[0]) for part in compiled]
     except EdgemmError as err:
         return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
@@ -119,6 +126,7 @@ class _Form:
     graph: Artifact
     parts: Artifact
     means: Artifact
+    framewise: Artifact | None = None
     own_means: bool = True
 
     def files(self) -> dict[str, Path]:
@@ -126,7 +134,9 @@ class _Form:
         prefix = f"targets/{self.target}/" if self.target else ""
         files = {f"{prefix}standins.npz": self.means.main} if self.own_means else {}
         if self.graph.main.stat().st_size <= STORED_MIB * 2**20:
-            kept = [path for path in sorted(self.parts.folder.iterdir()) if path.name == splits.RECORD or ".onnx" in path.suffixes]
+            folders = [self.parts.folder, *([self.framewise.folder] if self.framewise else [])]
+            stored = (splits.RECORD, splits.FRAMEWISE)
+            kept = [path for folder in folders for path in sorted(folder.iterdir()) if path.name in stored or ".onnx" in path.suffixes]
             files |= {f"{prefix}split/{path.name}": path for path in kept}
         return files
 
@@ -134,9 +144,15 @@ class _Form:
 def _form(job: Job, exported: Artifact, part: Compiled, plain: _Form) -> _Form:
     """A target's graph in parts. It shares the float graph's stand-ins, unless its cuts are others (a graph that ``qat`` exported)."""
     parts = standins.in_parts(job, part.model, exported)
+    kept = _in_frames(job, parts, part.deployment)
     if _shares(splits.read(parts.folder), splits.read(plain.parts.folder), standins.load(plain.means)):
-        return _Form(part.target, part.model, parts, plain.means, own_means=False)
-    return _Form(part.target, part.model, parts, standins.measure(job, part.model, exported))
+        return _Form(part.target, part.model, parts, plain.means, kept, own_means=False)
+    return _Form(part.target, part.model, parts, standins.measure(job, part.model, exported), kept)
+
+
+def _in_frames(job: Job, parts: Artifact, deployment: Deployment) -> Artifact | None:
+    """What a box needs to keep frames, for parts that are stored."""
+    return framewise.in_frames(job, parts, deployment) if deployment.model.stat().st_size <= STORED_MIB * 2**20 else None
 
 
 def _shares(files: SplitFiles, plain: SplitFiles, means: Mapping[str, np.ndarray]) -> bool:
@@ -158,8 +174,9 @@ def subsets(inputs: Sequence[str]) -> list[Subset]:
 
 def _before(job: Job, original: Artifact) -> _Answered:
     parts = standins.in_parts(job, original)
-    candidate = Candidate("original", "original", Deployment("onnxruntime", parts.main), "f32")
     files = splits.read(parts.folder)
+    deployment = Deployment("onnxruntime", parts.main, runtime_options=standins.threads_for(files.macs))
+    candidate = Candidate("original", "original", deployment, "f32")
     form = _Form(None, original, parts, standins.measure(job, original))
     return _answered(job, candidate, form, subsets(files.inputs), standins.rows_for(files.macs, ROWS))
 
@@ -175,18 +192,16 @@ def _after(job: Job, part: Compiled, form: _Form, before: _Answered) -> _Answere
 def _answered(job: Job, candidate: Candidate, form: _Form, subsets: Sequence[Subset], rows: int) -> _Answered:
     """A cached stage: the answers to every subset on the test split, the truth beside the first."""
 
-    def make(scratch: Path) -> Path:
+    def answered() -> Arrays:
         def tell(done: int) -> None:
             job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / rows))
 
         answers, ran = answer_subsets(
-            candidate, form.means.main, str(job.data), job.card, subsets, rows=rows, seed=job.seed, skip_bad_rows=job.skip_bad_rows,
-            progress=tell,
+            job.predictor, candidate, form.means.main, str(job.data), job.card, subsets, rows=rows, seed=job.seed,
+            skip_bad_rows=job.skip_bad_rows, progress=tell,
         )  # fmt: skip
-        for index, answered in enumerate(answers):
-            answered.save(scratch / f"{index}.npz")
-        write_json(scratch / "precision.json", ran)
-        return scratch / "precision.json"
+        numbered = {f"{index}:{name}": array for index, one in enumerate(answers) for name, array in one.arrays().items()}
+        return {PRECISION: np.array(ran), **numbered}
 
     facts = {
         "parts": form.parts.folder.name,
@@ -198,27 +213,32 @@ def _answered(job: Job, candidate: Candidate, form: _Form, subsets: Sequence[Sub
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
-    kept = job.stage(f"ledger {candidate.name}", facts, make, steps=(), runs=[candidate.deployment], on_this_machine=True)
-    answers = {subset: Answers.read(kept.sibling(f"{index}.npz")) for index, subset in enumerate(subsets)}
-    return _Answered(candidate, str(json.loads(kept.main.read_text(encoding="utf-8"))), answers, rows)
+    flat = job.arrays(f"ledger {candidate.name}", facts, answered, steps=(), runs=[candidate.deployment], on_this_machine=True)
+    answers = {}
+    for index, subset in enumerate(subsets):
+        own = {key.partition(":")[2]: array for key, array in flat.items() if key.startswith(f"{index}:")}
+        answers[subset] = Answers.of_arrays(own)
+    return _Answered(candidate, str(flat[PRECISION]), answers, rows)
 
 
 def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
     inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
     outputs = [name for name in tasks.scored_outputs(job.card) if _known(before, job, name)]
-    rows = [
-        row for form in after for name in outputs for input_name in inputs if (row := _contribution(job, name, input_name, before, form))
-    ]
+    rows = [_contribution(job, name, input_name, before, form) for form in after for name in outputs for input_name in inputs]
     counted = next((m.n for m in measured if m.n), 0)
-    details = {
-        "inputs": list(inputs),
-        "rows": counted,
-        "of": job.dataset.count("test"),
-        "contributions": rows,
-        "where": {str(form.candidate.target): form.candidate.name for form in after},
-    }
-    return Ledger(measured, details, [_warning(row) for row in rows if row["deaf"]], files)
+    where = {form.candidate.target: form.candidate.name for form in after}
+    shares = [
+        row
+        for form in after
+        for name in outputs
+        for row in subset_findings.who_said_what(job.card, name, str(form.candidate.target), before.subsets, form.subsets)
+    ]
+    details = Listening(inputs, counted, job.dataset.count("test"), where, rows, shares)
+    words = ["before", *(form.candidate.name for form in after)]
+    forms = zip(words, (before, *after), strict=True)
+    known = [row for word, form in forms for row in subset_findings.calibrations(job.card, word, form.subsets, form.truth)]
+    return Ledger(measured, details, [_warning(row) for row in rows if row.deaf], files, known)
 
 
 def _known(form: _Answered, job: Job, name: str) -> bool:
@@ -240,7 +260,7 @@ def _measurements(job: Job, form: _Answered) -> list[Measurement]:
     ]
 
 
-def _contribution(job: Job, output: str, input_name: str, before: _Answered, after: _Answered) -> dict[str, Any] | None:
+def _contribution(job: Job, output: str, input_name: str, before: _Answered, after: _Answered) -> Contribution:
     """What an input adds to a head: the metric of the whole less that without it, before and after, and what of it was lost."""
     whole = next(iter(before.subsets))
     without = tuple(name for name in whole if name != input_name)
@@ -255,23 +275,14 @@ def _contribution(job: Job, output: str, input_name: str, before: _Answered, aft
     change = now.gain(1.0, [(-1.0, now_without), (-1.0, was), (1.0, was_without)])
     kept = now.gain(1.0, [(-1.0, now_without), (-DEAF_SHARE, was), (DEAF_SHARE, was_without)])
     listened = first.low is not None and first.low > 0
-    return {
-        "input": input_name,
-        "output": output,
-        "target": after.candidate.target,
-        "unit": first.unit,
-        **{key: _plain(score) for key, score in (("before", first), ("after", second), ("change", change))},
-        "deaf": bool(listened and kept.high is not None and kept.high < 0),
-    }
+    deaf = bool(listened and kept.high is not None and kept.high < 0)
+    gains = [Interval(score.value, score.low, score.high) for score in (first, second, change)]
+    return Contribution(input_name, output, after.candidate.target, gains[0], gains[1], gains[2], first.unit, deaf)
 
 
-def _plain(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "low": score.low, "high": score.high}
-
-
-def _warning(row: Mapping[str, Any]) -> str:
-    unit = f" {row['unit']}" if row["unit"] else ""
-    before, after = row["before"]["value"], row["after"]["value"]
+def _warning(row: Contribution) -> str:
+    unit = f" {row.unit}" if row.unit else ""
+    before, after = row.before.value, row.after.value
     after = after if abs(after) > NOTHING * before else 0.0  # not "-1e-09 points"
-    added = f"it added {before:.3g}{unit} to '{row['output']}', now {after:.3g}{unit}."
-    return f"{row['target']}: compression made the model stop listening to '{row['input']}': {added}"
+    added = f"it added {before:.3g}{unit} to '{row.output}', now {after:.3g}{unit}."
+    return f"{row.target}: compression made the model stop listening to '{row.input}': {added}"

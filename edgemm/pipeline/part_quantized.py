@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgemm.box.measuring.candidate import Candidate
-from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
@@ -64,7 +63,7 @@ class Partial:
         quantized: That graph with Q/DQ.
         deployment: How that runs on the target; its model is ``quantized``'s.
         original: The run on the model that accuracy is held against, and its float graph.
-        predictor: What the candidates share; None = each has a process of its own.
+        unquantized: What is meant by everything in float where ``floats`` holds Q/DQ itself (training put it there); None = ``floats``.
     """
 
     job: Job
@@ -72,7 +71,7 @@ class Partial:
     quantized: Artifact
     deployment: Deployment
     original: tuple[Job, Artifact]
-    predictor: Predictor | None = None
+    unquantized: Artifact | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -95,19 +94,26 @@ class Partial:
         from edgemm.graph import files
         from edgemm.graph.branches import find_branches
 
-        return find_branches(files.load(self.floats.main), self.job.card)
+        return find_branches(files.frame(self.floats.main), self.job.card)
 
     @cached_property
     def layers(self) -> dict[str, list[str]]:
-        """Branch -> names of its INT8 layers; only branches that have some."""
+        """Branch -> names of its INT8 layers, or of what else reads its pairs where no layer does (a fusion's Concat); only branches with
+        pairs.
+        """
         from edgemm.graph import files
-        from edgemm.graph.back_to_float import int8_layers
+        from edgemm.graph.back_to_float import int8_layers, quantized_readers
 
-        layers: dict[str, list[str]] = {}
-        for name in int8_layers(files.load(self.quantized.main)):
+        quantized = files.frame(self.quantized.main)
+        layers, readers = self._by_branch(int8_layers(quantized)), self._by_branch(quantized_readers(quantized))
+        return {branch: layers.get(branch) or readers[branch] for branch in self.branches.names() if branch in readers}
+
+    def _by_branch(self, names: Iterable[str]) -> dict[str, list[str]]:
+        by_branch: dict[str, list[str]] = {}
+        for name in names:
             if name in self.branches.of_node:
-                layers.setdefault(self.branches.of_node[name], []).append(name)
-        return {branch: layers[branch] for branch in self.branches.names() if branch in layers}
+                by_branch.setdefault(self.branches.of_node[name], []).append(name)
+        return by_branch
 
     @cached_property
     def modules(self) -> dict[str, str]:
@@ -117,7 +123,7 @@ class Partial:
 
         layers = [name for names in self.layers.values() for name in names]
         scopes = {
-            node.name: prop.value for node in files.load(self.floats.main).graph.node for prop in node.metadata_props if prop.key == SCOPES
+            node.name: prop.value for node in files.frame(self.floats.main).graph.node for prop in node.metadata_props if prop.key == SCOPES
         }
         inner = {name: str((ast.literal_eval(scopes[name]) or [name])[-1]) for name in layers if name in scopes}
         shared = Counter(inner.values())
@@ -128,7 +134,7 @@ class Partial:
         """INT8 layer -> how many weights it has."""
         from edgemm.graph import files
 
-        graph = files.load(self.quantized.main).graph
+        graph = files.frame(self.quantized.main).graph
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1}
         dequantized = {node.output[0]: sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear"}
         layers = {name for names in self.layers.values() for name in names}
@@ -143,10 +149,12 @@ class Partial:
         return self.nodes(*(name for name in self.branches.names() if name not in branches))
 
     def graph(self, nodes: Iterable[str]) -> Artifact:
-        """The graph with ``nodes`` in float."""
+        """The graph with ``nodes`` in float; the float graph itself where these are all."""
         floating = sorted(set(nodes))
         if not floating:
             return self.quantized
+        if set(floating) >= set(self.but()):
+            return self.unquantized or self.floats
         if (key := f"graph {floating}") in self._known:
             return cast("Artifact", self._known[key])
 
@@ -156,8 +164,8 @@ class Partial:
 
             return files.save(revert(files.load(self.quantized.main), files.load(self.floats.main), floating), scratch / "model.onnx")
 
-        inputs = {"quantized": self.quantized.folder.name, "floats": self.floats.folder.name, "nodes": floating}
-        artifact = self._known[key] = self.job.stage(f"revert {self.target}", inputs, make, steps=(), targets=(), packages=("onnx",))
+        facts = {"quantized": self.quantized.folder.name, "floats": self.floats.folder.name, "nodes": floating}
+        artifact = self._known[key] = self.job.stage(f"revert {self.target}", facts, make, steps=(), targets=(), packages=("onnx",))
         return artifact
 
     def answers(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> Answers:
@@ -169,7 +177,7 @@ class Partial:
         model = self.graph(nodes)
         deployment = self.deployment.holding(model.main)
         candidate = Candidate(f"{self.target} int8", "bundle", deployment if options is None else deployment.running(options))
-        return answering.answers(self.job, candidate, model.folder.name, self.split, limit=DECISION_ROWS, predictor=self.predictor)
+        return answering.answers(self.job, candidate, model.folder.name, self.split, limit=DECISION_ROWS)
 
     def lost(self, nodes: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> dict[str, Measurement]:
         """Output -> accuracy lost against the original on the deciding rows; arguments as in ``answers``."""
@@ -206,7 +214,8 @@ class Partial:
             "pieces": {name: sorted(nodes) for name, nodes in pieces.items()},
             "data": self.job.fingerprint,
         }
-        return dict(self.job.json(f"noise {self.target}", facts, noise_db, steps=(), targets=(), packages=("onnx", "onnxruntime")))
+        packages = ("onnx", "onnxruntime")
+        return self.job.value(dict[str, float], f"noise {self.target}", facts, noise_db, steps=(), targets=(), packages=packages)
 
     def pieces(self, branch: str) -> dict[str, list[str]]:
         """A branch's INT8 layers, each with what follows it; neighbours joined where they are many."""

@@ -6,10 +6,10 @@ Forms, timing, scores and the report are ``box.measuring.benchmark``'s; what is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgemm.box.measuring import benchmark as measuring
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
@@ -21,13 +21,20 @@ from edgemm.box.measuring.scores import scored
 from edgemm.box.measuring.timed import Timed, shown_by, untimed
 from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import Answers
+from edgemm.contracts.interval import show_interval
+from edgemm.contracts.plain_values import read
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Measurement, Report, Verdict, judge
-from edgemm.contracts.report_parts import Ratio, StageRan
+from edgemm.contracts.report_parts import BranchSummary, StageRan
+from edgemm.contracts.rung import Rung
+from edgemm.contracts.timing_parts import Ratio
 from edgemm.pipeline import answers as answering
+from edgemm.pipeline import thresholds
+from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.ledger import Ledger
+from edgemm.pipeline.per_branch import BranchRow
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.store.artifact import Artifact
 
@@ -55,25 +62,28 @@ def benchmark(
         known: What was found out about missing inputs.
     """
     forms = forms_of(job, exported, compiled)
-    timed, loaded = _timed(job, forms)
+    timing = _timed(job, forms)
+    timed = timing.timed
     findings = [_scores(job, forms, timed, reference)] if reference is not None else []
     measured = [*timed.measurements(), *(measurement for part in findings for measurement in part.measurements)]
     verdicts = judge(recipe.budgets, measured, recipe.targets, tasks.scored_outputs(job.card))
     slow = [note for form in forms for note in _not_faster(form, timed.ratios, recipe)]
-    notes = [*loaded, *timed.warnings, *shaped.notes, *_notes(job, compiled, recipe), *_limits(verdicts, measured, recipe), *slow]
+    notes = [
+        *timing.notes, *timed.warnings, *shaped.notes, *_notes(job, compiled, recipe),
+        *_limits(verdicts, measured, recipe), *_unguarded(measured, recipe), *slow,
+    ]  # fmt: skip
+    notes += thresholds.notes(job, exported, shaped.job, compiled)
     details = {
         "title": title(job.card.path),
         "recipe": recipe.name,
-        "applied": list(shaped.applied),
+        "applied": shaped.applied,
         "branches": [row for part in compiled[:1] for row in _branches(shaped.job, part, exported)],
-        "ledger": dict(known.details),
-        "guard": [dict(row) for part in compiled for row in part.guard],
-        "precision": [dict(row) for part in compiled for row in part.precision],
-        "runtime_options": [
-            {"target": part.target, "taken": row["options"] == part.deployment.runtime_options, **row}
-            for part in compiled
-            for row in part.table
-        ],
+        "ledger": known.details,
+        "calibration": known.calibration,
+        "guard": [row for part in compiled for row in part.guard],
+        "precision": [row for part in compiled for row in part.precision],
+        "frontends": [row for part in compiled for row in part.frontends],
+        "runtime_options": [row for part in compiled for row in part.table],
         "parity": _parity(shaped.exported, compiled),
         "steps": [StageRan(s.name, round(s.seconds, 2), reused=s.name in job.reused) for s in job.progress.finished],
     }
@@ -107,18 +117,26 @@ def forms_of(job: Job, exported: Artifact, compiled: Sequence[Compiled]) -> list
     return forms
 
 
-def _timed(job: Job, forms: Sequence[Form]) -> tuple[Timed, list[str]]:
+@dataclass(frozen=True)
+class _Timing:
     """What the forms showed, and a note where the machine was busy when the run began."""
+
+    timed: Timed
+    notes: list[str]
+
+
+def _timed(job: Job, forms: Sequence[Form]) -> _Timing:
     able = [form.candidate for form in forms if "stand_in" not in form.candidate.deployment.runtime_options]
     waiting = [form.candidate for form in forms if form.candidate not in able]
 
-    def shown() -> dict[str, Any]:
+    def shown() -> _Timing:
+        job.predictor.release()  # what is timed has the memory to itself
         timings = measuring.timing(able, samples(job, 1)[0], QUICK, job.progress)
         for timing in timings.values():
             timing.require()
         timed = shown_by(able, timings)
         whole = replace(timed, forms={**timed.forms, **{candidate.name: untimed(candidate) for candidate in waiting}})
-        return {"timed": whole.to_dict(), "notes": busy(job.load_before)}
+        return _Timing(whole, busy(job.load_before))
 
     facts = {
         "model": job.identity,
@@ -130,8 +148,7 @@ def _timed(job: Job, forms: Sequence[Form]) -> tuple[Timed, list[str]]:
         "data": job.fingerprint,
     }  # fmt: skip
     runs = [form.candidate.deployment for form in forms]
-    plain = job.json("benchmark", facts, shown, steps=(), runs=runs, on_this_machine=True)
-    return Timed.of_dict(plain["timed"]), plain["notes"]
+    return job.value(_Timing, "benchmark", facts, shown, steps=(), runs=runs, timed=True)
 
 
 def _scores(job: Job, forms: Sequence[Form], timed: Timed, reference: Artifact) -> Findings:
@@ -146,14 +163,14 @@ def _scores(job: Job, forms: Sequence[Form], timed: Timed, reference: Artifact) 
     return scored(job.card, [form.candidate for form in forms], timed.precisions(), answers, original.predictions)
 
 
-def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Any]:
+def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Rung]:
     first = exported.sibling("parity.json")
-    rungs = [json.loads(first.read_text(encoding="utf-8"))] if first.is_file() else []
-    return rungs + [dict(rung) for part in compiled for rung in part.rungs]
+    rungs = [read(Rung, json.loads(first.read_text(encoding="utf-8")))] if first.is_file() else []
+    return rungs + [rung for part in compiled for rung in part.rungs]
 
 
 def _notes(job: Job, compiled: Sequence[Compiled], recipe: Recipe) -> list[str]:
-    notes = [*recipe.notes(job.card), *(note for part in compiled for note in part.notes)]
+    notes = [*job.notes, *recipe.notes(job.card), *(note for part in compiled for note in part.notes)]
     if job.data is None:
         notes.append("No data was given: calibration and parity used synthetic samples, accuracy is not known.")
     elif job.dataset.bad_rows:
@@ -184,6 +201,16 @@ def _limits(budgets: Sequence[Verdict], measured: Sequence[Measurement], recipe:
     ]
 
 
+def _unguarded(measured: Sequence[Measurement], recipe: Recipe) -> list[str]:
+    """A note for each loss that is proved to be above a point, where no budget guards accuracy."""
+    lossy = [m for m in measured if m.name == BUDGET and m.subject == "bundle" and m.low is not None and m.low > (m.per_point or 1.0)]
+    return [
+        f"{m.target}: the compressed model lost {m.value:.3g} {m.unit} {show_interval(m.low, m.high)} of '{m.output}', and the recipe "
+        f"has no accuracy budget: with budgets: {{{BUDGET}: 1}} what harms goes back to float."
+        for m in (lossy if BUDGET not in recipe.budgets else [])
+    ]
+
+
 def _not_faster(form: Form, compared: Sequence[Ratio], recipe: Recipe) -> list[str]:
     """Advice where compressing gained no speed over what the runtime does by itself; none where the timing was disturbed."""
     pair, target = (form.candidate.name, form.against), form.candidate.target
@@ -198,33 +225,34 @@ def _not_faster(form: Form, compared: Sequence[Ratio], recipe: Recipe) -> list[s
     return [f"{target}: the compressed model is {word} than what {target} runs by itself ({times}): {advice}keep it for its size."]
 
 
-def _branches(job: Job, part: Compiled, original: Artifact) -> list[dict[str, Any]]:
+def _branches(job: Job, part: Compiled, original: Artifact) -> list[BranchSummary]:
     """Per branch: parameters, MACs and size before and after, what it ran in, its share of the layers' time, its quantizing error."""
     deployment = part.deployment
 
-    def rows() -> dict[str, Any]:
+    def rows() -> dict[str, list[BranchRow]]:
         from edgemm.pipeline.per_branch import take_apart
 
         feed = samples(job, 1)[0]
         with deployment.open(**deployment.plugin().profile_options()) as session:
             after = take_apart(part.model.main, job.card, session, feed)
         before = take_apart(original.main, job.card, feed=feed)
-        return {"before": [row.to_dict() for row in before], "after": [row.to_dict() for row in after]}
+        return {"before": before, "after": after}
 
     facts = {"model": part.model.folder.name, "original": original.folder.name, "deployment": deployment.key()}
-    plain = job.json(f"branches {part.target}", facts, rows, steps=(), packages=("onnx",), runs=[deployment], on_this_machine=True)
-    ends = {branch: difference for rung in part.rungs for branch, difference in rung["branches"].items()}
-    before = {row["branch"]: row for row in plain["before"]}
-    return [_branch(before.get(row["branch"], row), row, ends.get(row["branch"], {}).get("sqnr_db")) for row in plain["after"]]
+    name, kind = f"branches {part.target}", dict[str, list[BranchRow]]
+    sides = job.value(kind, name, facts, rows, steps=(), packages=("onnx",), runs=[deployment], timed=True)
+    ends = {branch: difference.sqnr_db for rung in part.rungs for branch, difference in rung.branches.items()}
+    before = {row.branch: row for row in sides["before"]}
+    return [_branch(before.get(row.branch, row), row, ends.get(row.branch, math.nan)) for row in sides["after"]]
 
 
-def _branch(before: Mapping[str, Any], after: Mapping[str, Any], sqnr_db: float | None) -> dict[str, Any]:
-    return {
-        "branch": after["branch"],
-        "precision": after["precision"],
-        "parameters": {"before": before["parameters"], "after": after["parameters"]},
-        "macs": {"before": before["macs"], "after": after["macs"]},
-        "latency_share": after["latency_share"],
-        "size_mib": {"before": before["size_bytes"]["fp32"] / 2**20, "after": after["stored_bytes"] / 2**20},
-        "sqnr_db": sqnr_db,
-    }
+def _branch(before: BranchRow, after: BranchRow, sqnr_db: float) -> BranchSummary:
+    return BranchSummary(
+        after.branch,
+        after.precision,
+        {"before": before.parameters, "after": after.parameters},
+        {"before": before.macs, "after": after.macs},
+        after.latency_share,
+        {"before": before.size_bytes["fp32"] / 2**20, "after": after.stored_bytes / 2**20},
+        sqnr_db if math.isfinite(sqnr_db) else None,
+    )

@@ -7,21 +7,20 @@ accuracy guards of ``compress`` ask too: one finds in the cache what the other m
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
-from edgemm.contracts.answers import Answers
+from edgemm.contracts.answers import Answers, Arrays
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Step
-from edgemm.contracts.report import Measurement, show_interval
+from edgemm.contracts.report import Measurement
+from edgemm.contracts.sensitivity import Cell, Sensitivity
 from edgemm.contracts.target import Target, first_here
 from edgemm.errors import DataError, PruneError
 from edgemm.pipeline import answers as answering
@@ -30,7 +29,7 @@ from edgemm.pipeline.answers import DECISION_ROWS
 from edgemm.pipeline.auto_precision import normal
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.part_quantized import Partial
-from edgemm.store.artifact import Artifact, write_json
+from edgemm.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from edgemm.workshop.models.fused import FusedModel
@@ -39,90 +38,8 @@ RATIOS = (0.25, 0.5, 0.75)
 INT8 = "INT8"
 BATCH_SIZE = 64
 TRAINERS = ("torch",)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One branch treated one way, as one output feels it.
-
-    Attributes:
-        treatment: ``prune 50 %`` or ``INT8``.
-        value, low, high: What is lost against the original, with its paired interval; None where nothing could be measured.
-        accuracy: The output's own metric then.
-        note: Why there is no number, or what a number needs to be understood.
-    """
-
-    branch: str
-    treatment: str
-    output: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    unit: str = "points"
-    accuracy: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The whole table.
-
-    Attributes:
-        before: Output -> the original's metric on the rows used.
-        split, rows: Which rows, how many.
-        target: Where INT8 ran.
-    """
-
-    cells: tuple[Cell, ...]
-    before: Mapping[str, float]
-    metric: Mapping[str, str]
-    split: str
-    rows: int
-    target: str
-    notes: tuple[str, ...] = ()
-
-    def find(self, branch: str, treatment: str, output: str) -> Cell | None:
-        return next((c for c in self.cells if (c.branch, c.treatment, c.output) == (branch, treatment, output)), None)
-
-    @property
-    def branches(self) -> list[str]:
-        return list(dict.fromkeys(cell.branch for cell in self.cells))
-
-    @property
-    def treatments(self) -> list[str]:
-        return list(dict.fromkeys(cell.treatment for cell in self.cells))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def measurements(self) -> list[Measurement]:
-        """The numbers as a report keeps them."""
-        return [
-            Measurement(
-                "accuracy_drop_points", cell.value, cell.unit, candidate=cell.treatment, output=cell.output, branch=cell.branch,
-                target=self.target if cell.treatment == INT8 else None, low=cell.low, high=cell.high, n=self.rows,
-            )
-            for cell in self.cells if cell.value is not None
-        ]  # fmt: skip
-
-    def __str__(self) -> str:
-        return "\n\n".join(self._table(output) for output in self.before)
-
-    def _table(self, output: str) -> str:
-        unit = next((cell.unit for cell in self.cells if cell.output == output), "")
-        before = f"{self.metric[output]} before: {self.before[output]:.4g}, {self.rows} rows of {self.split}"
-        head = f"lost of '{output}' in {unit}, each branch treated alone; {before}"
-        rows = [["branch", *self.treatments]]
-        rows += [[branch, *(_words(self.find(branch, treatment, output)) for treatment in self.treatments)] for branch in self.branches]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([head, *lines])
-
-
-def _words(cell: Cell | None) -> str:
-    if cell is None or cell.value is None:
-        return "-"
-    return f"{cell.value:.3g} {show_interval(cell.low, cell.high)}".strip()
+NOTE = "note:"
+"""Beside the arrays of a pruned branch's answers: no output is called so."""
 
 
 def sensitivity(job: Job, *, target: str | None = None) -> Sensitivity:
@@ -150,6 +67,17 @@ def sensitivity(job: Job, *, target: str | None = None) -> Sensitivity:
     return Sensitivity(
         tuple(cells + int8), {n: scored[n].value for n in names}, {n: scored[n].name for n in names}, split, rows, name, tuple(notes)
     )
+
+
+def measurements(study: Sensitivity) -> list[Measurement]:
+    """The numbers as a report keeps them."""
+    return [
+        Measurement(
+            "accuracy_drop_points", cell.value, cell.unit, candidate=cell.treatment, output=cell.output, branch=cell.branch,
+            target=study.target if cell.treatment == INT8 else None, low=cell.low, high=cell.high, n=study.rows,
+        )
+        for cell in study.cells if cell.value is not None
+    ]  # fmt: skip
 
 
 def _pruned(job: Job, split: str, before: Answers, notes: list[str]) -> list[Cell]:
@@ -192,36 +120,33 @@ class _Whole:
             with_weights = set(parts.of_parameter.values())
             return [branch for branch in dict.fromkeys(parts.of_node.values()) if branch in with_weights]
 
-        return list(self.job.json("parts", {"model": self.job.identity}, weighed, steps=(), targets=(), packages=TRAINERS))
+        facts = {"model": self.job.identity}
+        return self.job.value(list[str], "parts", facts, weighed, steps=(), targets=(), packages=TRAINERS)
 
     def pruned(self, branch: str, ratio: float) -> tuple[Answers | None, str]:
         """Answers with a branch pruned and a note, or None and the reason."""
+        step = plugins.saying("steps", "PRUNES")[0]
 
-        def make(scratch: Path) -> Path:
+        def answered() -> Arrays:
             from edgemm.contracts.step import Context
 
-            facts: dict[str, Any] = {}
-            context = Context(
-                self.job.card, self.job.dataset, scratch / "scratch", teacher=self.model(), seed=self.job.seed, progress=self.job.show,
-                facts=facts,
-            )  # fmt: skip
-            context.scratch.mkdir()
-            path = scratch / "cell.json"
-            try:
-                smaller = plugins.function("steps", "prune")(
-                    self.model(), context, branches={branch: ratio}, criterion="magnitude", round_to=1
-                )
-            except PruneError as err:
-                write_json(path, {"note": f"{err.what} {err.why}".strip(), "pruned": False})
-                return path
-            if not _changed(facts):
-                write_json(path, {"note": "nothing of it can be pruned alone", "pruned": False})
-                return path
-            self.answers(smaller).save(scratch / "answers.npz")
-            write_json(path, {"note": _kept(facts, branch), "pruned": True})
-            return path
+            told: dict[str, Any] = {}
+            with tempfile.TemporaryDirectory(prefix="edgemm-") as aside:
+                context = Context(
+                    self.job.card, self.job.dataset, Path(aside), teacher=self.model(), seed=self.job.seed, progress=self.job.show,
+                    facts=told,
+                )  # fmt: skip
+                try:
+                    smaller = plugins.function("steps", step)(
+                        self.model(), context, branches={branch: ratio}, criterion="magnitude", round_to=1
+                    )
+                except PruneError as err:
+                    return {NOTE: np.array(f"{err.what} {err.why}".strip())}
+            if not _changed(told):
+                return {NOTE: np.array("nothing of it can be pruned alone")}
+            return {NOTE: np.array(_kept(told, branch)), **self.answers(smaller).arrays()}
 
-        inputs = {
+        facts = {
             "model": self.job.identity,
             "branch": branch,
             "ratio": ratio,
@@ -230,11 +155,10 @@ class _Whole:
             "skip_bad_rows": self.job.skip_bad_rows,
             "seed": self.job.seed,
         }
-        artifact = self.job.stage(f"sensitivity {branch} {ratio:g}", inputs, make, steps=["prune"], targets=(), packages=TRAINERS)
-        cell = json.loads(artifact.main.read_text(encoding="utf-8"))
-        if not cell["pruned"]:
-            return None, cell["note"]
-        return Answers.read(artifact.sibling("answers.npz")), cell["note"]
+        name = f"sensitivity {branch} {ratio:g}"
+        flat = dict(self.job.arrays(name, facts, answered, steps=[step], targets=(), packages=TRAINERS))
+        note = str(flat.pop(NOTE))
+        return Answers.of_arrays(flat) if flat else None, note
 
     def model(self) -> FusedModel:
         from edgemm.workshop.models.checkpoint.loading import load_model
@@ -267,13 +191,15 @@ def _kept(facts: Mapping[str, Any], branch: str) -> str:
 def _quantized(job: Job, exported: Artifact, names: Sequence[str], target: str | None, notes: list[str]) -> tuple[str, list[Cell]]:
     """Where INT8 ran, and every branch alone in INT8 there."""
     name = _target(target)
-    quantized = stages.quantize(job, exported, [normal(Step("quantize", {}, "graph"))], name)
+    step = Step(plugins.saying("steps", "QUANTIZES")[0], {}, "graph")
+    quantized = stages.quantize(job, exported, [normal(step)], name)
+    notes += stages.notes_of(quantized)
     plugin = plugins.load(Target, name)
     if plugin.cannot_run():
         notes.append(f"{name}: {plugin.cannot_run()} INT8 was computed by ONNX Runtime on its graph.")
-    with Predictor() as predictor:
+    with job.predictor:
         deployment = Deployment(name, quantized.main, runtime_options=plugin.choices(forbid=frozenset())[0])
-        partial = Partial(job, exported, quantized, deployment, (job, exported), predictor)
+        partial = Partial(job, exported, quantized, deployment, (job, exported))
         by_branch = {alone.branch: alone for alone in partial.alone()}
     cells = []
     for branch in partial.layers:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.card import Card
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Recipe, Step
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.target import Target
+from edgemm.contracts.report_parts import AppliedStep
+from edgemm.contracts.target import Target, needs_accelerator
 from edgemm.data.in_memory import open_unlabeled
 from edgemm.errors import Collector
 from edgemm.pipeline import stages
@@ -41,20 +43,20 @@ class Shaped:
     Attributes:
         job: The run on the checkpoint that came out; the original's where a recipe has no torch step.
         exported: Its float graph.
-        applied: For each step ``{"step", "options", "facts", "seconds"}``, as the report shows them.
+        applied: The steps, as the report shows them.
         notes: What the steps had to say.
         graph: The Q/DQ graph of a step that trained one (``qat``); graph steps then start there.
     """
 
     job: Job
     exported: Artifact
-    applied: Sequence[Mapping[str, Any]] = ()
+    applied: Sequence[AppliedStep] = ()
     notes: Sequence[str] = ()
     graph: Artifact | None = None
 
     def heaviest_cut(self) -> str:
         """The branch and the layer that pruning took most from, by its own criterion, as a sentence; "" where nothing was pruned."""
-        cuts = [step["facts"]["layers"] for step in self.applied if Step(step["step"], {}, "torch").prunes]
+        cuts = [step.facts["layers"] for step in self.applied if Step(step.step, {}, "torch").prunes]
         rows = [row for cut in cuts for row in cut]
         left = dict.fromkeys([row["branch"] for row in rows], 1.0)  # a later cut takes its share of what the earlier one left
         for cut in cuts:
@@ -139,12 +141,12 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
 
     target = next(iter(recipe.targets))
     measures = any(key.startswith("latency") and value is not None for key, value in step.options.items())
-    inputs = {
+    facts = {
         "model": before.job.identity,
         "teacher": job.identity,
         "step": [step.name, dict(step.options)],
         "named": named(step, job.card),
-        "target": [target, dict(recipe.targets[target])],
+        "target": [target, dict(recipe.targets[target])] if measures or plugins.is_own("steps", step.name) else None,
         "numerics": repr(plugins.load(Target, target).numerics),
         "timed_with": [[s.name, dict(s.options)] for s in recipe.graph_steps()] if measures else None,
         "data": job.fingerprint,
@@ -154,27 +156,28 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
     name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
     artifact = job.stage(
         name,
-        inputs,
+        facts,
         make,
         steps=[step.name, *_restored(step, before.job.card), *(s.name for s in recipe.graph_steps() if measures)],
         targets=[target] if measures else [],  # of a target that times nothing, training knows the numerics alone
         packages=[*LOADERS, *plugins.packages("steps", step.name)],
-        on_this_machine=measures,
+        timed=measures,
+        accelerated=measures and needs_accelerator(target, recipe.targets[target]),
     )
     outcome = json.loads(artifact.sibling("facts.json").read_text(encoding="utf-8"))
     after = replace(before.job, card=cards.load(artifact.main))
     graph = Artifact(artifact.sibling(QDQ), artifact.provenance) if artifact.sibling(QDQ).is_file() else None
-    row = {"step": step.name, "options": dict(step.options), "facts": outcome["facts"]}
+    row = AppliedStep(step.name, dict(step.options), outcome["facts"])
     return Shaped(after, before.exported, [*before.applied, row], [*before.notes, *outcome["notes"]], graph)
 
 
-def _restored(step: Step, card: cards.Card) -> list[str]:
+def _restored(step: Step, card: Card) -> list[str]:
     """The steps that the models a step works with went through before: its own and another teacher's."""
     teacher = step.options.get("teacher")
     return [*applied_steps(card), *(applied_steps(cards.load(teacher)) if teacher else [])]
 
 
-def named(step: Step, card: cards.Card) -> dict[str, Any]:
+def named(step: Step, card: Card) -> dict[str, Any]:
     """What a step's options name beside the model and its data: another teacher, rows without labels. For keys.
 
     Raises:
@@ -240,7 +243,7 @@ def _timer(job: Job, recipe: Recipe, opset: int) -> Callable[[FusedModel], list[
             card = save_model(model, Path(aside) / "model")
             alone = replace(job, card=card, progress=Progress(), made=[], reused=[])
             exported = stages.export(alone, opset=opset)
-            graph = stages.quantize(alone, exported, [_quick(step) for step in recipe.graph_steps()], name)
+            graph = stages.quantize(alone, exported, [quick(step) for step in recipe.graph_steps()], name)
             deployment = Deployment(name, graph.main, dict(target_options), target.choices()[0])
             candidate = Candidate("candidate", "bundle", deployment)
             beside = [replace(candidate, name="first", deployment=deployment.holding(path)) for path, _ in first]
@@ -267,9 +270,9 @@ def _p50_ms(measurements: Sequence[Measurement]) -> float:
     return next(m.value for m in measurements if m.name == "latency_p50_ms")
 
 
-def _quick(step: Step) -> Step:
-    """A graph step as cheap as it goes without changing what its result costs to run."""
+def quick(step: Step) -> Step:
+    """A graph step as cheap as it goes without changing what its result costs to run; its accuracy suffers."""
     options = dict(step.options)
-    if step.quantizes and "calibration_samples" in plugins.options("steps", step.name):
-        options["calibration_samples"] = TIMING_SAMPLES
+    if step.quantizes and {"calibration_samples", "ranges"} <= plugins.options("steps", step.name).keys():
+        options |= {"calibration_samples": TIMING_SAMPLES, "ranges": "minmax"}
     return replace(step, options=options)

@@ -1,4 +1,4 @@
-"""What the torch steps did, drawn from ``details.applied``: ``[{step, options, facts}]``, whatever plain values the facts are.
+"""What the torch steps did, drawn from ``details.applied``, whatever plain values the facts are.
 
 Curves become charts, lists of mappings tables, mappings of mappings tables with a row each, single values a list.
 """
@@ -24,9 +24,8 @@ def applied(report: Report) -> str:
     """A part for each torch step, in order."""
     parts = []
     for row in report.details.applied:
-        options = _inline(row["options"]) if row.get("options") else ""
-        options_html = f" <small>{options}</small>" if options else ""
-        parts.append(f'<div class="step"><h3>{escape(str(row.get("step", "")))}{options_html}</h3>{_facts(row.get("facts") or {})}</div>')
+        options_html = f" <small>{_inline(row.options)}</small>" if row.options else ""
+        parts.append(f'<div class="step"><h3>{escape(row.step)}{options_html}</h3>{_facts(row.facts)}</div>')
     return section("Trained and reshaped", "What the steps before the export did, in order.", "".join(parts)) if parts else ""
 
 

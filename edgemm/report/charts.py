@@ -120,15 +120,23 @@ def _ridge(label: str, values: np.ndarray, axis: _Axis, kind: str) -> str:
     )
 
 
-def lines(series: Mapping[str, Sequence[Sequence[float]]], *, x_label: str) -> str:
-    """A line chart. ``series``: name -> points (x, y); points that are not finite are left out."""
+def lines(
+    series: Mapping[str, Sequence[Sequence[float]]], *, x_label: str, shares: bool = False, told: Mapping[str, str] | None = None
+) -> str:
+    """A line chart.
+
+    Args:
+        series: Name -> points (x, y); points that are not finite are left out.
+        shares: Both axes go from 0 to 1, whatever the points.
+        told: Name -> what its legend says; without it the last value.
+    """
     drawn = {name: [(float(x), float(y)) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
         return ""
     xs, ys = zip(*(point for points in drawn.values() for point in points), strict=True)
-    left, right = min(xs), max(xs)
-    ticks = nice_ticks(min(ys), max(ys))
+    left, right = (0, 1) if shares else (min(xs), max(xs))
+    ticks = nice_ticks(0.0, 1.0) if shares else nice_ticks(min(ys), max(ys))
     bottom, top = ticks[0], ticks[-1]
 
     def place(x: float, y: float) -> str:
@@ -142,14 +150,58 @@ def lines(series: Mapping[str, Sequence[Sequence[float]]], *, x_label: str) -> s
         f'<polyline class="c{n % 6} end" points="{place(*points[-1])} {place(*points[-1])}"/>' for n, points in enumerate(drawn.values())
     )
     scale = "".join(f'<span style="top:{y:.2f}%">{tick:g}</span>' for y, tick in zip(_heights(ticks), ticks, strict=True))
-    keys = [(n % 6, escape(name), points[-1][1]) for n, (name, points) in enumerate(drawn.items())]
-    legend = "".join(f'<span class="key c{n}"><i></i>{name} <b>{last:.3g}</b></span>' for n, name, last in keys)
+    words = {name: f"{points[-1][1]:.3g}" for name, points in drawn.items()} | dict(told or {})
+    legend = "".join(
+        f'<span class="key c{n % 6}"><i></i>{escape(name)} <b>{escape(words[name])}</b></span>' for n, name in enumerate(drawn)
+    )
     spoken = escape(", ".join(drawn), quote=True)
     return (
         f'<div class="lines"><div class="plot"><div class="scale">{scale}</div>'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{spoken}">{grid}{paths}{ends}</svg></div>'
         f'<div class="ends"><span>{left:g}</span><span>{escape(x_label)}</span><span>{right:g}</span></div>'
         f'<div class="legend">{legend}</div></div>'
+    )
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a scatter chart; ``words`` are shown where a pointer rests on it."""
+
+    x: float
+    y: float
+    words: str
+    stands_out: bool = False
+
+
+def scatter(dots: Sequence[Dot], *, x_label: str, limit: float | None = None) -> str:
+    """A scatter chart; points that are not finite are left out.
+
+    Args:
+        limit: Of x, drawn as a line where it lies within the points.
+    """
+    dots = [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)]
+    if len(dots) < 2:
+        return ""
+    across, up = (nice_ticks(min(values), max(values)) for values in ([dot.x for dot in dots], [dot.y for dot in dots]))
+
+    def place(value: float, ticks: Sequence[float]) -> float:
+        return 100 * (value - ticks[0]) / ((ticks[-1] - ticks[0]) or 1)
+
+    grid = "".join(f'<line class="grid" x1="0" x2="100" y1="{y:.2f}" y2="{y:.2f}"/>' for y in _heights(up))
+    if limit is not None and across[0] <= limit <= across[-1]:
+        grid += f'<line class="limit" x1="{place(limit, across):.2f}" x2="{place(limit, across):.2f}" y1="0" y2="100"/>'
+    drawn = ""
+    for dot in sorted(dots, key=lambda dot: dot.stands_out):
+        spot = f"{place(dot.x, across):.2f},{100 - place(dot.y, up):.2f}"
+        drawn += (
+            f'<polyline class="{"c0" if dot.stands_out else "c5"} end" points="{spot} {spot}"><title>{escape(dot.words)}</title></polyline>'
+        )
+    scale = "".join(f'<span style="top:{y:.2f}%">{tick:g}</span>' for y, tick in zip(_heights(up), up, strict=True))
+    spoken = escape(x_label, quote=True)
+    return (
+        f'<div class="lines"><div class="plot"><div class="scale">{scale}</div>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{spoken}">{grid}{drawn}</svg></div>'
+        f'<div class="ends"><span>{across[0]:g}</span><span>{escape(x_label)}</span><span>{across[-1]:g}</span></div></div>'
     )
 
 

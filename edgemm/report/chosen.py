@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
+from edgemm.contracts.interval import Interval
 from edgemm.contracts.report import Report
-from edgemm.report.formatting import number
+from edgemm.report.formatting import bounds, number
 from edgemm.report.sections import section, table
 
 
 def precision(report: Report) -> str:
     """For each branch, its time alone in every precision, and the choice."""
     choices = report.details.precision
-    kinds = list(dict.fromkeys(word for row in choices for word in row.get("ms") or {}))
+    kinds = list(dict.fromkeys(word for row in choices for word in row.ms))
     rows = [
         [
-            escape(str(row["branch"])),
-            escape(str(row.get("target") or "")),
-            *(_milliseconds((row.get("ms") or {}).get(word)) for word in kinds),
-            f"<b>{escape(str(row['choice']))}</b>",
-            escape(str(row.get("reason") or "")),
+            escape(row.branch),
+            escape(row.target),
+            *(_interval(row.ms.get(word)) for word in kinds),
+            f"<b>{escape(row.choice)}</b>",
+            escape(row.reason),
         ]
         for row in choices
     ]
@@ -30,26 +29,46 @@ def precision(report: Report) -> str:
     return section("Precision by measurement", about, table(head, rows)) if rows else ""
 
 
-def _milliseconds(ms: Mapping[str, Any] | None) -> str:
-    if ms is None:
-        return ""
-    interval = "" if ms.get("low") is None else f"<small>{number(ms['low'])} … {number(ms['high'])}</small>"
-    return f"{number(ms['value'])}{interval}"
+def _interval(known: Interval | None, unit: str = "") -> str:
+    return f"{number(known.value)}{unit}{bounds(known)}" if known else ""
+
+
+def frontends(report: Report) -> str:
+    """For each input whose front-end has several forms, what each took, and the choice."""
+    rows = [
+        [
+            escape(row.input),
+            escape(row.target),
+            escape(name),
+            _interval(form.ms) or escape(form.error),
+            escape(form.precision),
+            number(form.bytes / 1024),
+            "<b>taken</b>" if name == row.choice else "",
+        ]
+        for row in report.details.frontends
+        for name, form in row.forms.items()
+    ]
+    about = (
+        "The fixed operations between what the box has and what the model receives, alone on the target, each in its fastest float type."
+    )
+    return (
+        section("Front-ends by measurement", about, table(["Input", "Target", "Form", "#p50, ms", "Ran in", "#KiB", ""], rows))
+        if rows
+        else ""
+    )
 
 
 def runtime_options(report: Report) -> str:
     """What the runtime was tried with, and what was taken."""
     trials = report.details.runtime_options
-    names = list(dict.fromkeys(name for row in trials for name in row["options"]))
+    names = list(dict.fromkeys(name for row in trials for name in row.options))
     rows = [
         [
-            escape(str(row.get("target") or "")),
-            *(escape(str(row["options"].get(name, ""))) for name in names),
-            ""
-            if row.get("p50_ms") is None
-            else _milliseconds({"value": row["p50_ms"], "low": row.get("low_ms"), "high": row.get("high_ms")}),
-            escape(str(row.get("precision_ran") or "")),
-            "<b>taken</b>" if row.get("taken") else escape(str(row.get("note") or "")),
+            escape(row.target),
+            *(escape(str(row.options.get(name, ""))) for name in names),
+            "" if row.p50_ms is None else _interval(Interval(row.p50_ms, row.low_ms, row.high_ms)),
+            escape(row.precision_ran),
+            "<b>taken</b>" if row.taken else escape(row.note),
         ]
         for row in trials
     ]
@@ -65,23 +84,16 @@ def guard(report: Report) -> str:
     attempts = report.details.guard
     if len(attempts) < 2:  # all in INT8 kept them
         return ""
-    outputs = list(dict.fromkeys(name for row in attempts for name in row.get("outputs") or {}))
+    outputs = list(dict.fromkeys(name for row in attempts for name in row.outputs))
     rows = [
         [
-            escape(str(row["step"])),
-            escape(str(row.get("target") or "")),
-            *(_lost((row.get("outputs") or {}).get(name)) for name in outputs),
-            f"{row['size_mib']:.3g}" if row.get("size_mib") is not None else "",
-            escape(str(row.get("decision") or "")),
+            escape(row.step),
+            escape(row.target),
+            *(_interval(loss, f" {escape(loss.unit)}") if (loss := row.outputs.get(name)) else "" for name in outputs),
+            f"{row.size_mib:.3g}" if row.size_mib is not None else "",
+            escape(row.decision),
         ]
         for row in attempts
     ]
     about = "Accuracy lost against the original on val, with the paired interval, as the target runs it. Test rows decide nothing."
     return section("Accuracy guard", about, table(["Tried", "Target", *(f"#{name}" for name in outputs), "#MiB", "Decision"], rows))
-
-
-def _lost(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return ""
-    interval = "" if entry.get("low") is None else f"<small>{number(entry['low'])} … {number(entry['high'])}</small>"
-    return f"{number(entry['value'])} {escape(str(entry.get('unit') or ''))}{interval}"

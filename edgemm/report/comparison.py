@@ -22,7 +22,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Change:
+class MeasuredChange:
     """One measurement in both reports; ``verdict`` is worse, failed (its form ran in the old one only), better, same, gone or added."""
 
     name: str
@@ -41,11 +41,11 @@ class Change:
 class Comparison:
     """What ``compare`` found. ``missed`` holds the regressions: they make the command end with 3."""
 
-    changes: Sequence[Change]
+    changes: Sequence[MeasuredChange]
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def missed(self) -> list[Change]:
+    def missed(self) -> list[MeasuredChange]:
         return [change for change in self.changes if change.verdict in ("worse", "failed")]
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,14 +119,14 @@ def _form(m: Measurement | None) -> tuple[str | None, str] | None:
     return (m.target, m.subject) if m else None
 
 
-def _change(old: Measurement | None, new: Measurement | None) -> Change:
+def _change(old: Measurement | None, new: Measurement | None) -> MeasuredChange:
     measurement = old or new
     assert measurement is not None
     words = [measurement.target or "", measurement.subject, measurement.branch or "", "+".join(measurement.modalities or ())]
     label = " ".join(word for word in words if word)
     if old is None or new is None:
-        return Change(measurement.name, label, old, new, "gone" if new is None else "added")
-    return Change(measurement.name, label, old, new, _verdict(old, new))
+        return MeasuredChange(measurement.name, label, old, new, "gone" if new is None else "added")
+    return MeasuredChange(measurement.name, label, old, new, _verdict(old, new))
 
 
 def _verdict(old: Measurement, new: Measurement) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from edgemm.contracts.interval import Interval
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.task import guarded_metrics
 
@@ -39,6 +40,11 @@ def number(value: float) -> str:
         return "–"
     words = f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}" if abs(value) >= 0.001 else f"{value:.3g}"
     return words.replace("-", "−", 1)
+
+
+def bounds(known: Interval | None) -> str:
+    """The interval of a value in small print; "" where there is none."""
+    return "" if known is None or known.low is None or known.high is None else f"<small>{number(known.low)} … {number(known.high)}</small>"
 
 
 def shown(m: Measurement) -> str:

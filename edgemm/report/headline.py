@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from edgemm.contracts.report import Measurement, Report, Variant, Verdict
-from edgemm.contracts.report_parts import Ratio
+from edgemm.contracts.timing_parts import Ratio
 from edgemm.report.formatting import name_of, number, shown
 
 ABOUT_EQUAL = 0.03  # a ratio this near to 1 is called "the same": below what repeated runs reproduce

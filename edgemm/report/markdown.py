@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgemm.contracts.report import Measurement, Report
-from edgemm.contracts.report_parts import Row, Throughput
+from edgemm.contracts.timing_parts import BranchLimit, Throughput, WastefulLayer
 from edgemm.report.comparison import Comparison
 from edgemm.report.formatting import in_unit, name_of
 
@@ -56,21 +56,14 @@ def _throughput(rows: Sequence[Throughput]) -> str:
     return table(["Candidate", "Batch", "Streams", "Samples a second"], cells)
 
 
-def _roofline(rows: Sequence[Row]) -> str:
-    cells = [[r["branch"], f"{r['time_us']:.0f} µs", f"{100 * r['of_limit']:.0f} %", r["reason"]] for r in rows]
+def _roofline(rows: Sequence[BranchLimit]) -> str:
+    cells = [[r.branch, f"{r.time_us:.0f} µs", f"{100 * r.of_limit:.0f} %", r.reason] for r in rows]
     return table(["Branch", "Time", "Of its limit", "Limited by"], cells)
 
 
-def _audit(rows: Sequence[Row]) -> str:
+def _audit(rows: Sequence[WastefulLayer]) -> str:
     cells = [
-        [
-            r["finding"],
-            f"`{r['layer'].partition(',')[0]}`",
-            r["kind"],
-            r["kernel"],
-            "" if r["share"] is None else f"{100 * r['share']:.1f} %",
-        ]
-        for r in rows
+        [r.finding, f"`{r.layer.partition(',')[0]}`", r.kind, r.kernel, "" if r.share is None else f"{100 * r.share:.1f} %"] for r in rows
     ]
     return table(["Finding", "Layer", "Kind", "Kernel", "Time"], cells)
 

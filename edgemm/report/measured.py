@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from edgemm.contracts.report import Measurement, Report, Variant
 from edgemm.contracts.task import guarded_metrics
+from edgemm.contracts.timing_parts import Peaks, TimedTurn, WastefulLayer
 from edgemm.report.charts import nice_ticks
 from edgemm.report.formatting import name_of
 from edgemm.report.sections import section, table
 
-LATENCIES = ("latency_p50_ms", "paced_p50_ms")
 COLOURS = {subject: f"var(--{subject})" for subject in ("original", "float", "default", "bundle")}
 AUDITED = 12  # layers shown at once; the rest is in report.json
 MARK = 1.1  # per cent of the width: the least a turn takes in the timeline
@@ -101,17 +100,14 @@ def _limits(report: Report) -> str:
     rows = report.details.roofline
     if not rows:
         return ""
-    cells = [
-        [escape(row["branch"]), f"{row['time_us']:.0f} µs", _share(row["of_limit"]), escape(row["reason"]), str(row["layers"])]
-        for row in rows
-    ]
+    cells = [[escape(row.branch), f"{row.time_us:.0f} µs", _share(row.of_limit), escape(row.reason), str(row.layers)] for row in rows]
     parts = [table(["Branch", "#Time", "Of its limit", "Limited by", "#Layers"], cells), _audit(report.details.audit)]
     return section("Against the limits of this box", _peaks(report.details.peaks), "".join(parts))
 
 
-def _peaks(box: Mapping[str, Any]) -> str:
-    rates = [f"{kind} {rate:.0f}" for kind, rate in (box.get("gops") or {}).items() if rate]
-    peaks = f"On {box.get('threads')} thread(s) this box shows {', '.join(rates)} GOP/s and copies {box.get('bandwidth_gbs', 0):.1f} GB/s. "
+def _peaks(box: Peaks | None) -> str:
+    rates = [f"{kind} {rate:.0f}" for kind, rate in box.gops.items() if rate] if box else []
+    peaks = f"On {box.threads} thread(s) this box shows {', '.join(rates)} GOP/s and copies {box.bandwidth_gbs:.1f} GB/s. " if box else ""
     return peaks + "Limit: the time the arithmetic or the weights' way from memory alone would take."
 
 
@@ -119,14 +115,14 @@ def _share(share: float) -> str:
     return f'<div class="share"><span><i style="width:{100 * share:.1f}%"></i></span><b>{100 * share:.0f} %</b></div>'
 
 
-def _audit(rows: Sequence[Mapping[str, Any]]) -> str:
+def _audit(rows: Sequence[WastefulLayer]) -> str:
     if not rows:
         return ""
     cells = []
     for row in rows[:AUDITED]:
-        cost = "" if row["time_us"] is None else f"{row['time_us']:.0f} µs<small>{100 * (row['share'] or 0):.1f} %</small>"
-        name = escape(str(row["layer"]).partition(",")[0])
-        cells.append([f"<code>{name}</code>", escape(row["finding"]), escape(row["kind"]), escape(row["kernel"]), cost])
+        cost = "" if row.time_us is None else f"{row.time_us:.0f} µs<small>{100 * (row.share or 0):.1f} %</small>"
+        name = escape(row.layer.partition(",")[0])
+        cells.append([f"<code>{name}</code>", escape(row.finding), escape(row.kind), escape(row.kernel), cost])
     more = f", the costliest {AUDITED} of {len(rows)}" if len(rows) > AUDITED else ""
     drawn = table(["Layer", "What is wrong", "Kind", "Kernel", "#Cost"], cells)
     return f"<details><summary>Kernel audit: layers that waste time{more}</summary>{drawn}</details>"
@@ -136,8 +132,9 @@ def _timeline(report: Report) -> str:
     turns = report.details.timeline
     if not turns:
         return ""
-    end = max(turn["at_s"] for turn in turns) or 1.0
-    strips = "".join(_strip(name, [turn for turn in turns if turn["candidate"] == name], end) for name in _names(turns))
+    end = max(turn.at_s for turn in turns) or 1.0
+    names = dict.fromkeys(turn.candidate for turn in turns)
+    strips = "".join(_strip(name, [turn for turn in turns if turn.candidate == name], end) for name in names)
     energy = report.details.energy
     about = (
         "Each candidate's turns in the order they were taken. Green: undisturbed; red: disturbed each time it was tried, and counted; "
@@ -148,22 +145,18 @@ def _timeline(report: Report) -> str:
     return section("Disturbances while measuring", about, f'<div class="bars">{strips}{axis}</div>{_reasons(report)}{footnote}')
 
 
-def _names(turns: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(str(turn["candidate"]) for turn in turns))
-
-
-def _strip(name: str, turns: Sequence[Mapping[str, Any]], end: float) -> str:
+def _strip(name: str, turns: Sequence[TimedTurn], end: float) -> str:
     marks = []
     for turn in turns:
-        colour = "var(--bad-soft)" if not turn["kept"] else "var(--bad)" if turn["reasons"] else "var(--good)"
-        title = escape(f"round {turn['round'] + 1}: {turn['p50_ms']:.3g} ms; {'; '.join(turn['reasons']) or 'undisturbed'}", quote=True)
-        width = max(MARK, 100 * turn["seconds"] / end)
-        left = min(100 - width, max(0.0, 100 * (turn["at_s"] - turn["seconds"]) / end))
+        colour = "var(--bad-soft)" if not turn.kept else "var(--bad)" if turn.reasons else "var(--good)"
+        title = escape(f"round {turn.round + 1}: {turn.p50_ms:.3g} ms; {'; '.join(turn.reasons) or 'undisturbed'}", quote=True)
+        width = max(MARK, 100 * turn.seconds / end)
+        left = min(100 - width, max(0.0, 100 * (turn.at_s - turn.seconds) / end))
         marks.append(
             f'<i title="{title}" style="position:absolute;top:0;height:100%;left:{left:.2f}%;width:{width:.2f}%;background:{colour}"></i>'
         )
-    spoiled = sum(bool(turn["reasons"]) for turn in turns if turn["kept"])
-    count = sum(turn["kept"] for turn in turns)
+    spoiled = sum(bool(turn.reasons) for turn in turns if turn.kept)
+    count = sum(turn.kept for turn in turns)
     return (
         f'<div class="row"><span class="name">{escape(name)}</span><span class="track">{"".join(marks)}</span>'
         f'<span class="value">{spoiled} of {count} disturbed</span></div>'

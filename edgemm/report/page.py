@@ -15,14 +15,18 @@ from edgemm.contracts.report import Measurement, Report, Variant
 from edgemm.contracts.report_parts import Details
 from edgemm.report import charts
 from edgemm.report.applied import applied
+from edgemm.report.calibration import calibration
 from edgemm.report.charts import Bar
-from edgemm.report.chosen import guard, precision, runtime_options
+from edgemm.report.chosen import frontends, guard, precision, runtime_options
+from edgemm.report.detections import detections
 from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
 from edgemm.report.headline import lead, tiles
 from edgemm.report.measured import measured
 from edgemm.report.modalities import modalities
+from edgemm.report.searched import searched
 from edgemm.report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
 from edgemm.report.sensitivity import sensitivity
+from edgemm.store.artifact import write_bytes
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -45,6 +49,16 @@ def render(report: Report) -> str:
         f"<body><main><header><h1>{escape(title)}</h1>{lead(report)}</header>\n{body}"
         f"<footer>Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.</footer></main></body></html>\n"
     )
+
+
+def write(report: Report, folder: Path) -> None:
+    """``report.json`` and its page ``report.html`` in ``folder``.
+
+    Raises:
+        OutputError: They cannot be written there.
+    """
+    report.save(folder / "report.json")
+    write_bytes(folder / "report.html", render(report).encode())
 
 
 def _title(details: Details) -> str:
@@ -154,6 +168,6 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    tiles, _notes, _budgets, _before_and_after, _latency, ratios, measured, _confusion, modalities, branches, sensitivity,
-    precision, runtime_options, guard, applied, curves, parity, steps, files, environment,
+    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, _confusion, modalities, calibration,
+    branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
 )  # fmt: skip

@@ -8,6 +8,8 @@ from html import escape
 from typing import Any
 
 from edgemm.contracts.report import Report
+from edgemm.contracts.report_parts import BranchSummary
+from edgemm.contracts.rung import Difference, Rung
 from edgemm.contracts.target import LayerRan
 from edgemm.report import charts
 from edgemm.store.artifact import show_size
@@ -44,31 +46,33 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, stack: bool = T
 
 
 def branches(report: Report) -> str:
-    """A row for each branch: what it holds, what it costs, what it runs in."""
-    rows = report.details.branches
-    if not rows:
-        return ""
-    sizes = [key for key in PRECISIONS if any(key in (row.get("size_mib") or {}) for row in rows)]
-    head = ["Branch", "Precision", "#Parameters", "#MACs", "Time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
-    drawn = table(head, [_branch(row, sizes) for row in rows])
-    return section(
-        "Branches",
-        "The parts of the model, found in its graph. Time: share of all layers' time, as the runtime told it layer by layer.",
-        drawn,
+    """A row for each branch and front-end: what it holds, what it costs, what it runs in."""
+    about = (
+        "The parts of the model, found in its graph; a front-end is what is computed of an input before the model sees it, and its MiB are "
+        "constants. Time: share of all layers' time, as the runtime told it layer by layer."
     )
+    rows = report.details.branches
+    return section("Branches", about, branch_table(rows)) if rows else ""
 
 
-def _branch(row: Mapping[str, Any], sizes: Sequence[str]) -> list[str]:
-    share, sqnr = row.get("latency_share"), row.get("sqnr_db")
+def branch_table(rows: Sequence[BranchSummary]) -> str:
+    """These branches and front-ends, one under the other."""
+    sizes = [key for key in PRECISIONS if any(key in row.size_mib for row in rows)]
+    head = ["Branch", "Precision", "#Parameters", "#MACs", "Time", *(f"#MiB {key}" for key in sizes), "#SQNR, dB"]
+    return table(head, [_branch(row, sizes) for row in rows])
+
+
+def _branch(row: BranchSummary, sizes: Sequence[str]) -> list[str]:
+    share, sqnr = row.latency_share, row.sqnr_db
     bar = (
         f'<div class="share"><span><i style="width:{100 * share:.1f}%"></i></span><b>{100 * share:.1f} %</b></div>'
         if share is not None
         else ""
     )
-    held = [f"{row['size_mib'][key]:.3g}" if key in (row.get("size_mib") or {}) else "" for key in sizes]
-    counts = [_counts(row.get(key)) for key in ("parameters", "macs")]
+    held = [f"{row.size_mib[key]:.3g}" if key in row.size_mib else "" for key in sizes]
+    counts = [_counts(row.parameters), _counts(row.macs)]
     noise = "" if sqnr is None else "exact" if sqnr == math.inf else f"{sqnr:.1f}"
-    return [escape(str(row["branch"])), escape(str(row.get("precision") or "")), *counts, bar, *held, noise]
+    return [escape(row.branch), escape(row.precision), *counts, bar, *held, noise]
 
 
 def _counts(value: float | Mapping[str, float] | None) -> str:
@@ -107,28 +111,24 @@ def parity(report: Report) -> str:
     return section("Parity ladder", about, f'<ol class="ladder">{rungs}</ol>') if ladder else ""
 
 
-def _rung(rung: Mapping[str, Any]) -> str:
-    ok = rung.get("ok", True)
-    badge = f'<span class="badge {"good" if ok else "bad"}">{"✓ holds" if ok else "✕ breaks"}</span>'
-    forms = f"{rung.get('reference', '')} → {rung.get('candidate', '')}"
-    parts = [f"<b>{escape(str(rung['name']))}</b> {badge} <small>{escape(forms)}</small>"]
-    for kind in ("outputs", "branches"):
-        differences = [f"{escape(str(name))} {_difference(gap)}" for name, gap in (rung.get(kind) or {}).items()]
-        parts += [f"<p>{kind}: {' · '.join(differences)}</p>"] if differences else []
-    culprit = rung.get("culprit")
-    if culprit:
-        branch, node = (escape(str(culprit.get(key))) for key in ("branch", "node"))
+def _rung(rung: Rung) -> str:
+    badge = f'<span class="badge {"good" if rung.ok else "bad"}">{"✓ holds" if rung.ok else "✕ breaks"}</span>'
+    parts = [f"<b>{escape(rung.name)}</b> {badge} <small>{escape(f'{rung.reference} → {rung.candidate}')}</small>"]
+    for kind, differences in (("outputs", rung.outputs), ("branches", rung.branches)):
+        words = [f"{escape(name)} {_difference(gap)}" for name, gap in differences.items()]
+        parts += [f"<p>{kind}: {' · '.join(words)}</p>"] if words else []
+    if rung.culprit:
+        branch, node = escape(rung.culprit.branch), escape(rung.culprit.node)
         parts.append(f"<p>first differs in branch <b>{branch}</b>, node <code>{node}</code></p>")
-    parts += [f"<p>{escape(str(rung['note']))}</p>"] if rung.get("note") else []
-    return f'<li class="{"good" if ok else "bad"}">{"".join(parts)}</li>'
+    parts += [f"<p>{escape(rung.note)}</p>"] if rung.note else []
+    return f'<li class="{"good" if rung.ok else "bad"}">{"".join(parts)}</li>'
 
 
-def _difference(gap: Mapping[str, Any]) -> str:
-    sqnr, largest = gap.get("sqnr_db"), gap.get("max_abs")
-    if largest == 0:
+def _difference(gap: Difference) -> str:
+    if gap.max_abs == 0:
         return "exact"
-    noise = "not finite" if sqnr is None or not math.isfinite(sqnr) else f"{sqnr:.0f} dB"
-    return f"{noise}{f' (at most {largest:.2g} off)' if largest is not None and math.isfinite(largest) else ''}"
+    noise = f"{gap.sqnr_db:.0f} dB" if math.isfinite(gap.sqnr_db) else "not finite"
+    return f"{noise}{f' (at most {gap.max_abs:.2g} off)' if math.isfinite(gap.max_abs) else ''}"
 
 
 def ratios(report: Report) -> str:

@@ -8,17 +8,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgemm.errors import OutputError
+from edgemm.store import owned
 
 RECORD = "artifact.json"
 PIECE = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+OLD, LOCK = ".old", ".lock"
+ODD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -90,65 +94,76 @@ def file_in_one_step(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: The place is not writable, or the disk is full.
     """
-    aside: str | None = None
+    aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        aside, file = owned.new_file(path)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+            os.chmod(aside, 0o644)
+            os.replace(aside, path)
     except OSError as err:
         raise unwritable(path, err) from err
     finally:
         if aside:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
-def folder_in_one_step(final: Path) -> Iterator[Path]:
+def folder_in_one_step(final: Path, *, keep: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """A scratch folder beside ``final`` that takes its name when the block ends well, replacing what stood there.
 
-    Nothing of it remains when the block raises. A kill leaves only a hidden ``.<name>.*`` folder, which the next call removes.
+    Nothing of it remains when the block raises. A kill leaves only hidden things, which the next call removes (see ``owned``).
+
+    Args:
+        keep: Asked where something stands there in the end: whether that stays instead, since another process was first with the same.
 
     Raises:
         OutputError: The place is not writable, or the disk is full.
     """
-    scratch: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(final)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.{os.getpid()}.", dir=final.parent))
-        scratch.chmod(0o755)
+        lock, held = owned.new_file(final, LOCK)
     except OSError as err:
         raise unwritable(final, err) from err
-    try:
-        yield scratch
-        sync(scratch)
-        swap(scratch, final)
-    except OSError as err:
-        if is_unwritable(err):
-            raise unwritable(final, err) from err
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    scratch = lock.with_suffix("")
+    with held:
+        try:
+            scratch.mkdir()
+            scratch.chmod(0o755)
+            yield scratch
+            sync(scratch)
+            swap(scratch, final, keep)
+        except OSError as err:
+            if is_unwritable(err):
+                raise unwritable(final, err) from err
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
-def swap(new: Path, final: Path) -> None:
+def swap(new: Path, final: Path, keep: Callable[[], bool] = lambda: False) -> None:
     """Put folder ``new`` in the place of ``final``; between the two renames the old one still exists under a hidden name."""
-    if not final.exists():
-        os.replace(new, final)
-        return
-    old = final.parent / f".{final.name}.{os.getpid()}.old"
-    os.replace(final, old)
-    try:
-        os.replace(new, final)
-    except OSError:
-        os.replace(old, final)
-        raise
-    shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    old = new.with_name(f"{new.name}{OLD}")
+    while True:
+        try:
+            os.rename(new, final)
+            break
+        except OSError as err:
+            if err.errno not in TAKEN:
+                if old.exists() and not final.exists():
+                    os.rename(old, final)
+                raise
+        if keep():
+            break
+        _remove(old)  # of the last time round: another process put one there meanwhile
+        with suppress(FileNotFoundError):
+            os.rename(final, old)
+    _remove(old)
 
 
 def sync(folder: Path) -> None:
@@ -191,6 +206,11 @@ def is_unwritable(err: OSError) -> bool:
     return err.errno in (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def is_odd_name(err: OSError) -> bool:
+    """Whether ``err`` says that nothing can be called so: the name is too long, its links go in a circle, a file stands for a folder."""
+    return err.errno in ODD_NAMES
+
+
 def show_size(size_bytes: int) -> str:
     """A size as people write it: ``812 B``, ``1.2 MiB``."""
     size, unit = float(size_bytes), "B"
@@ -202,29 +222,45 @@ def show_size(size_bytes: int) -> str:
 
 
 def remove_leftovers(final: Path) -> None:
-    """Remove what a killed run left beside ``final``: hidden folders and files ``.<name>.<process>.*`` whose process is gone."""
-    for path in final.parent.glob(f".{final.name}.*"):
-        owner = path.name.removeprefix(f".{final.name}.").split(".")[0]
-        if not owner.isdigit() or _is_running(int(owner)):
-            continue
-        if path.name.endswith(".old") and not final.exists():
-            os.replace(path, final)  # killed between the two renames of swap(): the old one comes back
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what killed runs left beside ``final``."""
+    with suppress(FileNotFoundError):
+        for path in locks_last(final.parent.iterdir()):
+            match = owned.NAME.fullmatch(path.name)
+            if match is not None and match["final"] == final.name:
+                remove_leftover(path)
 
 
-def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+def locks_last(paths: Iterable[Path]) -> list[Path]:
+    """In the order to remove them: what tells that a process has ended goes after what that process left."""
+    return sorted(paths, key=lambda path: path.name.endswith(LOCK))
+
+
+def remove_leftover(path: Path) -> bool:
+    """Remove one of the hidden things that ``folder_in_one_step`` and ``file_in_one_step`` write, where its process has ended.
+
+    Returns:
+        Whether it is gone.
+    """
+    match = owned.NAME.fullmatch(path.name)
+    if match is None:
         return False
-    except PermissionError:
-        return True
-    return True
+    aside = path.name.removesuffix(match["kind"] or "")
+    lock = path if path.is_file() and not match["kind"] else path.with_name(f"{aside}{LOCK}")
+    if owned.is_alive(lock):
+        return False
+    final = path.with_name(match["final"])
+    if match["kind"] == OLD and not final.exists():
+        os.replace(path, final)  # killed between the two renames of swap(): the old one comes back
+    elif match["kind"] != LOCK or not any(path.with_name(f"{aside}{kind}").exists() for kind in ("", OLD)):
+        _remove(path)
+    return not path.exists()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 Maker = Callable[[Path], Path]

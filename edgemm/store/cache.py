@@ -39,24 +39,29 @@ def stage(
     code: str = "",
     packages: Iterable[str] = (),
     on_this_machine: bool = False,
+    timed: bool = False,
+    accelerated: bool = False,
     waiting: Callable[[str], None] | None = None,
 ) -> Artifact:
     """The artifact of stage ``name`` for ``inputs``: found in the cache, or made there by ``make`` in one step.
 
-    It stays there while this process runs. Of two processes that ask for the same at once, one makes it and the other waits.
+    It stays there while this process runs. Of two processes that ask for the same at once, one makes it and the other waits; where the file
+    system has no locks both make it, and what is there first stays.
 
     Args:
         inputs: Plain values that, with ``code`` and ``packages``, determine the result.
         make: Called with an empty scratch folder; returns the main file in it.
         code: Digest of the code that ``make`` runs.
         packages: Distributions whose version matters.
-        on_this_machine: True where the result depends on the machine too.
+        on_this_machine: True where the result depends on the kind of machine: what its processor computes.
+        timed: True where it depends on how fast that is too: on how many cores may be used.
+        accelerated: True where either is a matter of graphics processors too.
         waiting: Called with a sentence where another process makes it already.
 
     Raises:
         EdgemmError: ``$EDGEMM_CACHE_LIMIT`` is no size.
     """
-    facts = key_facts(inputs, code=code, packages=packages, on_this_machine=on_this_machine)
+    facts = key_facts(inputs, code=code, packages=packages, on_this_machine=on_this_machine, timed=timed, accelerated=accelerated)
     folder, most_bytes = root() / name / sha256_of(facts)[:32], tidying.limit()
     use(folder)
     cached = lookup(folder)
@@ -66,7 +71,7 @@ def stage(
         cached = lookup(folder)  # made while this process waited
         if cached is not None:
             return cached
-        with folder_in_one_step(folder) as scratch:
+        with folder_in_one_step(folder, keep=lambda: lookup(folder) is not None) as scratch:
             main = make(scratch)
             write_json(scratch / RECORD, {"stage": name, "main": str(main.relative_to(scratch)), "key": facts})
     artifact = lookup(folder)
@@ -105,13 +110,17 @@ def lookup(place: Path) -> Artifact | None:
     return None
 
 
-def key_facts(inputs: Mapping[str, Any], *, code: str = "", packages: Iterable[str] = (), on_this_machine: bool = False) -> dict[str, Any]:
+def key_facts(
+    inputs: Mapping[str, Any], *, code: str = "", packages: Iterable[str] = (), on_this_machine: bool = False, timed: bool = False,
+    accelerated: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """What a key is the hash of; arguments as in ``stage``."""
+    here = {key: value for key, value in machine().items() if timed or key != "cores"} if timed or on_this_machine else None
     return {
         "code": code,
         "versions": {name: version(name) for name in sorted(packages)},
         "inputs": dict(inputs),
-        "machine": machine() if on_this_machine else None,
+        "machine": here if here is None or not accelerated else {**here, "accelerators": accelerators()},
     }
 
 
@@ -141,6 +150,28 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "architecture": platform.machine(), "cores": len(os.sched_getaffinity(0)), "flags": sha256_of(flags)[:16]}
 
 
+@functools.cache
+def accelerators() -> dict[str, Any]:
+    """The graphics and neural processors of this machine, their driver, and which of them a program may see."""
+    devices = []
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        kind, vendor, model = (_line(device / name) for name in ("class", "vendor", "device"))
+        devices += [f"{vendor}:{model}"] if kind.startswith(("0x03", "0x12")) else []
+    return {
+        "devices": sorted(devices),
+        "board": _line(Path("/proc/device-tree/model")),
+        "driver": _line(Path("/proc/driver/nvidia/version")),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").partition("\n")[0].strip("\0 ")
+    except OSError:
+        return ""
+
+
 def file_facts(path: Path) -> dict[str, Any]:
     """A file's identity for a key: the hash of its content, remembered by size and time so that big files are read once.
 
@@ -149,11 +180,17 @@ def file_facts(path: Path) -> dict[str, Any]:
     """
     try:
         status = path.stat()
-        memory = root() / "sha256" / sha256_of([str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino])[:32]
-        with suppress(FileNotFoundError):
-            return {"sha256": memory.read_text().strip()}
-        digest = sha256_file(path)
+        known_by = [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
+        return {"sha256": remembered(known_by, lambda: sha256_file(path))}
     except OSError as err:
         raise CheckpointError(f"cannot read '{path}'.", why=str(err), fix="check the path in the card and its permissions.") from err
-    write_bytes(memory, digest.encode())
-    return {"sha256": digest}
+
+
+def remembered(known_by: Any, digest: Callable[[], str]) -> str:
+    """What ``digest`` returns, remembered under plain values that change whenever it would: what is costly to read is read once."""
+    memory = root() / "sha256" / sha256_of(known_by)[:32]
+    with suppress(FileNotFoundError):
+        return memory.read_text().strip()
+    value = digest()
+    write_bytes(memory, value.encode())
+    return value

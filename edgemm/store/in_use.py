@@ -1,7 +1,7 @@
 """Who uses what in a cache, and who is making what: so that nothing is made twice at once, nor taken from under a running process.
 
 Both are told by locks of the system (``flock``), which end with the process that holds them, however it ends. Where a file system has
-none, nothing is locked and all else works.
+none, two may make the same, and what another process uses counts as used for a week (see ``owned``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-USERS, MAKING = ".users", ".making"
-_lists: dict[Path, tuple[Path, IO[str], set[str]]] = {}
+from edgemm.store import owned
+
+USERS, MAKING, LIST = ".users", ".making", "list"
+_lists: dict[Path, tuple[Path, IO[bytes], set[str]]] = {}
 """Of this process: cache -> its list of what it uses, that file open and locked until it ends, and what is in it."""
 
 
@@ -23,12 +25,14 @@ def mark(root: Path, place: Path) -> None:
     """Say that this process uses ``place``, from now until it ends. To be said before one looks whether it is there."""
     name = place.relative_to(root).as_posix()
     with suppress(OSError):  # a cache that cannot be written to cannot be tidied either
-        if root not in _lists or not _is_still(*_lists[root][:2]):
-            _lists[root] = (*_new_list(root / USERS), set())
+        if root not in _lists or not owned.is_still(*_lists[root][:2]):
+            (root / USERS).mkdir(parents=True, exist_ok=True)
+            _lists[root] = (*owned.new_file(root / USERS / LIST), set())
+            atexit.register(_lists[root][1].close)
         _, file, marked = _lists[root]
         if name not in marked:
             with _users_locked(root, fcntl.LOCK_SH):
-                file.write(f"{name}\n")
+                file.write(f"{name}\n".encode())
                 file.flush()
             marked.add(name)
 
@@ -42,7 +46,7 @@ def nobody_else_marks(root: Path) -> Iterator[frozenset[str]]:
     """
     (root / USERS).mkdir(parents=True, exist_ok=True)
     with _users_locked(root, fcntl.LOCK_EX):
-        yield frozenset(name for path in (root / USERS).glob("*.list") for name in _living(path))
+        yield frozenset(name for path in (root / USERS).glob(f".{LIST}.*") for name in _living(path))
 
 
 @contextmanager
@@ -63,18 +67,6 @@ def making(root: Path, place: Path, waiting: Callable[[str], None] | None = None
             file.close()
 
 
-def is_being_made(root: Path, place: Path) -> bool:
-    """Whether a process makes ``place`` now."""
-    try:
-        with _lock_of(root, place).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
 def _acquired(lock: Path, folder: Path, waiting: Callable[[str], None] | None) -> IO[str] | None:
     """The lock file of ``folder``, locked; None where the file system has no locks."""
     try:
@@ -88,7 +80,7 @@ def _acquired(lock: Path, folder: Path, waiting: Callable[[str], None] | None) -
                     waiting(f"another process{_owner(file)} is making {folder.parent.name} {folder.name[:8]}; waiting for it")
                     waiting = None
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_still(lock, file):
+            if owned.is_still(lock, file):
                 break
             file.close()  # whoever had it removed the file when done
         file.truncate(0)
@@ -105,47 +97,16 @@ def _owner(file: IO[str]) -> str:
     return f" ({text})" if text.isdigit() else ""
 
 
-def _is_still(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
 def _lock_of(root: Path, folder: Path) -> Path:
     return root / MAKING / folder.relative_to(root).as_posix().replace("/", "-")
 
 
-def _new_list(folder: Path) -> tuple[Path, IO[str]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 0
-    while True:
-        path = folder / f"{os.getpid()}.{number}.list"  # processes of two containers may bear the same number
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            number += 1
-            continue
-        if _is_still(path, file):
-            file.truncate(0)
-            atexit.register(file.close)
-            return path, file
-        file.close()
-
-
 def _living(path: Path) -> list[str]:
     """What a list names; a list whose process has ended names nothing and is removed."""
-    try:
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().splitlines()
-            path.unlink(missing_ok=True)
-    except OSError:
-        pass
+    with suppress(OSError):
+        if owned.is_alive(path):
+            return path.read_text().splitlines()
+        path.unlink(missing_ok=True)
     return []
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.errors import EdgemmError
-from edgemm.store import in_use
-from edgemm.store.artifact import RECORD, remove_leftovers
+from edgemm.store import in_use, owned
+from edgemm.store.artifact import LOCK, RECORD, locks_last, remove_leftover
 
 LIMIT = "EDGEMM_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 * 2**30
@@ -28,8 +28,7 @@ LARGE = ("bundles", "engines")
 SMALL = ("code", "last_good", "peaks", "sha256", "tuned")
 """Folders that the limit does not touch: a few bytes an entry, or weights that the user was told of. Only ``empty`` removes them."""
 TRASH = ".trash"
-ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.\w+")
-STALE_S = 86400.0  # a file written aside takes seconds; one that bears no process's number and is a day old was left by a kill
+STALE_S = 86400.0  # a file written aside takes seconds; one that tells no process and is a day old was left by a kill
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def empty(root: Path) -> Removed:
 def _remove(root: Path, cached: list[Entry], unwanted: Callable[[Entry], bool]) -> Removed:
     if not root.is_dir():
         return Removed()
-    leftovers = sum(_remove_leftovers(root, folder) for folder in _folders(root))
+    leftovers = sum(_remove_leftovers(folder) for folder in _folders(root))
     gone: list[Entry] = []
     (root / TRASH).mkdir(exist_ok=True)
     with in_use.nobody_else_marks(root) as used:
@@ -166,16 +165,14 @@ def _last_use(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _remove_leftovers(root: Path, folder: Path) -> int:
+def _remove_leftovers(folder: Path) -> int:
     """What killed runs left in a folder and in those below it: hidden, and nobody is making it."""
     count = 0
-    for path in [*folder.glob(".*"), *(folder.glob("*/.*") if folder.name in LARGE else ())]:
-        match = ASIDE.fullmatch(path.name)
+    for path in locks_last([*folder.glob(".*"), *(folder.glob("*/.*") if folder.name in LARGE else ())]):
         with suppress(OSError):
-            if match is not None and path.exists() and not in_use.is_being_made(root, path.with_name(match["name"])):
-                remove_leftovers(path.with_name(match["name"]))
-                count += not path.exists()
-            elif match is None and path.is_file() and time.time() - path.stat().st_mtime > STALE_S:
-                path.unlink()
+            if owned.NAME.fullmatch(path.name):
+                count += remove_leftover(path) and path.suffix != LOCK
+            elif time.time() - path.stat().st_mtime > (STALE_S if path.is_file() else owned.UNSEEN_S):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
                 count += 1
     return count

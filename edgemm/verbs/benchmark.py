@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,12 @@ def benchmark(
         launches=launches, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows,
     )  # fmt: skip
     if remote is None:
-        report = measuring.benchmark(candidates, options, data=data, prepare=_prepare, progress=progress)
+        report = measuring.benchmark(candidates, options, data=data, prepare=partial(_prepare, data), progress=progress)
     else:
         there = RemoteOptions(remote, setup=setup, fallback=fallback, config=Path(ssh_config) if ssh_config else None)
         report = measure_there(candidates, there, options, data=data, progress=progress)
     if folder:
-        _write(report, folder)
+        page.write(report, folder)
     return report
 
 
@@ -106,13 +107,7 @@ def ending(report: Report | Comparison, *, output: str | None = None, **_: Any) 
     return Ending(report, written, f"open {Path(output) / 'report.html'} in a browser" if output else "", report=report)
 
 
-def _prepare(path: Path) -> tuple[Path, Card]:
-    """The graph that every other command makes of an ONNX file, and its card."""
-    job = start(path, None)
-    return stages.export(job).main, job.card
-
-
-def _write(report: Report, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(page.render(report), encoding="utf-8")
-    report.save(folder / "report.json")
+def _prepare(data: str | Path | None, path: Path) -> tuple[Path, Card, list[str]]:
+    """The graph that every other command makes of an ONNX file, its card, and what is to be known of it."""
+    job = start(path, data)
+    return stages.export(job).main, job.card, job.notes

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.bundle import packing, proving
+from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.bundle.packing import SUFFIX
+from edgemm.box.bundle.slimming import unneeded
 from edgemm.box.remote.ssh import Remote, parse
 from edgemm.errors import BundleError, RemoteError
 from edgemm.progress import Progress
+from edgemm.store.artifact import show_size
 
 VERIFY_S = 900.0  # unpacking and compiling on a small board
 STATUS_S = 120.0  # until the run there has tried the new bundle
 POLL_S = 1.0
+UNFIT = "compress for what this box has; an edgemm there that is older than slim bundles takes whole ones: --no-slim."
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,22 @@ class Deployed:
         place: Where it lies there; the one before lies beside it as ``<place>.previous``.
         checks: What was looked at there, as ``verify`` tells it.
         serving: Whether the run there was seen to have taken it; None where nobody looked.
+        size_bytes: What was copied.
     """
 
     host: str
     place: str
     checks: tuple[str, ...]
     serving: bool | None
+    size_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
         state = {True: "and serves", False: "", None: "; a run there takes it at its next start or reload"}[self.serving]
-        return "\n".join([*self.checks, f"{self.host}:{self.place} holds the bundle{' ' if self.serving else ''}{state}"])
+        place = f"{self.host}:{self.place} holds the bundle ({show_size(self.size_bytes)})"
+        return "\n".join([*self.checks, f"{place}{' ' if self.serving else ''}{state}"])
 
 
 def deploy(
@@ -49,6 +56,8 @@ def deploy(
     *,
     remote: str,
     to: str,
+    target: str | None = None,
+    slim: bool = True,
     command: str = "edgemm",
     reload: str | None = None,
     status: str | None = None,
@@ -61,6 +70,8 @@ def deploy(
         bundle: A bundle folder or ``.edgemm`` file.
         remote: The box, ``ssh://user@host:port``.
         to: Path of the bundle there: what ``edgemm run`` was started with.
+        target: What the box runs; without it any target of the bundle.
+        slim: Copy no more than the box needs (see ``edgemm slim``), not the whole bundle.
         command: How edgemm is called there, such as ``/opt/edgemm/bin/edgemm``.
         reload: Line for the shell there that makes the run look, such as ``systemctl reload edgemm-porch``.
         status: Address of the page's status as seen from there, such as ``http://127.0.0.1:8099/status``: the run is asked whether it took
@@ -68,14 +79,16 @@ def deploy(
         ssh_config: ssh's configuration file instead of the user's own.
 
     Raises:
-        BundleError: The bundle is damaged, here or there, or fails its golden samples there; nothing was changed there.
+        BundleError: It holds nothing for ``target``, is damaged, here or there, or fails its golden samples there; nothing was changed.
         RemoteError: The machine cannot be reached, or the run there did not take the bundle; the old one lies there again.
     """
     progress = progress or Progress()
     proving.verify(bundle, run=False).raise_if_bad()
+    whole = open_bundle(bundle)
+    left_out = unneeded(whole, [target] if target else []) if slim else ()
     config = Path(ssh_config) if ssh_config else None
     with tempfile.TemporaryDirectory(prefix="edgemm-") as folder, Remote(parse(remote), config=config) as there:
-        packed = Path(bundle) if Path(bundle).is_file() else packing.copy(Path(bundle), Path(folder) / f"bundle{SUFFIX}")
+        packed = packing.copy(whole.folder, Path(folder) / f"bundle{SUFFIX}", left_out=left_out)
         with progress.stage(f"copy to {there.address.host}"):
             there.put(packed, f"{to}.new")
         with progress.stage("verify there"):
@@ -89,7 +102,7 @@ def deploy(
         except RemoteError:
             _put_back(there, to)
             raise
-        return Deployed(there.address.host, to, checks, serving)
+        return Deployed(there.address.host, to, checks, serving, packed.stat().st_size)
 
 
 def _verified(there: Remote, command: str, path: str) -> tuple[str, ...]:
@@ -112,7 +125,7 @@ def _verified(there: Remote, command: str, path: str) -> tuple[str, ...]:
     host = there.address.host
     if "fails verification" not in words and not verdict:
         raise RemoteError(f"'{command}' cannot verify on {host}.", why=words, fix="pip install 'edgemm[run]' there, or set --command.")
-    raise BundleError(f"the bundle does not pass on {host}; nothing was changed there.", why=words, fix="compress for what this box has.")
+    raise BundleError(f"the bundle does not pass on {host}; nothing was changed there.", why=words, fix=UNFIT)
 
 
 def _swap(there: Remote, to: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from edgemm.contracts import plugins
+from edgemm.contracts import card_file, plugins, written
 from edgemm.contracts.card import FILL_IN, Card, Input, Output
 from edgemm.contracts.modality import Form, Modality, flow
 from edgemm.errors import CardError, OutputError, nearest
@@ -30,7 +30,8 @@ def init(
     """Run the factory, call its model once on made-up inputs, and draft the card of what came out.
 
     Args:
-        factory: ``module:function``, ``folder/module.py:function``, or a Hugging Face folder of a classifier, which needs no ``inputs``.
+        factory: ``module:function``, ``folder/module.py:function``, or what needs no ``inputs``: a Hugging Face folder of a classifier, an
+            ``.onnx`` file.
         inputs: One for each, in the order of forward: image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40,
             imu=50x6@50hz, text=tokens:16, text=tokens:16+mask.
         output: The card to write; never replaces one. The factory is looked up beside it, in the current directory, on the import path.
@@ -40,8 +41,9 @@ def init(
         The card. What could not be known (labels, mean and deviation, tokenizer) is marked ``# FILL IN`` and rejected until it is.
 
     Raises:
-        CardError: An input cannot be understood, or the factory or its model cannot be called so.
-        CheckpointError: The factory's or the model's code failed; names file and line.
+        CardError: An input cannot be understood, the factory is a file of weights or a TorchScript program, or it or its model cannot be
+            called so.
+        CheckpointError: The factory's or the model's code failed; names file and line. An ONNX file is none, or cannot be worked on.
         OutputError: ``output`` is there already, or cannot be written.
     """
     path = Path(output)
@@ -50,10 +52,14 @@ def init(
         raise OutputError(
             f"{path} is already there.", why="a draft never replaces a card.", fix="choose another place with -o, or remove it."
         )
+    if factory.endswith(".onnx"):
+        write_bytes(path, _onnx_draft(Path(factory), Path(os.path.relpath(factory, path.resolve().parent)).as_posix()).encode())
+        return path
     if huggingface_card.is_folder(Path(factory)):
         weights = Path(os.path.relpath(factory, path.resolve().parent)).as_posix()
         write_bytes(path, _draft(huggingface_card.read(Path(factory), weights), {}).encode())
         return path
+    card_file.refuse_weights(Path(factory))
     module, source = _module(factory, path)
     card = Card(
         inputs={spec.name: spec for spec in map(_input, inputs)},
@@ -73,8 +79,49 @@ def init(
 
 def ending(card: Path, **_: Any) -> Ending:
     """What the command line says at the end."""
-    command = f"fill in the lines that end in '{FILL_IN}', then: edgemm train {card} -d DATA -o runs/mine"
+    text = card.read_text(encoding="utf-8")
+    first, then = f"fill in the lines that end in '{FILL_IN}'", f"edgemm train {card} -d DATA -o runs/mine"
+    if "\nmodel: " in text:
+        then = f"edgemm compress {card} -r openvino-int8 -d DATA -o out"
+        first = (
+            f"{first}, look over what was guessed"
+            if any(line.endswith(FILL_IN) for line in text.splitlines())
+            else "look over what was guessed"
+        )
+    command = f"{first}, then: {then}"
     return Ending(written=(card,), next=command)
+
+
+def _onnx_draft(file: Path, named: str) -> str:
+    """The card of an ONNX file; what was guessed is marked, and of a detector what nobody can know is left to be filled in."""
+    from edgemm.graph import detector_card, onnx_card
+
+    notes: list[str] = []
+    card = onnx_card.draft(file, notes.append)
+    plain, detector = card.to_dict(), detector_card.draft(onnx_card.read(file), card)
+    guesses = {
+        "state": "guessed from name and shape: this output is fed back. Remove the line if the input is one of its own.",
+        "value": "guessed from the name: this number is built in. Remove the line if the data bring it.",
+    }
+    lines = ["# Drafted by edgemm init from the graph.", *(f"# {note}" for note in notes), f"model: {flow(named)}", "inputs:"]
+    for name, entry in plain["inputs"].items():
+        lines += [f"  {flow(name)}:"]
+        if detector and name == detector.picture[0]:
+            lines += [f"    {line}" for line in _picture_lines(*detector.picture[1:])]
+            continue
+        lines += [f"    {key}: {flow(value)}{f'  # {guesses[key]}' if key in guesses else ''}" for key, value in entry.items()]
+    if detector:
+        return "\n".join([*lines, "outputs:", f"  {detector.name}:", *(f"    {line}" for line in detector.lines)]) + "\n"
+    lines += ["outputs:  # with a task of their own (classification and its labels, regression, ...) their accuracy is measured"]
+    lines += [f"  {flow(name)}: {flow(entry)}" for name, entry in plain["outputs"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _picture_lines(channels: int, height: int, width: int) -> list[str]:
+    """The picture that a detector's file takes as numbers: how they are made of pixels the file does not say."""
+    drafted = _kind("image").draft_lines({"height": height, "width": width, "channels": channels}, guessed=False)
+    order = [f"order: rgb  # or bgr, as OpenCV reads pictures  {FILL_IN}"] if channels > 1 else []
+    return ["modality: image", *drafted, *order, "fit: letterbox  # or stretch, as it was trained"]
 
 
 def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
@@ -87,6 +134,13 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
 
     try:
         return card, returned_shapes(card)
+    except CardError:
+        masked = _with_masks(card)
+        if masked == card:
+            raise
+        with contextlib.suppress(CardError, Refused):
+            return masked, returned_shapes(masked)
+        raise
     except Refused:
         open_ = {
             name: alternatives for name, spec in card.inputs.items() if (alternatives := _kind(spec.modality).alternatives(spec.options))
@@ -101,6 +155,16 @@ def _tried(card: Card) -> tuple[Card, dict[str, tuple[int, ...]]]:
             with contextlib.suppress(Refused):
                 return guess, returned_shapes(guess)
         raise
+
+
+def _with_masks(card: Card) -> Card:
+    """The card whose texts bring their masks, for a ``forward`` that takes more than was named."""
+    masks = {
+        name: replace(spec, options={**spec.options, "mask": True})
+        for name, spec in card.inputs.items()
+        if "mask" in plugins.options("modalities", spec.modality)
+    }
+    return card.replace(inputs={**card.inputs, **masks})
 
 
 def _module(factory: str, output: Path) -> tuple[str, str | None]:
@@ -121,8 +185,12 @@ def _module(factory: str, output: Path) -> tuple[str, str | None]:
 def _kwarg(argument: str) -> tuple[str, Any]:
     key, equals, value = argument.partition("=")
     if not equals or not key.isidentifier():
-        raise CardError(f"'{argument}' is not of the form key=value.", fix="write e.g. --kwargs classes=7")
-    return key, yaml.safe_load(value)
+        raise CardError(f"'{argument}' is not of the form key=value.", fix="write e.g. --kwarg classes=7")
+    try:
+        return key, written.load(value)
+    except yaml.YAMLError as err:
+        why = " ".join(str(err).split())
+        raise CardError(f"'{argument}': its value is not YAML.", why=why, fix=f"put it in quotes: --kwarg '{key}=\"...\"'") from err
 
 
 def _input(text: str) -> Input:
@@ -189,7 +257,10 @@ def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]], guessed: Set[str] 
 def _output_lines(shape: tuple[int, ...]) -> list[str]:
     """A guess at the task: one number = regression, a few = classification; anything else is left to be filled in."""
     if len(shape) == 1 or shape[1:] == (1,):
-        return ["task: regression", "# unit: what it counts, such as dB"]
+        return [
+            "task: regression    # or classification of two labels, of which the one logit means the second: labels: [no, yes]",
+            "# unit: what it counts, such as dB",
+        ]
     if len(shape) == 2 and shape[1] <= FEW:
         return [
             "task: classification    # or multilabel, or regression of several numbers (then without labels)",

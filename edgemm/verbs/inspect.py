@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from edgemm.box.devices.environment import environment
 from edgemm.box.devices.estimate import Estimate, estimate
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card, Output
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
-from edgemm.contracts.report_parts import Details
+from edgemm.contracts.report_parts import BranchSummary, Details
+from edgemm.contracts.sensitivity import Sensitivity
 from edgemm.contracts.specs import TensorSpec
-from edgemm.contracts.target import Target, fingerprint, first_here
+from edgemm.contracts.target import Target, first_here
 from edgemm.data.dataset import open_dataset, synthetic
-from edgemm.errors import DataError, EdgemmError, MissingExtra, nearest
+from edgemm.data.oddities import oddities
+from edgemm.errors import DataError, EdgemmError, MissingExtra
 from edgemm.pipeline import stages
 from edgemm.pipeline.job import Job, samples, start
 from edgemm.pipeline.per_branch import BranchRow, take_apart
-from edgemm.pipeline.sensitivity import Sensitivity
+from edgemm.pipeline.sensitivity import measurements
 from edgemm.pipeline.sensitivity import sensitivity as measure_sensitivity
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
@@ -42,9 +45,10 @@ class Inspection:
         model: As the user named it.
         inputs: What its graph takes.
         outputs: Output -> task, and its labels or unit, in words.
-        rows: A row for each branch.
+        rows: A row for each branch, and before an input's one for its front-end.
         target: What timed the layers; "" where nothing could.
         notes: What a reader must know.
+        data: What is odd about the dataset, a sentence each, where one was given.
         sensitivity: What each branch bears, where that was asked for.
         estimate: How long it may take on another board, where that was asked for.
     """
@@ -55,6 +59,7 @@ class Inspection:
     rows: tuple[BranchRow, ...]
     target: str = ""
     notes: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None
     estimate: Estimate | None = None
 
@@ -71,11 +76,14 @@ class Inspection:
             "model": self.model,
             "inputs": [spec.to_dict() for spec in self.inputs],
             "outputs": dict(self.outputs),
-            "branches": [row.to_dict() for row in self.rows],
-            "total": self.total.to_dict(),
+            "branches": [asdict(row) for row in self.rows],
+            "total": asdict(self.total),
             "target": self.target,
             "notes": list(self.notes),
-        } | {key: value.to_dict() for key, value in (("sensitivity", self.sensitivity), ("estimate", self.estimate)) if value}
+            "data": list(self.data),
+            **({"sensitivity": asdict(self.sensitivity)} if self.sensitivity else {}),
+            **({"estimate": self.estimate.to_dict()} if self.estimate else {}),
+        }
 
     def __str__(self) -> str:
         lines = [f"input   {spec.name}: {spec}" for spec in self.inputs]
@@ -83,7 +91,8 @@ class Inspection:
         head = ["branch", "modality", "parameters", "MACs", "time", "ran in", "fp32 MiB", "fp16 MiB", "int8 MiB", "stored MiB"]
         section_lines = [line for part in (self.sensitivity, self.estimate) if part for line in ("", str(part))]
         table = _aligned([head, *map(_cells, (*self.rows, self.total))])
-        return "\n".join([*lines, "", *table, *section_lines, *(f"note: {note}" for note in self.notes)])
+        data = [f"data: {oddity}" for oddity in self.data]
+        return "\n".join([*lines, "", *table, *section_lines, *data, *(f"note: {note}" for note in self.notes)])
 
 
 def inspect(
@@ -100,7 +109,9 @@ def inspect(
 
     Args:
         model: A card, a folder with ``model.yaml``, an ``.onnx`` file, or a bundle (whose compressed graph is looked at).
-        data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own).
+        data: Its first sample is what the layers are timed on; without it a synthetic one (a bundle brings its own). Also told is what is
+            odd about it: channels that are constant, far out or equal to another, rows there twice or in several splits, inputs that tell
+            a label alone, columns that nothing reads, labels without rows.
         target: Where the layers are timed; without it the bundle's own, else OpenVINO or ONNX Runtime, whichever is here.
         sensitivity: Also measure what each branch bears: pruned alone, and in INT8 alone. Needs a card (or an ONNX file) and data.
         device: A board that is not here, such as ``orin-nano-8gb-super``: also estimate how long each branch takes there.
@@ -120,6 +131,8 @@ def inspect(
             why = "a bundle holds what compression left, not what could be pruned or quantized."
             raise EdgemmError("sensitivity is measured on a card.", why=why, fix="give the card that the bundle was made from.")
         inspection = _bundle(path, target, data)
+        if data is not None:
+            inspection = replace(inspection, data=tuple(oddities(open_dataset(data, open_bundle(path).card, skip_bad_rows=True))))
     else:
         inspection = _model(model, data, target, sensitivity, progress)
     if board:
@@ -135,10 +148,13 @@ def ending(inspection: Inspection, *, output: str | None = None, **_: Any) -> En
 
 
 def _model(model: str | Path, data: str | Path | None, target: str | None, sensitivity: bool, progress: Progress | None) -> Inspection:
-    job = start(model, data, progress=progress)
+    # what cannot be read is one more thing that is odd; accuracy stops at it
+    job = start(model, data, skip_bad_rows=not sensitivity, progress=progress)
     if sensitivity and data is None:
         raise DataError("sensitivity needs a dataset.", why="it is accuracy that branches are sensitive in.", fix="add -d DATA.")
     inspection = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
+    if data is not None:
+        inspection = replace(inspection, data=tuple(oddities(open_dataset(data, job.card, skip_bad_rows=True))))
     if not sensitivity:
         return inspection
     branch_sensitivity = measure_sensitivity(job, target=target)
@@ -159,33 +175,31 @@ def _estimate(model: str | Path, board: boards.Board) -> Estimate:
 
 def _looked_at(job: Job, model: str, target: str | None, notes: list[str]) -> Inspection:
     onnx, feed = stages.export(job).main, samples(job, 1)[0]
+    notes = [*job.notes, *notes]
     try:
-        name, plugin = (target, plugins.load(Target, target)) if target else first_here("timing layers")
+        name = target or first_here("timing layers")[0]
     except MissingExtra as err:
-        if target:
-            raise
         return _Looked(onnx, job.card).inspection(model, {}, [f"{err.why.rstrip('.')}: nothing was timed."])
-    return _Looked(onnx, job.card, name, plugin).inspection(model, feed, notes)
+    return _Looked(onnx, job.card, Deployment(name, onnx)).inspection(model, feed, notes)
 
 
 def _bundle(path: Path, target: str | None, data: str | Path | None) -> Inspection:
     bundle = open_bundle(path)
-    if target and target not in bundle.targets():
-        raise EdgemmError(f"'{path}' holds nothing for the target '{target}'.", fix=nearest(target, bundle.targets()))
-    notes, graph = [], bundle.model
-    for name in [target] if target else bundle.targets():
+    if target:
+        bundle.require(target)
+    names, notes = [target] if target else bundle.targets(), list[str]()
+    graph = bundle.target_model(names[-1]) if names else bundle.model
+    for name in names:
         try:
-            opened = bundle.load_target(name)
-            why = opened.cannot_run()
+            deployment, reason = bundle.deployment_here(name)
+            why = deployment.plugin().cannot_run()
         except MissingExtra as err:
             why = f"{err.what} {err.fix}"
         if why:
             notes.append(f"{name} cannot run here: {why}")
-            graph = bundle.target_model(name)
             continue
-        options, reason = bundle.options_for(name, fingerprint(opened))
         notes += [f"opened with safe options: {reason}"] if reason else []
-        looked = _Looked(bundle.target_model(name), bundle.card, name, opened, options)
+        looked = _Looked(deployment.model, bundle.card, deployment)
         return looked.inspection(str(path), _sample(bundle, data), notes)
     notes.append("nothing was timed.")
     return _Looked(graph, bundle.card).inspection(str(path), {}, notes)
@@ -203,22 +217,20 @@ def _sample(bundle: Bundle, data: str | Path | None) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Looked:
-    """An ONNX file, and the target on which its layers are timed."""
+    """An ONNX file, and where its layers are timed."""
 
     onnx: Path
     card: Card
-    name: str = ""
-    target: Target | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    timed: Deployment | None = None
 
     def inspection(self, given: str, feed: Mapping[str, np.ndarray], notes: Sequence[str]) -> Inspection:
-        if self.target is None:
+        if self.timed is None:
             rows = take_apart(self.onnx, self.card)
         else:
-            with self.target.open(self.onnx, **{**self.options, **self.target.profile_options()}) as session:
+            with self.timed.open(**self.timed.plugin().profile_options()) as session:
                 rows = take_apart(self.onnx, self.card, session, feed)
         outputs = {name: _words(output) for name, output in self.card.outputs.items()}
-        return Inspection(given, tuple(input_specs(self.card)), outputs, tuple(rows), self.name, tuple(notes))
+        return Inspection(given, tuple(input_specs(self.card)), outputs, tuple(rows), self.timed.target if self.timed else "", tuple(notes))
 
 
 def _write(inspection: Inspection, folder: Path) -> None:
@@ -227,10 +239,10 @@ def _write(inspection: Inspection, folder: Path) -> None:
 
     versions = plugins.find(Target, inspection.target)().versions() if inspection.target else {}
     rows = [
-        {
-            "branch": row.branch, "precision": row.precision, "parameters": row.parameters, "macs": row.macs,
-            "latency_share": row.latency_share, "size_mib": {key: size / MIB for key, size in row.size_bytes.items()},
-        }
+        BranchSummary(
+            row.branch, row.precision, row.parameters, row.macs, row.latency_share,
+            {key: size / MIB for key, size in row.size_bytes.items()},
+        )
         for row in inspection.rows
     ]  # fmt: skip
     sensitivity = inspection.sensitivity
@@ -238,18 +250,11 @@ def _write(inspection: Inspection, folder: Path) -> None:
     details = Details(
         title=path.resolve().parent.name if path.name == "model.yaml" else path.name,
         branches=rows,
-        notes=list(inspection.notes),
-        sensitivity=sensitivity.to_dict() if sensitivity else {},
+        notes=[*(f"Data: {oddity}" for oddity in inspection.data), *inspection.notes],
+        sensitivity=sensitivity,
         estimate=inspection.estimate.to_dict() if inspection.estimate else {},
     )
-    report = Report(
-        environment(versions),
-        sensitivity.measurements() if sensitivity else [],
-        details=details,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(page.render(report), encoding="utf-8")
-    report.save(folder / "report.json")
+    page.write(Report(environment(versions), measurements(sensitivity) if sensitivity else [], details=details), folder)
 
 
 def _words(output: Output) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.contracts import plugins, recipe
-from edgemm.contracts.card import SHIPPED
+from edgemm.contracts.card_file import SHIPPED
 from edgemm.errors import EdgemmError, nearest
 from edgemm.verbs._list.described import Described, Variant, describe, quote
 

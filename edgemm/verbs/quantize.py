@@ -44,6 +44,8 @@ def quantize(
     written = []
     for name in chosen.targets:
         artifact = stages.quantize(job, exported, chosen.graph_steps(), name)
+        for note in stages.notes_of(artifact):
+            job.progress.note(f"{name}: {note}")
         stages.lay_out(output / name, {path.name: path for path in stages.files_of(artifact)}, card=job.card.as_onnx("model.onnx"))
         written.append(output / name / "model.onnx")
     return written

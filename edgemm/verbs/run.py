@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from edgemm.box.serving import command_line as command_words
 from edgemm.box.serving import run_yaml, systemd
 from edgemm.box.serving.health import Summary
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.secrets import Crash, Redacting, redact
+from edgemm.box.serving.secrets import Crash, Redacting
 from edgemm.box.serving.settings import WebSettings
 from edgemm.box.serving.supervising import Supervision
 from edgemm.box.serving.supervising import supervise as keep_running
@@ -25,6 +26,8 @@ from edgemm.box.serving.swapping import Swapper
 from edgemm.box.serving.systemd import Installed, SystemdNotifier
 from edgemm.contracts import plugins
 from edgemm.errors import EdgemmError, RunError
+from edgemm.redaction import redact
+from edgemm.report.terminal import FELL_SHORT, Ending
 
 
 def run(
@@ -47,6 +50,7 @@ def run(
     """Serve ``bundle`` until a signal, until ``stop`` is set, or until every recording has ended.
 
     On SIGHUP the bundle is read again: what now lies at its path serves from then on, if it proves itself on its golden samples here.
+    A camera, broker or webhook that was never there in all the time is told at the end, and the command exits with 3.
 
     Args:
         bundle: A bundle folder or ``.edgemm`` file.
@@ -72,7 +76,7 @@ def run(
     """
     opened = open_bundle(bundle)
     extra: dict[str, Any] = {"sources": command_words.of_words(source), "sinks": [] if quiet else [{"console": {}}]}
-    extra["sinks"] += [{"jsonl": {"path": str(jsonl)}}] if jsonl else []
+    extra["sinks"] += command_words.of_sinks([str(jsonl)], kind="jsonl") if jsonl else []
     extra["sinks"] += command_words.of_sinks([*([mqtt] if mqtt else []), *sink])
     extra |= {"web": command_words.page_of(web)} if web is not None else {}
     extra |= {"target": target} if target else {}
@@ -105,6 +109,11 @@ def run(
             notifier.close()
 
 
+def ending(done: Summary | Supervision | Installed, **_: Any) -> Ending:
+    """What it did, and whether something was never there."""
+    return Ending(done, fell_short=bool(getattr(done, "never_came", False)))
+
+
 def _serve_page(runner: Runner, settings: WebSettings, quiet: bool) -> None:
     try:
         from edgemm.box.serving.web import Page  # a box without the page needs no web server
@@ -122,7 +131,7 @@ def _arguments(bundle: str | Path, options: Mapping[str, Any], source: Sequence[
     line = [str(Path(bundle).absolute())]
     for word in source:
         names, _, location = word.partition("=")
-        line += ["--source", f"{names}={Path(location).absolute()}" if Path(location).exists() else word]
+        line += ["--source", f"{names}={Path(location).absolute()}" if os.path.exists(location) else word]
     for location in sink:
         line += ["--sink", str(Path(location).absolute()) if Path(location).suffix and "://" not in location else location]
     for name, value in options.items():
@@ -145,7 +154,8 @@ def _supervised(arguments: Sequence[str], stop: threading.Event) -> Supervision:
 
     with _signals(stop, on_hangup=hang_up):
         code = keep_running([sys.executable, "-m", "edgemm", "run", *arguments], stop, on_start=children.append, told=supervision)
-    if code:
+    supervision.never_came = code == FELL_SHORT
+    if code and not supervision.never_came:
         raise RunError("the supervised run could not be started.", why="it ended with the mistake above.", fix="mend that.")
     return supervision
 

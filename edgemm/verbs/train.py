@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgemm.box.devices import threads
 from edgemm.box.devices.environment import environment
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.card import Card
-from edgemm.contracts.modality import TrainSplit, modalities
+from edgemm.contracts.modality import TrainSplit, modalities, notes
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.report_parts import Details
 from edgemm.data import scoring
+from edgemm.data.checking import check
 from edgemm.data.dataset import TableDataset, find_labels, open_dataset, present_samples
+from edgemm.data.detected import detected
 from edgemm.errors import OutputError
 from edgemm.progress import Progress
 from edgemm.report import page
 from edgemm.report.terminal import Ending
 from edgemm.store import cache
-from edgemm.store.artifact import folder_in_one_step, require_writable, sha256_of, write_bytes, write_json
+from edgemm.store.artifact import folder_in_one_step, require_writable, sha256_of, write_json
 from edgemm.workshop.models.checkpoint import identity
 from edgemm.workshop.training.options import TrainOptions
 
@@ -47,6 +49,7 @@ WRITTEN = (
     STATE,
     LAST_GOOD,
 )
+TOGETHER = True  # the processes of a launcher train one model
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers")
 
 
@@ -109,11 +112,11 @@ def train(
 
     What the card leaves open is taken from the train split: labels, the vocabulary of a text input without a tokenizer, mean and
     deviation of a sensor. A card with weights is trained on from them. A killed run goes on where it was when the same command is given
-    again, to the same result.
+    again, to the same result. The processes that torchrun starts train one model together, and the first writes it.
 
     Args:
         card: A model.yaml, a folder with one, a shipped card's name.
-        data: A folder with a manifest or <split>.npz files, or module:callable.
+        data: A folder with a manifest or <split>.npz files, module:callable, or coco:FILES, yolo:data.yaml, voc:FOLDER.
         output: Folder for the trained model; an earlier training there is replaced.
         epochs: Passes over the train split; without it as ``steps`` says.
         steps: Batches to learn from, in whole passes, instead of ``epochs``; without both 2,400, in 20 to 200 passes.
@@ -130,10 +133,12 @@ def train(
 
     Raises:
         CardError, CheckpointError, DataError, OutputError: Nothing was written then.
+        ExportError: The model's answer to a row depends on chance, or on the other rows of its batch; nothing was written.
         TrainError: An option out of range, or a loss that is no number: the best weights so far are then in ``output``/last_good.
     """
     progress, folder, is_passive = progress or Progress(), Path(output), threads.wait_passively()
     from edgemm.workshop.models.checkpoint import loading
+    from edgemm.workshop.models.row_by_row import require_own_answers_on
     from edgemm.workshop.training import loop  # torch: after its threads were told how to wait
 
     options = TrainOptions(
@@ -144,21 +149,7 @@ def train(
     source_card = cards.load(card)
     dataset = open_dataset(data, source_card, skip_bad_rows=skip_bad_rows)
     _require_own(folder)
-    applied = {step for entry in source_card.applied for step in entry}
-    code = stage_code.of(__name__, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
-    decoders = [name for spec in source_card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
-    key = sha256_of(
-        cache.key_facts(
-            {
-                "model": identity.identity(source_card),
-                "data": dataset.fingerprint(),
-                "options": dataclasses.asdict(options),
-                "skip_bad_rows": skip_bad_rows,
-            },
-            code=code.digest,
-            packages={*PACKAGES, *decoders},
-        )
-    )
+    key = _key(source_card, dataset, options)
     training = None if fresh else _finished(folder, key)
     if training:
         progress.note(f"{folder} already holds the result of this command; --fresh trains anew")
@@ -168,25 +159,38 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):
         whole = completed(source_card, dataset, Path(scratch), progress)
         dataset = open_dataset(data, whole, skip_bad_rows=skip_bad_rows)
-        model = loop.seeded_model(whole, seed=seed)
+        check(dataset, note=progress.note)
+        for note in notes(whole):
+            progress.note(f"note: {note}")
+        model = loop.seeded_model(whole, seed=seed, note=progress.note)
+        require_own_answers_on(model, dataset, progress.note)
         state = folder / STATE / "state.pt"
         if fresh:
             state.unlink(missing_ok=True)
         try:
             done = loop.train_model(
-                model,
-                dataset,
-                options=options,
-                state=state,
-                key=key,
-                progress=progress.update,
-                note=progress.note,
-            )
+                model, dataset, options=options, from_scratch=not source_card.weights, state=state, key=key,
+                progress=progress.update, note=progress.note,
+            )  # fmt: skip
         except loop.Diverged as err:
             if err.best_epoch:
                 loading.save_model(model, folder / LAST_GOOD)
             raise
         return _write(model, dataset, done, folder, key, progress, waiting={} if is_passive else {"thread_waiting": threads.TOO_LATE})
+
+
+def _key(card: Card, dataset: TableDataset, options: TrainOptions) -> str:
+    """What a training depends on."""
+    applied = {step for entry in card.applied for step in entry}
+    code = stage_code.of(__name__, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
+    decoders = [name for spec in card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
+    facts = {
+        "model": identity.identity(card),
+        "data": dataset.fingerprint(),
+        "options": dataclasses.asdict(options),
+        "skip_bad_rows": dataset.leaves_out,
+    }
+    return sha256_of(cache.key_facts(facts, code=code.digest, packages={*PACKAGES, *decoders}))
 
 
 def ending(trained: Training, *, data: str | Path, **_: Any) -> Ending:
@@ -272,8 +276,7 @@ def _write(
             aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, **metrics}
         )
         write_json(aside / "curves.json", done.curves)
-        report.save(aside / "report.json")
-        write_bytes(aside / "report.html", page.render(report).encode())
+        page.write(report, aside)
     return Training(folder, metrics, done.best_epoch, done.ended)
 
 
@@ -295,6 +298,7 @@ def _report(
         title=f"{card.path.stem if card.path else 'model'}, trained",
         notes=notes,
         confusion=scoring.confusions(card.outputs, test.truth, {}, test.answers) if test else {},
+        detected=detected(card, test.truth, {}, test.answers) if test else {},
         curves=done.curves,
     )
     return Report({**environment({"torch": cache.version("torch")}), **waiting}, measurements, details=details)

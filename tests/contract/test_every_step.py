@@ -5,14 +5,14 @@ import inspect
 import pytest
 
 from edgemm.contracts import plugins
-from edgemm.contracts.recipe import STAGES, parse
+from edgemm.contracts.recipe import parse
 
 STEPS = plugins.names("steps")
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_it_names_its_stage(name):
-    assert plugins.constant("steps", name, "STAGE") in STAGES
+    assert plugins.constant("steps", name, "STAGE") in ("torch", "graph")
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -12,6 +12,8 @@ from edgemm.errors import EdgemmError, MissingExtra, SpecMismatch
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
+
 
 def wanted(name: str) -> Target:
     try:
@@ -46,14 +48,9 @@ def graph(tmp_path_factory):
         helper.make_node("Add", ["l", "r"], ["sum"], "join"),
         helper.make_node("Relu", ["sum"], ["both"], "out"),
     ]
-    inputs = [
-        helper.make_tensor_value_info("left", onnx.TensorProto.FLOAT, ["batch", 4]),
-        helper.make_tensor_value_info("right", onnx.TensorProto.UINT8, ["batch", 3]),
-    ]
-    outputs = [helper.make_tensor_value_info("both", onnx.TensorProto.FLOAT, ["batch", 2])]
-    made = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()])
+    inputs = {"left": ["batch", 4], "right": (onnx.TensorProto.UINT8, ["batch", 3])}
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx.save(onnx_model(nodes, inputs, {"both": ["batch", 2]}, weights), path)
     return path, weights
 
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgemm import benchmark, compress, export, init, list, quantize, run, train, verify
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.errors import CardError, RecipeError
 from tests import newcomers
@@ -30,6 +30,7 @@ steps:
   - halve: {keep_below: 4}
   - quantize: {calibration_samples: 16}
 targets: {quartz: {brand: rose}}
+for: size
 budgets: {accuracy_drop_points: 100}
 """
 ROWS = {"train": 128, "val": 32, "test": 32}
@@ -115,7 +116,7 @@ def test_a_step_of_ones_own_changes_the_graph(trained, tmp_path):
     import onnx
     from onnx import numpy_helper
 
-    (tmp_path / "halve.yaml").write_text("steps: [{halve: {}}]\ntargets: {quartz: {}}\n")
+    (tmp_path / "halve.yaml").write_text("steps: [{halve: {}}]\ntargets: {quartz: {}}\nfor: size\n")
     exported = export(trained, output=tmp_path / "float")
     (made,) = quantize(exported.main, recipe=tmp_path / "halve.yaml", output=tmp_path / "halved")
     weights = {weight.name: numpy_helper.to_array(weight) for weight in onnx.load(made).graph.initializer}

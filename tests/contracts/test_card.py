@@ -1,12 +1,15 @@
 """The model card: read whole, every mistake at once, each with a fix."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from edgemm.contracts import card as cards
-from edgemm.contracts.card import parse
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card_file import parse
 from edgemm.errors import CardError, Mistakes
+from edgemm.verbs.init import init
 
 GOOD = {
     "factory": "porch.model:build",
@@ -52,6 +55,12 @@ def test_a_card_written_and_read_again_is_the_same(tmp_path):
     card = parse(GOOD)
     again = cards.load(write(tmp_path, card.to_yaml()))
     assert again.to_dict() == card.to_dict() == GOOD
+
+
+def test_auxiliary_answers_by_place_and_name_survive_writing_and_json():
+    card = parse(changed(outputs={"y": {"task": "regression", "auxiliary": {1: 0.4, "early": 1}}}, columns={}))
+    assert card.outputs["y"].auxiliary == {1: 0.4, "early": 1.0}
+    assert parse(json.loads(json.dumps(card.to_dict()))) == card
 
 
 def test_paths_in_a_card_start_at_its_folder(tmp_path):
@@ -126,7 +135,11 @@ def test_a_mistake_in_an_input_is_named(spec, words):
         ({"task": "regression", "units": "dB"}, "outputs.y: unknown key 'units'.*did you mean 'unit'"),
         ({"task": "classification", "labels": "a"}, "outputs.y.labels: 'a' is not a list of names"),
         ({"task": "classification", "labels": ["a", "b", "a"]}, "outputs.y.labels: 'a' stands there twice"),
+        ({"task": "classification", "labels": ["a", None]}, "outputs.y.labels: the entry at 1 is empty"),
         ({"task": "embedding", "pair": "z"}, "outputs.y.pair names 'z', no output"),
+        ({"task": "regression", "auxiliary": {1: -1}}, "outputs.y.auxiliary: -1 is no weight above 0"),
+        ({"task": "regression", "auxiliary": {"aux": "much"}}, "outputs.y.auxiliary: 'much' is no weight above 0"),
+        ({"task": "regression", "auxiliary": 0.4}, "outputs.y.auxiliary: 0.4 is no weight above 0"),
     ],
 )
 def test_a_mistake_in_an_output_is_named(spec, words):
@@ -159,9 +172,9 @@ def test_all_mistakes_are_reported_at_once():
 
 
 def test_a_line_to_fill_in_is_refused_by_name_and_number(tmp_path):
-    text = parse(GOOD).to_yaml() + "weights: x  # FILL IN\n"
+    text = parse(GOOD).to_yaml() + "source: x  # FILL IN\n"
     path = write(tmp_path, text)
-    with pytest.raises(CardError, match=rf"line {len(text.splitlines())}: 'weights' is not filled in"):
+    with pytest.raises(CardError, match=rf"line {len(text.splitlines())}: 'source' is not filled in"):
         cards.load(path)
 
 
@@ -175,3 +188,29 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CardError, match="cannot read the card"):
         cards.load(path)
+
+
+@pytest.mark.parametrize(("texts", "names"), [("a", ["tokenizer.json"]), ("ab", ["a.tokenizer.json", "b.tokenizer.json"])])
+def test_tokenizers_go_beside_the_card_under_one_rule(tmp_path, texts, names):
+    (tmp_path / "words.json").write_text("{}")
+    inputs = {name: {"modality": "text", "length": 4, "tokenizer": "words.json"} for name in texts}
+    placed, files = parse(changed(inputs=inputs, columns={}), path=tmp_path / "model.yaml").with_tokenizers()
+    assert files == dict.fromkeys(names, b"{}")
+    assert [spec.options["tokenizer"] for spec in placed.inputs.values()] == names
+
+
+@pytest.mark.parametrize("pair", [8, True, ["said"]])
+def test_a_pair_that_is_no_name_is_told(pair):
+    outputs = {"seen": {"task": "embedding", "pair": pair}, "said": {"task": "embedding", "pair": "seen"}}
+    with pytest.raises(CardError, match=r"outputs.seen.pair: .* is not an output"):
+        parse(changed(outputs=outputs))
+
+
+@pytest.mark.parametrize("name", ["w.pt", "program.zip", "lin.ts"])
+def test_a_program_of_torchscript_is_no_card_and_the_way_to_one_is_told(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("lin/code/__torch__.py", "")
+    with pytest.raises(CardError, match=r"is a TorchScript program(.|\n)*torch\.onnx\.export\(torch\.jit\.load(.|\n)*state_dict\(\)"):
+        cards.load(tmp_path / name)
+    with pytest.raises(CardError, match="is a TorchScript program"):
+        init(str(tmp_path / name), inputs=["x=6"], output=tmp_path / "model.yaml")

@@ -135,12 +135,12 @@ def test_importing_what_needs_a_library_writes_nothing(module, tmp_path):
 
 def test_nncf_and_a_model_of_transformers_come_without_a_word(tmp_path):
     code = """
-        from edgemm.contracts import card
+        from edgemm.contracts import card_file
         from edgemm.workshop.models.checkpoint.loading import build_module
         from edgemm.workshop.quantizing import nncf
         nncf._import()
         config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-        build_module(card.parse({
+        build_module(card_file.parse({
             "factory": "models:resnet-bert",
             "kwargs": {"encoders": {"text": {"hf_text": {"config": config}}}},
             "inputs": {"text": {"modality": "text", "vocab": 100, "length": 8}},

@@ -82,6 +82,13 @@ def test_check_accepts_what_is_right():
     assert check({"ratio": 1, "rounds": 3}, declared(ratio="float", rounds="int"), "x", CardError) == []
 
 
+@pytest.mark.parametrize(("value", "shown"), [("CPU", "'CPU'"), ([1], "[1]"), (False, "false"), (None, "null"), (0, "0")])
+def test_options_that_are_no_mapping_are_one_mistake(value, shown):
+    assert [error.what for error in check(value, declared(ratio="float"), "targets.x", CardError)] == [
+        f"targets.x: {shown} is not a mapping."
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "text", "found"),
     [
@@ -113,6 +120,7 @@ def test_integers_pass_wherever_int_is_declared(values):
         ("dict[Branch, float]", "a mapping of branches to numbers"),
         ("Literal['ptq']", "ptq"),
         ("Literal[8, 16] | None", "one of 8, 16"),
+        ("Literal['revert', 'report'] | Retrainer", "one of revert, report or qat"),
     ],
 )
 def test_an_annotation_is_told_without_python(text, words):
@@ -124,6 +132,7 @@ def test_an_annotation_is_told_without_python(text, words):
     [
         ("ptqq", "Literal['ptq']", "x.key: unknown value 'ptqq'.", "did you mean 'ptq'? known: ptq."),
         ("atuo", "dict[Branch, str] | Literal['auto'] | None", "x.key: unknown value 'atuo'.", "or write a mapping of branches to texts."),
+        ("quantize", "Literal['report'] | Retrainer", "x.key: unknown value 'quantize'.", "known: qat, report."),
         ("lots", "float | None", "x.key: 'lots' is not a number.", "write a number."),
         (True, "int", "x.key: true is not a whole number.", "write a whole number."),
         (None, "list[str]", "x.key: null is not a list of texts.", "write a list of texts."),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import recipe as recipes
 from edgemm.contracts.recipe import parse
 from edgemm.errors import Mistakes, RecipeError
@@ -231,3 +231,26 @@ def test_only_a_step_that_says_it_quantizes_takes_a_precision_for_all_branches_n
     else:
         with pytest.raises(RecipeError, match="precision names 'default', no part of this model"):
             parse(plain, card=card)
+
+
+def test_on_miss_may_name_a_step_of_ones_own_that_trains_with_quantization(card, tmp_path, monkeypatch):
+    source = 'STAGE = "torch"\nTRAINS_QUANTIZED = {is_one}\n\n\ndef {name}(model, ctx): ...\n'
+    for name, is_one in (("ternary", True), ("warm_up", False)):
+        monkeypatch.setenv("EDGEMM_PLUGINS", str(newcomers.write(tmp_path, "steps", name, source.format(name=name, is_one=is_one))))
+    (step,) = parse(changed(steps=[{"quantize": {"on_miss": "ternary"}}]), card=card).steps
+    assert step.options["on_miss"] == "ternary"
+    with pytest.raises(RecipeError, match="on_miss: unknown value 'warm_up'"):
+        parse(changed(steps=[{"quantize": {"on_miss": "warm_up"}}]), card=card)
+
+
+@pytest.mark.parametrize("value", ["CPU", ["CPU"], False, 0])
+def test_target_options_that_are_no_mapping_are_told(value):
+    with pytest.raises(RecipeError, match=r"targets.openvino: .* is not a mapping\.\n  fix: write option: value\."):
+        parse(changed(targets={"openvino": value}))
+
+
+def test_names_in_lists_stay_as_they_are_written(tmp_path):
+    (tmp_path / "r.yaml").write_text("steps: [off]\ntargets: [onnxruntime, no, 007]\n")
+    with pytest.raises(Mistakes) as error:
+        recipes.load(tmp_path / "r.yaml")
+    assert all(words in str(error.value) for words in ("unknown step 'off'", "unknown target 'no'", "unknown target '007'"))

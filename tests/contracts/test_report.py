@@ -1,11 +1,17 @@
 import json
 import math
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from edgemm.contracts.report import Measurement, Report, Verdict, judge, read
-from edgemm.contracts.report_parts import Details, Ratio, StageRan
+from edgemm.contracts.report_parts import Details, StageRan
+from edgemm.contracts.rung import Difference, Rung
+from edgemm.contracts.timing_parts import Ratio
 from edgemm.errors import EdgemmError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def measured(value=1.0, name="latency_p50_ms", **about):
@@ -25,10 +31,12 @@ def test_a_report_read_back_is_the_one_that_was_saved(tmp_path):
 
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
-    Report({}, [measured(math.nan)], (), Details(parity=[{"sqnr_db": math.inf}])).save(tmp_path / "report.json")
+    Report({}, [measured(math.nan)], (), Details(parity=[Rung("a", "b", "c", {"y": Difference(0.0, math.inf, 1.0)})])).save(
+        tmp_path / "report.json"
+    )
     plain = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda word: pytest.fail(word))
     assert plain["measurements"][0]["value"] is None
-    assert plain["details"]["parity"] == [{"sqnr_db": None}]
+    assert plain["details"]["parity"][0]["outputs"]["y"] == {"max_abs": 0.0, "sqnr_db": None, "scale": 1.0}
     assert math.isnan(read(tmp_path / "report.json").measurements[0].value)
 
 
@@ -160,6 +168,16 @@ def test_what_an_older_edgemm_wrote_beside_the_measurements_is_read_by_the_parts
     plain = json.loads((tmp_path / "report.json").read_text()) | {"details": old}
     (tmp_path / "report.json").write_text(json.dumps(plain))
     details = read(tmp_path / "report.json").details
-    assert details.ratios == (Ratio("a", "b", 0.5, verdict="faster"),)
+    assert details.ratios == [Ratio("a", "b", 0.5, verdict="faster")]
     assert (details.disturbances["a"].reasons, details.disturbances["a"].source) == ({"others": 3}, "")
-    assert details.steps == (StageRan("export", 1.5),)
+    assert details.steps == [StageRan("export", 1.5)]
+
+
+def test_every_part_of_a_report_of_the_first_version_is_read_and_written_as_it_was(tmp_path):
+    with zipfile.ZipFile(FIXTURES / "v0_1" / "bundle.edgemm") as file:
+        (tmp_path / "report.json").write_bytes(file.read("report.json"))
+    old = json.loads((tmp_path / "report.json").read_text())["details"]
+    new = json.loads(read(tmp_path / "report.json").to_json())["details"]
+    kept = {name: old[name] for name in old if old[name]}
+    later = {"steps": [{**step, "text": ""} for step in kept["steps"]], "ledger": {**kept["ledger"], "shares": []}}
+    assert {name: new[name] for name in kept} == {**kept, **later}

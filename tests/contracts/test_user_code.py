@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgemm.contracts import card, user_code
+from edgemm.contracts import card_file, user_code
 from edgemm.errors import CardError, CheckpointError
 
 MODEL = "def build(size=3):\n    return ('built here', size)\n"
@@ -17,7 +17,7 @@ def made(folder: Path, *, of="model:build", files=None, **keys):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     plain = {"factory": of, "inputs": {"x": {"modality": "sensor", "shape": [2]}}, "outputs": {"y": {"task": "regression"}}}
-    return card.parse(plain | keys, path=folder / "model.yaml")
+    return card_file.parse(plain | keys, path=folder / "model.yaml")
 
 
 def test_a_factory_beside_the_card_is_called_with_the_kwargs(tmp_path):
@@ -105,6 +105,15 @@ def test_an_unknown_callable_is_named_with_the_nearest(tmp_path):
 def test_something_not_callable_is_an_error(tmp_path):
     with pytest.raises(CardError, match="'SIZE' is a int, not callable"):
         user_code.call(made(tmp_path, of="constants:SIZE", files={"constants.py": "SIZE = 3\n"}))
+
+
+@pytest.mark.parametrize("annotation", ["str", "'str | None'", "Literal['batch', 'off']"])
+def test_a_bool_where_the_factory_takes_words_is_told(tmp_path, annotation):
+    card = made(tmp_path, kwargs={"norm": False})
+    (tmp_path / "words.py").write_text(f"from typing import Literal\ndef build(norm: {annotation}, deep=True): return norm\n")
+    with pytest.raises(CardError, match=r'norm is false(.|\n)*in quotes, such as norm: "off"'):
+        user_code.call(card.replace(factory="words:build"))
+    assert user_code.call(card.replace(factory="words:build", kwargs={"norm": "off", "deep": False})) == "off"
 
 
 def test_kwargs_the_factory_does_not_take_are_an_error_with_its_signature(tmp_path):

@@ -1,11 +1,13 @@
 """Mistakes of a manifest are told before anything is decoded."""
 
+import itertools
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 import edgemm
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.data.checking import check
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import DataError, Mistakes
@@ -37,17 +39,71 @@ def test_a_good_manifest_passes_without_its_files_being_opened(tmp_path, card):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        ('test,one.png,hi,a,"1,5"', r"row 5, column 'level': it holds 2 values, row 2 1 value"),
         ("test,two.png,hi,a,1", r"row 5, column 'picture': 'two.png' is missing"),
         ("test,one.png,hi,c,1", r"row 5, column 'event'.*'c'"),
         ("test,one.png,hi,a,loud", r"row 5, column 'level': 'loud' is no number"),
         ("test,,hi,a,1", r"row 5, column 'picture': the cell is empty"),
         ("test,one.png,hi,,1", r"row 5, column 'event': the cell is empty"),
         ("test,one.png,hi,a", r"row 5: the row cannot be read"),
+        (f"test,{'x' * 5000}.png,hi,a,1", r"row 5, column 'picture': 'x+.png' is missing"),
     ],
 )
 def test_a_wrong_late_row_is_told_with_row_and_column(tmp_path, card, row, words):
     with pytest.raises(DataError, match=words):
         check(dataset(tmp_path, card, f"{GOOD}{row}\n"))
+
+
+PAIRS = "split,picture,said,event,level\ntrain,one.png,hi,a,{}\nval,one.png,hi,b,{}\ntest,one.png,,a,{}\n"
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (
+            ['"2,75"', "1.5", "3"],
+            r"row 3, column 'level': it holds 1 value, row 2 2 values(.|\n)*'2,75' there may be one number",
+        ),
+        (
+            ["1.5 2", '"2,75"', "3 1"],
+            r"row 3, column 'level': it holds '2,75', row 2 '1.5 2'(.|\n)*may be two numbers, or one",
+        ),
+        (['"2,75"', "1.5 2", "3 1"], r"row 3, column 'level': it holds '1.5 2', row 2 '2,75'(.|\n)*'2,75' may be two numbers"),
+        (["3", "1 250", "4"], r"row 3, column 'level': it holds 2 values, row 2 1 value(.|\n)*no blank stands within a number"),
+        (["3", '"1.250,5"', "4"], r"row 3, column 'level': it holds 2 values(.|\n)*decimal point is '.'"),
+        (["3", "3.5kg", "4"], r"row 3, column 'level': '3.5kg' is no number(.|\n)*without its unit"),
+    ],
+)
+def test_a_decimal_comma_among_measurements_is_told(tmp_path, card, cells, words):
+    with pytest.raises((DataError, Mistakes), match=words):
+        check(dataset(tmp_path, card, PAIRS.format(*cells)))
+
+
+@pytest.mark.parametrize(("cells", "is_told"), [(['"2,75"', '"3,5"', '"1,0"'], True), (['"2,75"', '"3.5,1"', '"1,0"'], False)])
+def test_pairs_that_all_look_like_decimal_commas_are_read_as_pairs_and_told(tmp_path, card, cells, is_told):
+    notes = []
+    check(dataset(tmp_path, card, PAIRS.format(*cells)), note=notes.append)
+    assert ["column 'level': '2,75' in row 2 is read as two numbers" in note for note in notes] == [True] * is_told
+
+
+def test_a_file_whose_name_is_composed_otherwise_is_found(tmp_path, card):
+    for written, listed in itertools.permutations(("NFC", "NFD")):
+        folder = tmp_path / written
+        folder.mkdir()
+        (folder / unicodedata.normalize(written, "Gerät.png")).write_bytes(b"")
+        rows = GOOD.replace("one.png", unicodedata.normalize(listed, "Gerät.png"))
+        opened = dataset(folder, card, rows)
+        check(opened)
+        before = opened.fingerprint()
+        (folder / unicodedata.normalize(written, "Gerät.png")).write_bytes(b"another")
+        assert dataset(folder, card, rows).fingerprint() != before
+
+
+@pytest.mark.parametrize(("value", "why"), [("[" * 100_000, "nested too deeply"), ("9" * 5000, "4300 digits")])
+def test_a_row_of_json_that_python_cannot_hold_is_told_by_its_number(tmp_path, card, value, why):
+    (tmp_path / "manifest.jsonl").write_text('{"split": "train"}\n{"split": "train", "said": ' + value)
+    with pytest.raises(DataError, match=rf"row 2, column 'split': it names no split.\n  why: it is not JSON: .*{why}"):
+        open_dataset(tmp_path / "manifest.jsonl", card)
 
 
 def test_several_mistakes_are_told_together_and_not_a_thousand(tmp_path, card):

@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import json
+import os
+import shutil
 import sys
 import threading
 import time
@@ -16,7 +18,7 @@ import soundfile
 from PIL import Image
 from pyarrow import parquet
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.data.dataset import find_labels, open_dataset, present_samples, synthetic
 from edgemm.data.modalities.sensor import statistics
 from edgemm.errors import CardError, DataError, MissingExtra
@@ -317,8 +319,9 @@ def test_data_that_is_not_there_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     for data, words in (
         (tmp_path / "gone", "gone' is no dataset.\n  why: there is no such file or folder"),
-        (tmp_path / "data.txt", "the file is neither .csv, .jsonl, .parquet nor .npz"),
+        (tmp_path / "data.txt", "the file is neither .csv, .tsv, .jsonl, .json, .parquet nor .npz"),
         (tmp_path / "empty", "empty' is no dataset.\n  why: it has none of manifest.csv"),
+        ("https://host/data.csv", "host/data.csv' is no dataset.\n  why: it is an address, and nothing is fetched"),
         ("no_such_module:rows", "there is no module 'no_such_module' for the data 'no_such_module:rows'"),
     ):
         with pytest.raises(DataError, match=words):
@@ -372,10 +375,9 @@ def test_shuffling_is_complete_follows_the_seed_and_does_not_keep_neighbours(tmp
     assert np.abs(np.diff(order)).mean() > 2000
 
 
-def test_limit_and_drop_last(tmp_path):
+def test_no_more_samples_than_the_limit_are_read(tmp_path):
     dataset = open_dataset(sensor_folder(tmp_path, train=20, val=1), SENSOR)
     assert [len(batch) for batch in dataset.batches("train", 8, limit=10)] == [8, 2]
-    assert [len(batch) for batch in dataset.batches("train", 8, drop_last=True)] == [8, 8]
     assert list(dataset.batches("train", 8, limit=0)) == []
 
 
@@ -602,7 +604,7 @@ def test_an_empty_text_is_an_unknown_word_and_never_all_padding(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "there is no column 'split'"),
+        ("", "has no rows"),
         ("split,imu,level\n", "has no rows"),
         ("imu,level\n1 2 3,1\n", "there is no column 'split'.\n  why: columns: imu, level."),
         ("split,imu,imu,level\ntrain,1,2,1\n", "column 'imu' stands there twice"),
@@ -676,14 +678,17 @@ def test_a_bad_row_names_file_row_and_column_and_may_be_skipped(porchlike, row, 
 
 def test_rows_without_a_split_or_with_missing_fields_are_skipped_and_told(tmp_path):
     text = "split,imu,level\ntrain,1 2 3,1\n,1 2 3,1\ntrain,4 5 6\nval,1 2 3,1\ntrain,7 8 9,1,2\ntrain,\xff 1 2,1\n"
-    (tmp_path / "manifest.csv").write_bytes(text.encode("latin-1"))
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(text.encode("latin-1"))
     dataset = open_dataset(tmp_path, SENSOR, skip_bad_rows=True)
     assert seen(dataset, "train") == [1]
     assert [line.partition("manifest.csv, ")[2] for line in dataset.bad_rows] == [
         "row 3, column 'split': it names no split.",
         "row 4: the row cannot be read. it has 2 fields, the header has 3.",
         "row 6: the row cannot be read. it has 4 fields, the header has 3.",
-        "row 7: the row cannot be read. line 7 is not UTF-8: invalid start byte at byte 6.",
+        "row 7: the row cannot be read. line 7 is not UTF-8: byte 6 is 0xff, which is 'ÿ' in Windows' and Latin-1 files. "
+        f"save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.with_name('utf8-manifest.csv')}) and see whether its "
+        "letters are right.",
     ]
 
 
@@ -729,6 +734,8 @@ def test_calibration_is_deterministic_and_covers_the_labels(tmp_path):
     assert rows != sorted(rows)
     assert rows == [batch.rows[0] for batch in dataset.calibration(20)]
     assert rows != [batch.rows[0] for batch in dataset.calibration(20, seed=1)]
+    once, again = list(dataset.calibration(3)), list(dataset.calibration(3))
+    assert all(a is b for a, b in zip(once, again, strict=True))  # the next target's are not decoded anew
     assert len({batch.truth["event"][0] for batch in dataset.calibration(3)}) == 3
 
 
@@ -784,6 +791,21 @@ def test_the_fingerprint_changes_with_the_manifest_and_with_the_files_it_names(p
     assert now()["manifest"] != before["manifest"]
 
 
+def test_a_copy_of_a_dataset_has_its_fingerprint_whatever_its_times(porchlike, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(porchlike, copy, copy_function=shutil.copy)
+    os.utime(copy / "3.png", (1_000_000, 1_000_000))
+    assert open_dataset(copy, make_card()).fingerprint() == open_dataset(porchlike, make_card()).fingerprint()
+
+
+def test_files_of_a_dataset_are_read_for_its_fingerprint_once(porchlike, monkeypatch):
+    for path in porchlike.iterdir():
+        os.utime(path, (1_000_000, 1_000_000))
+    before = open_dataset(porchlike, make_card()).fingerprint()
+    monkeypatch.setattr("edgemm.data.dataset.sha256_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert open_dataset(porchlike, make_card()).fingerprint() == before
+
+
 def test_cells_are_handed_out_undecoded(tmp_path):
     write_csv(tmp_path, [{"split": "train", "imu": cell, "level": 1} for cell in ("1 2 3", "", "4 5 6")] + sensor_rows(1, "val"))
     assert list(open_dataset(tmp_path, SENSOR).cells("train", "imu")) == ["1 2 3", "4 5 6"]
@@ -803,11 +825,11 @@ def test_decoding_runs_ahead_but_not_far_and_stops_with_the_reader(tmp_path):
             return split == "train"
 
         def rows(self, split, *, rng=None):
-            from edgemm.data.manifest import Row
+            from edgemm.data.manifest import ManifestRow
 
             for number in itertools.count():
                 drawn.append(number)
-                yield Row(number, {"x": np.zeros(1 << 20, np.float32)})
+                yield ManifestRow(number, {"x": np.zeros(1 << 20, np.float32)})
 
     from edgemm.data.dataset import TableDataset
 

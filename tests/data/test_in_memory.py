@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card import Output
 from edgemm.data.dataset import open_dataset
 from edgemm.data.in_memory import open_split, open_splits
 
@@ -75,7 +76,7 @@ def test_rows_without_labels_come_in_batches_of_their_own(tmp_path):
         x = np.full((rows, 2), float(rows), np.float32)
         np.savez(tmp_path / name / "train.npz", x=x, **({"level": np.arange(rows) * 2.0} if labels else {}))
         np.savez(tmp_path / name / "val.npz", x=x, **({"level": np.arange(rows) * 2.0} if labels else {}))
-    bare = card.replace(outputs={"level": cards.Output("level", "tensor")})
+    bare = card.replace(outputs={"level": Output("level", "tensor")})
     splits = open_splits(open_dataset(tmp_path / "known", card), unlabeled=open_dataset(tmp_path / "unknown", bare))
     assert splits.means == {"level": 9.0}
     assert splits.deviations["level"] == np.std(np.arange(10) * 2.0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgemm.contracts import card as cards
-from edgemm.contracts.card import SHIPPED
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card_file import SHIPPED
 from edgemm.data.dataset import find_labels, open_dataset, synthetic
 from edgemm.data.sources import MARK
 

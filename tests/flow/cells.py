@@ -6,11 +6,12 @@ A model joins parts that no other joins, so that pairs are covered, not only par
 import numpy as np
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card import Card
 from edgemm.contracts.modality import modalities
 from edgemm.workshop.models.build import build
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
+from edgemm.workshop.models.tried import sample_inputs
 
 IMAGE = {"modality": "image", "height": 32, "width": 32, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 AUDIO = {"modality": "audio", "rate_hz": 8000, "seconds": 0.5, "features": {"log_mel": {"mels": 16, "hop_ms": 16, "normalize": "clip"}}}
@@ -110,7 +111,7 @@ def make(name: str) -> FusedModel:
     return model.eval()
 
 
-def rows(card: cards.Card, count: int, seed: int) -> dict[str, np.ndarray]:
+def rows(card: Card, count: int, seed: int) -> dict[str, np.ndarray]:
     """Labelled rows as ``<split>.npz`` holds them: raw inputs in which the kind of the row (of each step) can be seen, and targets."""
     rng = np.random.default_rng(seed)
     steps = max((spec.steps or 1 for spec in card.inputs.values()), default=1)

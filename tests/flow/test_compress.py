@@ -20,7 +20,7 @@ from edgemm.box.measuring import benchmark as library
 from edgemm.box.measuring.timed import shown_by
 from edgemm.contracts import plugins, stage_code
 from edgemm.contracts.stage_code import StageCode
-from edgemm.errors import DataError, EdgemmError, Mistakes
+from edgemm.errors import CheckpointError, DataError, EdgemmError, Mistakes
 from edgemm.pipeline import reporting
 from edgemm.store import cache
 from edgemm.store.artifact import Artifact
@@ -29,6 +29,7 @@ RECIPE = """
 steps:
   - quantize: {method: ptq, calibration_samples: 24}
 targets: {openvino: {}}
+for: size
 budgets: {accuracy_drop_points: 100}
 """
 UNMEASURED = ("model.onnx", "targets/openvino/model.onnx", "reference.npz")
@@ -100,7 +101,7 @@ def test_the_compressed_graph_is_smaller_than_the_float_one(built):
 def test_the_report_names_every_rung_of_the_ladder(built):
     rungs = built.report.details.parity
     assert len(rungs) == 3
-    assert all(rung["ok"] for rung in rungs)
+    assert all(rung.ok for rung in rungs)
 
 
 def test_compress_and_benchmark_hold_a_bundle_against_the_same_baselines(own_model, porch, tmp_path, monkeypatch):
@@ -136,9 +137,40 @@ def test_a_second_run_redoes_nothing_and_needs_no_torch(built, own_model: Path, 
 
 
 @pytest.mark.usefixtures("built")
+def test_slim_writes_what_a_box_needs_out_of_what_is_in_the_cache(built, own_model: Path, porch: Path, recipe: Path, tmp_path: Path):
+    slim = compress(own_model, recipe=recipe, data=porch, output=tmp_path / "slim.edgemm", slim=True)
+    assert slim.made == ()
+    assert verify(slim.bundle).ok
+    assert slim.bundle.stat().st_size < 0.5 * sum(path.stat().st_size for path in built.bundle.rglob("*"))
+
+
 def test_the_code_in_a_stages_key_holds_every_plugin_that_it_asks_for(asked):
     assert {"compress", "quantize", "tune", "benchmark", "golden"} <= set(asked)
     assert not {stage: found for stage, plugins_asked in asked.items() if (found := {row for row in plugins_asked if not row[2]})}
+
+
+LAUNCHED = """
+import os
+from pathlib import Path
+from edgemm import compress
+done = compress({card!r}, recipe={recipe!r}, data={data!r}, output={output!r})
+Path({output!r}).with_name("made " + os.environ["RANK"]).write_text(" ".join(done.made))
+"""
+
+
+def test_of_two_launched_processes_one_compresses_and_trains_and_one_writes(own_model, porch, tmp_path):
+    steps = "[{distill: {epochs: 1}}, {quantize: {calibration_samples: 8}}]"
+    (tmp_path / "r.yaml").write_text(f"steps: {steps}\ntargets: {{onnxruntime: {{threads: 1}}}}\nfor: size\n")
+    names = {"card": own_model, "recipe": tmp_path / "r.yaml", "data": porch, "output": tmp_path / "bundle"}
+    (tmp_path / "launched.py").write_text(LAUNCHED.format(**{name: str(path) for name, path in names.items()}))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "launched.py")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(launch, capture_output=True, text=True, check=False, timeout=500, env=environment)
+    assert done.returncode == 0, done.stderr
+    made = [(tmp_path / f"made {rank}").read_text().split() for rank in (0, 1)]
+    assert sorted(map(bool, made)) == [False, True]
+    assert "distill" in max(made)
+    assert verify(tmp_path / "bundle").ok
 
 
 def test_after_a_change_of_the_reports_looks_only_the_page_is_drawn_again(built, own_model, porch, recipe, tmp_path):
@@ -165,12 +197,14 @@ def test_after_a_change_of_the_reports_looks_only_the_page_is_drawn_again(built,
     ["openvino", "onnxruntime", "torch", "torchao", "nncf", "onnx", "onnxscript", "transformers", "pillow"],
 )
 def test_another_version_of_any_package_behind_a_bundle_is_another_key(own_model, porch, recipe, tmp_path, monkeypatch, package):
-    installed, keys = importlib.metadata.version, []
+    installed, keys, made = importlib.metadata.version, [], cache.stage
 
     def told(name: str) -> str:
         return "999.0" if name == package else installed(name)
 
-    def asked(name: str, inputs: object, make: object, **options: Any) -> None:
+    def asked(name: str, inputs: object, make: object, **options: Any) -> object:
+        if name != "compress":
+            return made(name, inputs, make, **options)
         keys.append(cache.key_facts(inputs, **{key: options[key] for key in ("code", "packages", "on_this_machine")}))
         raise EdgemmError("that is all.")
 
@@ -238,3 +272,17 @@ def test_one_calibration_sample_is_refused(own_model, porch, tmp_path):
     with pytest.raises(EdgemmError, match=r"1 (calibration )?sample"):
         compress(own_model, recipe=few, data=porch, output=tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_an_untrained_model_is_refused_before_work_unless_asked_for(own_model, porch, recipe, tmp_path, empty_cache):
+    shutil.copytree(own_model, tmp_path / "own")
+    card = tmp_path / "own" / "model.yaml"
+    card.write_text(card.read_text().replace("weights: weights.safetensors\n", ""))
+    with pytest.raises(CheckpointError, match=r"names no weights: its factory draws them at random(.|\n)*--untrained"):
+        compress(card, recipe=recipe, data=porch, output=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    done = compress(card, recipe=recipe, data=porch, output=tmp_path / "b", untrained=True)
+    assert [note.split(":")[0] for note in done.report.details.notes].count("UNTRAINED") == 1
+    assert not done.report.find("size_mib", subject="original"), "no weights were saved that could have a size"
+    accuracy = {subject: done.report.find("accuracy", subject=subject, output="event")[0].value for subject in ("original", "float")}
+    assert accuracy["original"] == accuracy["float"], "one model at every stage"

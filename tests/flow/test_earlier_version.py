@@ -12,7 +12,7 @@ import torch
 import edgemm
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.model import open_model
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import recipe as recipes
 from edgemm.workshop.models.build import build
 from edgemm.workshop.models.checkpoint.loading import load_model

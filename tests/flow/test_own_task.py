@@ -9,7 +9,7 @@ import pytest
 from edgemm import benchmark, export, train
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.sinks._mqtt import homeassistant
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.sink import About
 from edgemm.contracts.target import Target
@@ -189,7 +189,7 @@ def test_it_is_read_on_the_box_and_told_to_home_assistant(exported, own):
     about = About("box", "model", "1", ("people", "noise"), card.outputs, {}, 0.5, lambda what, value: True)
     shown = homeassistant.components(about, "edgemm/box", pictures=False)
     assert shown["crowd_level"]["options"] == LABELS
-    assert homeassistant.states(homeassistant.shown(about)["crowd"], "edgemm/box", "crowd", readings["crowd"]) == {
+    assert homeassistant.states(homeassistant.shown(about)["crowd"], "edgemm/box", readings["crowd"]) == {
         shown["crowd_level"]["state_topic"]: "full"
     }
     assert scored_outputs(card) == ["crowd"]

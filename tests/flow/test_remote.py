@@ -18,7 +18,7 @@ from edgemm.box.bundle.golden import Golden, tolerance
 from edgemm.box.bundle.golden import run as run_golden
 from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.cli import main
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target
@@ -28,6 +28,9 @@ from edgemm.progress import Progress
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
+
 CARD = """
 model: model.onnx
 inputs:
@@ -127,14 +130,8 @@ def graph():
         helper.make_node("Concat", ["seen", "felt"], ["both"], "both", axis=1),
         helper.make_node("MatMul", ["both", "h"], ["event"], "head"),
     ]
-    made = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", FLOAT, ["batch", 3, 16, 16]), helper.make_tensor_value_info("imu", FLOAT, ["batch", 20])],
-        [helper.make_tensor_value_info("event", FLOAT, ["batch", 3])],
-        [onnx.numpy_helper.from_array(draw.normal(size=size).astype(np.float32), name) for name, size in constants.items()],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    weights = {name: draw.normal(size=size).astype(np.float32) for name, size in constants.items()}
+    return onnx_model(nodes, {"image": ["batch", 3, 16, 16], "imu": ["batch", 20]}, {"event": ["batch", 3]}, weights)
 
 
 def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_is_left(shipped, box, tmp_path, monkeypatch):
@@ -148,7 +145,7 @@ def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_i
         progress=cutting, **{**QUICK, "rounds": 10},
     )  # fmt: skip
     assert cutting.cut
-    assert report.details.remote == {"connection_losses": 1}
+    assert report.details.remote.connection_losses == 1
     assert cutting.said[-2:] == ["the connection to 127.0.0.1 was lost; trying again.", "the connection to 127.0.0.1 is back."]
     found = {(m.name, m.subject): m for m in report.measurements}
     assert found["latency_p50_ms", "bundle"].value > 0
@@ -157,8 +154,8 @@ def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_i
     least_mj = 4654 / 1e3 * found["latency_p50_ms", "bundle"].value  # a round is a little longer than its calls
     assert least_mj <= found["energy_mj", "bundle"].value < 4654 * 10 / 3
     assert "as tegrastats prints it" in report.details.energy
-    assert report.details.box["memory"]["taken_mib"] >= 0
-    checks = {check["name"]: check for check in report.details.box["verified"]}
+    assert report.details.box.memory["taken_mib"] >= 0
+    checks = {check["name"]: check for check in report.details.box.verified}
     assert checks["targets/onnxruntime/model.onnx"]["ok"]
     assert "2 golden samples in f32" in checks["targets/onnxruntime/model.onnx"]["text"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["measurements"]

@@ -13,7 +13,7 @@ import yaml
 
 from edgemm import compress, verify
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.target import Target
 from edgemm.errors import OutputError, RecipeError
 
@@ -41,7 +41,7 @@ def recipe(tmp_path_factory):
 
     def write(*steps: str, target: str = "openvino") -> Path:
         path = tmp_path_factory.mktemp("recipe") / f"{'-'.join(steps)}.yaml"
-        path.write_text(yaml.safe_dump({"steps": [{step: OPTIONS[step]} for step in steps], "targets": {target: {}}}))
+        path.write_text(yaml.safe_dump({"steps": [{step: OPTIONS[step]} for step in steps], "targets": {target: {}}, "for": "size"}))
         return path
 
     return write
@@ -101,7 +101,7 @@ def test_a_compressed_checkpoint_loads_in_a_fresh_process_and_holds_no_pickle(co
     feed = {name: array[:, 0] for name, array in open_bundle(compressed(*ALL).bundle).golden().inputs.items()}
     code = (
         "import json, numpy, torch\n"
-        "from edgemm.contracts import card as cards\n"
+        "from edgemm.contracts import card_file as cards\n"
         "from edgemm.workshop.models.checkpoint.loading import load_model\n"
         f"model = load_model(cards.load({str(place)!r}))\n"
         f"feed = dict(numpy.load({str(saved(place.parent / 'feed.npz', feed))!r}))\n"

@@ -17,6 +17,7 @@ RECIPE = """
 steps:
   - quantize: {method: ptq, calibration_samples: 24}
 targets: {openvino: {}, tensorrt: {}}
+for: size
 budgets: {accuracy_drop_points: 100, latency_p95_ms: 1000}
 """
 
@@ -88,6 +89,7 @@ def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, option
     """Trained briefly on a part of the data; the model and its Q/DQ graph answer the same rows, so the loss is a paired one."""
     from edgemm.contracts.answers import Answers
     from edgemm.contracts.recipe import load as load_recipe
+    from edgemm.pipeline import answers as answering
     from edgemm.pipeline import stages
     from edgemm.pipeline.job import start
     from edgemm.verbs.train import train
@@ -97,7 +99,7 @@ def test_tensorrts_numerics_lose_at_most_a_point_on_real_data(name, pack, option
     job = start(tmp_path / "run" / "model.yaml", data)
     exported = stages.export(job)
     quantized = stages.quantize(job, exported, load_recipe("tensorrt-int8", card=job.card).graph_steps(), "tensorrt")
-    told = Answers.read(stages.reference(job, exported).main)
+    told = Answers.read(answering.reference(job, exported).main)
     output = next(iter(job.card.outputs))
     with TensorRT().open(quantized.main, precision="f16", stand_in="onnxruntime") as session:
         answers = [session.run(batch.inputs)[output] for batch in job.dataset.batches("test", 1)]
@@ -121,11 +123,12 @@ def test_every_form_answers_the_golden_samples_and_a_wrong_one_is_not_taken(buil
 
     opened = open_bundle(built.bundle)
     golden = opened.golden()
-    objection = _objection(opened, "tensorrt", golden)
+    deployment = opened.deployment("tensorrt")
+    objection = _objection(deployment, golden, opened.card)
     for precision in ("f16", "f32"):
         for int8 in ("on", "off"):
             assert objection({"precision": precision, "int8": int8, "stand_in": "onnxruntime"}) == "", (precision, int8)
     wrong = {"tensorrt": {name: value + 10 * np.abs(value).max() for name, value in golden.outputs["tensorrt"].items()}}
-    answered_wrongly = _objection(opened, "tensorrt", replace(golden, outputs=wrong))
+    answered_wrongly = _objection(deployment, replace(golden, outputs=wrong), opened.card)
     assert "are off for 'event'" in answered_wrongly({"stand_in": "onnxruntime"})
-    assert _objection(opened, "tensorrt", replace(golden, outputs={})) is None
+    assert _objection(deployment, replace(golden, outputs={}), opened.card) is None

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import EdgemmError
 from edgemm.graph.branches import find_branches
 
@@ -170,3 +170,36 @@ def test_an_unknown_selector_is_refused_with_the_known_ones():
         branches.select("imgae")
     assert "did you mean 'image'?" in str(caught.value)
     assert "head:level" in str(caught.value)
+
+
+def test_tensors_that_one_output_joins_make_one_head():
+    plain = {
+        "factory": "a:b",
+        "inputs": {"picture": {"modality": "image", "height": 8, "width": 8}, "audio": {"modality": "sensor", "shape": [4]}},
+        "outputs": {
+            "found": {"task": "detection", "labels": ["a"], "frame": "picture", "layout": "set", "from": {"scores": "s", "boxes": "b"}},
+            "level": {"task": "tensor"},
+        },
+    }
+    lines = (
+        "p = Gemm(picture, w)", "q = Gemm(audio, w)", "joined = Concat(p, q)", "shared = Gemm(joined, w)", "both = Gemm(shared, w)",
+        "s = Gemm(both, w)", "b = Gemm(both, w)", "level = Gemm(shared, w)",
+    )  # fmt: skip
+    model = graph(["picture", "audio"], ["s", "b", "level"], *lines)
+    branches = find_branches(model, cards.parse(plain))
+    assert branches.names() == ["picture", "audio", "fusion", "head:found", "head:level"]
+    assert branches.nodes("head:found") == ["n_both", "n_s", "n_b"]
+    assert branches.select("head:found") == ["head:found"]
+    assert "head:s" in find_branches(model).names(), "without a card each tensor is an output"
+
+
+def test_a_single_output_of_two_tensors_has_a_last_layer_for_each():
+    plain = {
+        "factory": "a:b",
+        "inputs": {"picture": {"modality": "image", "height": 8, "width": 8}},
+        "outputs": {
+            "found": {"task": "detection", "labels": ["a"], "frame": "picture", "layout": "set", "from": {"scores": "s", "boxes": "b"}},
+        },
+    }
+    model = graph(["picture"], ["s", "b"], "p = Gemm(picture, w)", "s = Gemm(p, w)", "u = Gemm(p, w)", "b = Relu(u)")
+    assert find_branches(model, cards.parse(plain)).nodes("head:found") == ["n_s", "n_u", "n_b"]

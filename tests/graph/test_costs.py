@@ -1,20 +1,19 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgemm.graph.branches import find_branches, name_owners
 from edgemm.graph.costs import branch_costs, tensor_shapes
+from tests.onnx_models import model as onnx_model
 
 FLOAT = TensorProto.FLOAT
 
 
 def model(nodes, inputs, outputs, constants):
     """A model of ``nodes`` with float inputs and outputs given as name -> shape, and float constants as name -> shape or array."""
-    tensors = [numpy_helper.from_array(np.zeros(c, np.float32) if isinstance(c, tuple) else c, name) for name, c in constants.items()]
-    ends = [[helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in side.items()] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "g", *ends, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    arrays = {name: np.zeros(value, np.float32) if isinstance(value, tuple) else value for name, value in constants.items()}
+    return onnx_model(nodes, inputs, outputs, arrays)
 
 
 def node(kind, name, inputs, output, **attributes):
@@ -89,11 +88,14 @@ def test_a_weight_used_twice_counts_once():
     assert sum(cost.macs for cost in found.values()) == 72
 
 
-def test_constants_of_a_front_end_are_no_parameters():
+def test_a_front_end_has_a_row_of_its_own_and_its_constants_are_no_parameters():
     nodes = [node("MatMul", "frontend/audio/0_MatMul", ["audio", "mel"], "m"), node("MatMul", "head", ["m", "w"], "y")]
     found = costs(model(nodes, {"audio": ["batch", 100]}, {"y": ["batch", 3]}, {"mel": (100, 40), "w": (40, 3)}))
-    assert sum(cost.parameters for cost in found.values()) == 120
-    assert sum(cost.macs for cost in found.values()) == 4000 + 120
+    assert {name: (cost.parameters, cost.macs, cost.nodes) for name, cost in found.items()} == {
+        "frontend:audio": (0, 4000, 1), "head:y": (120, 120, 1),
+    }  # fmt: skip
+    front_end = found["frontend:audio"]
+    assert {*front_end.size_bytes.values(), front_end.stored_bytes} == {4 * 4000}, "no precision makes it smaller"
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgemm.graph import parity
 from edgemm.graph.exporter_leftovers import tidy
+from tests.onnx_models import model as onnx_model
 
 FLOAT = TensorProto.FLOAT
-
-
-def graph(nodes: list, inputs: dict, outputs: dict, constants: dict) -> onnx.ModelProto:
-    values = [[helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in group.items()] for group in (inputs, outputs)]
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    return helper.make_model(helper.make_graph(nodes, "g", *values, tensors), opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def tidied(model: onnx.ModelProto, **groups: str) -> onnx.ModelProto:
@@ -45,7 +40,7 @@ def test_a_state_of_zeros_is_dropped_from_a_recurrent_node():
         helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["", "y"], name="gru", hidden_size=5),
     ]
     constants = {"w": normal(1, 15, 3), "r": normal(1, 15, 5), "one": [1], "five": [5], "zero": np.float32(0)}
-    model = graph(nodes, {"x": [4, "batch", 3]}, {"y": [1, "batch", 5]}, constants)
+    model = onnx_model(nodes, {"x": [4, "batch", 3]}, {"y": [1, "batch", 5]}, constants)
     made = tidied(model)
     assert kinds(made) == ["GRU"]
     assert same(model, made, {"x": normal(4, 1, 3)}, {"x": normal(4, 3, 3)})
@@ -53,7 +48,7 @@ def test_a_state_of_zeros_is_dropped_from_a_recurrent_node():
 
 def test_a_state_that_is_not_zero_stays():
     nodes = [helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["", "y"], name="gru", hidden_size=5)]
-    model = graph(nodes, {"x": [4, 1, 3]}, {"y": [1, 1, 5]}, {"w": normal(1, 15, 3), "r": normal(1, 15, 5), "h": normal(1, 1, 5)})
+    model = onnx_model(nodes, {"x": [4, 1, 3]}, {"y": [1, 1, 5]}, {"w": normal(1, 15, 3), "r": normal(1, 15, 5), "h": normal(1, 1, 5)})
     assert len(tidied(model).graph.node[0].input) == 6
 
 
@@ -68,7 +63,7 @@ def test_a_reshape_by_computed_sizes_gets_a_constant_target():
         helper.make_node("Reshape", ["x", "target"], ["y"], name="reshape"),
     ]
     constants = {"zero": [0], "one": [1], "two": [2], "four": [4], "minus": [-1]}
-    model = graph(nodes, {"x": ["batch", "time", 2, 3]}, {"y": ["batch", "time", 6]}, constants)
+    model = onnx_model(nodes, {"x": ["batch", "time", 2, 3]}, {"y": ["batch", "time", 6]}, constants)
     made = tidied(model)
     assert kinds(made) == ["Reshape"]
     assert same(model, made, {"x": normal(1, 4, 2, 3)}, {"x": normal(3, 5, 2, 3)})
@@ -80,7 +75,7 @@ def test_a_reshape_with_two_sizes_to_guess_is_left_alone():
         helper.make_node("Gather", ["s", "order"], ["target"], name="target"),
         helper.make_node("Reshape", ["x", "target"], ["y"], name="reshape"),
     ]
-    model = graph(nodes, {"x": ["batch", "time", 3]}, {"y": ["time", "batch", 3]}, {"order": [1, 0, 2]})
+    model = onnx_model(nodes, {"x": ["batch", "time", 3]}, {"y": ["time", "batch", 3]}, {"order": [1, 0, 2]})
     made = tidied(model)
     assert "Shape" in kinds(made)
     assert same(model, made, {"x": normal(2, 4, 3)})
@@ -92,7 +87,7 @@ def test_keys_are_turned_by_one_transpose():
         helper.make_node("Transpose", ["a"], ["b"], name="b", perm=[0, 2, 1]),
         helper.make_node("Reshape", ["b", "back"], ["y"], name="c"),
     ]
-    model = graph(nodes, {"x": ["batch", 2, 5, 4]}, {"y": ["batch", 2, 4, 5]}, {"flat": [-1, 5, 4], "back": [-1, 2, 4, 5]})
+    model = onnx_model(nodes, {"x": ["batch", 2, 5, 4]}, {"y": ["batch", 2, 4, 5]}, {"flat": [-1, 5, 4], "back": [-1, 2, 4, 5]})
     made = tidied(model)
     assert kinds(made) == ["Transpose"]
     assert made.graph.node[0].output[0] == "y"
@@ -110,7 +105,7 @@ def attention(mask: list, constants: dict) -> onnx.ModelProto:
         helper.make_node("MatMul", ["safe", "values"], ["y"], name="mixing"),
     ]
     inputs = {"scores": ["batch", 1, 3, 3], "values": ["batch", 1, 3, 2], "open": ["batch", 1, 3, 3]}
-    return graph(nodes, inputs, {"y": ["batch", 1, 3, 2]}, {"zero": np.float32(0), **constants})
+    return onnx_model(nodes, inputs, {"y": ["batch", 1, 3, 2]}, {"zero": np.float32(0), **constants})
 
 
 def test_a_guard_behind_a_constant_mask_without_empty_rows_goes():
@@ -152,10 +147,27 @@ def test_each_branch_reads_the_batch_size_from_its_own_input():
         helper.make_node("Concat", ["tokens", "a"], ["y"], name="y", axis=1),
         helper.make_node("Relu", ["b"], ["z"], name="z"),
     ]
-    model = graph(
+    model = onnx_model(
         nodes, {"a": ["batch", 3], "b": ["batch", 2]}, {"y": ["batch", 4], "z": ["batch", 2]}, {"token": normal(1, 1), "one": [1]}
     )
     made = tidied(model)
     shape = next(node for node in made.graph.node if node.op_type == "Shape")
     assert list(shape.input) == ["a"]
     assert same(model, made, {"a": normal(2, 3), "b": normal(2, 2)})
+
+
+def test_openvino_reads_what_follows_a_fourier_transform_with_its_own_sizes(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    nodes = [
+        helper.make_node("DFT", ["x"], ["spectrum"], name="dft", axis=1, onesided=1),
+        helper.make_node("ReduceL2", ["spectrum", "last"], ["size"], name="size", keepdims=0),
+        helper.make_node("ReduceMean", ["size", "last"], ["y"], name="mean", keepdims=0),
+    ]
+    model = onnx_model(nodes, {"x": ["batch", 16, 1]}, {"y": ["batch"]}, {"last": np.array([-1])})
+    made = tidied(model)
+    assert kinds(made) == ["DFT", "Reshape", "ReduceL2", "ReduceMean"]
+    assert kinds(tidied(made)) == kinds(made)
+    assert same(model, made, {"x": normal(1, 16, 1)}, {"x": normal(3, 16, 1)})
+    onnx.save(made, tmp_path / "m.onnx")
+    (answer,) = openvino.Core().compile_model(tmp_path / "m.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(normal(2, 16, 1)).values()
+    np.testing.assert_allclose(answer, parity.run_reference(model, [{"x": normal(2, 16, 1)}])[0]["y"], rtol=1e-4)

@@ -3,15 +3,15 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgemm.graph import files, parity
+from tests.onnx_models import model as onnx_model
 
 
 @pytest.fixture
 def model() -> onnx.ModelProto:
     """Two large weights, one of them in a Constant node, and a small one that steers a shape."""
-    large = numpy_helper.from_array(np.arange(4000, dtype=np.float32).reshape(4, 1000), "w")
     hidden = numpy_helper.from_array(np.ones((4, 1000), np.float32))
     nodes = [
         helper.make_node("Constant", [], ["c"], name="c", value=hidden),
@@ -19,12 +19,8 @@ def model() -> onnx.ModelProto:
         helper.make_node("MatMul", ["x", "s"], ["m"], name="m"),
         helper.make_node("Reshape", ["m", "target"], ["y"], name="y"),
     ]
-    values = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4]),
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-    ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [large, numpy_helper.from_array(np.array([-1, 10, 100]), "target")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    constants = {"w": np.arange(4000, dtype=np.float32).reshape(4, 1000), "target": np.array([-1, 10, 100])}
+    return onnx_model(nodes, {"x": ["batch", 4]}, {"y": None}, constants)
 
 
 def test_a_model_below_the_limit_is_one_file(model, tmp_path):

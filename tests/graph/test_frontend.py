@@ -8,12 +8,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, parser
 
-from edgemm.contracts import card as cards
-from edgemm.contracts import frontend_ops
+from edgemm.contracts import card_file as cards
+from edgemm.contracts import frontend_ops, plugins
 from edgemm.contracts.modality import input_specs, modalities
+from edgemm.contracts.target import Target
 from edgemm.errors import CardError, ExportError
-from edgemm.graph.frontend import prepend
+from edgemm.graph.frontend import prepend, reform
+from edgemm.graph.parity import reference_session
 from edgemm.workshop.models.frontend import Frontend
+from tests.onnx_models import model as onnx_model
 from tests.places import PACKS
 
 PICTURES = ("av_dog.jpg", "photo_coffee.png", "photo_cat_chelsea.png")
@@ -136,6 +139,26 @@ def test_every_recording_gives_the_same_log_mel_up_to_what_float32_can_hold(medi
     assert (error > 1e-4).mean() < 1e-3
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_front_end_changes_its_form_in_the_graph_and_nothing_else_does(media, opset):
+    card = make_card({name: ALL[name] for name in ("image", "audio", "words")})
+    model = prepend(hands_through(card, opset=opset), card)
+    other = reform(model, card, {"audio": "factorized"})
+    onnx.checker.check_model(other, full_check=True)
+    feed = real_batch(card, media, 2)
+    want, got = in_onnxruntime(model, feed), in_onnxruntime(other, feed)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(got[1], want[1], atol=5e-4)  # cells 100 dB below their frame's loudest
+    np.testing.assert_array_equal(got[2], want[2])
+    assert other.ByteSize() < model.ByteSize() - 500_000
+
+
+def test_a_form_and_back_is_the_graph_it_was(media):
+    card = make_card({"audio": ALL["audio"]})
+    model = prepend(hands_through(card), card)
+    assert reform(reform(model, card, {"audio": "factorized"}), card, {"audio": "dense"}) == model
+
+
 @pytest.mark.parametrize("opset", [11, 13, 17, 21])
 def test_older_and_newer_opsets_take_the_front_end_too(opset):
     card = make_card({name: spec for name, spec in ALL.items() if name != "image"} | {"image": IMAGE | {"height": 6, "width": 5}})
@@ -236,3 +259,30 @@ def test_initializers_listed_as_inputs_stay_constants():
     )
     model = prepend(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), card)
     np.testing.assert_allclose(in_onnxruntime(model, {"imu": np.array([[1.0, 4.0]], np.float32)})[0], [[10.0, 20.0]])
+
+
+@pytest.mark.parametrize("form", ["dense", "factorized"])
+def test_openvino_computes_an_int8_convolution_behind_every_form_rightly(tmp_path, form):
+    card = make_card({"audio": AUDIO | {"features": {"log_mel": {"mels": 40, "window_ms": 32, "hop_ms": 16}}}})
+    rng = np.random.default_rng(0)
+    constants = {
+        "scale": np.float32(0.07),
+        "zero": np.int8(0),
+        "axis": np.array([1]),
+        "weight": rng.integers(-127, 128, (16, 1, 3, 3)).astype(np.int8),
+        "weight_scale": np.full(16, 0.01, np.float32),
+        "weight_zero": np.zeros(16, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["audio", "scale", "zero"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"], "dq"),
+        helper.make_node("Unsqueeze", ["dq", "axis"], ["picture"], "picture"),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["w"], "w", axis=0),
+        helper.make_node("Conv", ["picture", "w"], ["y"], "mix", strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    graph = reform(prepend(onnx_model(nodes, {"audio": ["batch", 40, 61]}, {"y": None}, constants), card), card, {"audio": form})
+    onnx.save(graph, tmp_path / "model.onnx")
+    feed = {"audio": rng.normal(0, 0.1, (1, 16000)).astype(np.float32)}
+    (expected,) = reference_session(graph).run(None, feed)
+    with plugins.load(Target, "openvino").open(tmp_path / "model.onnx", precision="f32") as session:
+        np.testing.assert_allclose(session.run(feed)["y"], expected, atol=1e-5 * np.abs(expected).max())

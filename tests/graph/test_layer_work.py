@@ -3,9 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgemm.graph.layer_work import layers
+from tests.onnx_models import model as onnx_model
 
 
 @pytest.fixture
@@ -23,24 +24,9 @@ def graph(tmp_path):
         helper.make_node("Gather", ["table", "words"], ["embedded"], name="embed"),
         helper.make_node("GRU", ["embedded", "gw", "gr"], ["said", ""], name="gru", hidden_size=6),
     ]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "small",
-            [
-                helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 10, 10]),
-                helper.make_tensor_value_info("words", onnx.TensorProto.INT64, [5, 1]),
-            ],
-            [
-                helper.make_tensor_value_info("seen", onnx.TensorProto.FLOAT, [1, 8, 10, 10]),
-                helper.make_tensor_value_info("said", onnx.TensorProto.FLOAT, [5, 1, 1, 6]),
-            ],
-            [numpy_helper.from_array(array, name) for name, array in weights.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 18)],
-    )
+    inputs = {"image": [1, 3, 10, 10], "words": (onnx.TensorProto.INT64, [5, 1])}
     path = tmp_path / "model.onnx"
-    onnx.save(model, path)
+    onnx.save(onnx_model(nodes, inputs, {"seen": [1, 8, 10, 10], "said": [5, 1, 1, 6]}, weights), path)
     return path
 
 
@@ -50,3 +36,15 @@ def test_fused_operators_are_no_layers_and_a_recurrent_one_starts_at_every_step(
     assert (embed.macs, embed.weights, embed.quantizable) == (0, 0, True)
     assert (gru.macs, gru.launches, gru.weights, gru.quantizable) == (5 * (18 * 4 + 18 * 6), 5, 18 * 10, False)
     assert {conv.branch, gru.branch} != {conv.branch}
+
+
+def test_a_front_end_is_a_row_of_its_own_and_no_int8_runs_it(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["sound", "mel"], ["m"], name="frontend/sound/0_MatMul"),
+        helper.make_node("MatMul", ["m", "w"], ["y"], name="head"),
+    ]
+    constants = {"mel": np.ones((100, 40), np.float32), "w": np.ones((40, 3), np.float32)}
+    onnx.save(onnx_model(nodes, {"sound": [1, 100]}, {"y": [1, 3]}, constants), tmp_path / "model.onnx")
+    assert [(layer.branch, layer.quantizable) for layer in layers(tmp_path / "model.onnx", None)] == [
+        ("frontend:sound", False), ("head:y", True),
+    ]  # fmt: skip

@@ -8,16 +8,19 @@ import onnx
 import openvino as ov
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.plain_values import plain
+from edgemm.contracts.rung import Culprit, Difference, Rung
 from edgemm.contracts.specs import TensorSpec
 from edgemm.errors import ExportError, ParityError
 from edgemm.graph import files, ladder, parity
 from edgemm.workshop.models import export_parity
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.onnx_export import export_onnx
+from tests.onnx_models import model as onnx_model
 
 CARD = {
     "factory": "a:b",
@@ -98,8 +101,8 @@ def test_equal_infinities_are_equal_and_others_are_not():
 
 
 def test_a_rung_is_plain_json():
-    rung = parity.Rung("a to b", "a", "b", {"y": parity.difference(np.ones(2), np.ones(2))}, culprit={"branch": "image", "node": "conv"})
-    assert json.loads(json.dumps(rung.to_dict(), allow_nan=False))["outputs"]["y"] == {"max_abs": 0.0, "sqnr_db": None, "scale": 1.0}
+    rung = Rung("a to b", "a", "b", {"y": parity.difference(np.ones(2), np.ones(2))}, culprit=Culprit("image", "conv"))
+    assert json.loads(json.dumps(plain(rung), allow_nan=False))["outputs"]["y"] == {"max_abs": 0.0, "sqnr_db": None, "scale": 1.0}
 
 
 def test_a_copy_has_more_outputs_and_the_original_has_not(small_onnx):
@@ -144,13 +147,7 @@ def wrong_bias() -> onnx.ModelProto:
         helper.make_node("Add", ["starts_column", "columns"], ["places"], name="places"),
         helper.make_node("Gather", ["flat", "places"], ["y"], name="gather"),
     ]
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 32])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return onnx_model(nodes, {"x": ["batch", 16, 8, 8]}, {"y": ["batch", 32]}, constants)
 
 
 class Compiled:
@@ -187,7 +184,7 @@ def test_openvinos_wrong_int8_with_a_dynamic_batch_breaks_the_rung_and_the_convo
     (rung,) = ladder.check_graphs(path, path, Compiled(path, dynamic=True), samples, reopen=lambda p: Compiled(p, dynamic=True))
     assert not rung.ok
     assert rung.outputs["y"].sqnr_db < 10
-    assert rung.culprit == {"branch": "head:y", "node": "conv"}
+    assert rung.culprit == Culprit("head:y", "conv")
     assert "output 'y' is off by" in rung.note
 
 
@@ -242,8 +239,8 @@ def test_a_poor_branch_is_noted(small_onnx, small, small_samples, tmp_path):
 def test_a_target_may_be_as_far_off_as_quantizing_itself():
     reference, found = {"y": np.array([1.0, -1.0])}, {"y": np.array([1.2, -0.8])}
     assert not ladder.judge_target(reference, found, {}).ok
-    assert not ladder.judge_target(reference, found, {"y": parity.Difference(0.01, 40.0, 1.0)}).ok
-    assert ladder.judge_target(reference, found, {"y": parity.Difference(0.3, 11.0, 1.0)}).ok
+    assert not ladder.judge_target(reference, found, {"y": Difference(0.01, 40.0, 1.0)}).ok
+    assert ladder.judge_target(reference, found, {"y": Difference(0.3, 11.0, 1.0)}).ok
 
 
 def test_a_slow_graph_is_compared_on_fewer_samples(small_onnx, small_samples):
@@ -267,3 +264,11 @@ def test_a_graph_that_the_reference_does_not_take_is_named_by_node_and_branch(ki
     with pytest.raises(ExportError, match=words) as caught:
         parity.reference_session(model)
     assert "ONNX's own operators" in caught.value.fix
+
+
+def test_a_node_without_a_name_is_named_by_what_it_computes():
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node("Mystery", ["x"], ["y"], domain="elsewhere")
+    face = ([value("x", onnx.TensorProto.FLOAT, [1, 4])], [value("y", onnx.TensorProto.FLOAT, [1, 4])])
+    imports = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("elsewhere", 1)]
+    with pytest.raises(ExportError, match=r"at node 'y' \(Mystery\)"):
+        parity.reference_session(onnx.helper.make_model(onnx.helper.make_graph([node], "g", *face), opset_imports=imports, ir_version=10))

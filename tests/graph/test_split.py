@@ -3,13 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import ExportError
 from edgemm.graph import files
 from edgemm.graph.parity import reference_session
 from edgemm.graph.split import split
+from tests.onnx_models import model as onnx_model
 
 IMAGE = {"modality": "image", "height": 16, "width": 16, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 TEXT = {"modality": "text", "vocab": 40, "length": 8, "mask": True}
@@ -17,7 +18,8 @@ NUMBERS = {"modality": "sensor", "shape": [5], "rate_hz": 1}
 LABEL = {"task": "classification", "labels": ["a", "b", "c"]}
 VECTORS = {"image_vector": {"task": "embedding", "pair": "text_vector"}, "text_vector": {"task": "embedding"}}
 FUSIONS = {
-    "average": {}, "concat": {"width": 16}, "cross_attention": {"width": 16, "heads": 2}, "gated": {"gate": "scalar", "width": 16},
+    "average": {}, "concat": {"width": 16}, "cross_attention": {"width": 16, "heads": 2}, "film": {"width": 8},
+    "gated": {"gate": "scalar", "width": 16},
     "graph": {"width": 16}, "mlp": {"hidden": [16]}, "product": {"width": 16}, "towers": {}, "weighted": {},
 }  # fmt: skip
 
@@ -31,14 +33,16 @@ def graphs(tmp_path_factory):
     from edgemm.contracts.target import Numerics
     from edgemm.workshop.models.build import build
     from edgemm.workshop.models.fused import FusedModel
-    from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs
+    from edgemm.workshop.models.onnx_export import export_onnx
+    from edgemm.workshop.models.tried import sample_inputs
     from edgemm.workshop.steps.quantize import quantize
 
     def make(fusion):
         import torch
 
         folder = tmp_path_factory.mktemp(fusion)
-        encoders = {"image": {"cnn": {"channels": [8], "width": 16}}, "text": {"bag": {"embedding": 16, "width": 16}}}
+        picture = {"c2f": {"channels": [4, 8, 8]}} if fusion == "film" else {"cnn": {"channels": [8], "width": 16}}
+        encoders = {"image": picture, "text": {"bag": {"embedding": 16, "width": 16}}}
         kwargs = {"encoders": encoders, "fusion": {fusion: FUSIONS[fusion]}}
         outputs = VECTORS if fusion == "towers" else {"event": LABEL, "level": {"task": "regression"}}
         card = cards.parse({"factory": "models:digits", "kwargs": kwargs, "inputs": {"image": IMAGE, "text": TEXT}, "outputs": outputs})
@@ -120,10 +124,9 @@ def test_every_node_is_in_a_part_and_front_ends_are_in_their_branch(graphs):
 
 
 def by_hand(inputs, outputs, nodes, **constants):
-    values = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in names] for names in (inputs, outputs)]
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    faces = [{key: ["batch", 4] for key in names} for names in (inputs, outputs)]
     made = [helper.make_node(kind, read, out, name=f"n_{out[0]}", **more) for kind, read, out, more in nodes]
-    return helper.make_model(helper.make_graph(made, "g", *values, tensors), opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx_model(made, *faces, constants)
 
 
 W = np.random.default_rng(0).normal(0, 1, (4, 4)).astype(np.float32)

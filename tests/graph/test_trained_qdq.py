@@ -5,12 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.step import Context
 from edgemm.contracts.target import Numerics
 from edgemm.data import dataset
 from edgemm.graph import parity, trained_qdq
 from edgemm.graph.branches import find_branches
+from tests.onnx_models import model as onnx_model
 
 CARD = {
     "model": "fused.onnx",
@@ -176,12 +177,7 @@ def largest(joined=True, read_twice=False):
     nodes.append(make("DequantizeLinear", ["dense", "dense_s", "dense_z"], ["dense_d"]))
     nodes.append(make("MatMul", ["hits_d", "dense_d"], ["event"], name="dense_layer"))
     outputs = {"event": ["batch", 8]} | ({"hits": ["batch", 16 * len(names)]} if read_twice else {})
-    graph = helper.make_graph(
-        nodes, "largest", [helper.make_tensor_value_info("words", TensorProto.FLOAT, ["batch", 16, 8])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
-        [numpy_helper.from_array(np.asarray(value), key) for key, value in values.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx_model(nodes, {"words": ["batch", 16, 8]}, outputs, values)
 
 
 @pytest.mark.parametrize("joined", [True, False])

@@ -1,5 +1,6 @@
 """A user's ONNX file: a card drafted for it, then made fit for the graph steps; with real trained networks."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card import Input
 from edgemm.contracts.step import Context
 from edgemm.contracts.target import Numerics
 from edgemm.data import dataset
-from edgemm.errors import CardError, CheckpointError, EdgemmError, ParityError
+from edgemm.errors import CardError, CheckpointError, EdgemmError, ExportError, ParityError
 from edgemm.graph import files, onnx_card, parity, user_onnx
 from edgemm.graph.branches import find_branches
 from edgemm.workshop.steps.quantize import quantize
@@ -138,7 +140,10 @@ def test_an_open_axis_for_which_nothing_runs_asks_for_a_card(tmp_path):
     assert "write a model.yaml beside it" in str(caught.value)
 
 
-@pytest.mark.parametrize(("state", "output"), [("h", "hn"), ("h0", "h_out"), ("state", "new_state"), ("cache_in", "cache_out")])
+@pytest.mark.parametrize(
+    ("state", "output"),
+    [("h", "hn"), ("h0", "h_out"), ("state", "new_state"), ("cache_in", "cache_out"), ("h_prev", "h_next"), ("prev_c", "c_n")],
+)
 def test_states_are_known_by_name_and_shape(tmp_path, state, output):
     nodes = [helper.make_node("Add", ["x", state], [output], name="a"), helper.make_node("Relu", [output], ["y"], name="r")]
     kind = (FLOAT, ["batch", 4])
@@ -146,6 +151,25 @@ def test_states_are_known_by_name_and_shape(tmp_path, state, output):
     card = onnx_card.draft(path)
     assert card.inputs[state].options["state"] == output
     assert "state" not in card.inputs["x"].options
+
+
+@pytest.mark.parametrize(
+    ("names", "states"),
+    [
+        ({"x": "x_out", "state": "new_state"}, ["state"]),
+        ({"sound": "sound_out", "gru_h": "gru_h_next", "c_prev": "c_next"}, ["gru_h", "c_prev"]),
+        ({"x": "x_out", "z": "z_out"}, []),
+        ({"h": "hn", "c": "cn"}, []),
+    ],
+)
+def test_where_all_inputs_could_be_states_those_called_so_are_and_none_where_that_says_nothing(tmp_path, names, states):
+    kind, notes = (FLOAT, ["batch", 4]), []
+    nodes = [helper.make_node("Add", [name, next(iter(names))], [output], name=output) for name, output in names.items()]
+    path = write(tmp_path / "m.onnx", nodes, dict.fromkeys(names, kind), dict.fromkeys(names.values(), kind))
+    card = onnx_card.draft(path, notes.append)
+    assert [name for name in names if "state" in card.inputs[name].options] == states
+    assert [bool(states)] == [not notes]
+    assert states or f"inputs {', '.join(map(repr, names))} could each be a state" in notes[0]
 
 
 def test_a_missing_file_is_named():
@@ -188,7 +212,9 @@ def two_outputs(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("names", "values"), [(("z", "y"), (-3.0, 3.0)), (("y",), (3.0,)), (("event", "level"), (3.0, -3.0))])
+@pytest.mark.parametrize(
+    ("names", "values"), [(("z", "y"), (-3.0, 3.0)), (("y",), (3.0,)), (("event", "level"), (3.0, -3.0)), (("y", "level"), (3.0, -3.0))]
+)
 def test_outputs_are_those_of_the_card_by_name_or_by_order(two_outputs, tmp_path, names, values):
     model = files.load(user_onnx.prepare(two_outputs(*names), tmp_path / "made.onnx"))
     found, _ = parity.run_reference(model, [{"x": np.full((1, 2), 3.0, np.float32)}])
@@ -222,3 +248,64 @@ def test_an_opset_that_cannot_be_converted_is_named(tmp_path):
     path = write(tmp_path / "m.onnx", nodes, {"x": (FLOAT, [1, 1, 2])}, {"y": (FLOAT, [1, 1, 2])}, {"v": np.ones(1, np.float32)}, opset=12)
     with pytest.raises(CheckpointError, match=r"'m\.onnx' has opset 12 and cannot be converted to 18"):
         user_onnx._converted(onnx.load(path), path.name)
+
+
+def test_a_state_that_no_output_continues_is_a_mistake_in_the_card(tmp_path):
+    path = write(
+        tmp_path / "m.onnx", [helper.make_node("Add", ["x", "h"], ["y"])], {"x": (FLOAT, [2]), "h": (FLOAT, [2])}, {"y": (FLOAT, [2])}
+    )
+    card = onnx_card.draft(path)
+    spec = card.inputs["h"]
+    card = card.replace(inputs={**card.inputs, "h": dataclasses.replace(spec, options={**spec.options, "state": "z"})})
+    with pytest.raises(CardError, match=r"inputs.h.state names 'z', which is no output of the card"):
+        user_onnx.prepare(card, tmp_path / "made.onnx")
+
+
+def test_weights_of_another_size_than_their_shape_says_are_told(tmp_path):
+    path = write(
+        tmp_path / "m.onnx", [helper.make_node("Add", ["x", "w"], ["y"])], {"x": (FLOAT, ["batch", 2])}, {"y": (FLOAT, ["batch", 2])},
+        {"w": np.ones(2, np.float32)},
+    )  # fmt: skip
+    model = onnx.load(path)
+    model.graph.initializer[0].raw_data *= 2  # the checker lets it pass
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match=r"'.*m.onnx' is no complete ONNX file"):
+        onnx_card.draft(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"shape": ["batch", 3]}, r"'x' \(1, 3\) float32"), ({"dtype": "int64"}, r"'x' \(1, 2\) int64")]
+)
+def test_a_card_whose_input_the_file_does_not_take_is_told_with_the_sample(tmp_path, options, words):
+    path = write(
+        tmp_path / "m.onnx", [helper.make_node("Add", ["x", "w"], ["y"])], {"x": (FLOAT, ["batch", 2])}, {"y": (FLOAT, ["batch", 2])},
+        {"w": np.ones(2, np.float32)},
+    )  # fmt: skip
+    drafted = onnx_card.draft(path)
+    card = drafted.replace(inputs={"x": Input("x", "tensor", {**drafted.inputs["x"].options, **options})})
+    with pytest.raises(ExportError, match=rf"cannot run the graph.* on a sample.\n  why: .*; the sample: {words}"):
+        user_onnx.prepare(card, tmp_path / "out.onnx")
+
+
+def test_a_card_with_fewer_inputs_than_the_file_is_told_by_their_names(two_outputs, tmp_path):
+    card = two_outputs("y", "z")
+    card = card.replace(inputs={**card.inputs, "q": Input("q", "tensor", {"dtype": "float32", "shape": ["batch", 2]})})
+    with pytest.raises(CardError, match=r"the graph takes 1 inputs, the card describes 2"):
+        user_onnx.prepare(card, tmp_path / "out.onnx")
+
+
+def test_a_file_whose_answer_depends_on_no_input_is_refused(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["unread"]), helper.make_node("Exp", ["w"], ["y"])]
+    path = write(tmp_path / "m.onnx", nodes, {"x": (FLOAT, ["batch", 2])}, {"y": (FLOAT, [2])}, {"w": np.ones(2, np.float32)})
+    with pytest.raises(CheckpointError, match=r"'m.onnx' computes nothing of its inputs"):
+        user_onnx.prepare(onnx_card.draft(path), tmp_path / "out.onnx")
+
+
+def test_an_output_may_be_called_as_a_tensor_inside_but_not_as_another_output(two_outputs, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["inside"]), helper.make_node("Neg", ["inside"], ["y"]), helper.make_node("Exp", ["x"], ["z"])]
+    kind = (FLOAT, ["batch", 2])
+    write(tmp_path / "m.onnx", nodes, {"x": kind}, {"y": kind, "z": kind})
+    model = files.load(user_onnx.prepare(two_outputs("inside", "z"), tmp_path / "made.onnx"))
+    assert parity.run_reference(model, [{"x": np.full((1, 2), 3.0, np.float32)}])[0]["inside"][0] == -3.0
+    with pytest.raises(CardError, match=r"output 'y' of the card stands where 'm.onnx' has 'z'"):
+        user_onnx.prepare(two_outputs("event", "y"), tmp_path / "made.onnx")

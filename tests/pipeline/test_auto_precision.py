@@ -31,28 +31,28 @@ def timing(ms: float, spread: float = 0.01, seed: int = 0) -> Timing:
 
 def test_int8_is_taken_where_the_interval_shows_a_gain_over_the_fastest_float():
     found = choose({"fp32": timing(2.0), "bf16": timing(1.0, seed=1), "int8": timing(0.6, seed=2)}, "bf16")
-    assert found["choice"] == "int8"
-    assert found["reason"].startswith("INT8 takes 0.6")
-    assert found["reason"].endswith("of the time of bf16.")
-    assert set(found["ms"]) == {"fp32", "bf16", "int8"}
+    assert found.choice == "int8"
+    assert found.reason.startswith("INT8 takes 0.6")
+    assert found.reason.endswith("of the time of bf16.")
+    assert set(found.ms) == {"fp32", "bf16", "int8"}
 
 
 @pytest.mark.parametrize("ms", [0.95, 1.0, 1.4])
 def test_float_stays_where_no_gain_is_shown(ms):
     found = choose({"fp32": timing(2.0, 0.3), "bf16": timing(1.0, 0.3, seed=1), "int8": timing(ms, 0.3, seed=2)}, "bf16")
-    assert found["choice"] == "bf16"
-    assert found["reason"].endswith("no gain is shown.")
+    assert found.choice == "bf16"
+    assert found.reason.endswith("no gain is shown.")
 
 
 def test_int8_that_cannot_run_is_not_taken_and_the_reason_told():
     broken = Timing(error=TargetError("no kernel.", why="too old."))
     found = choose({"fp32": timing(1.0), "int8": broken}, "fp32")
-    assert (found["choice"], found["reason"]) == ("fp32", "could not be timed: no kernel. too old.")
+    assert (found.choice, found.reason) == ("fp32", "could not be timed: no kernel. too old.")
 
 
 def test_float_that_cannot_run_leaves_int8():
     broken = Timing(error=TargetError("no kernel."))
-    assert choose({"fp32": broken, "int8": timing(1.0)}, "fp32")["choice"] == "int8"
+    assert choose({"fp32": broken, "int8": timing(1.0)}, "fp32").choice == "int8"
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +73,17 @@ def test_every_branch_is_timed_on_the_target_and_decided(exported, monkeypatch):
     monkeypatch.setattr(auto_precision, "LAUNCHES", 0)
     job, made = exported
     found = decide(job, made, quantize_step(precision="auto"), Deployment("openvino", made.main, {"threads": 1}), forbid=frozenset())
-    assert [row["branch"] for row in found.table] == ["wrong", "right", "fusion", "head:event"]
-    floats = {"fp32", "bf16"} if len(found.table[0]["ms"]) == 3 else {"fp32"}
+    assert [row.branch for row in found.table] == ["wrong", "right", "fusion", "head:event"]
+    floats = {"fp32", "bf16"} if len(found.table[0].ms) == 3 else {"fp32"}
     for row in found.table:
-        assert set(row["ms"]) == {*floats, "int8"}
-        assert row["choice"] in {"int8", *floats}
-        assert row["ms"]["int8"]["value"] > 0
+        assert set(row.ms) == {*floats, "int8"}
+        assert row.choice in {"int8", *floats}
+        assert row.ms["int8"].value > 0
     chosen = found.steps[0].options["precision"]
-    assert {row["branch"]: row["choice"] for row in found.table} == chosen
+    assert {row.branch: row.choice for row in found.table} == chosen
     page = render(Report({}, details=Details(precision=list(found.table))))
     assert "Precision by measurement" in page
-    assert all(row["reason"] in page for row in found.table)
+    assert all(row.reason in page for row in found.table)
     quantized = stages.quantize(job, made, found.steps, "openvino")
     owners = {"first": "wrong", "second": "wrong", "other": "right", "head": "head:event"}
     assert set(int8_layers(onnx.load(quantized.main))) == {layer for layer, branch in owners.items() if chosen[branch] == "int8"}
@@ -96,7 +96,7 @@ def test_explicit_precisions_override_and_are_not_timed(exported, monkeypatch):
     asked = {"default": "auto", "wrong": "fp32", "head": "int8"}
     on = Deployment("openvino", made.main, {"threads": 1})
     found = decide(job, made, quantize_step(precision=asked), on, forbid=frozenset({"bf16", "fp16"}))
-    assert not {"wrong", "head:event"} & {row["branch"] for row in found.table}
+    assert not {"wrong", "head:event"} & {row.branch for row in found.table}
     assert found.steps[0].options["precision"]["wrong"] == "fp32"
     assert found.steps[0].options["precision"]["head:event"] == "int8"
 

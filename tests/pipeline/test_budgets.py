@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgemm import compress
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import recipe as recipes
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Step
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import budgets, stages
-from edgemm.pipeline.budgets import Policy, guard, limits_of, policy_of
+from edgemm.pipeline.accuracy_policy import Policy, limits_of, policy_of
+from edgemm.pipeline.budgets import guard
 from edgemm.pipeline.job import start
 from edgemm.pipeline.part_quantized import Partial
+from tests.onnx_models import model as onnx_model
 
 pytest.importorskip("openvino")
 CARD = """
@@ -31,6 +33,7 @@ outputs:
 RECIPE = """
 steps: [{{quantize: {{calibration_samples: 40{more}}}}}]
 targets: {{openvino: {{}}}}
+for: size
 budgets: {{accuracy_drop_points: 3}}
 """
 ROWS = {"train": 80, "val": 300, "test": 200}
@@ -57,11 +60,8 @@ def graph() -> onnx.ModelProto:
     nodes.append(helper.make_node("Concat", ["loud.out", "calm.out"], ["joined"], name="join", axis=1))
     gemm("mix", "joined", "mixed", active=True)
     gemm("decide", "mixed", "event", active=False)
-    shapes = {"loud": ["batch", 8], "calm": ["batch", 4], "event": ["batch", 2]}
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    constants = [numpy_helper.from_array(value, f"{name}.w") for name, value in weights.items()]
-    made = helper.make_graph(nodes, "g", ends[:2], ends[2:], constants)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    constants = {f"{name}.w": value for name, value in weights.items()}
+    return onnx_model(nodes, {"loud": ["batch", 8], "calm": ["batch", 4]}, {"event": ["batch", 2]}, constants)
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,10 @@ def test_the_layer_that_harms_goes_back_to_float_and_nothing_else(partial):
 
 def test_the_table_tells_every_try_with_its_interval_and_decision(partial):
     table = guard(partial, policy()).table
-    assert [row["step"] for row in table[:3]] == ["everything in INT8", "everything in float", "only loud in INT8"]
-    assert table[0]["outputs"]["event"]["missed"]
-    assert table[0]["outputs"]["event"]["low"] < table[0]["outputs"]["event"]["value"] < table[0]["outputs"]["event"]["high"]
-    assert table[-1]["decision"] == "holds; taken"
+    assert [row.step for row in table[:3]] == ["everything in INT8", "everything in float", "only loud in INT8"]
+    assert table[0].outputs["event"].missed
+    assert table[0].outputs["event"].low < table[0].outputs["event"].value < table[0].outputs["event"].high
+    assert table[-1].decision == "holds; taken"
 
 
 def test_a_budget_that_holds_changes_nothing_and_tries_nothing(partial):
@@ -133,7 +133,7 @@ def test_a_branch_that_the_recipe_marks_int8_is_not_reverted_and_named_as_what_b
     assert "loud1" in layers(found.partial.quantized)
     assert "the accuracy budget was not reached on val" in found.notes[-1]
     assert "branch 'loud', most of all its layer 'loud1'" in found.notes[-1]
-    assert any("not tried: the recipe marks it int8" in row["decision"] for row in found.table)
+    assert any("not tried: the recipe marks it int8" in row.decision for row in found.table)
 
 
 def test_report_reverts_nothing_and_names_what_blocks(partial):
@@ -148,7 +148,7 @@ def test_a_reverted_graph_above_the_size_budget_is_not_taken(partial):
     found = guard(partial, policy(size_mib=size + 1e-5))
     assert not found.met
     assert "loud1" in layers(found.partial.quantized)
-    assert any("not allowed: above the budget of" in row["decision"] for row in found.table)
+    assert any("not allowed: above the budget of" in row.decision for row in found.table)
 
 
 def test_training_with_quantization_is_asked_for_only_when_reverting_half_does_not_suffice(partial):
@@ -163,7 +163,7 @@ def test_training_with_quantization_is_asked_for_only_when_reverting_half_does_n
     found = guard(partial, policy(on_miss="qat", locked=["loud"]), retrained=retrained)
     assert asked == [1]
     assert found.met
-    assert "trained with quantization" in [row["step"] for row in found.table]
+    assert "trained with quantization" in [row.step for row in found.table]
     assert "so the model was trained with quantization" in found.notes[0]
 
 
@@ -171,12 +171,12 @@ def test_training_that_is_worse_than_reverting_is_not_taken(partial):
     found = guard(partial, policy(on_miss="qat", locked=["loud"]), retrained=lambda: replace(partial, quantized=partial.graph(["calm1"])))
     assert not found.met
     assert found.excess > 0
-    assert "trained" in found.notes[0]
+    assert "was worse than reverting to float" in found.notes[0]
 
 
 def test_a_loss_that_equals_its_limit_keeps_it(partial):
     lost = partial.lost()["event"].value
-    assert guard(partial, policy(np.nextafter(lost, 0.0))).table[0]["decision"] == "holds; taken"
+    assert guard(partial, policy(np.nextafter(lost, 0.0))).table[0].decision == "holds; taken"
 
 
 def test_qat_without_a_way_to_train_is_told(partial):
@@ -265,7 +265,7 @@ def test_compress_guards_and_the_bundle_holds_the_budget_on_test(place, tmp_path
     recipe.write_text(RECIPE.format(more=""))
     done = compress(place, recipe=recipe, data=place, output=tmp_path / "bundle")
     assert not done.report.missed
-    assert done.report.details.guard[0]["decision"] == "misses"
+    assert done.report.details.guard[0].decision == "misses"
     page = (done.bundle / "report.html").read_text()
     assert "Accuracy guard" in page
     assert "1 of 2 layers of &#x27;loud&#x27; (loud1) in float" in page

@@ -1,5 +1,6 @@
 """A branch whose INT8 a target computes wrongly stays in float there: with a real fault, that of OpenVINO's just-in-time fusions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,17 @@ import onnx
 import pytest
 
 pytest.importorskip("openvino")
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from edgemm.box.targets.openvino import OpenVINO
 from edgemm.contracts import recipe
+from edgemm.data.dataset import open_dataset
 from edgemm.errors import ParityError
 from edgemm.graph.back_to_float import int8_layers
 from edgemm.pipeline import compiling, stages
 from edgemm.pipeline.job import start
+from edgemm.store import cache
+from tests.onnx_models import model as onnx_model
 
 CARD = """
 model: model.onnx
@@ -41,11 +45,7 @@ def graph() -> onnx.ModelProto:
         helper.make_node("Concat", ["c", "d"], ["e"], name="join", axis=1),
         helper.make_node("MatMul", ["e", "head.w"], ["event"], name="head"),
     ]
-    shapes = {"wrong": ["batch", 64], "right": ["batch", 4], "event": ["batch", 3]}
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    made = helper.make_graph(nodes, "g", ends[:2], ends[2:], tensors)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx_model(nodes, {"wrong": ["batch", 64], "right": ["batch", 4]}, {"event": ["batch", 3]}, weights)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_branch_that_the_target_computes_wrongly_stays_in_float_and_is_named
     assert made.kept_float == ["wrong"]
     assert made.notes[0] == "openvino: branch 'wrong' stays in float, this target computes its INT8 wrongly."
     assert int8_layers(onnx.load(made.model.main)) == ["other", "head"]
-    assert all(rung["ok"] for rung in made.rungs)
+    assert all(rung.ok for rung in made.rungs)
 
 
 def test_where_the_target_computes_all_rightly_nothing_is_kept(exported):
@@ -81,11 +81,30 @@ def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(
     job, graph = exported
     plan = {**PLAN, "targets": {"openvino": {"precision": "f32", "threads": 1, "snippets": "auto"}}}  # a place of its own in the cache
     made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
-    (refused,) = [row for row in made.table if row["options"].get("snippets") == "single"]
-    assert "it breaks the parity ladder: output 'event' is off by" in refused["note"]
+    (refused,) = [row for row in made.table if row.options.get("snippets") == "single"]
+    assert "it breaks the parity ladder: output 'event' is off by" in refused.note
     assert "snippets" not in made.deployment.runtime_options
     assert any("snippets single" in note and "breaks the parity ladder" in note for note in made.notes)
     assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
+
+
+def test_what_was_timed_holds_for_any_budget_and_any_number_of_cores_answers(exported, tmp_path, monkeypatch):
+    job, graph = exported
+    rng, rows = np.random.default_rng(0), []
+    for number in range(24):
+        cells = {name: " ".join(f"{x:.3f}" for x in rng.normal(size=size)) for name, size in {"wrong": 64, "right": 4}.items()}
+        rows.append(f"{('train', 'val', 'test')[number % 3]},{cells['wrong']},{cells['right']},{'abc'[number % 3]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(["split,wrong,right,event", *rows]))
+    plan = {"steps": [{"quantize": {"calibration_samples": 8}}], "targets": {"onnxruntime": {"threads": 1}}}
+    made = []
+    for cores, budgets in ((2, {"accuracy_drop_points": 100}), (2, {"accuracy_drop_points": 90, "size_mib": 9}), (1, {})):
+        monkeypatch.setattr(cache, "machine", lambda cores=cores: {"processor": "of the test", "cores": cores})
+        data = replace(job, data=str(tmp_path), dataset=open_dataset(tmp_path, job.card), made=[], reused=[])
+        compiling.compile_for(data, graph, recipe.parse({**plan, "budgets": budgets}, card=job.card), "onnxruntime")
+        made.append(data.made)
+    assert "tune onnxruntime" in made[0]
+    assert made[1] == []
+    assert made[2] == ["tune onnxruntime"], "only what is timed knows the cores"
 
 
 def test_fast_options_are_tried_beside_every_choice_that_is_nearly_the_fastest(exported, monkeypatch):
@@ -93,12 +112,15 @@ def test_fast_options_are_tried_beside_every_choice_that_is_nearly_the_fastest(e
 
     monkeypatch.setattr(tuning, "CLOSE", 1e3)  # all of them
     job, graph = exported
+    before = len(job.made)
     made = compiling.compile_for(
         job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"precision": "f32"}}}, card=job.card), "openvino"
     )
-    plain = [row["options"] for row in made.table if "snippets" not in row["options"]]
-    fused = [row["options"] for row in made.table if row["options"].get("snippets") == "single"]
+    plain = [row.options for row in made.table if "snippets" not in row.options]
+    fused = [row.options for row in made.table if row.options.get("snippets") == "single"]
     assert len(plain) == len(OpenVINO(precision="f32").choices())
+    new = job.made[before:]
+    assert new.count("meaning") <= 1 < new.count("parity openvino")  # ONNX Runtime says once for all options what is right
     assert sorted(options["threads"] for options in fused) == sorted(options["threads"] for options in plain)
 
 

@@ -16,6 +16,7 @@ from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.bundle.packing import pack
 from edgemm.box.bundle.parts import Parts
 from edgemm.box.bundle.proving import verify
+from edgemm.box.measuring.answers import file_of
 from edgemm.contracts import plugins
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Report
@@ -26,6 +27,8 @@ from edgemm.pipeline import ledger, stages, standins
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.job import start
 from edgemm.store.artifact import Artifact
+from tests.graph import user_files
+from tests.onnx_models import model as onnx_model
 
 CARD = """
 model: model.onnx
@@ -51,13 +54,8 @@ def model(hearing=1.0):
         helper.make_node("MatMul", ["both", "pick"], ["event"], name="decide"),
         helper.make_node("ReduceSum", ["both", "last"], ["level"], name="measure"),
     ]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes, "sums", [value(name, TensorProto.FLOAT, ["batch", 4]) for name in ("image", "audio")],
-        [value("event", TensorProto.FLOAT, ["batch", 2]), value("level", TensorProto.FLOAT, ["batch", 1])],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    outputs = {"event": ["batch", 2], "level": ["batch", 1]}
+    return onnx_model(nodes, {"image": ["batch", 4], "audio": ["batch", 4]}, outputs, weights)
 
 
 def rows(seed, count):
@@ -165,16 +163,16 @@ def test_a_missing_input_costs_what_its_stand_in_leaves_out(unchanged, data):
     level = (test["image"] @ EYE + (means["audio"] @ EAR).mean(axis=0)).sum(axis=1)
     (alone,) = found(taken, subject="bundle", output="level", modalities=("image",))
     assert alone.value == pytest.approx(np.abs(level - test["level"]).mean(), rel=1e-5)
-    (row,) = [row for row in taken.details["contributions"] if (row["input"], row["output"]) == ("audio", "level")]
-    assert row["before"]["value"] == pytest.approx(alone.value, rel=1e-4), "mae without it, minus a mae of zero"
-    assert row["unit"] == "dB"
+    (row,) = [row for row in taken.details.contributions if (row.input, row.output) == ("audio", "level")]
+    assert row.before.value == pytest.approx(alone.value, rel=1e-4), "mae without it, minus a mae of zero"
+    assert row.unit == "dB"
 
 
 def test_a_compression_that_changes_nothing_changes_no_contribution_and_warns_of_nothing(unchanged):
     _, _, taken = unchanged
     assert taken.warnings == []
-    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4
-    assert taken.details["rows"] == taken.details["of"] == 90
+    assert [row.change.value for row in taken.details.contributions] == [0.0] * 4
+    assert taken.details.rows == taken.details.of == 90
 
 
 def test_a_compression_that_cuts_off_the_hearing_is_warned_of_by_name(job):
@@ -185,7 +183,7 @@ def test_a_compression_that_cuts_off_the_hearing_is_warned_of_by_name(job):
     assert taken.warnings[0].startswith("onnxruntime: compression made the model stop listening to 'audio': it added ")
     assert taken.warnings[0].endswith(" points to 'event', now 0 points.")
     assert "dB to 'level', now 0 dB." in taken.warnings[1]
-    assert {row["input"] for row in taken.details["contributions"] if row["deaf"]} == {"audio"}
+    assert {row.input for row in taken.details.contributions if row.deaf} == {"audio"}
 
 
 def test_hearing_a_little_worse_is_no_warning(job):
@@ -199,9 +197,9 @@ def test_of_a_larger_test_split_a_seeded_choice_is_measured_and_the_details_say_
     monkeypatch.setattr(ledger, "ROWS", 40)
     monkeypatch.setattr(standins, "LEAST_ROWS", 10)
     taken = ledger.take(run, exported, run, exported, [compiled(exported)])
-    assert (taken.details["rows"], taken.details["of"]) == (40, 90)
+    assert (taken.details.rows, taken.details.of) == (40, 90)
     assert {m.n for m in taken.measurements} == {40}
-    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4, "the same rows before and after"
+    assert [row.change.value for row in taken.details.contributions] == [0.0] * 4, "the same rows before and after"
 
 
 def test_a_target_whose_graph_has_other_cuts_gets_stand_ins_of_its_own(job, packed, tmp_path):
@@ -212,7 +210,7 @@ def test_a_target_whose_graph_has_other_cuts_gets_stand_ins_of_its_own(job, pack
         node.output[:] = [name.replace("heard", "sound") for name in node.output]
     onnx.save(renamed, tmp_path / "model.onnx")
     taken = ledger.take(run, exported, run, exported, [compiled(Artifact(tmp_path / "model.onnx"))])
-    assert [row["change"]["value"] for row in taken.details["contributions"]] == [0.0] * 4
+    assert [row.change.value for row in taken.details.contributions] == [0.0] * 4
     opened = open_bundle(packed(files={"model.onnx": exported.main, "targets/onnxruntime/model.onnx": exported.main, **taken.files}))
     assert set(opened.standins()) == {"seen", "heard"}
     assert set(opened.standins("onnxruntime")) == {"seen", "sound"}
@@ -243,7 +241,7 @@ def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_
     part = Compiled(exported, Deployment("tensorrt", exported.main, runtime_options=target.choices()[0]), {}, [], [])
     taken = ledger.take(run, exported, run, exported, [part])
     assert taken.warnings == []
-    assert taken.details["where"] == {"tensorrt": "tensorrt compressed, in ONNX Runtime"}
+    assert taken.details.where == {"tensorrt": "tensorrt compressed, in ONNX Runtime"}
     assert found(taken, subject="bundle")[0].target == "tensorrt"
     assert len(found(taken, subject="bundle")) == 6
 
@@ -251,9 +249,10 @@ def test_a_target_that_cannot_run_here_is_measured_in_its_stand_in_and_labelled_
 def test_with_many_inputs_only_each_alone_all_but_each_and_the_whole_are_measured():
     assert ledger.subsets(["a", "b"]) == [("a", "b"), ("a",), ("b",)]
     assert len(ledger.subsets(list("abcd"))) == 15
-    five = ledger.subsets(list("abcde"))
-    assert len(five) == 1 + 5 + 5
-    assert five[0] == tuple("abcde")
+    assert len(ledger.subsets(list("abcde"))) == 31
+    six = ledger.subsets(list("abcdef"))
+    assert len(six) == 1 + 6 + 6
+    assert six[0] == tuple("abcdef")
 
 
 def test_a_graph_that_cannot_be_split_says_why_and_stops_nothing(job, monkeypatch):
@@ -359,14 +358,14 @@ def test_two_towers_find_each_other_only_with_both_there(tmp_path):
     assert [(m.name, m.modalities, round(m.value, 6)) for m in found(taken, subject="bundle")] == [
         ("recall_at_1", ("image", "audio"), 1.0), ("recall_at_1", ("image",), 0.05), ("recall_at_1", ("audio",), 0.05),
     ]  # fmt: skip
-    assert [row["before"]["value"] for row in taken.details["contributions"]] == pytest.approx([95.0, 95.0])
+    assert [row.before.value for row in taken.details.contributions] == pytest.approx([95.0, 95.0])
 
 
 def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
     """The easyVQA card made tiny: its fusion multiplies, so a mean picture leaves something to go by, zeros would leave nothing."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("nncf")
-    from edgemm.contracts import card as cards
+    from edgemm.contracts import card_file as cards
     from edgemm.contracts.recipe import Step
     from edgemm.workshop.models.build import build
     from edgemm.workshop.models.checkpoint.loading import save_model
@@ -395,3 +394,18 @@ def test_a_picture_and_a_question_through_torch_int8_and_the_ledger(tmp_path):
     assert [name for name in taken.files if name.endswith("standins.npz")] == ["standins.npz"], "INT8 is cut where float is"
     cut = splits.read(standins.in_parts(run, exported).folder).cuts["image"][0]
     assert np.abs(standins.load(standins.measure(run, exported))[cut]).max() > 0
+
+
+ALIKE = ["IMU", "imu", "Imu", "rest"]
+
+
+def test_inputs_whose_names_differ_in_case_have_files_of_their_own(tmp_path):
+    body = [helper.make_node("MatMul", [name, f"w{at}"], [f"x{at}"], name=f"l{at}") for at, name in enumerate(ALIKE)]
+    body += [helper.make_node("Concat", [f"x{at}" for at in range(4)], ["c"], axis=1), helper.make_node("MatMul", ["c", "w"], ["out"])]
+    weights = {f"w{at}": np.eye(4, dtype=np.float32) for at in range(4)} | {"w": np.ones((16, 2), np.float32)}
+    path = user_files.write(tmp_path / "m.onnx", body, weights, inputs=dict.fromkeys(ALIKE, 4), outputs={"out": 2})
+    run = start(path, None)
+    files = splits.read(standins.in_parts(run, stages.export(run)).folder)
+    assert list(files.branches) == ALIKE
+    assert len({file.name.lower() for file in (*files.branches.values(), files.rest)}) == 5
+    assert len({file_of(name).lower() for name in ("IMU", "imu", "Imu", "a/b", "A%2fb")}) == 5

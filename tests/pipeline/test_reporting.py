@@ -8,7 +8,7 @@ from edgemm.box.measuring.candidate import Candidate
 from edgemm.contracts import recipe as recipes
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement, judge
-from edgemm.contracts.report_parts import Ratio
+from edgemm.contracts.timing_parts import Ratio
 from edgemm.pipeline.reporting import Form, _limits, _not_faster, title
 from edgemm.store.artifact import Artifact
 

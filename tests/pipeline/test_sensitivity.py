@@ -129,12 +129,12 @@ def test_a_second_time_finds_everything_in_the_cache(place, found):
 @pytest.mark.slow
 def test_the_guards_of_compress_find_the_int8_half(place, found, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
-        "steps: [{quantize: {method: ptq, on_miss: report}}]\ntargets: {openvino: {}}\nbudgets: {accuracy_drop_points: 0}\n"
+        "steps: [{quantize: {method: ptq, on_miss: report}}]\ntargets: {openvino: {}}\nfor: size\nbudgets: {accuracy_drop_points: 0}\n"
     )
     done = edgemm.compress(place, recipe=tmp_path / "recipe.yaml", data=place, output=tmp_path / "bundle")
     assert "quantize openvino" in done.reused
     assert "noise openvino" in done.reused
-    table = [row["step"] for row in done.report.details.guard]
+    table = [row.step for row in done.report.details.guard]
     assert "only strong in INT8" in table
 
 

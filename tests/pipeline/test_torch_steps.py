@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.recipe import load, parse, shipped
 from edgemm.contracts.report import Measurement
 from edgemm.data.dataset import open_dataset
@@ -101,7 +101,7 @@ def test_the_branch_and_layer_that_pruning_took_most_from_are_named(job):
         "targets": ["onnxruntime"],
     }
     shaped = torch_steps.shape(job, stages.export(job), parse(plain), opset=18)
-    rows = {row["layer"]: row for row in shaped.applied[0]["facts"]["layers"]}
+    rows = {row["layer"]: row for row in shaped.applied[0].facts["layers"]}
     assert all((row["share_of_branch_lost"] > 0) == (row["branch"] == "left") for row in rows.values())
     said = shaped.heaviest_cut()
     assert "Pruning took most from branch 'left' (" in said

@@ -49,15 +49,26 @@ def test_turns_are_drawn_by_what_became_of_them_with_their_reasons():
 
 
 def test_limits_and_throughput_are_tables_and_failures_keep_their_reason():
+    floors = {"compute_us": 12.5, "memory_us": 1.0, "launch_us": 2.0}
     details = {
-        "roofline": [{"branch": "image", "time_us": 50.0, "of_limit": 0.25, "reason": "compute", "layers": 7}],
-        "audit": [{"layer": "gru,x", "finding": "reference kernel", "kind": "RNNSeq", "kernel": "ref_any", "time_us": 9.0, "share": 0.2}],
-        "peaks": {"threads": 1, "gops": {"int8": 1000.0, "bf16": None}, "bandwidth_gbs": 10.0},
+        "roofline": [{"branch": "image", "time_us": 50.0, "of_limit": 0.25, "reason": "compute", "layers": 7, **floors}],
+        "audit": [
+            {
+                "layer": "gru,x",
+                "finding": "reference kernel",
+                "kind": "RNNSeq",
+                "kernel": "ref_any",
+                "precision": "f32",
+                "time_us": 9.0,
+                "share": 0.2,
+            }
+        ],
+        "peaks": {"threads": 1, "gops": {"int8": 1000.0, "bf16": None}, "bandwidth_gbs": 10.0, "layer_us": None, "runtime": "x"},
         "throughput": [
             {"candidate": "a", "batch": 1, "streams": 2, "per_s": 900.0, "low": 800.0, "high": 1000.0, "error": None},
             {"candidate": "a", "batch": 8, "streams": 1, "per_s": None, "low": None, "high": None, "error": "it takes one sample only"},
         ],
-    }
+    }  # fmt: skip
     page = measured(Report({}, details=Details.of_dict(details)))
     assert "On 1 thread(s) this box shows int8 1000 GOP/s and copies 10.0 GB/s" in page
     for words in (

@@ -93,7 +93,9 @@ def full():
         "steps": [{"name": "export", "seconds": 6.2, "text": "opset 18"}, {"name": "quantize", "seconds": 0.0, "reused": True}],
         "notes": ["'text' is skipped, the model has no text input."],
         "branches": [
-            {"branch": "image", "precision": "int8", "parameters": 812345, "macs": 2.13e7, "latency_share": 0.6,
+            {"branch": "frontend:audio", "precision": "f32", "parameters": {"before": 0, "after": 0}, "latency_share": 0.1,
+             "macs": {"before": 132e6, "after": 16.5e6}, "size_mib": {"before": 4.13, "after": 0.155}},
+            {"branch": "image", "precision": "int8", "parameters": 812345, "macs": 2.13e7, "latency_share": 0.5,
              "size_mib": {"before": 3.1, "after": 0.8}, "sqnr_db": 31.2},
             {"branch": "head:digit", "precision": "fp32", "parameters": 1290, "macs": 1280, "latency_share": 0.4,
              "size_mib": {"before": 0.005, "after": 0.005}, "sqnr_db": 27.5},
@@ -109,8 +111,8 @@ def full():
         "parity": [
             {"name": "export", "reference": "torch", "candidate": "ONNX", "ok": True, "outputs": {"digit": gap}, "branches": {}},
             {"name": "target", "reference": "Q/DQ", "candidate": "openvino", "ok": False, "note": "x",
-             "outputs": {"digit": {"max_abs": 0.0, "sqnr_db": None}},
-             "branches": {"audio": {"max_abs": math.inf, "sqnr_db": -math.inf}}, "culprit": {"branch": "audio", "node": "node_conv_3"}},
+             "outputs": {"digit": {"max_abs": 0.0, "sqnr_db": None, "scale": 1.0}},
+             "branches": {"audio": {**gap, "max_abs": None, "sqnr_db": None}}, "culprit": {"branch": "audio", "node": "node_conv_3"}},
         ],
         "layers": [{"name": "node_conv_1,node_relu_1", "kind": "Convolution", "precision": "int8", "kernel": "brgconv", "time_us": 40.0}],
         "ratios": [{"candidate": "int8", "baseline": "float", "value": 0.4, "low": 0.38, "high": 0.42, "verdict": "faster"}],
@@ -190,8 +192,15 @@ def test_the_page_says_which_modality_matters_and_warns_of_one_that_is_no_longer
     assert "audio Accuracy, digit 41.00 % 39.00 … 43.00 12.00 % 10.00 … 14.00" in words
 
 
+def test_beside_what_an_input_adds_stands_what_its_front_end_and_its_branch_cost(full):
+    costs = text_of(render(full)).split("What each input costs")[1].split("Every subset")[0]
+    assert "frontend:audio f32 0 132 M → 16.5 M 10.0 % 4.13 0.155" in costs
+    assert "image int8" in costs
+    assert "head" not in costs
+
+
 def test_subsets_of_inputs_do_not_mix_with_the_plain_results(full):
-    plain = Report(full.environment, measurements(), full.budgets, replace(full.details, ledger={}))
+    plain = Report(full.environment, measurements(), full.budgets, replace(full.details, ledger=None))
     start, end = "Before and after", "Latency distribution"
     assert text_of(render(full)).split(start)[1].split(end)[0] == text_of(render(plain)).split(start)[1].split(end)[0]
     assert "Which modality matters" not in text_of(render(plain))
@@ -223,6 +232,7 @@ def test_the_page_is_one_file_without_scripts_or_outside_parts(full):
 def test_everything_from_outside_is_escaped(full):
     hostile = [replace(m, candidate=EVIL, target=EVIL, output=EVIL, precision_ran=EVIL, unit=EVIL, name=EVIL) for m in full.measurements]
     hostile += [replace(m, modalities=(EVIL, "b")) for m in hostile]
+    gap = {"max_abs": 0.4, "sqnr_db": 31.0, "scale": 12.0}
     details = {
         "title": EVIL, "notes": [EVIL], "card": EVIL, "recipe": EVIL,
         "steps": [{"name": EVIL, "text": EVIL, "seconds": 1}],
@@ -230,7 +240,7 @@ def test_everything_from_outside_is_escaped(full):
         "latency_samples_ms": {EVIL: [1.0, 2.0]},
         "confusion": {EVIL: {"labels": [EVIL, "b"], "before": [[1, 1], [0, 2]], "after": [[1, 1], [0, 2]]}},
         "curves": {f"{EVIL}/{EVIL}": [[1, 1.0]]},
-        "parity": [{"name": EVIL, "reference": EVIL, "candidate": EVIL, "ok": False, "outputs": {EVIL: {}}, "branches": {EVIL: {}},
+        "parity": [{"name": EVIL, "reference": EVIL, "candidate": EVIL, "ok": False, "outputs": {EVIL: gap}, "branches": {EVIL: gap},
                     "culprit": {"branch": EVIL, "node": EVIL}, "note": EVIL}],
         "layers": [{"name": EVIL, "kind": EVIL, "precision": EVIL, "kernel": EVIL, "time_us": 1.0}],
         "ratios": [{"candidate": EVIL, "baseline": EVIL, "value": 1.0, "verdict": EVIL}],

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from edgemm.errors import OutputError
-from edgemm.store import artifact
+from edgemm.store import artifact, owned
 from edgemm.store.artifact import Artifact, folder_in_one_step, require_writable, show_size, write_bytes, write_json
 
 
@@ -52,22 +52,97 @@ with folder_in_one_step(Path({str(tmp_path / "out")!r})) as scratch:
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert not (tmp_path / "out").exists()
-    assert len(list(tmp_path.iterdir())) == 1, "the half-written folder is there under a hidden name"
+    assert len(list(tmp_path.iterdir())) == 2, "the half-written folder is there under a hidden name, and its lock"
     with folder_in_one_step(tmp_path / "out") as scratch:
         (scratch / "whole").write_text("y")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_kill_between_the_two_renames_brings_the_old_folder_back(tmp_path):
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    old = tmp_path / f".out.{dead}.old"
-    old.mkdir()
-    (old / "kept").write_text("1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").write_text("1")
+    code = f"""
+import os, signal
+from pathlib import Path
+from edgemm.store.artifact import folder_in_one_step
+rename, renames = os.rename, []
+def dies(old, new):
+    renames.append(new)
+    os.kill(os.getpid(), signal.SIGKILL) if len(renames) == 3 else rename(old, new)
+os.rename = dies
+with folder_in_one_step(Path({str(tmp_path / "out")!r})) as scratch:
+    (scratch / "new").write_text("2")
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="x"), folder_in_one_step(tmp_path / "out"):
         raise ValueError("x")
     assert (tmp_path / "out" / "kept").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+SLOW_WRITER = """
+import sys
+from pathlib import Path
+from edgemm.store.artifact import file_in_one_step, folder_in_one_step
+final = Path(sys.argv[2])
+if sys.argv[1] == "folder":
+    with folder_in_one_step(final) as scratch:
+        (scratch / "a").write_text("1")
+        print(flush=True); input()
+        (scratch / "b").write_text((scratch / "a").read_text())
+else:
+    with file_in_one_step(final) as file:
+        print(flush=True); input()
+        file.write(b"1")
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_a_process_of_another_container_writes_is_no_leftover(tmp_path, kind):
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a process namespace")
+    command = [*apart, sys.executable, "-c", SLOW_WRITER, kind, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        writer.stdout.readline()
+        artifact.remove_leftovers(tmp_path / "out")
+        writer.communicate("\n")
+    assert writer.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("seen", ["another host", "no locks"])
+def test_what_may_be_written_unseen_stays_for_a_week(tmp_path, monkeypatch, seen):
+    """As on a network file system that keeps locks within each host, or has none."""
+    with folder_in_one_step(tmp_path / "out") as scratch:
+        if seen == "another host":
+            monkeypatch.setattr(owned, "host", lambda: "0123abcd")
+        monkeypatch.setattr(owned.fcntl, "flock", no_locks if seen == "no locks" else lambda *_: None)
+        artifact.remove_leftovers(tmp_path / "out")
+        assert scratch.is_dir()
+        os.utime(scratch.with_name(f"{scratch.name}.lock"), (1_000_000, 1_000_000))
+        artifact.remove_leftovers(tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+        scratch.mkdir()
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_of_two_that_write_one_folder_at_once_the_later_stands_and_none_fails(tmp_path):
+    code = f"""
+from pathlib import Path
+from edgemm.store.artifact import folder_in_one_step
+for number in range(60):
+    with folder_in_one_step(Path({str(tmp_path / "out")!r})) as scratch:
+        (scratch / "main").write_text(str(number))
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "main").read_text() == "59"
 
 
 def test_a_full_disk_is_an_error_with_a_fix(tmp_path):

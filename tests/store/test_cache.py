@@ -42,8 +42,20 @@ def test_the_key_holds_code_versions_and_where_asked_the_machine():
     facts = cache.key_facts({"a": 1}, code="of the stage", packages=["numpy", "no-such-package"], on_this_machine=True)
     assert facts["code"] == "of the stage"
     assert facts["versions"]["no-such-package"] == "absent"
-    assert facts["machine"] == cache.machine()
     assert cache.key_facts({})["machine"] is None
+
+
+def test_the_cores_that_may_be_used_are_in_the_key_of_what_is_timed_alone():
+    facts = cache.key_facts({}, on_this_machine=True)["machine"]
+    assert facts == {key: value for key, value in cache.machine().items() if key != "cores"}
+    assert cache.key_facts({}, timed=True)["machine"] == cache.machine()
+
+
+def test_graphics_processors_are_in_the_key_of_what_runs_on_them_alone():
+    facts = cache.key_facts({}, timed=True, accelerated=True)["machine"]
+    assert facts == {**cache.machine(), "accelerators": cache.accelerators()}
+    assert cache.key_facts({}, accelerated=True)["machine"] is None
+    assert cache.accelerators().keys() == {"devices", "board", "driver", "visible"}
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -122,6 +134,41 @@ def test_two_processes_that_run_one_stage_at_once_make_it_once(empty_cache, tmp_
     (entry,) = (empty_cache / "export").iterdir()
     assert sorted(path.name for path in entry.iterdir()) == ["artifact.json", "main"]
     assert list((empty_cache / ".making").iterdir()) == []
+
+
+MANY_KEYS = """
+import errno, fcntl, os, sys
+from edgemm.store import cache
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+if sys.argv[1] == "no locks":
+    fcntl.flock = no_locks
+os.fsync = lambda handle: None  # nobody pulls the plug
+made = 0
+for number in range(int(sys.argv[2])):
+    def make(scratch):
+        global made
+        made += 1
+        for name in ("main", "sibling"):
+            (scratch / name).write_text(str(os.getpid()))
+        return scratch / "main"
+    artifact = cache.stage("export", {"number": number}, make)
+    assert artifact.main.read_text() == artifact.sibling("sibling").read_text(), number
+print(made)
+"""
+
+
+@pytest.mark.parametrize(("locks", "keys"), [("locks", 300), ("no locks", 100)])
+def test_four_processes_that_want_the_same_keys_at_once_never_fail_nor_mix(empty_cache, locks, keys):
+    environment = {**os.environ, "EDGEMM_CACHE": str(empty_cache)}
+    command = [sys.executable, "-c", MANY_KEYS, locks, str(keys)]
+    workers = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    made = [int(worker.communicate()[0]) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert sum(made) == keys or locks == "no locks"
+    entries = list((empty_cache / "export").iterdir())
+    assert len(entries) == keys, "and nothing is left over"
+    assert all((entry / "main").read_text() == (entry / "sibling").read_text() for entry in entries)
 
 
 def test_a_process_goes_on_with_a_stage_whose_maker_is_killed(empty_cache, tmp_path):

@@ -103,7 +103,7 @@ def test_what_a_running_process_uses_stays(filled):
 def test_what_a_killed_process_used_may_go(filled):
     assert in_another_process(filled, 0, then="import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == -9
     assert tidying.empty(filled).in_use == 0
-    assert not list((filled / in_use.USERS).glob("*.list"))
+    assert not list((filled / in_use.USERS).glob(".list.*"))
 
 
 def test_what_this_process_uses_stays_also_when_the_cache_was_emptied_by_hand_before(empty_cache):
@@ -137,9 +137,9 @@ def test_leftovers_of_killed_runs_go_and_those_of_running_ones_stay(filled):
     code = "import os, signal; cache.stage('export', {}, lambda scratch: os.kill(os.getpid(), signal.SIGKILL))"
     assert in_another_process(filled, then=code) == -9
     with running(filled, then="cache.stage('export', {'a': 1}, lambda scratch: (print(flush=True), input(), make(scratch))[2])"):
-        assert len(list((filled / "export").glob(".*"))) == 2
+        assert len(list((filled / "export").glob(".*"))) == 4, "two folders and their locks"
         assert tidying.tidy(filled, 10**6).leftovers == 1
-        assert len(list((filled / "export").glob(".*"))) == 1
+        assert len(list((filled / "export").glob(".*"))) == 2
     assert not list((filled / "export").glob(".*"))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,28 @@ import pytest
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.box.devices.environment import onednn_instructions
-from edgemm.box.devices.peaks import Peaks
 from edgemm.box.devices.power import open_meter
-from edgemm.contracts import card as cards
-from edgemm.contracts import plugins
+from edgemm.box.measuring.candidates import resolve
+from edgemm.contracts import card_file as cards
+from edgemm.contracts import onnx_file, plugins
 from edgemm.contracts.answers import Answers
+from edgemm.contracts.card import Card
 from edgemm.contracts.report import Report, Verdict, read
 from edgemm.contracts.target import Target, fingerprint
-from edgemm.errors import EdgemmError, MeasureError, OutputError, TargetError
+from edgemm.contracts.timing_parts import Peaks
+from edgemm.errors import BundleError, EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import page
 from edgemm.report.terminal import Ending, conclude
-from edgemm.verbs.benchmark import benchmark
+from edgemm.verbs.benchmark import _prepare, benchmark
 from tests.places import PACKS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+
+from tests.graph import user_files  # noqa: E402
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -58,17 +64,10 @@ def graph(*, quantized: bool = False, width: int = 64, name: str = "kind") -> by
         helper.make_node("DequantizeLinear", ["w8", "ws", "z"], ["w"], "w_dq"),
     ] * quantized
     nodes.append(helper.make_node("MatMul", ["xd" if quantized else "x", "w"], [name], "the_layer"))
-    made = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, ["batch", width])],
-        [helper.make_tensor_value_info(name, FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    return onnx_model(nodes, {"x": ["batch", width]}, {name: ["batch", 3]}, weights).SerializeToString()
 
 
-def card_of(folder: Path, labels: tuple[str, ...] = ("a", "b", "c"), width: int = 64) -> cards.Card:
+def card_of(folder: Path, labels: tuple[str, ...] = ("a", "b", "c"), width: int = 64) -> Card:
     plain = {
         "model": "model.onnx",
         "inputs": {"x": {"modality": "sensor", "shape": [width], "rate_hz": 10}},
@@ -296,7 +295,7 @@ def test_a_file_that_names_its_outputs_otherwise_is_timed_and_its_accuracy_is_sa
 
 
 def test_a_target_it_was_not_made_for_is_refused(bundle):
-    with pytest.raises(MeasureError, match=r"holds nothing for the target 'onnxruntime'(?s:.)*known: openvino"):
+    with pytest.raises(BundleError, match=r"holds nothing for the target 'onnxruntime'(?s:.)*known: openvino"):
         benchmark([bundle], target="onnxruntime")
     with pytest.raises(EdgemmError, match=r"there is no target 'openvin'(?s:.)*did you mean 'openvino'"):
         benchmark([bundle], target="openvin")
@@ -318,8 +317,9 @@ def test_rows_that_are_disturbed_are_flagged_in_table_json_and_page(measured):
     assert {row.target for row in told.values()} == {"openvino"}
     assert all(row.disturbed <= row.rounds == 5 for row in told.values())
     turns = measured.details.timeline
-    assert sum(turn["kept"] for turn in turns) == 15
-    assert {"candidate", "round", "launch", "at_s", "p50_ms", "kept", "reasons", "others", "waited", "stolen", "clock"} <= set(turns[0])
+    assert sum(turn.kept for turn in turns) == 15
+    assert {turn.candidate for turn in turns} == set(told)
+    assert [turn.at_s for turn in turns] == sorted(turn.at_s for turn in turns)
     spoiled = {name: dataclasses.replace(row, flagged=True) for name, row in told.items()}
     flagged = dataclasses.replace(measured, details=dataclasses.replace(measured.details, disturbances=spoiled))
     assert str(flagged).count("(disturbed)") >= 3
@@ -345,7 +345,7 @@ def test_a_test_split_too_small_for_the_claim_says_how_many_samples_it_needs(bun
 
 def test_a_pace_and_the_throughput_are_measured_where_they_are_asked_for(bundle):
     report = benchmark([bundle], pace="50hz", streams=[1], batches=[1, 2], target="openvino", **{**QUICK, "seconds": 0.4})
-    assert report.details.pace["rates_hz"] == {"x": 50.0}
+    assert report.details.pace.rates_hz == {"x": 50.0}
     assert {m.subject for m in report.find("paced_p50_ms")} == {"float", "default", "bundle"}
     assert {(row.batch, row.streams) for row in report.details.throughput} == {(1, 1), (2, 1)}
     best = max(row.per_s for row in report.details.throughput if row.candidate == f"{bundle}, openvino")
@@ -358,7 +358,7 @@ def test_the_first_candidates_branches_are_held_against_the_box(bundle, monkeypa
     monkeypatch.setattr("edgemm.box.measuring.sustained.peaks", lambda threads: box)
     report = benchmark([bundle], **{**QUICK, "roofline": True})
     if any(layer.time_us for layer in report.details.layers):
-        assert {row["reason"] for row in report.details.roofline} <= {"compute", "memory", "launch overhead"}
+        assert {row.reason for row in report.details.roofline} <= {"compute", "memory", "launch overhead"}
         assert any("The peaks of this machine were measured while other processes" in note for note in report.details.notes)
         assert "Against the limits of this box" in page.render(report)
     else:  # one product is quicker than the runtime's clock can tell
@@ -383,3 +383,13 @@ def test_a_command_is_measured_beside_the_bundle_whose_inputs_it_takes(bundle, d
 def test_a_command_alone_does_not_say_what_it_takes():
     with pytest.raises(MeasureError, match="does not say what it takes"):
         benchmark(["command:./program"])
+
+
+def test_a_file_with_operators_of_its_own_is_measured_as_edgemm_prepares_it(tmp_path):
+    twice = helper.make_function("my", "Twice", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], [helper.make_opsetid("", 18)])
+    body = [*user_files.nodes("o"), helper.make_node("Twice", ["o"], ["out"], domain="my")]
+    path = user_files.write(tmp_path / "m.onnx", body, user_files.weights(), functions=[twice], domains=["my"])
+    contender = resolve(path, prepare=partial(_prepare, None))
+    assert {form.target for form in contender.candidates} == {"onnxruntime", "openvino"}
+    assert not any(onnx_file.read(form.deployment.model).has_functions for form in contender.candidates)
+    assert any("measured as edgemm prepares it" in note for note in contender.notes)

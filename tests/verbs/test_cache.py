@@ -21,7 +21,7 @@ def filled(empty_cache):
 
     for name, number in (("export", 1), ("export", 2), ("tune", 1)):
         store.stage(name, {"number": number}, make)
-    for path in (empty_cache / in_use.USERS).glob("*.list"):
+    for path in (empty_cache / in_use.USERS).glob(".list.*"):
         path.unlink()
     return empty_cache
 

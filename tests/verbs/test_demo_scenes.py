@@ -68,7 +68,7 @@ def test_the_written_set_is_a_dataset_folder(porch):
 def test_the_card_takes_what_the_scenes_are(porch):
     import yaml
 
-    from edgemm.contracts.card import parse
+    from edgemm.contracts.card_file import parse
     from edgemm.data.dataset import open_dataset
     from edgemm.verbs._demo.scenes import CARD, LABELS, scenes
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from edgemm.errors import BundleError, RemoteError
 from tests.box.serving.conftest import *  # noqa: F403  # the told-by-hand bundle and the clip
 from tests.box.serving.conftest import free_port, make_bundle, wait_for
 
-HERE = f"{sys.executable} -m edgemm"
+HERE = f"env PYTHONPATH={Path(edgemm.__file__).parents[1]} {sys.executable} -m edgemm"
 
 
 @pytest.fixture
@@ -94,6 +95,16 @@ def test_a_reload_that_fails_puts_the_old_one_back(box, bundle, tmp_path):
     with pytest.raises(RemoteError, match="could not be reloaded"):
         edgemm.deploy(bundle, to=str(place), reload="false", **box)
     assert place.read_bytes() == b"what was there before"
+
+
+def test_the_box_gets_what_it_needs_unless_the_whole_bundle_is_asked_for(box, tmp_path):
+    bundle, place = make_bundle(tmp_path / "new", targets=("openvino", "onnxruntime")), str(tmp_path / "there.edgemm")
+    slim = edgemm.deploy(bundle, to=place, target="onnxruntime", **box)
+    assert open_bundle(place).targets() == ["onnxruntime"]
+    assert "model.onnx" not in open_bundle(place).files
+    whole = edgemm.deploy(bundle, to=place, slim=False, **box)
+    assert open_bundle(place).files == open_bundle(bundle).files
+    assert slim.size_bytes < whole.size_bytes
 
 
 def test_without_a_run_it_lies_there_for_the_next_start(box, bundle, tmp_path):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.card import Card
 from edgemm.errors import CardError, CheckpointError, EdgemmError, OutputError
 from edgemm.verbs.init import init
 from edgemm.workshop.models.checkpoint.loading import load_model
@@ -46,7 +47,7 @@ def place(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def filled_in(path: Path) -> cards.Card:
+def filled_in(path: Path) -> Card:
     """The draft as a person completes it."""
     text = path.read_text().replace("labels: []", "labels: [a, b, c, d, e, f, g]").replace("tokenizer: tokenizer.json", "vocab: 3")
     path.write_text(text.replace("  # FILL IN", ""))
@@ -161,6 +162,12 @@ def test_no_inputs_are_an_error(place):
 def test_kwargs_of_another_form_are_an_error(place):
     with pytest.raises(CardError, match="'width' is not of the form key=value"):
         init("drafted:build", inputs=INPUTS, kwargs=["width"])
+    with pytest.raises(CardError, match="its value is not YAML"):
+        init("drafted:build", inputs=INPUTS, kwargs=["width='"])
+
+
+def test_kwargs_are_read_as_those_of_a_card_are(place):
+    assert filled_in(init("drafted:build", inputs=INPUTS, kwargs=["width=012"])).kwargs == {"width": 12}
 
 
 def test_a_model_that_fails_on_the_shapes_given_is_named_with_its_line(place):

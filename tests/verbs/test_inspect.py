@@ -10,7 +10,7 @@ import edgemm
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.cli import main
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.report import Report
 from edgemm.errors import EdgemmError, MissingExtra
 from tests.places import PACKS
@@ -19,6 +19,9 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
+
 CARD = """
 model: model.onnx
 inputs:
@@ -27,6 +30,8 @@ inputs:
 outputs:
   event: {task: classification, labels: [quiet, glass, person]}
 """
+
+ROWS = ["frontend:image", "image", "imu", "fusion", "head:event"]
 
 
 def weights(*shape, seed=0):
@@ -43,12 +48,8 @@ def graph():
         helper.make_node("Concat", ["seen", "felt"], ["both"], "cat", axis=1),
         helper.make_node("MatMul", ["both", "h"], ["event"], "decide"),
     ]
-    shapes = {"image": ["batch", 3, 16, 16], "imu": ["batch", 20], "event": ["batch", 3]}
-    ends = [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()]
     constants = {"k": weights(64, 3, 3, 3), "w": weights(20, 8), "h": weights(72, 3)}
-    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "g", ends[:2], ends[2:], tensors)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx_model(nodes, {"image": ["batch", 3, 16, 16], "imu": ["batch", 20]}, {"event": ["batch", 3]}, constants)
 
 
 @pytest.fixture
@@ -78,12 +79,12 @@ def bundle(model):
 
 def test_an_onnx_file_is_taken_apart_branch_by_branch(model):
     found = edgemm.inspect(model / "model.onnx")
-    assert [row.branch for row in found.rows] == ["image", "imu", "fusion", "head:event"]
-    assert [row.modality for row in found.rows] == ["image", "sensor", None, None]
-    assert [row.parameters for row in found.rows] == [64 * 27, 160, 0, 216]
-    assert found.rows[0].macs == 16 * 16 * 64 * 27
+    assert [row.branch for row in found.rows] == ROWS
+    assert [row.modality for row in found.rows] == ["image", "image", "sensor", None, None]
+    assert [row.parameters for row in found.rows] == [0, 64 * 27, 160, 0, 216]
+    assert found.rows[1].macs == 16 * 16 * 64 * 27
     assert found.total.parameters == 64 * 27 + 160 + 216
-    assert found.total.size_bytes["fp32"] == 4 * found.total.parameters
+    assert found.total.size_bytes["fp32"] == 4 * (found.total.parameters + 6), "and a scale and a shift for each colour"
     assert found.target == "openvino"
     assert [str(spec) for spec in found.inputs] == ["(batch, 16, 16, 3) uint8", "(batch, 20) float32"]
     assert found.outputs == {"event": "classification of quiet, glass, person"}
@@ -95,13 +96,13 @@ def test_the_time_is_shared_among_the_branches_as_measured(model, target):
     shares = {row.branch: row.latency_share for row in rows}
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares, key=shares.get) == "image"
-    assert rows[0].precision == "f32"
+    assert [row.precision for row in rows[:2]] == ["", "f32"], "a picture's bytes are no INT8"
 
 
 def test_a_file_without_a_card_is_inspected_too(model):
     (model / "model.yaml").unlink()
     found = edgemm.inspect(model / "model.onnx")
-    assert [row.branch for row in found.rows] == ["image", "imu", "fusion", "head:event"]
+    assert [row.branch for row in found.rows] == ROWS[1:]
     assert found.outputs == {"event": "tensor"}
 
 
@@ -151,7 +152,7 @@ def test_a_bundle_is_inspected_on_its_own_target_with_its_golden_sample(bundle, 
             write(file, {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()})
     found = edgemm.inspect(bundle if form == "folder" else tmp_path / "b.edgemm")
     assert found.target == "openvino"
-    assert [row.branch for row in found.rows] == ["image", "imu", "fusion", "head:event"]
+    assert [row.branch for row in found.rows] == ROWS
     assert found.total.latency_share == 1.0
     assert found.notes == ("opened with safe options: nothing was tuned for it.",)
 
@@ -193,13 +194,13 @@ def test_the_command_prints_a_table_and_json(model, capsys):
     assert lines[4].split() == [
         "branch", "modality", "parameters", "MACs", "time", "ran", "in", "fp32", "MiB", "fp16", "MiB", "int8", "MiB", "stored", "MiB",
     ]  # fmt: skip
-    assert lines[5].split()[:4] == ["image", "image", "1,728", "442,368"]
-    assert lines[9].split()[0] == "total"
-    assert lines[10] == "note: the layers were timed on a synthetic sample."
+    assert lines[6].split()[:4] == ["image", "image", "1,728", "442,368"]
+    assert lines[10].split()[0] == "total"
+    assert lines[11] == "note: the layers were timed on a synthetic sample."
     with pytest.raises(SystemExit):
         main(["inspect", str(model), "--json"])
     plain = json.loads(capsys.readouterr().out)
-    assert [row["branch"] for row in plain["branches"]] == ["image", "imu", "fusion", "head:event"]
+    assert [row["branch"] for row in plain["branches"]] == ROWS
     assert plain["total"]["parameters"] == 2104
 
 
@@ -218,7 +219,7 @@ def test_real_models_are_taken_apart(name, parameters):
 def test_a_board_that_is_not_at_hand_is_estimated_branch_by_branch(form, request, tmp_path):
     given = request.getfixturevalue(form)
     found = edgemm.inspect(given, device="orin-nano-8gb-super", output=tmp_path / "report")
-    assert {row.branch for row in found.estimate.rows} == {*(row.branch for row in found.rows), "total"}
+    assert {row.branch for row in found.estimate.rows} == {*ROWS[1:], "total"}, "what a front-end only casts and turns is no layer"
     assert "estimate for Jetson Orin Nano 8GB Super" in str(found)
     kept = json.loads((tmp_path / "report" / "report.json").read_text())
     assert kept["details"]["estimate"]["board"]["name"] == "orin-nano-8gb-super"

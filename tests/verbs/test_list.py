@@ -7,7 +7,7 @@ import pytest
 import edgemm
 from edgemm.cli import main
 from edgemm.contracts import plugins
-from edgemm.data.modalities._audio.mel import MFCC_KEYS
+from edgemm.data.modalities._audio.features import MFCC_KEYS
 from edgemm.errors import EdgemmError
 from edgemm.verbs.list import FILES, KINDS
 

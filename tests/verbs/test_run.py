@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,10 +12,11 @@ import time
 import pytest
 
 import edgemm
+from edgemm.cli import main
 from edgemm.errors import Mistakes, RunError
 from tests.borders.test_absent_packages import without
 from tests.box.serving.conftest import *  # noqa: F403  # the told-by-hand bundle, the clip, camera and broker
-from tests.box.serving.conftest import Listener, cli, wait_for
+from tests.box.serving.conftest import Listener, cli, free_port, wait_for
 
 BOX = (
     "torch",
@@ -86,6 +88,94 @@ def test_every_mistake_in_the_file_is_told_at_once(bundle, tmp_path):
         edgemm.run(bundle, config=tmp_path / "run.yaml")
     assert "unknown key 'decide'" in str(caught.value)
     assert "feeds 'imgae', no input of this model" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("nofile.mp4", None, r"nofile\.mp4' does not exist"),
+        ("0", None, "a camera of this machine is /dev/video0"),
+        ("empty.mp4", b"", r"empty\.mp4' is empty"),
+        ("notes.txt", b"hello there\n", r"notes\.txt' cannot be read"),
+        ("broken.mp4", bytes(range(256)) * 12, r"broken\.mp4' cannot be read"),
+        ("folder/", {}, "holds no pictures"),
+        ("words/", {"a.txt": b"hello"}, "holds nothing for image, audio"),
+        ("torn/", {"a.png": b"\x89PNG torn"}, r"a\.png' cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_recording_that_is_not_there_or_cannot_be_read_ends_the_run(bundle, tmp_path, name, content, words, fast):
+    path = tmp_path / name
+    if isinstance(content, dict):
+        path.mkdir()
+        for file, inside in content.items():
+            (path / file).write_bytes(inside)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=words):
+        edgemm.run(bundle, source=[f"image,audio={'0' if name == '0' else path}"], fast=fast, quiet=True, seconds=20)
+
+
+def test_what_was_away_is_told_once_and_counted_at_the_end(bundle, clip, tmp_path, capsys):
+    sinks = [{"mqtt": {"host": "127.0.0.1", "port": free_port()}}, {"webhook": {"url": f"http://127.0.0.1:{free_port()}/hook"}}]
+    camera = {"stream": {"inputs": "image", "url": f"http://127.0.0.1:{free_port()}/live?channel=1"}}
+    (tmp_path / "run.yaml").write_text(json.dumps({"sources": [camera, {"stream": {"inputs": "audio", "url": str(clip)}}], "sinks": sinks}))
+    summary = edgemm.run(bundle, config=tmp_path / "run.yaml", seconds=4.5)
+    said = capsys.readouterr().out
+    for words in ("channel=1 is down: ", "mqtt is down: mqtt://127.0.0.1:", "webhook is down: 127.0.0.1: "):
+        assert said.count(words) == 1
+        assert words.split(" is")[0] in " ".join(summary.lost)
+    assert "channel=1 was never there" in str(summary)
+    assert "mqtt was never there" in str(summary)
+
+
+def test_what_never_came_ends_with_another_code_than_success(bundle, clip, tmp_path, capsys):
+    away = f"http://127.0.0.1:{free_port()}"
+    lines = ["run", str(bundle), "--seconds", "1.2", "--source"]
+    silent = socket.create_server(("127.0.0.1", 0))  # takes a call and says nothing
+    for words, never in (
+        ([*lines, f"image={away}/live"], f"{away}/live"),
+        ([*lines, f"audio=mqtt://{away[7:]}/room"], f"mqtt://{away[7:]}/room"),
+        ([*lines, f"image,audio={clip}", "--sink", f"mqtt://{away[7:]}"], "mqtt"),
+        ([*lines, f"image,audio={clip}", "--sink", f"{away}/hook"], "webhook"),
+        ([*lines, f"image,audio={clip}", "--sink", f"mqtt://127.0.0.1:{silent.getsockname()[1]}"], "mqtt"),
+        ([*lines, f"image,audio={clip}"], ""),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--json"])
+        assert ended.value.code == (3 if never else 0), words
+        done = json.loads(capsys.readouterr().out)
+        assert done["never_came"] == ([never] if never else [])
+        if never:
+            (told,) = (line for line in done["lost"] if line.startswith(f"{never} was never there"))
+            assert told.count(away[7:]) <= 1, "its address stands there once"
+    silent.close()
+    assert cli(*lines, f"image={away}/live", "--supervise").returncode == 3
+
+
+def test_a_topic_on_which_nobody_speaks_is_no_loss(bundle, clip, broker, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROKER_USER", broker.user)
+    monkeypatch.setenv("BROKER_PASSWORD", broker.password)
+    where = {"host": "127.0.0.1", "port": broker.port, "user_env": "BROKER_USER", "password_env": "BROKER_PASSWORD"}
+    sources = [{"mqtt": {"inputs": "audio", "topic": "room", **where}}, {"stream": {"inputs": "image", "url": str(clip)}}]
+    (tmp_path / "run.yaml").write_text(json.dumps({"sources": sources}))
+    done = edgemm.run(bundle, config=tmp_path / "run.yaml", seconds=3, quiet=True)
+    assert done.never_came == ()
+    assert "mqtt" not in " ".join(done.lost)
+
+
+def test_a_box_without_pillow_says_that_it_scales_pictures_otherwise(bundle, tmp_path, fresh_python):
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "a.png")
+    printed = fresh_python(f"""{without("PIL")}
+import contextlib, io
+import edgemm
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    done = edgemm.run({str(bundle)!r}, source=[{f"image={tmp_path}/a.png"!r}], fast=True, quiet=True)
+print(done.decisions, "a.png is scaled otherwise than in training" in said.getvalue(), "pip install" in said.getvalue())
+""")
+    assert printed.strip() == "1 True True"
 
 
 def test_a_live_source_cannot_be_played_fast(bundle):

@@ -9,7 +9,7 @@ import edgemm
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import pack
 from edgemm.cli import main
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.report import Report
 from edgemm.errors import BundleError
 from edgemm.report import page
@@ -18,14 +18,14 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
+
 
 @pytest.fixture
 def bundle(tmp_path):
     """A bundle whose model adds one, for ONNX Runtime."""
-    one = onnx.numpy_helper.from_array(np.float32(1), "one")
-    ends = [helper.make_tensor_value_info(name, FLOAT, ["batch", 2]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"], "add")], "g", ends[:1], ends[1:], [one])
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    add = onnx.helper.make_node("Add", ["x", "one"], ["y"], "add")
+    content = onnx_model([add], {"x": ["batch", 2]}, {"y": ["batch", 2]}, {"one": np.float32(1)}).SerializeToString()
     x = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
     inputs = {"x": {"modality": "sensor", "shape": [2], "rate_hz": 10}}
     return pack(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgemm.box.bundle.opened import Bundle
 from edgemm.box.bundle.parts import SplitFiles
-from edgemm.contracts import plugins
-from edgemm.contracts.target import Session, Target, fingerprint
+from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.target import Session
 from edgemm.errors import BundleError
 
 
@@ -21,25 +20,15 @@ class ServedBundle:
     """What runs, and how.
 
     Attributes:
-        model: The graph as a whole: the target's own, or the float one where the bundle was not made for it.
-        options: Runtime options that hold on this machine for the whole graph.
+        whole: The graph as a whole, the target's own or the float one where the bundle was not made for it, with the runtime options that
+            hold on this machine.
         split: The graph in parts; None where the bundle holds none.
         standins: What replaces a missing input in ``split``: cut tensor -> array for one sample; None where nobody knows.
     """
 
-    target: Target
-    model: Path
-    options: Mapping[str, Any]
+    whole: Deployment
     split: SplitFiles | None
     standins: Mapping[str, np.ndarray] | None
-
-    def open(self) -> Session:
-        """The graph as a whole.
-
-        Raises:
-            TargetError: The runtime refuses it.
-        """
-        return self.target.open(self.model, **self.options)
 
     def open_part(self, graph: Path) -> Session:
         """One graph of ``split``, with the options that hold for parts.
@@ -47,7 +36,8 @@ class ServedBundle:
         Raises:
             TargetError: The runtime refuses it.
         """
-        return self.target.open(graph, **self.target.without_unsafe(self.options))
+        target = self.whole.plugin()
+        return target.open(graph, **target.without_unsafe(self.whole.runtime_options))
 
 
 def deploy(bundle: Bundle, name: str) -> ServedBundle:
@@ -57,10 +47,8 @@ def deploy(bundle: Bundle, name: str) -> ServedBundle:
         MissingExtra: The target's runtime is not installed here.
     """
     if name in bundle.targets():
-        target = bundle.load_target(name)
-        options, _ = bundle.options_for(name, fingerprint(target))
-        return ServedBundle(target, bundle.target_model(name), options, *_parts(bundle, name))
-    return ServedBundle(plugins.load(Target, name), bundle.model, {}, *_parts(bundle, None))
+        return ServedBundle(bundle.deployment_here(name)[0], *_parts(bundle, name))
+    return ServedBundle(Deployment(name, bundle.model), *_parts(bundle, None))
 
 
 def _parts(bundle: Bundle, target: str | None) -> tuple[SplitFiles | None, Mapping[str, np.ndarray] | None]:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from edgemm.box.bundle import seal
 from edgemm.box.bundle.golden import Golden
-from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE
+from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, SLIM
 from edgemm.contracts import onnx_file
+from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
 from edgemm.contracts.specs import TensorSpec
-from edgemm.errors import BundleError, CardError, OutputError
-from edgemm.store import stored_zip
-from edgemm.store.artifact import file_in_one_step, folder_in_one_step, pieces, remove_leftovers, require_writable, write_bytes
+from edgemm.contracts.target import fingerprint
+from edgemm.errors import BundleError, OutputError
+from edgemm.store import json_text, stored_zip
+from edgemm.store.artifact import file_in_one_step, folder_in_one_step, pieces, remove_leftovers, require_writable
 
 SUFFIX = ".edgemm"
 Files = Mapping[str, Path | bytes]
@@ -37,7 +39,7 @@ class TargetOptions:
         target: Options of the target itself, as the recipe gave them (``{"device": "CPU"}``).
         safe: Runtime options that always apply: what correctness asks for, such as a float type that branches marked fp32 need.
         tuned: Runtime options that were fastest on the machine of ``fingerprint``; they hold there alone.
-        fingerprint: ``targets._protocol.fingerprint`` of that machine.
+        fingerprint: ``contracts.target.fingerprint`` of that machine.
         forbid: Float types that must not run on any machine, since the recipe keeps a branch in fp32.
     """
 
@@ -46,6 +48,11 @@ class TargetOptions:
     tuned: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     forbid: Sequence[str] = ()
+
+    @classmethod
+    def of_deployment(cls, deployment: Deployment, *, safe: Mapping[str, Any], forbid: Sequence[str] = ()) -> TargetOptions:
+        """Of a deployment whose runtime options were chosen on this machine."""
+        return cls(deployment.options, safe, deployment.runtime_options, fingerprint(deployment.plugin()), forbid)
 
     def to_json(self) -> bytes:
         plain = {key: dict(getattr(self, key)) for key in ("target", "safe", "tuned", "fingerprint")} | {"forbid": list(self.forbid)}
@@ -65,6 +72,7 @@ def pack(
     options: Mapping[str, TargetOptions] | None = None,
     reference: Answers | None = None,
     subsets: Sequence[Mapping[str, Any]] = (),
+    thresholds: Mapping[str, Mapping[str, Mapping[str, float]]] = MappingProxyType({}),
     sign: Path | None = None,
 ) -> Path:
     """Write a bundle in one step, in the place of an older one.
@@ -82,6 +90,7 @@ def pack(
         options: Target -> how it is opened.
         reference: Labels and the original's answers on the test split.
         subsets: ``Ledger.manifest()``: the accuracy to expect of each target and output where inputs are missing.
+        thresholds: Target -> output -> label -> the score from which it counts there.
         sign: PEM private key (ed25519).
 
     Returns:
@@ -111,6 +120,9 @@ def pack(
         "targets": [name for name in map(target_of, files) if name],
         "accuracy": dict(accuracy),
         "subsets": [dict(row) for row in subsets],
+        **(
+            {"thresholds": {target: {o: dict(own) for o, own in each.items()} for target, each in thresholds.items()}} if thresholds else {}
+        ),
         "provenance": dict(provenance),
         "signer": seal.public_hex(sign) if sign else None,
         "files": {name: seal.entry(pieces(everything[name])) for name in sorted(everything)},
@@ -118,37 +130,29 @@ def pack(
     raw = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     line = seal.hash_line(raw)
     everything |= {MANIFEST: raw, HASH: line} | ({SIGNATURE: seal.sign(line, sign)} if sign else {})
-    if out.suffix == SUFFIX:
-        _write_zip(out, everything)
-    else:
-        _write_folder(out, everything)
-    return out
+    return _write(out, everything)
 
 
-def copy(folder: Path, out: Path) -> Path:
+def copy(folder: Path, out: Path, *, left_out: Collection[str] = ()) -> Path:
     """Write the bundle in ``folder`` again at ``out``, as a folder or as a zip, in one step.
+
+    Args:
+        left_out: Files that the copy goes without, by their names in the bundle; it then says so. A slim bundle lacks some already.
 
     Raises:
         OutputError: As ``pack``.
     """
     check_place(out)
-    everything = {name: path for name, path in entries(folder).items() if isinstance(path, Path)}
-    if out.suffix == SUFFIX:
-        _write_zip(out, everything)
-    else:
-        _write_folder(out, everything)
-    return out
+    everything: dict[str, Path | bytes] = {name: path for name, path in entries(folder).items() if isinstance(path, Path)}
+    if left_out:
+        everything = {name: path for name, path in everything.items() if name not in left_out} | {SLIM: seal.slim_record(left_out)}
+    return _write(out, everything)
 
 
 def target_of(name: str) -> str:
     """The target whose model a file of a bundle is; "" where it is none's."""
     parts = name.split("/")
     return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("targets", "model.onnx") else ""
-
-
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an ``.npz`` whose bytes depend on the arrays alone, in one step."""
-    write_bytes(path, stored_zip.npz_bytes(arrays))
 
 
 def check_place(out: Path) -> None:
@@ -192,7 +196,7 @@ def _folder_place(out: Path) -> str:
     if not out.is_dir():
         return "a file stands there."
     try:
-        listed = json.loads((out / MANIFEST).read_bytes())["files"]
+        listed = json_text.loads((out / MANIFEST).read_bytes())["files"]
         foreign = [name for name in entries(out) if name not in listed and name not in OWN]
     except (OSError, ValueError, KeyError, TypeError):
         return "the folder is not empty and is no bundle."
@@ -201,26 +205,21 @@ def _folder_place(out: Path) -> str:
 
 def _describe_inputs(card: Card) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The card's inputs with their tensors, options as they are inside the bundle; and the tokenizers to take along."""
-    plain = card.to_dict()["inputs"]
-    tokenizers: dict[str, bytes] = {}
-    texts = [name for name, entry in plain.items() if entry.get("tokenizer")]
-    for name in texts:
-        inside = "tokenizer.json" if len(texts) == 1 else f"{name}.tokenizer.json"
-        try:
-            tokenizers[inside] = (card.folder / plain[name]["tokenizer"]).read_bytes()
-        except OSError as err:
-            raise CardError(f"inputs.{name}: cannot read the tokenizer '{plain[name]['tokenizer']}'.", why=str(err)) from err
-        plain[name]["tokenizer"] = inside
+    placed, tokenizers = card.with_tokenizers()
     tensors = {spec.name: {"dtype": spec.dtype, "shape": list(spec.shape)} for spec in input_specs(card)}
-    return {name: {"card": entry, "tensor": tensors[name]} for name, entry in plain.items()}, tokenizers
+    return {name: {"card": entry, "tensor": tensors[name]} for name, entry in placed.to_dict()["inputs"].items()}, tokenizers
 
 
 def _describe_outputs(card: Card, model: Path | bytes) -> dict[str, Any]:
-    """The card's outputs with their tensors, as the float model declares them."""
+    """The card's outputs with their ``tensor``, or the ``tensors`` that one joins, as the float model declares them."""
     described: dict[str, Any] = {name: {"card": entry} for name, entry in card.to_dict()["outputs"].items()}
+    owners = tasks.tensors(card)
     for spec in _outputs_of(model):
+        tensor = {"dtype": spec.dtype, "shape": list(spec.shape)}
         if spec.name in described:
-            described[spec.name]["tensor"] = {"dtype": spec.dtype, "shape": list(spec.shape)}
+            described[spec.name]["tensor"] = tensor
+        elif spec.name in owners:
+            described[owners[spec.name]].setdefault("tensors", {})[spec.name] = tensor
     return described
 
 
@@ -243,16 +242,16 @@ def _check_names(everything: Files) -> None:
             )
 
 
-def _write_folder(out: Path, everything: Files) -> None:
+def _write(out: Path, everything: Files) -> Path:
+    if out.suffix == SUFFIX:
+        remove_leftovers(out)
+        with file_in_one_step(out) as file:
+            stored_zip.write(file, everything)
+        return out
     with folder_in_one_step(out) as scratch:
         for name, content in everything.items():
             path = scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines(pieces(content))
-
-
-def _write_zip(out: Path, everything: Files) -> None:
-    remove_leftovers(out)
-    with file_in_one_step(out) as file:
-        stored_zip.write(file, everything)
+    return out

@@ -5,20 +5,35 @@ Runs on the box. ``standins.in_parts`` writes such a folder; a bundle holds it a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.target import Session
 from edgemm.errors import BundleError
+from edgemm.store import json_text
 
-RECORD = "split.json"
+RECORD, FRAMEWISE = "split.json", "framewise.json"
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FramewiseFiles:
+    """Where the two parts of a branch lie whose frames may be kept, and how frames stand in its input: see ``edgemm.graph.framewise``."""
+
+    block: Path
+    rest: Path | None
+    frames: int
+    hop: int
+    window: int
+    pad: int
+    at_once: int
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -30,12 +45,21 @@ class SplitFiles:
         rest: Cut tensors (and inputs without a branch) -> outputs.
         cuts: Input -> names of the tensors that stand for it in ``rest``; never empty.
         macs: Multiply-accumulates of all parts together, for one sample.
+        framewise: Input -> its branch once more, in two parts, so that what was made of a stream's frames can be kept.
+        never_kept: Input -> why it is not among them, where it might have been.
     """
 
     branches: Mapping[str, Path]
     rest: Path
     cuts: Mapping[str, Sequence[str]]
     macs: int = 0
+    framewise: Mapping[str, FramewiseFiles] = field(default_factory=dict)
+    never_kept: Mapping[str, str] = field(default_factory=dict)
+
+    def paths(self) -> set[Path]:
+        """Every part."""
+        more = {path for files in self.framewise.values() for path in (files.block, files.rest) if path}
+        return {*self.branches.values(), self.rest, *more}
 
     @property
     def inputs(self) -> list[str]:
@@ -50,12 +74,21 @@ def read(folder: Path) -> SplitFiles:
         BundleError: It is missing, or not edgemm's.
     """
     try:
-        plain = json.loads((folder / RECORD).read_bytes())
+        plain = json_text.loads((folder / RECORD).read_bytes())
         branches = {str(name): folder / file for name, file in plain["branches"].items()}
         cuts = {str(name): tuple(tensors) for name, tensors in plain["cuts"].items()}
-        return SplitFiles(branches, folder / plain["rest"], cuts, int(plain["macs"]))
+        framewise = json_text.loads((folder / FRAMEWISE).read_bytes()) if (folder / FRAMEWISE).is_file() else {"inputs": {}, "whole": {}}
+        kept = {str(name): _framewise(folder, entry) for name, entry in framewise["inputs"].items()}
+        return SplitFiles(branches, folder / plain["rest"], cuts, int(plain["macs"]), kept, dict(framewise["whole"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise BundleError(f"{folder / RECORD} cannot be read.", why=str(err), fix="pack the bundle again.") from err
+
+
+def _framewise(folder: Path, entry: Mapping[str, Any]) -> FramewiseFiles:
+    numbers = {key: int(entry[key]) for key in ("frames", "hop", "window", "pad", "at_once", "axis")}
+    if min(numbers["hop"], numbers["at_once"]) < 1 or min(numbers.values()) < 0 or numbers["at_once"] > numbers["frames"]:
+        raise ValueError(f"frames cannot stand so: {numbers}")
+    return FramewiseFiles(folder / entry["block"], folder / entry["rest"] if entry["rest"] else None, **numbers)
 
 
 class Parts:
@@ -81,9 +114,12 @@ class Parts:
         Args:
             inputs: The model's inputs by name; those of this branch are read.
         """
-        if name not in self._branches:
-            return {cut: np.asarray(inputs[cut]) for cut in self.cuts[name]}
-        return self._branches[name].run({key: inputs[key] for key in self._wanted[name]})
+        feed = self.branch_feed(name, inputs)
+        return self._branches[name].run(feed) if name in self._branches else {cut: np.asarray(array) for cut, array in feed.items()}
+
+    def branch_feed(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Those of ``inputs`` that one input's branch reads."""
+        return _feed(inputs, self._wanted.get(name, self.cuts[name]))
 
     def answer(self, present: Mapping[str, Arrays], standins: Arrays, others: Arrays) -> dict[str, np.ndarray]:
         """The model's outputs.
@@ -93,10 +129,18 @@ class Parts:
             standins: Cut tensor -> what replaces it where its input is not ``present``; of the same shape.
             others: Inputs that belong to no branch: states and constants.
         """
+        return self.rest(self.rest_feed(present, standins, others))
+
+    def rest_feed(self, present: Mapping[str, Arrays], standins: Arrays, others: Arrays) -> dict[str, np.ndarray]:
+        """What the rest reads; arguments as in ``answer``."""
         feed = {**others, **standins}
         for cuts in present.values():
             feed.update(cuts)
-        return self._rest.run({name: feed[name] for name in self._rest_wanted})
+        return _feed(feed, self._rest_wanted)
+
+    def rest(self, feed: Arrays) -> dict[str, np.ndarray]:
+        """The model's outputs, of a ``rest_feed``."""
+        return self._rest.run(feed)
 
     def precision(self) -> str:
         """What really ran, over all parts."""
@@ -111,3 +155,16 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _feed(arrays: Arrays, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of ``arrays`` that a part reads.
+
+    Raises:
+        BundleError: One is not there.
+    """
+    try:
+        return {name: arrays[name] for name in names}
+    except KeyError as err:
+        why = f"a part reads {err}, and neither an input nor another part is called so."
+        raise BundleError("the split graphs of this bundle do not fit together.", why=why, fix="pack the bundle again.") from err

@@ -11,7 +11,6 @@ from edgemm.box.bundle.opened import Bundle, open_folder, require_zip, unpack
 from edgemm.box.bundle.seal import HASH, SIGNATURE, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
 from edgemm.contracts import plugins
-from edgemm.contracts.target import fingerprint
 from edgemm.errors import EdgemmError, MissingExtra
 from edgemm.store import stored_zip
 
@@ -62,18 +61,18 @@ def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
         missing = "golden.npz holds no outputs for it" if name not in samples.outputs else "this edgemm has no such target"
         return Check(where, None, f"golden samples not run: {missing}.")
     try:
-        target = bundle.load_target(name)
-        options, reason = bundle.options_for(name, fingerprint(target))
-        if why := target.cannot_run():
-            options, reason = {**options, "stand_in": "onnxruntime"}, f"computed by ONNX Runtime: {why.rstrip('.')}"
-        with target.open(bundle.target_model(name), **options) as session:
+        deployment, reason = bundle.deployment_here(name)
+        stand_in = {}
+        if why := deployment.plugin().cannot_run():
+            stand_in, reason = {"stand_in": "onnxruntime"}, f"computed by ONNX Runtime: {why.rstrip('.')}"
+        with deployment.open(**stand_in) as session:
             answers = golden.run(session, samples)
             ran = session.precision()
     except MissingExtra as err:
         return Check(where, None, f"golden samples not run: {err.what} {err.fix}")
     except EdgemmError as err:
         return Check(where, False, f"golden samples cannot run here: {err.what} {err.why}")
-    off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}))
+    off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}), card=bundle.card)
     how = f"{len(samples)} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
     wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
     return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)

@@ -1,4 +1,8 @@
-"""The seal of a bundle: the hash of every file in its manifest, the manifest's own hash, and an ed25519 signature over that."""
+"""The seal of a bundle: the hash of every file in its manifest, the manifest's own hash, and an ed25519 signature over that.
+
+A slim bundle goes without some of the files that its manifest lists, and ``slim.json`` names them. So the manifest, its hash and its
+signature stay those of the whole bundle, and what is there is still held to them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,14 @@ from typing import Any
 
 from edgemm.contracts import plugins
 from edgemm.errors import BundleError
+from edgemm.store import json_text
 
-MANIFEST, HASH, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.sig"
+MANIFEST, HASH, SIGNATURE, SLIM = "manifest.json", "manifest.sha256", "manifest.sig", "slim.json"
 LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
-OWN = (MANIFEST, HASH, SIGNATURE)
+OWN = (MANIFEST, HASH, SIGNATURE, SLIM)
 """Files of a bundle that its manifest cannot list."""
+MAY_GO = re.compile(r"[^/]+\.onnx(\.data)?|split/.+|targets/.+|reference\.npz|report\.(json|html)")
+"""What a slim bundle may go without: never what its answers are proved with, nor a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def read_manifest(raw: bytes, line: bytes, where: object) -> dict[str, Any]:
             fix="fetch or pack the bundle again.",
         )
     try:
-        plain: dict[str, Any] = json.loads(raw)
+        plain: dict[str, Any] = json_text.loads(raw)
         form, listed = plain["format"], plain["files"]
         if form != 1:
             raise BundleError(
@@ -72,6 +79,41 @@ def read_manifest(raw: bytes, line: bytes, where: object) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise BundleError(f"{where}: {MANIFEST} is not one of edgemm's.", why=str(err), fix="pack the bundle again.") from err
     return plain
+
+
+def slim_record(left_out: Iterable[str]) -> bytes:
+    """Content of ``slim.json``."""
+    return (json.dumps({"left_out": sorted(left_out)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_slim(raw: bytes | None, listed: Mapping[str, Any], where: object) -> frozenset[str]:
+    """The files that a slim bundle goes without; none where ``raw`` is None: a whole bundle has no such record.
+
+    Args:
+        listed: The manifest's ``files``.
+
+    Raises:
+        BundleError: It is not one of edgemm's, or it excuses what no box can do without.
+    """
+    if raw is None:
+        return frozenset()
+    try:
+        names = frozenset(json_text.loads(raw)["left_out"])
+        if raw != slim_record(names):
+            raise ValueError("it is not byte for byte what edgemm writes.")
+        if odd := next((name for name in sorted(names) if name not in listed or not MAY_GO.fullmatch(name)), None):
+            raise ValueError(f"'{odd}' cannot be left out of this bundle.")
+        there, gone = ({_target(name) for name in group} - {""} for group in (listed.keys() - names, names))
+        if there & gone or not there:
+            raise ValueError("no target is there whole.")
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise BundleError(f"{where}: {SLIM} is not one of edgemm's.", why=str(err), fix="make the slim bundle again.") from err
+    return names
+
+
+def _target(name: str) -> str:
+    """The target that a file belongs to; "" where it is none's."""
+    return name.split("/")[1] if name.startswith("targets/") else ""
 
 
 def blame(manifest: bytes, line: bytes) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from edgemm.box.bundle import seal
 from edgemm.box.bundle.packing import entries
-from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, Check
+from edgemm.box.bundle.seal import HASH, MANIFEST, OWN, SIGNATURE, SLIM, Check
 from edgemm.errors import BundleError
-from edgemm.store.artifact import pieces
+from edgemm.store.artifact import pieces, show_size
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,15 @@ def check_files(folder: Path, path: Path) -> tuple[dict[str, Any] | None, list[C
     if manifest.get("signer") is None and (folder / SIGNATURE).exists():
         files[SIGNATURE] = folder / SIGNATURE
     hashed = {name: file if isinstance(file, str) else seal.entry(pieces(file)) for name, file in files.items()}
-    whole = Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")
-    return manifest, [whole, *seal.compare(manifest["files"], hashed)]
+    checks, listed = [Check(MANIFEST, True, f"sha256 {(line or b'')[:12].decode()}…")], manifest["files"]
+    try:
+        left_out = seal.read_slim(plain_bytes(folder / SLIM), listed, path) - hashed.keys()
+    except BundleError as err:
+        checks, left_out = [*checks, Check(SLIM, False, err.why)], frozenset()
+    if left_out:
+        size = show_size(sum(listed[name]["size"] for name in left_out))
+        checks.append(Check(SLIM, True, f"{len(left_out)} files that the manifest lists were left out, {size}."))
+    return manifest, [*checks, *seal.compare({name: listed[name] for name in listed if name not in left_out}, hashed)]
 
 
 def plain_bytes(path: Path) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.devices.disturbance import Watch
+from edgemm.box.devices.disturbance import Watch, reasons
 
 SIZE = {"int8": 2048, "bf16": 2048, "f32": 1024}  # of a square matrix: 17 and 2 10^9 operations, some milliseconds each
 SECONDS = 1.0  # for each figure
@@ -32,8 +32,8 @@ def main(threads: int) -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
         speeds = {"gops": {"int8": None, "bf16": None, "f32": _numpy_gops()}, "layer_us": None, "runtime": f"numpy {np.__version__}"}
     bandwidth = _bandwidth_gbs(threads)
-    reasons = [reason for reason in watch.stop().reasons() if "clock" not in reason]
-    print(json.dumps({"threads": threads, "bandwidth_gbs": bandwidth, **speeds, "disturbed": reasons}))
+    disturbed = [reason for reason in reasons(watch.stop()) if "clock" not in reason]
+    print(json.dumps({"threads": threads, "bandwidth_gbs": bandwidth, **speeds, "disturbed": disturbed}))
 
 
 def best_seconds(run: Callable[[], Any]) -> float:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.box.devices import thermals
+from edgemm.box.devices._files import number, text
+from edgemm.contracts.timing_parts import Seen
 
 WAITED = 0.08  # of the time its threads wanted to run; wake-ups of two threads alone make 0.02
 OTHERS = 0.10  # of all cores we may use
@@ -23,44 +25,21 @@ LOOP, REPEATS = 4000, 8  # about 0.1 ms, the best of eight: one of them is not i
 PROC, CPU, THERMAL = Path("/proc"), Path("/sys/devices/system/cpu"), Path("/sys/class/thermal")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What was seen between two looks.
-
-    Attributes:
-        seconds: Between them.
-        others: Share of the cores' time that other processes used, 0 to 1.
-        waited: Share of the time in which our threads were ready to run and had no core, 0 to 1. None for a process with children: two
-            that hand over to each other on one core wait for each other a fifth of the time, and nobody disturbed them.
-        stolen: Share of the cores' time that the hypervisor gave to others.
-        clock: Speed of the clock: MHz where the kernel tells, else rounds of a fixed loop a microsecond. Comparable within a run only.
-        throttled: How often a core or the package was throttled.
-        celsius: Hottest sensor.
-    """
-
-    seconds: float
-    others: float | None = None
-    waited: float | None = None
-    stolen: float | None = None
-    clock: float | None = None
-    throttled: int | None = None
-    celsius: float | None = None
-
-    def reasons(self, fastest_clock: float | None = None) -> list[str]:
-        """Why what was timed meanwhile is not to be trusted, in words; [] when nothing disturbed it."""
-        tick = LEAST_TICKS / (os.sysconf("SC_CLK_TCK") * max(self.seconds, 1e-9) * len(allowed_cores()))
-        reasons = []
-        if self.waited is not None and self.waited > WAITED:
-            reasons.append(f"waited for a core {_percent(self.waited)} of its time")
-        if self.others is not None and self.others > max(OTHERS, tick):
-            reasons.append(f"other processes used {_percent(self.others)} of the cores")
-        if self.stolen is not None and self.stolen > max(STOLEN, tick):
-            reasons.append(f"the hypervisor took {_percent(self.stolen)} of the cores")
-        if self.clock and fastest_clock and self.clock < SLOWER * fastest_clock:
-            reasons.append(f"the clock ran at {_percent(self.clock / fastest_clock)} of its speed")
-        if self.throttled:
-            reasons.append("the processor was throttled")
-        return reasons
+def reasons(seen: Seen, fastest_clock: float | None = None) -> list[str]:
+    """Why what was timed meanwhile is not to be trusted, in words; [] when nothing disturbed it."""
+    tick = LEAST_TICKS / (os.sysconf("SC_CLK_TCK") * max(seen.seconds, 1e-9) * len(allowed_cores()))
+    words = []
+    if seen.waited is not None and seen.waited > WAITED:
+        words.append(f"waited for a core {_percent(seen.waited)} of its time")
+    if seen.others is not None and seen.others > max(OTHERS, tick):
+        words.append(f"other processes used {_percent(seen.others)} of the cores")
+    if seen.stolen is not None and seen.stolen > max(STOLEN, tick):
+        words.append(f"the hypervisor took {_percent(seen.stolen)} of the cores")
+    if seen.clock and fastest_clock and seen.clock < SLOWER * fastest_clock:
+        words.append(f"the clock ran at {_percent(seen.clock / fastest_clock)} of its speed")
+    if seen.throttled:
+        words.append("the processor was throttled")
+    return words
 
 
 class Watch:
@@ -116,7 +95,7 @@ def family(pids: Iterable[int]) -> list[int]:
     members = list(pids)
     for pid in members:  # which grows meanwhile
         for path in (PROC / str(pid) / "task").glob("*/children"):
-            members += [int(word) for word in _text(path).split()]
+            members += [int(word) for word in text(path).split()]
     return members
 
 
@@ -127,14 +106,14 @@ def allowed_cores() -> list[int]:
 
 def clock() -> float:
     """Speed of the processor right now: the fastest core's MHz, or, where the kernel does not tell, rounds of a loop a microsecond."""
-    readings = [_number(CPU / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in allowed_cores()]
+    readings = [number(CPU / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in allowed_cores()]
     speeds = [kilohertz for kilohertz in readings if kilohertz]
     return max(speeds) / 1e3 if speeds else _loop_speed()
 
 
 def celsius() -> float | None:
     """The hottest thermal zone, where there is one."""
-    readings = [_number(path) for path in THERMAL.glob("thermal_zone*/temp")]
+    readings = [number(path) for path in THERMAL.glob("thermal_zone*/temp")]
     temperatures = [value / 1e3 for value in readings if value]
     return max(temperatures) if temperatures else None
 
@@ -152,7 +131,7 @@ def _loop_speed() -> float:
 def _core_seconds(cores: Sequence[int]) -> tuple[float | None, float | None]:
     """Seconds since start that ``cores`` were busy, and that were stolen from them."""
     names = {f"cpu{core}" for core in cores}
-    rows = [line.split() for line in _text(PROC / "stat").splitlines() if line.split(" ", 1)[0] in names]
+    rows = [line.split() for line in text(PROC / "stat").splitlines() if line.split(" ", 1)[0] in names]
     if not rows:
         return None, None
     tick = os.sysconf("SC_CLK_TCK")
@@ -178,14 +157,14 @@ def _scheduled(pids: Iterable[int]) -> tuple[float | None, float | None]:
     has_counts = False
     for pid in pids:
         for path in (PROC / str(pid) / "task").glob("*/schedstat"):
-            words = _text(path).split()
+            words = text(path).split()
             if len(words) == 3:
                 ran, waited, has_counts = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9, True
     return (ran, waited) if has_counts else (None, None)
 
 
 def _throttle_count() -> int | None:
-    readings = [_number(path) for path in CPU.glob("cpu*/thermal_throttle/*_throttle_count")]
+    readings = [number(path) for path in CPU.glob("cpu*/thermal_throttle/*_throttle_count")]
     counts = [int(value) for value in readings if value is not None] + list(thermals.events().values())
     return sum(counts) if counts else None
 
@@ -196,17 +175,3 @@ def _difference(before: float | None, after: float | None) -> float | None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(_text(path))
-    except ValueError:
-        return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
+from edgemm.box.devices._files import text
 from edgemm.box.devices.jetson import identify
 from edgemm.box.devices.threads import waiting
 from edgemm.store import cache
@@ -73,13 +74,13 @@ def jetson_facts() -> dict[str, Any] | None:
 
 def device_name() -> str:
     """The board (device tree) where there is one, else the processor's model; never the host's name."""
-    board = _read(DEVICE_TREE).strip("\0 ")
+    board = text(DEVICE_TREE)
     return board or cache.machine()["processor"] or platform.machine()
 
 
 def memory_gib() -> float | None:
     """Memory of the machine in GiB."""
-    for line in _read(Path("/proc/meminfo")).splitlines():
+    for line in text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemTotal:"):
             return round(int(line.split()[1]) / 2**20, 1)
     return None
@@ -88,7 +89,7 @@ def memory_gib() -> float | None:
 @functools.cache
 def instructions() -> frozenset[str]:
     """Instruction sets that matter to inference, as /proc/cpuinfo names them."""
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
+    for line in text(Path("/proc/cpuinfo")).splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split()) & RELEVANT_FLAGS
@@ -108,13 +109,13 @@ def onednn_instructions() -> frozenset[str]:
 
 def governor() -> str | None:
     """How the clock is governed (``performance``, ``powersave``), or None where the kernel does not tell."""
-    return _read(CPU / "cpu0" / "cpufreq" / "scaling_governor") or None
+    return text(CPU / "cpu0" / "cpufreq" / "scaling_governor") or None
 
 
 def power_mode() -> str | None:
     """The platform's power profile, or the state of turbo, where readable."""
-    profile = _read(Path("/sys/firmware/acpi/platform_profile"))
-    turbo = _read(CPU / "intel_pstate" / "no_turbo")
+    profile = text(Path("/sys/firmware/acpi/platform_profile"))
+    turbo = text(CPU / "intel_pstate" / "no_turbo")
     words = [profile] if profile else []
     words += [{"0": "turbo on", "1": "turbo off"}[turbo]] if turbo in ("0", "1") else []
     return ", ".join(words) or None
@@ -123,14 +124,7 @@ def power_mode() -> str | None:
 def system() -> str:
     """Kernel and distribution, without the host's name."""
     pretty = ""
-    for line in _read(Path("/etc/os-release")).splitlines():
+    for line in text(Path("/etc/os-release")).splitlines():
         if line.startswith("PRETTY_NAME="):
             pretty = line.partition("=")[2].strip('"')
     return " ".join(part for part in (pretty, platform.system(), ".".join(platform.release().split(".")[:2])) if part)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -19,7 +19,7 @@ BEYOND = 2.0  # the interval's ends times and by this, for a model smaller than 
 
 
 @dataclass(frozen=True)
-class Row:
+class EstimatedLayers:
     """One branch at one precision.
 
     Attributes:
@@ -48,10 +48,10 @@ class Estimate:
     """
 
     board: Board
-    rows: tuple[Row, ...]
+    rows: tuple[EstimatedLayers, ...]
     beyond: bool = False
 
-    def total(self, precision: str) -> Row:
+    def total(self, precision: str) -> EstimatedLayers:
         return next(row for row in self.rows if row.branch == "total" and row.precision == precision)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def latency_ms(layers: Iterable[LayerWork], precision: str, board: Board) -> flo
     return sum(max(_compute_ms(layer, precision, board), _memory_ms(layer, precision, board)) + _start_ms(layer, board) for layer in layers)
 
 
-def _row(branch: str, precision: str, layers: Sequence[LayerWork], board: Board, ends: tuple[float, float]) -> Row:
+def _row(branch: str, precision: str, layers: Sequence[LayerWork], board: Board, ends: tuple[float, float]) -> EstimatedLayers:
     by = dict.fromkeys(BOUNDS, 0.0)
     for layer in layers:
         compute, memory = _compute_ms(layer, precision, board), _memory_ms(layer, precision, board)
         by["compute" if compute >= memory else "memory"] += max(compute, memory)
         by["layers"] += _start_ms(layer, board)
     total = sum(by.values())
-    return Row(branch, precision, total, ends[0] * total, ends[1] * total, max(by, key=lambda key: by[key]))
+    return EstimatedLayers(branch, precision, total, ends[0] * total, ends[1] * total, max(by, key=lambda key: by[key]))
 
 
 def _runs_in(layer: LayerWork, precision: str) -> str:

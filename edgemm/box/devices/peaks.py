@@ -8,40 +8,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from edgemm.contracts.plain_values import plain, read
+from edgemm.contracts.timing_parts import Peaks
 from edgemm.errors import MeasureError
 from edgemm.store import cache
 from edgemm.store.artifact import sha256_of, write_json
 
 LIMIT_S = 180
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """The best seen in a second or so of each; None where the runtime at hand cannot show it.
-
-    Attributes:
-        threads: With so many.
-        gops: ``int8``, ``bf16``, ``f32`` -> 10^9 operations a second in a large matrix product; a multiply-accumulate counts as two.
-        bandwidth_gbs: 10^9 bytes a second read and written by copying memory larger than the caches.
-        layer_us: What one layer adds that has next to nothing to do.
-        runtime: What it was measured with.
-        disturbed: Why the figures may be too low, in words; such figures are not kept.
-    """
-
-    threads: int
-    gops: Mapping[str, float | None]
-    bandwidth_gbs: float
-    layer_us: float | None
-    runtime: str
-    disturbed: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def peaks(threads: int) -> Peaks:
@@ -52,11 +27,11 @@ def peaks(threads: int) -> Peaks:
     """
     path = _place(threads)
     try:
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return read(Peaks, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):
         measured = measure(threads)
     if not measured.disturbed:
-        write_json(path, measured.to_dict())
+        write_json(path, plain(measured))
     return measured
 
 
@@ -71,11 +46,7 @@ def measure(threads: int) -> Peaks:
     if process.returncode != 0:
         words = process.stderr.strip().splitlines()[-1:] or ["it said nothing."]
         raise MeasureError("the peaks of this machine could not be measured.", why=words[0], fix="run it again, or leave --roofline out.")
-    return _parsed(json.loads(process.stdout.strip().splitlines()[-1]))
-
-
-def _parsed(plain: Mapping[str, Any]) -> Peaks:
-    return Peaks(**{**plain, "disturbed": tuple(plain["disturbed"])})
+    return read(Peaks, json.loads(process.stdout.strip().splitlines()[-1]))
 
 
 def _place(threads: int) -> Path:

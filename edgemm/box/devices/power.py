@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from edgemm.box.devices._files import number as _number
-from edgemm.box.devices.rails import HWMON, Rail, find_rails, whole
-from edgemm.box.devices.tegrastats import parse
+from edgemm.box.devices.rails import HWMON, Rail, find_rails, total_mw, whole
+from edgemm.box.devices.tegrastats import rails_mw
 from edgemm.errors import MeasureError
 
 POWERCAP = Path("/sys/class/powercap")
@@ -47,7 +47,7 @@ def open_meter(powercap: Path = POWERCAP, hwmon: Path = HWMON, tegrastats: str =
         return Rapl(readable), Rapl.covers
     rails = find_rails(hwmon)
     if rails:
-        board = Board(rails)
+        board = BoardMeter(rails)
         return board, board.covers
     command = shutil.which(tegrastats)
     if command:
@@ -122,7 +122,7 @@ def integrate(times_s: Sequence[float], milliwatts: Sequence[float], began_s: fl
     return sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in itertools.pairwise(points))
 
 
-class Board(Sampled):
+class BoardMeter(Sampled):
     """The supply rails of a board, looked at every ``EVERY_S`` seconds by a thread of this process."""
 
     covers = "energy of the board's supply rails (INA monitors), idle power included"
@@ -209,10 +209,11 @@ class Tegrastats(Sampled):
 
     def _hear(self, words: str, at_s: float) -> None:
         try:
-            line = parse(words)
+            rails = rails_mw(words)
         except MeasureError:
             return
-        if line.power_mw is not None and self._known <= set(line.rails):
-            self._known |= set(line.rails)
-            self.add(at_s, line.power_mw)
+        power_mw = total_mw(rails)
+        if power_mw is not None and self._known <= set(rails):
+            self._known |= set(rails)
+            self.add(at_s, power_mw)
             self._first.set()

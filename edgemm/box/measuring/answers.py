@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from edgemm.contracts.report import Measurement
 from edgemm.contracts.task import Score
 from edgemm.errors import MeasureError
 
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-~")
 NOTHING: Arrays = MappingProxyType({})
 
 
@@ -35,7 +37,7 @@ class AnswerFiles:
         """Add a batch, (rows, ...) each."""
         for name, array in Answers(predictions, truth or {}).arrays().items():
             if name not in self._files:
-                self._files[name] = NpyWriter(self._folder / f"{name}.npy")
+                self._files[name] = NpyWriter(self._folder / file_of(name))
             self._files[name].append(np.asarray(array))
 
     def close(self) -> list[str]:
@@ -45,9 +47,14 @@ class AnswerFiles:
         return sorted(self._files)
 
 
+def file_of(name: str) -> str:
+    """The file of one array; a name may hold a slash, and differ from another in case alone."""
+    return "".join(letter if letter in PLAIN else f"%{byte:02x}" for byte in name.encode() for letter in (chr(byte),)) + ".npy"
+
+
 def read_files(folder: Path) -> Answers:
     """What ``AnswerFiles`` wrote, memory-mapped and read-only: the mapping outlives the file's name."""
-    return Answers.of_arrays({path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))})
+    return Answers.of_arrays({unquote(path.stem): np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))})
 
 
 def score(outputs: Mapping[str, Output], answers: Answers, before: Arrays = NOTHING) -> list[Measurement]:
@@ -103,7 +110,7 @@ class NpyWriter:
             self._file.write(self._header())
         if (array.dtype, array.shape[1:]) != self._like:
             raise MeasureError(
-                f"'{self._path.stem.removeprefix(LABEL)}' changes its shape from row to row.",
+                f"'{unquote(self._path.stem).removeprefix(LABEL)}' changes its shape from row to row.",
                 why=f"first {self._like[1]} {self._like[0]}, then {array.shape[1:]} {array.dtype}.",
                 fix="outputs that are compared need one shape; fix the free axis when exporting.",
             )

@@ -15,14 +15,14 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.specs import TensorSpec
-from edgemm.contracts.target import LayerRan, Session
+from edgemm.contracts.target import Session
 from edgemm.errors import MeasureError, TargetError
+from edgemm.store import json_text
 
 
 class CommandSession(Session):
@@ -70,9 +70,6 @@ class CommandSession(Session):
         self._feed = feed
         return self._answers
 
-    def layers(self) -> list[LayerRan]:
-        return []
-
     def precision(self) -> str:
         """What the program says, or ``unknown``."""
         return self._precision
@@ -88,12 +85,6 @@ class CommandSession(Session):
         if self._process.stdout:
             self._process.stdout.close()
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     def _ask(self, question: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -106,7 +97,7 @@ class CommandSession(Session):
         if not line:
             raise self._ended()
         try:
-            answer = json.loads(line)
+            answer = json_text.loads(line)
             self._precision = str(answer.get("precision", self._precision))
         except (ValueError, AttributeError):
             text = line.decode(errors="replace").strip()[:80]

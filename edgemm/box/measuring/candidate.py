@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm.box.devices.disturbance import Seen
 from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.plain_values import plain
 from edgemm.contracts.target import LayerRan
+from edgemm.contracts.timing_parts import TimedTurn
 from edgemm.errors import EdgemmError, MeasureError
 
 COMMAND = "command"
@@ -54,33 +55,10 @@ class Candidate:
         """What a worker is told to open it."""
         whole = self.deployment if self.is_command else self.deployment.holding(self.model.resolve())
         return {
-            "deployment": whole.to_dict(),
+            "deployment": plain(whole),
             "feed": str(feed) if feed else None,
             "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         }
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One candidate's turn in one round.
-
-    Attributes:
-        round: Its number, from 0.
-        launch: Which of the candidate's processes ran it.
-        at_s: When it ended, since the start of the run.
-        p50_ms: Of its calls.
-        seen: What else the box did meanwhile.
-        reasons: Why it is not to be trusted.
-        kept: False where it was disturbed and done again.
-    """
-
-    round: int
-    launch: int
-    at_s: float
-    p50_ms: float
-    seen: Seen
-    reasons: tuple[str, ...] = ()
-    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,7 +85,7 @@ class Timing:
     precision_ran: str = ""
     layers: tuple[LayerRan, ...] = ()
     warm: bool = False
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[TimedTurn, ...] = ()
     error: EdgemmError | None = None
 
     @property
@@ -121,7 +99,7 @@ class Timing:
         return max((sample["peak"] for sample in self.samples.get("memory", ())), default=0.0)
 
     @property
-    def disturbed(self) -> list[Turn]:
+    def disturbed(self) -> list[TimedTurn]:
         """Turns that count although they were disturbed, since they were so each time."""
         return [turn for turn in self.turns if turn.kept and turn.reasons]
 

@@ -13,7 +13,7 @@ from edgemm.box.bundle import parts as splits
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.measuring.candidate import COMMAND, Candidate
 from edgemm.box.measuring.forms import baselines, compressed
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import onnx_file, plugins
 from edgemm.contracts import target as targets
 from edgemm.contracts import task as tasks
@@ -22,8 +22,8 @@ from edgemm.contracts.card import Card, Input, Output
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.specs import BATCH
-from edgemm.contracts.target import TOLD, UNTOLD, fingerprint
-from edgemm.errors import BundleError, EdgemmError, MeasureError, MissingExtra, nearest
+from edgemm.contracts.target import TOLD, UNTOLD
+from edgemm.errors import BundleError, EdgemmError, MeasureError, MissingExtra
 
 PROGRAM, COMPILED = f"{COMMAND}:", "torch-compile:"
 
@@ -62,8 +62,10 @@ class Contender:
         return {name: f"{o.task} of {', '.join(o.labels)}" if o.labels else o.task for name, o in self.card.outputs.items()}
 
 
-Prepare = Callable[[Path], tuple[Path, Card]]
-"""Makes an ONNX file that cannot be fed as it is fit for that, and says by which card; needs the workshop's packages."""
+OTHER_FLOATS = frozenset({"float16", "float64", "object"})  # bfloat16 is an object to numpy
+
+Prepare = Callable[[Path], tuple[Path, Card, list[str]]]
+"""Makes an ONNX file that cannot be fed as it is fit for that, and says by which card and with what guesses; needs the workshop."""
 
 
 def resolve_all(given: Sequence[str | Path], target: str | None = None, *, prepare: Prepare | None = None) -> list[Contender]:
@@ -142,7 +144,9 @@ def _torch(source: str, card: Card, *, compiled: bool) -> Contender:
     assert card.path is not None
     subject, options, words = ("compiled", {"compile": "on"}, "torch compiled") if compiled else ("original", {}, "torch")
     deployment = Deployment("torch", card.path, runtime_options=options)
-    return Contender(source, card, (Candidate(f"{source}, {words}", subject, deployment, "f32", source),))
+    unnamed = f"UNTRAINED, unless its factory loads weights itself: the card '{source}' names none; its accuracy says nothing then."
+    candidate = Candidate(f"{source}, {words}", subject, deployment, "f32", source)
+    return Contender(source, card, (candidate,), notes=() if card.weights or card.model else (unnamed,))
 
 
 def _untold(source: str, card: Card | None, only: str | None) -> Contender:
@@ -174,9 +178,9 @@ def _file(source: str, path: Path, card: Card, only: str | None, prepare: Prepar
     """A model's file from elsewhere, on every target that opens its form."""
     notes: list[str] = []
     if prepare and path.suffix == ".onnx" and not _is_ready(path, card):
-        path, card = prepare(_apart(source)[0])
+        path, card, notes = prepare(_apart(source)[0])
         sizes = ", ".join(f"'{spec.name}' {spec}" for spec in input_specs(card))
-        notes.append(f"{source}: measured as edgemm prepares it, with constants built in and the inputs {sizes}.")
+        notes = [*notes, f"{source}: measured as edgemm prepares it, with constants built in and the inputs {sizes}."]
     deployments, reasons = _runnable(source, [Deployment(name, path) for name in _openers(source, path, only)])
     forms = [form for deployment in deployments for form in _forms_of_file(source, deployment, options)]
     _require_some(source, forms, [*notes, *reasons])
@@ -221,22 +225,23 @@ def _runnable(source: str, deployments: Sequence[Deployment]) -> tuple[list[Depl
 
 
 def _bundle(source: str, bundle: Bundle, only: str | None) -> Contender:
-    if only is not None and only not in bundle.targets():
-        raise MeasureError(f"'{source}' holds nothing for the target '{only}'.", fix=nearest(only, bundle.targets()))
+    if only is not None:
+        bundle.require(only)
     names = [only] if only else bundle.targets()
-    held = [Deployment(name, bundle.target_model(name), bundle.target_options(name).target) for name in names]
-    deployments, notes = _runnable(source, held)
+    deployments, notes = _runnable(source, [bundle.deployment(name) for name in names])
     forms: list[Candidate] = []
     parts: dict[str, Path] = {}
     for deployment in deployments:
-        options, reason = bundle.options_for(deployment.target, fingerprint(deployment.plugin()))
+        tuned, reason = bundle.deployment_here(deployment.target)
         if reason:
             notes.append(f"{source}: safe options on {deployment.target}: {reason}")
-        floats = baselines(deployment.holding(bundle.model), source=source)
-        own = compressed(deployment.running(options), deployment.target, source=source)
+        floats = [] if "model.onnx" in bundle.left_out else baselines(deployment.holding(bundle.model), source=source)
+        own = compressed(tuned, deployment.target, source=source)
         forms += [*floats, own]
         parts |= _parts(bundle, None, floats) | _parts(bundle, deployment.target, [own])
     _require_some(source, forms, notes)
+    if absent := sorted({"model.onnx", "report.json", "reference.npz"} & bundle.left_out):
+        notes.append(f"{source} is a slim bundle: nothing is held against what it goes without ({', '.join(absent)}).")
     golden = bundle.golden()
     first = golden.sample(0) if golden else None
     return Contender(source, bundle.card, tuple(forms), first, bundle.reference(), _budgets(bundle), tuple(notes), parts)
@@ -252,9 +257,14 @@ def _parts(bundle: Bundle, target: str | None, forms: Sequence[Candidate]) -> di
 
 
 def _is_ready(path: Path, card: Card) -> bool:
-    """Whether the file takes just what its card says, with nothing open but the batch and no constants."""
-    card_specs = {spec.name: spec for spec in input_specs(card)}
-    return card_specs == {spec.name: spec for spec in onnx_file.read(path).inputs} and all(
+    """Whether the file takes just what its card says, with nothing open but the batch and no constants, and computes in float32.
+
+    One with operators of its own is not: their bodies have to stand in place of their calls.
+    """
+    card_specs, face = {spec.name: spec for spec in input_specs(card)}, onnx_file.read(path)
+    if face.has_functions or not OTHER_FLOATS.isdisjoint(face.types):
+        return False
+    return card_specs == {spec.name: spec for spec in face.inputs} and all(
         spec.shape and all(size == BATCH for size in spec.shape if isinstance(size, str)) for spec in card_specs.values()
     )
 
@@ -268,11 +278,8 @@ def _require_some(source: str, forms: Sequence[Candidate], notes: Sequence[str])
 
 def _card_of(path: Path) -> Card:
     """The card beside a model's file when it is about that file, else one drafted from the file itself."""
-    beside = path.parent / "model.yaml"
-    if beside.is_file():
-        card = cards.load(beside)
-        if card.model_path and card.model_path.resolve() == path.resolve():
-            return card
+    if card := cards.beside(path):
+        return card
     face = targets.describe(path)
     assert face is not None  # a form that tells of itself
     inputs = {spec.name: Input(spec.name, "tensor", {"dtype": spec.dtype, "shape": list(spec.shape)}) for spec in face.inputs}

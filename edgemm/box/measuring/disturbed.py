@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from edgemm.box.measuring.candidate import Timing, Turn
+from edgemm.box.measuring.candidate import Timing
+from edgemm.contracts.timing_parts import TimedTurn
 from edgemm.store.machine import usable_cores
 
 DISTURBED = 0.25  # of a candidate's rounds: from there on its whole row is flagged
@@ -52,17 +53,9 @@ def notes(timings: Mapping[str, Timing]) -> list[str]:
     ]
 
 
-def timeline(timings: Mapping[str, Timing]) -> list[dict[str, Any]]:
-    """Every turn of every candidate in the order it was taken, as plain values."""
-    turns = [(name, turn) for name, timing in timings.items() for turn in timing.turns]
-    return [
-        {
-            "candidate": name, "round": turn.round, "launch": turn.launch, "at_s": round(turn.at_s, 3), "p50_ms": round(turn.p50_ms, 5),
-            "kept": turn.kept, "reasons": list(turn.reasons),
-            **{key: None if value is None else round(value, 4) for key, value in vars(turn.seen).items()},
-        }
-        for name, turn in sorted(turns, key=lambda pair: pair[1].at_s)
-    ]  # fmt: skip
+def timeline(timings: Mapping[str, Timing]) -> list[TimedTurn]:
+    """Every turn of every candidate in the order it was taken."""
+    return sorted((turn for timing in timings.values() for turn in timing.turns), key=lambda turn: turn.at_s)
 
 
 def summary(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
@@ -80,12 +73,12 @@ def summary(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _reasons(turns: list[Turn]) -> Counter[str]:
+def _reasons(turns: list[TimedTurn]) -> Counter[str]:
     """Reasons without their figures, with how often each was given."""
     return Counter(_kind(reason) for turn in turns for reason in turn.reasons)
 
 
-def _commonest(turns: list[Turn]) -> str:
+def _commonest(turns: list[TimedTurn]) -> str:
     """The commonest reasons, each in its worst form."""
     worst: dict[str, str] = {}
     for turn in turns:

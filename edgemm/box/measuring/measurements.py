@@ -10,12 +10,12 @@ from statistics import median
 from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.disturbed import is_disturbed
 from edgemm.box.measuring.statistics import by_launch, ratio
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.probe import Probe
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.report_parts import Ratio
 from edgemm.contracts.target import describe
+from edgemm.contracts.timing_parts import Ratio
 
 ALONE = frozenset({"compiled", "foreign", "original"})
 DRAWN_SAMPLES = 400  # latency samples of each candidate that the page draws
@@ -34,8 +34,8 @@ def measurements(candidate: Candidate, timing: Timing) -> list[Measurement]:
     measured += [Measurement("load_ms", timing.load_ms, "ms", n=count), Measurement("first_ms", timing.first_ms, "ms", n=count)]
     if timing.cold_start_ms:
         measured.append(Measurement("cold_start_ms", median(timing.cold_start_ms), "ms", n=len(timing.cold_start_ms)))
-    if not candidate.is_command:
-        measured.append(Measurement("size_mib", size_bytes(candidate.model) / 2**20, "MiB"))
+    if not candidate.is_command and (size := size_bytes(candidate.model)):  # a card without weights has none to say
+        measured.append(Measurement("size_mib", size / 2**20, "MiB"))
     return about(candidate, timing.precision_ran, measured)
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from edgemm import errors
@@ -27,24 +28,29 @@ ENVIRONMENT: dict[str, str | None] = {
 
 
 class WorkerProcess:
-    """A running ``edgemm.box.measuring.worker``. Ends it on exit, in whatever state it is.
+    """A running worker. Ends it on exit, in whatever state it is.
+
+    Args:
+        name: Whom it works for, as errors say it.
+        module: What it runs; speaks as ``edgemm.box.measuring.worker`` does.
+        doing: What errors say was done meanwhile.
+        variables: Of its environment; None = removed.
 
     Attributes:
         started: ``time.perf_counter()`` just before the launch.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, *, module: str = "edgemm.box.measuring.worker", doing: str = "it was measured",
+        variables: Mapping[str, str | None] = MappingProxyType(ENVIRONMENT),
+    ) -> None:  # fmt: skip
+        self.name, self._doing = name, doing
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
-        variables = {**os.environ, **threads.waiting()}
-        for key, value in ENVIRONMENT.items():
-            variables.pop(key, None)
-            if value is not None:
-                variables[key] = value
+        environment = {**os.environ, **threads.waiting(), **variables}
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgemm.box.measuring.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=variables,
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env={key: value for key, value in environment.items() if value is not None},
         )  # fmt: skip
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
@@ -54,6 +60,10 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def ask(self, do: str, *, limit_s: float, progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer.
@@ -87,7 +97,7 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End the process: ask, then kill. Safe to call twice."""
-        if self._process.poll() is None:
+        if self.is_alive:
             self.send("stop")
             try:
                 self._process.wait(timeout=5)
@@ -133,9 +143,9 @@ class WorkerProcess:
         code = self._process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return MeasureError(
-            f"'{self.name}' crashed while it was measured ({how}).",
+            f"'{self.name}' crashed while {self._doing} ({how}).",
             why=self._last_words() or "it said nothing.",
-            fix="run it alone to see whether the runtime or the model is at fault; the other candidates were measured.",
+            fix="run it alone to see whether the runtime or the model is at fault; what else was asked for was done.",
         )
 
     def _last_words(self) -> str:
@@ -145,7 +155,7 @@ class WorkerProcess:
     def _error(self, plain: Mapping[str, str]) -> EdgemmError:
         kind = getattr(errors, plain["kind"], None) if plain["kind"] else None
         if kind is None:
-            what, fix = f"'{self.name}' failed while it was measured.", "this is a fault in edgemm or in a plugin; please report it."
+            what, fix = f"'{self.name}' failed while {self._doing}.", "this is a fault in edgemm or in a plugin; please report it."
             return MeasureError(what, why=plain["what"].strip(), fix=fix)
         error: EdgemmError = kind(f"'{self.name}': {plain['what']}", why=plain["why"], fix=plain["fix"])
         return error

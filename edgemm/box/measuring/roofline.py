@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.devices.peaks import Peaks
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.layers import MULTIPLIES, layer_owners
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import input_specs
+from edgemm.contracts.plain_values import read
 from edgemm.contracts.specs import BATCH
 from edgemm.contracts.target import LayerRan
+from edgemm.contracts.timing_parts import BranchLimit, Peaks, WastefulLayer
 
 REORDERS = frozenset({"Reorder", "ReorderInput", "ReorderOutput"})
 TOLD_SHARE = 0.001  # of all layers' time: what costs less is not worth a line
@@ -30,14 +31,11 @@ def profile(candidate: Candidate, feed: Path, *, limit_s: float = 300.0) -> list
     """
     with WorkerProcess(candidate.name) as worker:
         answer = worker.ask("profile", limit_s=limit_s, **candidate.opening(feed))
-    return [LayerRan(**layer) for layer in answer["layers"]]
+    return read(list[LayerRan], answer["layers"])
 
 
-def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: Peaks) -> list[dict[str, Any]]:
-    """A row for each branch: its time, what it would take at the box's limit, that as a share of its time, and what limits it.
-
-    ``compute_us`` = multiply-accumulates at the best rate of the precisions it ran in, ``memory_us`` = its weights read once from memory,
-    ``launch_us`` = its layers at what an empty one costs. The limit is the larger of the first two; the reason the largest of the three.
+def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: Peaks) -> list[BranchLimit]:
+    """A row for each branch and front-end: its time, what it would take at the box's limit, that as a share of it, and what limits it.
 
     Args:
         model: The ONNX file that ran.
@@ -52,7 +50,7 @@ def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: 
     sizes = {spec.name: tuple(1 if size == BATCH else size for size in spec.shape) for spec in input_specs(card)} if card else {}
     costs, owners = branch_costs(graph, branches, sizes), layer_owners(layers, name_owners(graph, branches))
     rows = []
-    for name in branches.names():
+    for name in branches.rows():
         own = [(layer, len(of)) for layer, of in zip(layers, owners, strict=True) if name in of]
         time_us = sum((layer.time_us or 0.0) / sharers for layer, sharers in own)
         if not own or not time_us:
@@ -63,8 +61,8 @@ def roofline(model: Path, card: Card | None, layers: Sequence[LayerRan], peaks: 
     return rows
 
 
-def audit(model: Path, layers: Sequence[LayerRan], asked: str) -> list[dict[str, Any]]:
-    """Layers that waste time, the costliest first: ``{layer, kind, kernel, precision, finding, time_us, share}``.
+def audit(model: Path, layers: Sequence[LayerRan], asked: str) -> list[WastefulLayer]:
+    """Layers that waste time, the costliest first.
 
     Args:
         asked: ``int8+bf16``: what the candidate was asked to run in.
@@ -78,12 +76,12 @@ def audit(model: Path, layers: Sequence[LayerRan], asked: str) -> list[dict[str,
         findings = list(_findings(layers, index, quantized, asked))
         share = (layer.time_us or 0.0) / total if total else None
         if findings and (share is None or share >= TOLD_SHARE):
-            columns = {"layer": layer.name, "kind": layer.kind, "kernel": layer.kernel, "precision": layer.precision}
-            rows.append({**columns, "finding": ", ".join(findings), "time_us": layer.time_us, "share": share})
-    return sorted(rows, key=lambda row: -(row["time_us"] or 0.0))
+            words = (layer.name, layer.kind, layer.kernel, layer.precision, ", ".join(findings))
+            rows.append(WastefulLayer(*words, layer.time_us, share))
+    return sorted(rows, key=lambda row: -(row.time_us or 0.0))
 
 
-def _row(branch: str, time_us: float, count: int, operations: int, weight_bytes: int, words: set[str], peaks: Peaks) -> dict[str, Any]:
+def _row(branch: str, time_us: float, count: int, operations: int, weight_bytes: int, words: set[str], peaks: Peaks) -> BranchLimit:
     rates = [rate for word in words if (rate := peaks.gops.get(word))]
     floors = {
         "compute": operations / (max(rates) * 1e3) if rates else 0.0,  # 10^9 operations a second = 10^3 a microsecond
@@ -91,10 +89,9 @@ def _row(branch: str, time_us: float, count: int, operations: int, weight_bytes:
         "launch overhead": count * (peaks.layer_us or 0.0),
     }
     limit = max(floors["compute"], floors["memory"])
-    return {
-        "branch": branch, "time_us": time_us, "layers": count, "compute_us": floors["compute"], "memory_us": floors["memory"],
-        "launch_us": floors["launch overhead"], "of_limit": min(1.0, limit / time_us), "reason": max(floors, key=lambda key: floors[key]),
-    }  # fmt: skip
+    compute_us, memory_us, launch_us = floors.values()
+    reason = max(floors, key=lambda key: floors[key])
+    return BranchLimit(branch, time_us, count, compute_us, memory_us, launch_us, min(1.0, limit / time_us), reason)
 
 
 def _findings(layers: Sequence[LayerRan], index: int, quantized: frozenset[str], asked: str) -> Iterator[str]:

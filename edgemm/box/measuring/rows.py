@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgemm.contracts import card as cards
-from edgemm.contracts.dataset import Batch
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.dataset import Batch, Dataset
 from edgemm.data.dataset import open_dataset
 
 MOST_KEPT = 256 * 2**20
@@ -16,34 +16,37 @@ MOST_KEPT = 256 * 2**20
 
 
 class Rows:
-    """Batches of the split that was asked for last.
-
-    Attributes:
-        bad: The rows left out of it, in words.
-    """
+    """Batches of the split that was asked for last."""
 
     def __init__(self) -> None:
-        self.bad: list[str] = []
         self._of, self._kept = "", list[Batch]()
+        self._opened: tuple[str, Dataset] | None = None
+
+    def dataset(self, data: str, card: dict[str, Any], card_path: str | None, skip_bad_rows: bool) -> Dataset:
+        """That dataset, opened once; arguments as in ``open_dataset``."""
+        key = json.dumps([data, card, card_path, skip_bad_rows])
+        if self._opened is None or self._opened[0] != key:
+            parsed = cards.parse(card, path=Path(card_path) if card_path else None)
+            self._opened, self._of = (key, open_dataset(data, parsed, skip_bad_rows=skip_bad_rows)), ""
+        return self._opened[1]
 
     def batches(
-        self, data: str, card: dict[str, Any], card_path: str | None, split: str, batch_size: int, limit: int | None, skip_bad_rows: bool
+        self, dataset: Dataset, split: str, batch_size: int, *, shuffle: int | None = None, limit: int | None = None
     ) -> Iterator[Batch]:
-        """Stream a split; arguments as in ``Dataset.batches`` and ``open_dataset``."""
-        key = json.dumps([data, card, card_path, split, batch_size, limit, skip_bad_rows])
+        """Stream a split of what ``dataset`` gave; arguments as in ``Dataset.batches``."""
+        limit = None if limit is not None and limit >= dataset.count(split) else limit
+        key = json.dumps([split, batch_size, shuffle, limit])
         if self._of == key:
             yield from self._kept
             return
         self._of, self._kept = "", []
-        dataset = open_dataset(data, cards.parse(card, path=Path(card_path) if card_path else None), skip_bad_rows=skip_bad_rows)
         size, kept = 0, list[Batch]()
-        for batch in dataset.batches(split, batch_size, limit=limit):
+        for batch in dataset.batches(split, batch_size, shuffle=shuffle, limit=limit):
             size += sum(array.nbytes for array in (*batch.inputs.values(), *batch.truth.values()))
             if size <= MOST_KEPT:
                 kept.append(batch)
             else:
                 kept.clear()
             yield batch
-        self.bad = list(dataset.bad_rows)
         if size <= MOST_KEPT:
             self._of, self._kept = key, kept

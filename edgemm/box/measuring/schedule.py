@@ -18,19 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.devices.disturbance import Seen, Watch
-from edgemm.box.measuring.candidate import Candidate, Timing, Turn, is_less, lied
+from edgemm.box.devices import disturbance
+from edgemm.box.devices.disturbance import Watch
+from edgemm.box.measuring.candidate import Candidate, Timing, is_less, lied
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.contracts.probe import CALLS, watching
 from edgemm.contracts.target import LayerRan
+from edgemm.contracts.timing_parts import Seen, TimedTurn
 from edgemm.errors import EdgemmError, MeasureError
 
-__all__ = ["Candidate", "Progress", "Timing", "Turn", "time_candidates"]
+__all__ = ["Candidate", "Progress", "Timing", "time_candidates"]
 
 Progress = Callable[[str, float], None]
 """Called with a text and the share done, 0 to 1."""
 
 LEAST_ROUNDS, LEAST_CALLS = 5, 3  # below that an interval over rounds means nothing
+SLOW_MS = 50.0  # of calls that long two are enough, and none before them: filling a cache again takes 3 ms
 LAUNCHES = 8  # processes behind a candidate's figures; see statistics.ratio
 SETTLE_S = 0.005  # pause before a worker's turn, so that the last one's threads have gone to sleep
 AGAIN = 2  # more tries of a disturbed turn
@@ -46,6 +49,7 @@ def time_candidates(
     seconds: float = 20.0,
     warmup_s: float = 1.0,
     launches: int = LAUNCHES,
+    cold: bool = True,
     limit_s: float = 300.0,
     seed: int = 0,
     probes: Sequence[str] | None = None,
@@ -58,8 +62,8 @@ def time_candidates(
         calls: Calls a round.
         seconds: Bound on one candidate's timed calls; slow ones make fewer calls, then fewer rounds (all candidates alike).
         warmup_s: Bound on warming up, after each launch.
-        launches: Processes of each candidate, one after the other, that share the rounds; each shows a cold start. 0 = one process, all
-            started side by side, no cold start.
+        launches: Processes of each candidate, one after the other, that share the rounds. 0 = one, and no cold start.
+        cold: Whether each shows a cold start, and so starts alone; without, those of all candidates start side by side.
         limit_s: Longest silence of a worker before it counts as hung.
         seed: Of the order within rounds.
         probes: Plugins of ``probes/`` that watch the timed rounds; None = all that watch calls.
@@ -89,7 +93,7 @@ def time_candidates(
         )
         for number in range(groups):
             with ExitStack() as stack:
-                run.launch(stack, number, cold=launches > 0)
+                run.launch(stack, number, cold=cold and launches > 0)
                 run.warm(warmup_s)
                 run.time(number, groups)
                 if number == groups - 1:
@@ -148,7 +152,7 @@ class _Run:
         if not self._workers:
             return
         if not self._planned:
-            slow = min(int(self._seconds * 1e3 / (LEAST_CALLS * self._call_ms[name])) for name in self._workers)
+            slow = min(int(self._seconds * 1e3 / (self._least(name) * self._call_ms[name])) for name in self._workers)
             self._planned = min(self._rounds, max(LEAST_ROUNDS, slow))
         first, end = (self._planned * edge // launches for edge in (launch, launch + 1))
         for number in range(first, end):
@@ -181,28 +185,38 @@ class _Run:
 
     def _turn(self, name: str, number: int, launch: int) -> None:
         """One candidate's calls of a round; done again, within bounds, where something disturbed them."""
-        calls = min(self._calls, max(LEAST_CALLS, int(self._seconds * 1e3 / self._planned / self._call_ms[name])))
+        calls = min(self._calls, max(self._least(name), int(self._seconds * 1e3 / self._planned / self._call_ms[name])))
+        before = 0 if self._call_ms[name] > SLOW_MS else 2
         most = MOST_AGAIN * self._planned * len(self._workers)
         for attempt in range(AGAIN + 1):
             time.sleep(SETTLE_S * (1 + 4 * attempt))
             watch = Watch(self._workers[name].pid)
-            answer = self._ask(name, "round", calls=calls)
+            answer = self._ask(name, "round", calls=calls, before=before)
             if answer is None:
                 return
             seen = watch.stop()
             self._clock = max(self._clock, seen.clock or 0.0)
-            reasons = tuple(seen.reasons(self._clock))
+            reasons = tuple(disturbance.reasons(seen, self._clock))
             last = not reasons or attempt == AGAIN or self._again >= most
             self._note(name, answer["samples"], number, launch, seen, reasons, kept=last)
             if last:
                 return
             self._again += 1
 
+    def _least(self, name: str) -> int:
+        """Calls a round at least."""
+        return LEAST_CALLS - 1 if self._call_ms[name] > SLOW_MS else LEAST_CALLS
+
     def _note(
         self, name: str, samples: Mapping[str, Any], number: int, launch: int, seen: Seen, reasons: tuple[str, ...], *, kept: bool
     ) -> None:
         shown, latency = self._shown[name], samples.get("latency") or [0.0]
-        shown["turns"].append(Turn(number, launch, time.perf_counter() - self._began, median(latency), seen, reasons, kept))
+        counted: dict[str, Any] = {key: None if value is None else round(value, 4) for key, value in vars(seen).items()}
+        turn = TimedTurn(
+            **counted, candidate=name, round=number, launch=launch, at_s=round(time.perf_counter() - self._began, 3),
+            p50_ms=round(median(latency), 5), kept=kept, reasons=reasons,
+        )  # fmt: skip
+        shown["turns"].append(turn)
         if kept:
             shown["launches"].append(launch)
             for probe, values in samples.items():

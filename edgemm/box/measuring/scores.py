@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +15,12 @@ from edgemm.box.measuring.measurements import about
 from edgemm.box.measuring.predict import Predictor
 from edgemm.contracts.answers import Answers, Arrays
 from edgemm.contracts.card import Card
+from edgemm.contracts.interval import rows_to_show
 from edgemm.contracts.report import Measurement
+from edgemm.contracts.task import of as task_of
 from edgemm.contracts.task import scored_outputs
 from edgemm.data import scoring
+from edgemm.data.detected import detected
 from edgemm.errors import MeasureError, TargetError
 from edgemm.progress import Progress
 
@@ -26,7 +28,7 @@ CLAIM_POINTS = 1.0  # of accuracy lost, where no budget says what is to be shown
 
 
 def scored(card: Card, forms: Sequence[Candidate], ran: Mapping[str, str], answers: Mapping[str, Answers], before: Arrays) -> Findings:
-    """Every answered form's metrics, what it lost against the original, and confusion matrices.
+    """Every answered form's metrics, what it lost against the original, confusion matrices, and what is found.
 
     Args:
         ran: Name of a form -> the precision that ran.
@@ -43,7 +45,12 @@ def scored(card: Card, forms: Sequence[Candidate], ran: Mapping[str, str], answe
     ]
     after = next((answers[form.name] for form in able if form.subject == "bundle"), Answers({}))
     truth = next((answers[form.name].truth for form in able), {})
-    return Findings(measured, {"confusion": scoring.confusions(card.outputs, truth, before, after.predictions)})
+    notes = [f"'{name}': {words}" for name, rows in truth.items() for words in task_of(card.outputs[name]).notes(rows)]
+    details = {
+        "confusion": scoring.confusions(card.outputs, truth, before, after.predictions),
+        "detected": detected(card, truth, before, after.predictions),
+    }
+    return Findings(measured, details, notes)
 
 
 def accuracy(
@@ -66,6 +73,7 @@ def accuracy(
     """
     card = contenders[0].card
     guarded = scored_outputs(card)
+    wanted = {read for name in guarded for read in task_of(card.outputs[name]).reads}
     if not guarded:
         return Findings(notes=["No output has a metric: accuracy was not measured."])
     answers: dict[str, Answers] = {}
@@ -79,7 +87,7 @@ def accuracy(
                 notes.append(f"{form.name}: accuracy was not measured: {err.what} {err.why}".strip())
                 continue
             _require_same_rows(contenders, answered.truth, limit)
-            if absent := sorted({*guarded} - {*answered.predictions}):
+            if absent := sorted(wanted - {*answered.predictions}):
                 names = ", ".join(answered.predictions) or "none"
                 notes.append(f"{form.name}: accuracy was not measured: it has no output '{absent[0]}', only {names}.")
                 continue
@@ -88,7 +96,9 @@ def accuracy(
         return Findings(notes=notes)
     before, unknown = _before(contenders, forms, answers, limit)
     findings = scored(card, forms, ran, answers, before)
-    return Findings(findings.measurements, findings.details, [*notes, *unknown, *_too_few(contenders, findings.measurements)])
+    return Findings(
+        findings.measurements, findings.details, [*notes, *unknown, *findings.notes, *_too_few(contenders, findings.measurements)]
+    )
 
 
 def _too_few(contenders: Sequence[Contender], scores: Sequence[Measurement]) -> list[str]:
@@ -102,7 +112,7 @@ def _too_few(contenders: Sequence[Contender], scores: Sequence[Measurement]) -> 
         limit = limit.get(m.output, CLAIM_POINTS) if isinstance(limit, Mapping) else limit
         half = (m.high - m.low) / 2
         if limit and half > limit and m.low <= limit <= m.high:
-            needed = math.ceil(m.n * (half / limit) ** 2)
+            needed = rows_to_show(m.n, m.low, m.high, limit)
             notes.append(
                 f"{m.candidate}, {m.target}: {m.n} samples leave the loss of '{m.output}' unsure by {half:.1f} points; "
                 f"to show one of at most {limit:g} about {needed} are needed."

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemm.contracts.interval import Interval
+
 RESAMPLES = 2000
 CELLS = 2_000_000  # numbers held at once while resampling: 16 MB
 SEED = 20261121
@@ -20,25 +22,13 @@ PROCESS_SD = 0.02  # of the logarithm of a process's p50, assumed where too few 
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A value with its 95% interval; no interval from fewer than two rounds."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Ratio:
+class RatioInterval(Interval):
     """One candidate's p50 over another's, from paired rounds, with its 95% interval.
 
     ``verdict`` is ``faster``, ``slower`` or ``no difference shown``. Where launches stand behind it, it is claimed from the 98% interval
     (``sure``), so that of 100 comparisons of a candidate with itself about two claim a difference.
     """
 
-    value: float
-    low: float | None
-    high: float | None
     sure: tuple[float, float] | None = None
 
     @property
@@ -89,7 +79,7 @@ def ratio(
     share: float = 50,
     launches: Sequence[int] | None = None,
     seed: int = SEED,
-) -> Ratio:
+) -> RatioInterval:
     """How many times as long as ``baseline`` it takes; below 1 is faster. Rounds at the same position were taken side by side.
 
     Args:
@@ -102,17 +92,19 @@ def ratio(
         return _over_launches(rounds[:count], baseline[:count], launches[:count], share)
     value = float(np.percentile(_pooled(rounds[:count]), share) / np.percentile(_pooled(baseline[:count]), share))
     if count < 2:
-        return Ratio(value, None, None)
+        return RatioInterval(value, None, None)
     draws = _draws(count, seed)
     drawn = _resampled(rounds[:count], [share], draws) / _resampled(baseline[:count], [share], draws)
     low, high = _spread(value, drawn[:, 0], count)
     if launches is None:
-        return Ratio(value, low, high)
+        return RatioInterval(value, low, high)
     processes = PROCESS_SD * (2 / len(set(launches[:count]))) ** 0.5
-    return Ratio(value, *_wider(value, low, high, Z95 * processes, 1.0), sure=_wider(value, low, high, Z98 * processes, Z98 / Z95))
+    return RatioInterval(value, *_wider(value, low, high, Z95 * processes, 1.0), sure=_wider(value, low, high, Z98 * processes, Z98 / Z95))
 
 
-def _over_launches(rounds: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], launches: Sequence[int], share: float) -> Ratio:
+def _over_launches(
+    rounds: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], launches: Sequence[int], share: float
+) -> RatioInterval:
     logs = []
     for launch in sorted(set(launches)):
         ours, theirs = (_pooled([r for r, of in zip(side, launches, strict=True) if of == launch]) for side in (rounds, baseline))
@@ -121,7 +113,7 @@ def _over_launches(rounds: Sequence[Sequence[float]], baseline: Sequence[Sequenc
     (low, high), sure = (
         (float(np.exp(middle - t * error)), float(np.exp(middle + t * error))) for t in (_t(Z95, len(logs) - 1), _t(Z98, len(logs) - 1))
     )
-    return Ratio(float(np.exp(middle)), low, high, sure)
+    return RatioInterval(float(np.exp(middle)), low, high, sure)
 
 
 def _wider(value: float, low: float, high: float, more: float, factor: float) -> tuple[float, float]:

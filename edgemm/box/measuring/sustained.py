@@ -20,6 +20,7 @@ from edgemm.box.measuring.throughput import throughputs
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card
 from edgemm.contracts.report import Measurement
+from edgemm.contracts.timing_parts import Pace
 from edgemm.errors import EdgemmError
 from edgemm.progress import Progress
 from edgemm.store.machine import usable_cores
@@ -52,7 +53,7 @@ def at_pace(
     if whole:
         fastest = f"{max(rates.values()):g} times a second, on inputs partly old"
         notes.append(f"No split graphs, so at the pace these ran whole, {fastest}: {', '.join(whole)}.")
-    return Findings(measured, {"pace": {"rates_hz": rates, "how": how}}, notes)
+    return Findings(measured, {"pace": Pace(rates, how)}, notes)
 
 
 def throughput(
@@ -93,7 +94,7 @@ def limits(form: Candidate, card: Card, feed: Mapping[str, np.ndarray], progress
     except EdgemmError as err:
         return Findings(notes=[f"{form.name}: no roofline: {err.what} {err.why}".strip()])
     notes = [f"The peaks of this machine were measured while {', '.join(box.disturbed)}: they are too low."] if box.disturbed else []
-    details = {"roofline": rows, "audit": wasteful, "peaks": box.to_dict(), "layers": layers}
+    details = {"roofline": rows, "audit": wasteful, "peaks": box, "layers": layers}
     return Findings((), details, notes)
 
 

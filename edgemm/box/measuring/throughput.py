@@ -12,7 +12,7 @@ import numpy as np
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.box.measuring.statistics import spread_of
-from edgemm.contracts.report_parts import Throughput
+from edgemm.contracts.timing_parts import Throughput
 from edgemm.errors import EdgemmError
 
 ROUNDS = 3

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from edgemm.box.measuring import disturbed
 from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.measurements import about, drawn, measurements, ratios, size_bytes
 from edgemm.contracts.report import Measurement
-from edgemm.contracts.report_parts import Disturbance, FormName, Ratio
 from edgemm.contracts.target import LayerRan
+from edgemm.contracts.timing_parts import Disturbance, FormName, Ratio, TimedTurn
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Timed:
     forms: Mapping[str, Shown]
     ratios: tuple[Ratio, ...] = ()
     warnings: tuple[str, ...] = ()
-    timeline: tuple[Mapping[str, Any], ...] = ()
+    timeline: tuple[TimedTurn, ...] = ()
 
     def measurements(self) -> list[Measurement]:
         """Of all forms."""
@@ -54,25 +53,6 @@ class Timed:
     def precisions(self) -> dict[str, str]:
         """Name of a candidate -> what really ran."""
         return {name: shown.precision for name, shown in self.forms.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def of_dict(cls, plain: Mapping[str, Any]) -> Timed:
-        """Back from ``to_dict``."""
-        forms = {
-            name: Shown(
-                tuple(Measurement(**measurement) for measurement in form["measurements"]),
-                form["precision"],
-                tuple(LayerRan(**layer) for layer in form["layers"]),
-                tuple(form["samples_ms"]),
-                Disturbance(**form["disturbance"]) if form["disturbance"] else None,
-            )
-            for name, form in plain["forms"].items()
-        }
-        return cls(forms, tuple(Ratio(**ratio) for ratio in plain["ratios"]), tuple(plain["warnings"]), tuple(plain["timeline"]))
 
 
 def shown_by(candidates: Sequence[Candidate], timings: Mapping[str, Timing]) -> Timed:

@@ -32,9 +32,11 @@ from edgemm.box.measuring.load import most, paced, stepper
 from edgemm.contracts import plugins
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.libraries import quiet_imports, quiet_warnings
+from edgemm.contracts.plain_values import read
 from edgemm.contracts.probe import ROWS, Probe, watching, watching_pace
 from edgemm.contracts.target import Session
 from edgemm.errors import EdgemmError
+from edgemm.store.machine import give_back_memory
 
 if TYPE_CHECKING:
     from edgemm.box.measuring.rows import Rows
@@ -87,7 +89,7 @@ class _Worker:
         if self._session is not None:
             self._session.__exit__(None, None, None)
         started = time.perf_counter()
-        self._session = open_session(Deployment.of_dict(deployment), feed)
+        self._session = open_session(read(Deployment, deployment), feed)
         load_ms = (time.perf_counter() - started) * 1e3
         if feed is None:
             return {"load_ms": load_ms, "first_ms": 0.0}
@@ -101,16 +103,17 @@ class _Worker:
         self._probes = {name: _probe(name, self._session) for name in probes}
         medians: list[float] = []
         end = time.perf_counter() + seconds
+        chunk = max(1, min(CHUNK, int(seconds * 1e3 / self._timed_ms(1)[0])))  # of a slow model one call may be all
         while True:
-            medians.append(median(self._timed_ms(CHUNK)))
+            medians.append(median(self._timed_ms(chunk)))
             last = medians[-3:]
-            stable = len(medians) * CHUNK >= LEAST_WARMUP and max(last) <= min(last) * (1 + STABLE)
+            stable = len(medians) * chunk >= LEAST_WARMUP and max(last) <= min(last) * (1 + STABLE)
             if stable or time.perf_counter() > end:
-                return {"stable": stable, "warmup_calls": len(medians) * CHUNK, "call_ms": min(last)}
+                return {"stable": stable, "warmup_calls": len(medians) * chunk, "call_ms": min(last)}
 
-    def round(self, calls: int) -> dict[str, Any]:
-        """One round: every probe's samples of ``calls`` calls."""
-        self._calls(2, [])  # the processor's caches belong to whoever ran before
+    def round(self, calls: int, before: int = 2) -> dict[str, Any]:
+        """One round: every probe's samples of ``calls`` calls, after some ``before``: the caches belong to whoever ran last."""
+        self._calls(before, [])
         self._calls(calls, list(self._probes.values()))
         return {"samples": {name: probe.stop() for name, probe in self._probes.items()}}
 
@@ -122,7 +125,7 @@ class _Worker:
     def profile(self, deployment: dict[str, Any], feed: str, cpus: list[int]) -> dict[str, Any]:
         """The candidate's layers with the times of a warm session."""
         _pin(cpus)
-        whole = Deployment.of_dict(deployment)
+        whole = read(Deployment, deployment)
         timing = whole.plugin().profile_options() if whole.target != COMMAND else {}
         with open_session(whole, feed, **timing) as session:
             return {"layers": [asdict(layer) for layer in steady_layers(session, _arrays(feed))]}
@@ -131,7 +134,7 @@ class _Worker:
         """Load a candidate that is in parts, by their ``split.json``."""
         _pin(cpus)
         self._feed = _arrays(feed)
-        opened = Parts(splits.read(Path(parts).parent), partial(open_part, Deployment.of_dict(deployment)))
+        opened = Parts(splits.read(Path(parts).parent), partial(open_part, read(Deployment, deployment)))
         self._step = stepper(opened, self._feed)
         return {}
 
@@ -149,7 +152,7 @@ class _Worker:
     ) -> dict[str, Any]:
         """Samples a second of several sessions, each with its share of the cores, on the one sample repeated to a batch."""
         _pin(cpus)
-        whole = Deployment.of_dict(deployment)
+        whole = read(Deployment, deployment)
         if whole.target != COMMAND and streams > 1:
             plugin = whole.plugin()
             if "threads" in plugin.choices()[0]:
@@ -164,30 +167,54 @@ class _Worker:
         out: str,
     ) -> dict[str, Any]:  # fmt: skip
         """Answers and truths for a whole split, streamed by the probes that watch rows to one .npy file per output in folder ``out``."""
-        from edgemm.box.measuring.rows import Rows  # this command alone needs it
+        from edgemm.box.measuring.batching import Batching, in_sets  # this command and the next one alone need these
+        from edgemm.contracts import card_file as cards
+        from edgemm.data.checking import require_agreement
 
         assert self._session is not None
-        self._rows = self._rows or Rows()
+        kept = self._kept_rows()
+        dataset = kept.dataset(data, card, card_path, skip_bad_rows)
+        count = dataset.count(split)
+        session = Batching(self._session.run, rows=min(count, limit or count), precision=self._session.precision())
         probes = {name: plugins.find(Probe, name)(folder=Path(out)) for name in watching(ROWS)}  # type: ignore[call-arg]
         for probe in probes.values():
             probe.start()
         rows, last_progress_s = 0, time.monotonic()
-        for batch in self._rows.batches(data, card, card_path, split, batch_size, limit, skip_bad_rows):
-            answers = self._session.run(batch.inputs)
-            for probe in probes.values():
-                probe.observe(answers, batch.truth)
-            rows += len(batch.rows)
+        for batches in in_sets(kept.batches(dataset, split, batch_size, limit=limit)):
+            for batch, answers in zip(batches, session.answers([batch.inputs for batch in batches]), strict=True):
+                if not rows:
+                    require_agreement(cards.parse(card), data, answers, batch)
+                for probe in probes.values():
+                    probe.observe(answers, batch.truth)
+                rows += len(batch.rows)
             if time.monotonic() - last_progress_s > TELL_S:
                 last_progress_s = time.monotonic()
                 self._progress({"progress": rows})
-        return {"rows": rows, "samples": {name: probe.stop() for name, probe in probes.items()}, "bad_rows": self._rows.bad}
+        return {"rows": rows, "samples": {name: probe.stop() for name, probe in probes.items()}}
 
     def subsets(self, deployment: dict[str, Any], feed: None, cpus: list[int], **rows: Any) -> dict[str, Any]:
         """Answers with some inputs missing; see ``subsets.run_subsets``."""
         from edgemm.box.measuring.subsets import run_subsets  # this command alone needs it
 
         _pin(cpus)
-        return run_subsets(self._progress, partial(open_part, Deployment.of_dict(deployment)), **rows)
+        try:
+            return run_subsets(self._progress, partial(open_part, read(Deployment, deployment)), self._kept_rows(), **rows)
+        finally:
+            give_back_memory()
+
+    def release(self) -> dict[str, Any]:
+        """Close the session; rows stay."""
+        if self._session is not None:
+            self._session.__exit__(None, None, None)
+            self._session = None
+        give_back_memory()
+        return {}
+
+    def _kept_rows(self) -> Rows:
+        from edgemm.box.measuring.rows import Rows  # opening and timing need no dataset
+
+        self._rows = self._rows or Rows()
+        return self._rows
 
     def _timed_ms(self, count: int) -> list[float]:
         assert self._session is not None

@@ -23,9 +23,10 @@ from edgemm.box.bundle.packing import copy
 from edgemm.box.devices.advice import APT_TENSORRT
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
-from edgemm.box.remote.ssh import Address, Remote, failed, parse
+from edgemm.box.remote.ssh import Remote, SshAddress, failed, parse
 from edgemm.contracts import plugins
 from edgemm.contracts.report import Report, read
+from edgemm.contracts.report_parts import RemoteRun
 from edgemm.data.dataset import open_dataset
 from edgemm.data.sources import MARK
 from edgemm.errors import EdgemmError, RemoteError
@@ -94,7 +95,7 @@ def measure_there(
             job.wait()
         report = job.fetch(Path(scratch))
         job.remove()
-    return replace(report, details=replace(report.details, remote={"connection_losses": there.losses}))
+    return replace(report, details=replace(report.details, remote=RemoteRun(there.losses)))
 
 
 class _Job:
@@ -301,7 +302,7 @@ def _packages(target: str) -> Sequence[str]:
     return plugins.packages("targets", target) if plugins.is_own("targets", target) else plugins.requirements(target)
 
 
-def _missing(address: Address, reasons: Mapping[str, str], facts: Mapping[str, Any], fallback: bool) -> RemoteError:
+def _missing(address: SshAddress, reasons: Mapping[str, str], facts: Mapping[str, Any], fallback: bool) -> RemoteError:
     why = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in reasons.items())
     fixes = []
     if "tensorrt" in reasons:

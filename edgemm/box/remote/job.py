@@ -19,6 +19,7 @@ from edgemm.box.measuring.benchmark import benchmark
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
 from edgemm.contracts.report import Report
+from edgemm.contracts.report_parts import BoxState
 from edgemm.errors import EdgemmError
 from edgemm.progress import Progress
 from edgemm.store.artifact import write_bytes, write_json
@@ -83,11 +84,9 @@ def measure(job: dict[str, Any], progress: Progress) -> Report:
         else:
             report = benchmark([job["bundle"]], BenchmarkOptions(**job["options"]), data=_data(), progress=progress)
     after = thermals.look()
-    box = {
-        "memory": lowest.to_dict(),
-        "thermals": {"before": before.to_dict(), "after": after.to_dict(), "events": thermals.since(before, after)},
-        "verified": [vars(check) for check in checked.checks if "golden" in check.text],  # the files were all right, or we were not here
-    }
+    heat = {"before": before.to_dict(), "after": after.to_dict(), "events": thermals.since(before, after)}
+    verified = [vars(check) for check in checked.checks if "golden" in check.text]  # the files were all right, or we were not here
+    box = BoxState(lowest.to_dict(), heat, verified)
     notes = [*report.details.notes, *thermals.told(before, after)]
     return replace(report, details=replace(report.details, box=box, notes=notes))
 

@@ -39,7 +39,7 @@ OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Address:
+class SshAddress:
     """``ssh://user@host:port``; user and port may be left to ssh's configuration."""
 
     host: str
@@ -50,7 +50,7 @@ class Address:
         return f"{self.user}@{self.host}" if self.user else self.host
 
 
-def parse(url: str) -> Address:
+def parse(url: str) -> SshAddress:
     """Read an address.
 
     Raises:
@@ -67,7 +67,7 @@ def parse(url: str) -> Address:
     is_plain = parts.scheme == "ssh" and parts.path in ("", "/") and not parts.query and not parts.fragment
     if not is_plain or name is None or port == -1 or (parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"):
         raise RemoteError(f"'{url}' is no address.", why="it is not of the form ssh://user@host:port.", fix="write ssh://nvidia@orin:22.")
-    return Address(str(parts.hostname), parts.username or "", port)
+    return SshAddress(str(parts.hostname), parts.username or "", port)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Remote:
     """
 
     def __init__(
-        self, address: Address, *, config: Path | None = None, patience_s: float = PATIENCE_S, note: Callable[[str], None] | None = None
+        self, address: SshAddress, *, config: Path | None = None, patience_s: float = PATIENCE_S, note: Callable[[str], None] | None = None
     ) -> None:
         if shutil.which("ssh") is None:
             raise RemoteError("there is no ssh here.", fix="install OpenSSH's client: sudo apt-get install -y openssh-client")
@@ -246,7 +246,7 @@ def failed(what: str, done: Done, fix: str = "") -> RemoteError:
     return RemoteError(what, why=words, fix=fix)
 
 
-def refused(words: str, address: Address) -> RemoteError | None:
+def refused(words: str, address: SshAddress) -> RemoteError | None:
     """The error of a connection that trying again does not help."""
     scan_arguments = f"{'-p ' + str(address.port) + ' ' if address.port else ''}{address.host}"
     name = f"'[{address.host}]:{address.port}'" if address.port not in (None, 22) else address.host
@@ -272,7 +272,7 @@ def refused(words: str, address: Address) -> RemoteError | None:
     return None
 
 
-def unreachable(words: str, address: Address) -> RemoteError:
+def unreachable(words: str, address: SshAddress) -> RemoteError:
     """The error of a machine that does not answer."""
     last = (words.strip().splitlines() or ["ssh said nothing."])[-1]
     return RemoteError(

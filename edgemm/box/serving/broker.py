@@ -24,8 +24,9 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgemm.box.serving.secrets import redact, refuse_password, secret
+from edgemm.box.serving.secrets import credentials, refuse_password
 from edgemm.errors import RunError
+from edgemm.redaction import redact
 
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 15.0
 KEEPALIVE_S = 15
@@ -40,7 +41,7 @@ UNSUPPORTED = 132  # reason code of a broker that does not speak version 5
 
 
 @dataclass(frozen=True)
-class Address:
+class BrokerAddress:
     """Where the broker is, and who we are there.
 
     Attributes:
@@ -83,7 +84,7 @@ class Connection:
     password_env: str | None = None
     password_file: str | None = None
 
-    def address(self, what: str) -> Address:
+    def address(self, what: str) -> BrokerAddress:
         """The address, with its secrets read.
 
         Raises:
@@ -97,10 +98,9 @@ class Connection:
                 ssl.create_default_context(cafile=self.ca_file)
             except (OSError, ssl.SSLError) as err:
                 raise RunError(f"{what}: ca_file '{self.ca_file}' cannot be used.", why=f"{err}.", fix="give a PEM certificate.") from err
-        user = secret(self.user_env, None, f"{what}: user", hide=False)
-        password = secret(self.password_env, self.password_file, f"{what}: password")
+        user, password = credentials(self.user_env, self.password_env, self.password_file, what)
         tls = self.tls or self.ca_file is not None or self.insecure
-        return Address(self.host, self.port, tls, self.ca_file, self.insecure, user, password)
+        return BrokerAddress(self.host, self.port, tls, self.ca_file, self.insecure, user, password)
 
 
 def options_of(place: str) -> dict[str, Any]:
@@ -129,13 +129,13 @@ class Broker:
         on_sent: Called with the ``key`` of a publish that the broker has confirmed. All three in this class's own thread.
 
     Attributes:
-        error: Why it is not connected, in words without secrets.
+        error: Why it is not connected, in words without secrets; "" until that is known.
         connects: How often it was connected.
     """
 
     def __init__(
         self,
-        where: Address,
+        where: BrokerAddress,
         *,
         name: str = "source",
         will: tuple[str, str] | None = None,
@@ -145,7 +145,7 @@ class Broker:
     ) -> None:
         self.where, self._id, self._will = where, f"edgemm-{name[:9]}-{uuid.uuid4().hex[:6]}", will  # 23 letters: what every broker takes
         self._on_up, self._on_message, self._on_sent = on_up, on_message, on_sent
-        self.error, self.connects = "not connected yet", 0
+        self.error, self.connects = "", 0
         self._version = mqtt.MQTTv5
         self._client: mqtt.Client | None = None
         self._handed: dict[str, tuple[mqtt.MQTTMessageInfo, float]] = {}  # key -> what this connection has to confirm, and since when

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from edgemm.box.serving.secrets import refuse_password
@@ -13,6 +12,7 @@ from edgemm.contracts import plugins
 from edgemm.contracts.sink import Sink
 from edgemm.contracts.source import Source
 from edgemm.errors import RunError
+from edgemm.redaction import redact
 
 WEB_ENV = "EDGEMM_WEB_TOKEN"
 
@@ -26,23 +26,27 @@ def of_words(words: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
     entries = []
     for word in words:
         names, equals, address = word.partition("=")
-        if not equals or not names or not address:
-            raise RunError(f"--source '{word}' is not INPUTS=PLACE.", fix="write it as image,audio=rtsp://host/live.")
-        refuse_password(address, f"--source {names}")
+        refuse_password(*((address, f"--source {names}") if "://" not in names else (word, "--source")))
+        if not equals or not names or not address or "://" in names:
+            raise RunError(f"--source '{redact(word)}' is not INPUTS=PLACE.", fix="write it as image,audio=rtsp://host/live.")
         kind = _kind("sources", address)
         entries.append({kind: {"inputs": [name.strip() for name in names.split(",")], **plugins.find(Source, kind).options_at(address)}})
     return entries
 
 
-def of_sinks(places: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
+def of_sinks(places: Sequence[str], *, kind: str = "") -> list[dict[str, dict[str, Any]]]:
     """``["mqtts://broker", "events.jsonl"]`` as entries of ``sinks``.
+
+    Args:
+        kind: The sink that takes them; "" = the one whose ``PLACES`` fit.
 
     Raises:
         RunError: No sink takes such a place, or it carries a password.
     """
     for address in places:
         refuse_password(address, "--sink")
-    return [{kind: plugins.find(Sink, kind).options_at(address)} for address in places for kind in [_kind("sinks", address)]]
+    named = [(kind or _kind("sinks", address), address) for address in places]
+    return [{name: plugins.find(Sink, name).options_at(address)} for name, address in named]
 
 
 def page_of(place: str) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def _kind(kind: str, address: str) -> str:
     Raises:
         RunError: None does.
     """
-    looks = f"{address.rstrip('/')}/" if "://" not in address and Path(address).is_dir() else address
+    looks = f"{address.rstrip('/')}/" if "://" not in address and os.path.isdir(address) else address
     patterns = {pattern: name for name in plugins.names(kind) for pattern in plugins.constant(kind, name, "PLACES") or ()}
     fitting = [pattern for pattern in patterns if fnmatchcase(looks, pattern)]
     if not fitting:

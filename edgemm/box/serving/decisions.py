@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from edgemm.box.serving.settings import PER_CLASS, DecisionSettings
+from edgemm.box.serving.settings import PER_CLASS, THRESHOLD, DecisionSettings
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
-from edgemm.contracts.decision import Change, Reading
+from edgemm.contracts.decision import Change, Marks, Observation, Reading
+from edgemm.contracts.task import Sizes
 
-HYSTERESIS = 0.1  # between going on and going off where nobody says: noise of a score near the threshold is a few hundredths
+HYSTERESIS = 0.1  # from on to off where nobody says, at most half of the threshold: noise of a score near it is a few hundredths
 CHANGE = 0.01  # of a number's own value: smaller moves are not told again
 
 
@@ -24,22 +26,43 @@ class Decider:
         threshold: Replaces every class's own where somebody set it while running; None = as in the settings.
     """
 
-    def __init__(self, card: Card, settings: Mapping[str, DecisionSettings]) -> None:
-        self._tasks = tasks.tasks(card)
+    def __init__(
+        self, card: Card, settings: Mapping[str, DecisionSettings], fitted: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    ) -> None:
+        """
+        Args:
+            fitted: Output -> label -> the threshold that the bundle has for it (``Bundle.thresholds``).
+        """
+        self._tasks = {name: task for name, task in tasks.tasks(card).items() if not task.has_boxes}  # ``tracking`` follows those
+        self._frames = {name: getattr(task, "frame", None) for name, task in self._tasks.items()}
+        self._fitted = fitted
         self._given = {name: settings.get(name, DecisionSettings()) for name in card.outputs}
         self._classes: dict[tuple[str, str], _Class] = {}
         self._leads: dict[str, _Lead] = {}
         self._told: dict[str, float] = {}
         self.threshold: float | None = None
 
-    def update(self, outputs: Mapping[str, np.ndarray], at_s: float) -> tuple[dict[str, Reading], list[Change]]:
-        """Take in what the model answered at ``at_s`` (monotonic)."""
+    @property
+    def frames(self) -> frozenset[str]:
+        """The inputs in whose pictures there are points and masks."""
+        return frozenset(frame for frame in self._frames.values() if frame is not None)
+
+    def seen(self, outputs: Mapping[str, np.ndarray], sizes: Sizes = MappingProxyType({})) -> dict[str, Observation]:
+        """What an answer says of the outputs that it has, before any threshold; points and masks in the camera's picture.
+
+        Args:
+            sizes: Of the pictures that voted (``Extents.of``).
+        """
+        read = {name: task.read(outputs) for name, task in self._tasks.items() if set(task.reads) <= outputs.keys()}
+        return {name: self._tasks[name].placed(one, sizes) for name, one in read.items() if one is not None}
+
+    def update(
+        self, outputs: Mapping[str, np.ndarray], at_s: float, sizes: Sizes = MappingProxyType({})
+    ) -> tuple[dict[str, Reading], list[Change]]:
+        """Take in what the model answered at ``at_s`` (monotonic); ``sizes`` as ``seen`` wants them."""
         readings: dict[str, Reading] = {}
         changes: list[Change] = []
-        for name, task in self._tasks.items():
-            seen = task.read(outputs) if all(read in outputs for read in task.reads) else None
-            if seen is None:
-                continue
+        for name, seen in self.seen(outputs, sizes).items():
             if seen.value is not None:
                 readings[name] = self._number(name, seen.value, seen.unit)
             elif seen.scores:
@@ -50,15 +73,35 @@ class Decider:
                 on = tuple(label for label, one in classes.items() if one.is_on)
                 top = max(scores, key=scores.__getitem__)
                 lead = self._leads.setdefault(name, _Lead()).update(top, self._given[name].debounce)
-                readings[name] = Reading(lead, scores, on)
+                readings[name] = Reading(lead, scores, on, marks=self._marks(name, seen, sizes))
         return readings, changes
+
+    def _marks(self, name: str, seen: Observation, sizes: Sizes) -> Marks | None:
+        """Points and mask of an output that says places in a picture, where that voted."""
+        frame = self._frames[name]
+        if frame is None or frame not in sizes:
+            return None
+        height, width = sizes[frame]
+        poses = tuple(pose for pose in seen.poses if pose.score >= self._class(name, pose.label).high(self.threshold))
+        return Marks(frame, (width, height), poses, seen.mask)
 
     def _class(self, output: str, label: str) -> _Class:
         if (output, label) not in self._classes:
-            settings = self._given[output]
-            own: dict[str, Any] = {key: value for key, value in settings.classes.get(label, {}).items() if key in PER_CLASS}
-            self._classes[output, label] = _Class(output, label, replace(settings, **own), label in settings.quiet)
+            self._classes[output, label] = _Class(output, label, self._settings(output, label), label in self._given[output].quiet)
         return self._classes[output, label]
+
+    def _settings(self, output: str, label: str) -> DecisionSettings:
+        settings = self._given[output]
+        if settings.threshold is None:
+            settings = replace(settings, threshold=self._fitted.get(output, {}).get(label, THRESHOLD))
+        own: dict[str, Any] = {key: value for key, value in settings.classes.get(label, {}).items() if key in PER_CLASS}
+        return replace(settings, **own)
+
+    def refit(self, fitted: Mapping[str, Mapping[str, float]]) -> None:
+        """Take the thresholds of another bundle; what is on stays on."""
+        self._fitted = fitted
+        for (output, label), one in self._classes.items():
+            one.settings = self._settings(output, label)
 
     def _number(self, name: str, value: float, unit: str | None) -> Reading:
         last, least_change = self._told.get(name), self._given[name].change
@@ -72,15 +115,21 @@ class _Class:
     """One class of one output: on or off."""
 
     def __init__(self, output: str, label: str, settings: DecisionSettings, is_quiet: bool) -> None:
-        self._output, self._label, self._given, self._is_quiet = output, label, settings, is_quiet
+        self._output, self._label, self.settings, self._is_quiet = output, label, settings, is_quiet
         self.is_on = False
         self._agreeing = 0
         self._event_s: float | None = None
 
+    def high(self, threshold: float | None) -> float:
+        """The score from which it counts; ``threshold`` goes before its own."""
+        own = THRESHOLD if self.settings.threshold is None else self.settings.threshold
+        return own if threshold is None else threshold
+
     def update(self, score: float, at_s: float, threshold: float | None) -> Change | None:
-        settings = self._given
-        high = settings.threshold if threshold is None else threshold
-        low = settings.release if settings.release is not None and threshold is None else high - HYSTERESIS
+        settings = self.settings
+        high = self.high(threshold)
+        is_own = settings.release is not None and threshold is None
+        low = min(settings.release or 0.0, high) if is_own else high - min(HYSTERESIS, abs(high) / 2)
         wants = score >= high if not self.is_on else score < low
         self._agreeing = self._agreeing + 1 if wants else 0
         if self._agreeing < settings.debounce:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgemm.box.serving.sink_threads import Inline, Outlet
 from edgemm.box.serving.source_threads import Feeder
 
 
@@ -17,8 +18,11 @@ class Summary:
 
     Attributes:
         ran: Input -> how often its branch ran.
+        frames: Input whose frames are kept -> how many were computed, and how many had been before.
         late: Decisions for which data had to wait for more than two periods.
         note: Where another target ran than the bundle's first: which, and why.
+        lost: What was away, and what could not be delivered, in words.
+        never_came: Live sources of which nothing came, and sinks that were never there, in all the time.
     """
 
     seconds: float
@@ -31,7 +35,10 @@ class Summary:
     in_parts: bool
     latency_p50_ms: float
     latency_p95_ms: float
+    frames: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     note: str = ""
+    lost: tuple[str, ...] = ()
+    never_came: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -42,7 +49,10 @@ class Summary:
         return (
             f"{self.decisions} decisions and {self.events} events in {self.seconds:.1f} s "
             f"({self.target}, {self.precision}, {how}: {branches}); "
-            f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms" + (f"\nnote: {self.note}" if self.note else "")
+            f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms"
+            + "".join(f"\n{name}: {computed} frames computed, {kept} kept" for name, (computed, kept) in self.frames.items())
+            + (f"\nnote: {self.note}" if self.note else "")
+            + "".join(f"\nlost: {words}" for words in self.lost)
         )
 
 
@@ -55,11 +65,43 @@ def rss_mib() -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), 1)
 
 
-def source_status(feeder: Feeder, now: float) -> dict[str, Any]:
+def lost_by_source(feeder: Feeder, name: str) -> list[str]:
+    """What to say of a source at the end: how often it was away, what it did not hold."""
+    error = feeder.error.rstrip(".")
+    if never_came(feeder):
+        return [f"{name} was never there: {error or 'it did not answer in this time'}"]
+    away = (
+        [f"{name} was lost {feeder.losses} time{'s' * (feeder.losses != 1)}{f', last: {error}' if error else ''}"] if feeder.losses else []
+    )
+    return [*away, *feeder.source.notes]
+
+
+def lost_by_sink(outlet: Outlet | Inline) -> list[str]:
+    """What to say of a sink at the end: events that did not arrive, or that nobody was there."""
+    said, events = outlet.describe(), outlet.lost()
+    why = f": {said['why'].rstrip('.')}" if said.get("why") else ""
+    undelivered = f"{events} event{'s' * (events != 1)} not delivered"
+    if was_never_there(outlet):
+        return [f"{outlet.name} was never there{f', {undelivered}' if events else ''}{why or ': it did not answer in this time'}"]
+    return [f"{outlet.name}: {undelivered}{why}"] if events else [f"{outlet.name} was away{why}"] if why else []
+
+
+def never_came(feeder: Feeder) -> bool:
+    """Whether nothing at all came of a live source; of one on which nobody need speak, that it was not even there."""
+    return feeder.source.live and not feeder.came
+
+
+def was_never_there(outlet: Outlet | Inline) -> bool:
+    """Whether a sink that has somebody at its other end never reached them."""
+    said = outlet.describe()
+    return said.get("connects") == 0 and (bool(said.get("why")) or "connected" in said)  # a broker greets, a webhook is not asked
+
+
+def source_status(feeder: Feeder, name: str, now: float) -> dict[str, Any]:
     """How a source does, as plain values without secrets."""
     drift = feeder.timeline.drift_ppm()
     return {
-        "name": feeder.source.describe(),
+        "name": name,
         "inputs": list(feeder.source.inputs),
         "state": feeder.state,
         "error": feeder.error,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
-from edgemm.box.bundle.deployment import deploy
+from edgemm.box.bundle.deployment import ServedBundle, deploy
+from edgemm.box.bundle.frames import Frames, trial
 from edgemm.box.bundle.opened import Bundle
 from edgemm.box.bundle.parts import Parts, SplitFiles
-from edgemm.box.serving.settings import InputSettings
+from edgemm.box.serving.settings import InputSettings, Settings
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import modalities
+from edgemm.contracts.stream import Sound
 from edgemm.contracts.target import Session
 from edgemm.errors import EdgemmError, RunError, nearest
 
@@ -43,14 +44,22 @@ class Model(Protocol):
         inputs: What it takes and may be missing, in the card's order.
         target: Where it runs.
         in_parts: Whether branches run one by one.
+        frames: Input -> its branch with kept frames, where those are kept.
+        anew: Input -> why its frames are not, where it has such.
     """
 
     inputs: list[str]
     target: str
     in_parts: bool
+    frames: Mapping[str, Frames]
+    anew: Mapping[str, str]
 
-    def embed(self, name: str, array: np.ndarray) -> Arrays:
-        """What one input's branch makes of a sample with its batch axis; kept by the caller until the next."""
+    def embed(self, name: str, array: np.ndarray, position: int | None = None) -> Arrays:
+        """What one input's branch makes of a sample with its batch axis; kept by the caller until the next.
+
+        Args:
+            position: ``Sample.position``, where the sample is one of a stream.
+        """
         ...
 
     def answer(self, present: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
@@ -87,10 +96,12 @@ class _Closing:
         self.close()
 
 
-class Whole(_Closing):
+class WholeModel(_Closing):
     """One graph with all inputs. An input may be missing only if the card calls it optional: then the model was trained for that."""
 
     in_parts = False
+    frames: Mapping[str, Frames] = {}
+    anew: Mapping[str, str] = {}
 
     def __init__(self, card: Card, session: Session, target: str) -> None:
         self._card, self._session, self.target = card, session, target
@@ -100,7 +111,7 @@ class Whole(_Closing):
         own = modalities(card)
         self._absent = {name: _sample(card, name, own[name].absent()) for name in self.inputs if card.inputs[name].optional}
 
-    def embed(self, name: str, array: np.ndarray) -> Arrays:
+    def embed(self, name: str, array: np.ndarray, position: int | None = None) -> Arrays:
         return {name: array}
 
     def answer(self, present: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
@@ -127,14 +138,25 @@ class InParts(_Closing):
 
     in_parts = True
 
-    def __init__(self, card: Card, parts: Parts, standins: Arrays, target: str) -> None:
+    def __init__(
+        self, card: Card, parts: Parts, standins: Arrays, target: str, frames: Mapping[str, Frames | str | None] | None = None
+    ) -> None:
+        """
+        Args:
+            frames: Input -> its branch with kept frames, or why they are not kept.
+        """
         self._parts, self._standins, self.target = parts, standins, target
+        self.frames: Mapping[str, Frames] = {name: kept for name, kept in (frames or {}).items() if isinstance(kept, Frames)}
+        self.anew: Mapping[str, str] = {name: why for name, why in (frames or {}).items() if isinstance(why, str)}
         self._others = {name: array for name, array in _constants(card).items() if name not in parts.cuts}
         self._fixed = {name: array for name, array in _constants(card).items() if name in parts.cuts}
         self._embedded = {name: parts.embed(name, self._fixed) for name in self._fixed}
         self.inputs = [name for name in card.inputs if name in parts.cuts and name not in self._fixed]
 
-    def embed(self, name: str, array: np.ndarray) -> Arrays:
+    def embed(self, name: str, array: np.ndarray, position: int | None = None) -> Arrays:
+        frames = self.frames.get(name)
+        if frames is not None and position is not None and frames.is_worth(position):
+            return frames.embed(array, position)
         return self._parts.embed(name, {name: array})
 
     def answer(self, present: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
@@ -151,6 +173,8 @@ class InParts(_Closing):
         return self._parts.precision()
 
     def close(self) -> None:
+        for frames in self.frames.values():
+            frames.close()
         self._parts.close()
 
 
@@ -158,14 +182,19 @@ def choose_target(bundle: Bundle, wanted: str | None) -> ChosenTarget:
     """The target to run on: the wanted one, else the first of the bundle's own that runs here, else the first with a fallback.
 
     Raises:
+        BundleError: A slim bundle goes without the wanted one, or without the float model that would run.
         RunError: The bundle was not made for the wanted one; or none of its targets runs here, and none names a fallback.
     """
     own = bundle.targets()
     if wanted in own:
         return ChosenTarget(wanted)
+    has_float = "model.onnx" in bundle.files
     if wanted is not None:
+        bundle.there(f"targets/{wanted}/model.onnx")
         if wanted != FLOAT:
-            raise RunError(f"this bundle was not made for '{wanted}'.", fix=f"{nearest(wanted, own)}; {FLOAT} runs its float model.")
+            floats = f"; {FLOAT} runs its float model" if has_float else ""
+            raise RunError(f"this bundle was not made for '{wanted}'.", fix=f"{nearest(wanted, own)}{floats}.")
+        bundle.there("model.onnx")
         return ChosenTarget(FLOAT, f"{FLOAT} runs the float model: the bundle was not made for it.")
     if not own:
         return ChosenTarget(FLOAT, f"{FLOAT} runs the float model: the bundle was made for no target.")
@@ -183,50 +212,72 @@ def choose_target(bundle: Bundle, wanted: str | None) -> ChosenTarget:
     raise RunError(
         "none of this bundle's targets runs here.",
         why="; ".join(reasons),
-        fix=f"install what is missing, or compress for this box; --target {FLOAT} runs the float model.",
+        fix=f"install what is missing, or compress for this box{f'; --target {FLOAT} runs the float model' if has_float else ''}.",
     )
 
 
 def _here(bundle: Bundle, name: str) -> tuple[str, str]:
     """Why this machine cannot run one of the bundle's targets ("" where it can), and what runs its graph then ("": nothing)."""
     try:
-        target = bundle.load_target(name)
+        target = bundle.deployment(name).plugin()
     except EdgemmError as err:
         return " ".join(filter(None, (err.what, err.fix))), ""
     return target.cannot_run(), target.falls_back()
 
 
-def open_model(bundle: Bundle, target: str, inputs: Mapping[str, InputSettings] | None = None, *, whole: bool = False) -> Model:
+def open_model(bundle: Bundle, target: str, settings: Settings | None = None) -> Model:
     """Open a bundle on ``target``, in parts where it holds them.
 
     Args:
-        inputs: Settings of inputs; ``precision`` and ``target`` there choose another graph or runtime for that branch alone.
-        whole: As one graph even where it holds parts.
+        settings: ``precision`` and ``target`` of an input choose another graph or runtime for that branch alone.
 
     Raises:
         RunError: A branch asks for what the bundle does not hold.
         TargetError: The runtime refuses a graph.
     """
-    chosen = {name: settings for name, settings in (inputs or {}).items() if settings.precision or settings.target}
+    settings = settings or Settings()
+    chosen = {name: own for name, own in settings.inputs.items() if own.precision or own.target}
     deployed = deploy(bundle, target)
-    if whole or deployed.split is None or deployed.standins is None:
+    if settings.whole or deployed.split is None or deployed.standins is None:
         if chosen:
             raise RunError(
                 f"inputs.{next(iter(chosen))}: this bundle holds no branches that could run on their own.",
                 why="it runs as a whole: so the settings say, or its model was too large to be stored in parts, or cannot be split.",
                 fix="remove precision and target of the inputs.",
             )
-        return Whole(bundle.card, deployed.open(), target)
+        return WholeModel(bundle.card, deployed.whole.open(), target)
     files = deployed.split
-    branches = {**files.branches, **{name: _other_branch(bundle, name, settings, files, target) for name, settings in chosen.items()}}
-    places = {target: deployed} | {settings.target: deploy(bundle, settings.target) for settings in chosen.values() if settings.target}
-    runs_on = {branches[name]: places[settings.target or target] for name, settings in chosen.items()}
-    parts = Parts(replace(files, branches=branches), lambda path: runs_on.get(path, deployed).open_part(path))
-    return InParts(bundle.card, parts, deployed.standins, target)
+    others = {name: _other_files(bundle, name, own, files, target) for name, own in chosen.items()}
+    files = replace(files, branches={**files.branches, **{name: other.branches[name] for name, other in others.items()}})
+    places = {target: deployed} | {own.target: deploy(bundle, own.target) for own in chosen.values() if own.target}
+    runs_on = {name: places[own.target or target] for name, own in chosen.items()}
+    of_branch = {path: runs_on.get(name, deployed) for name, path in files.branches.items()}
+    parts = Parts(files, lambda path: of_branch.get(path, deployed).open_part(path))
+    frames = {name: _frames(bundle, name, others.get(name, files), runs_on.get(name, deployed), parts, settings) for name in files.branches}
+    return InParts(bundle.card, parts, deployed.standins, target, frames)
 
 
-def _other_branch(bundle: Bundle, name: str, settings: InputSettings, files: SplitFiles, target: str) -> Path:
-    """The graph of a branch that shall run in another precision or place than the rest."""
+def _frames(bundle: Bundle, name: str, files: SplitFiles, served: ServedBundle, parts: Parts, settings: Settings) -> Frames | str | None:
+    """A branch whose frames are kept, if here too it gives the same, and faster (``reuse: on`` does not ask for that); else why not.
+
+    None where it has no frames that could be kept.
+    """
+    golden, stream, own = bundle.golden(), modalities(bundle.card)[name].stream(), files.framewise.get(name)
+    if own is None or golden is None or settings.reuse == "off":
+        return "reuse is off" if own else files.never_kept.get(name)
+    rows = np.concatenate([golden.sample(index)[name] for index in range(len(golden))])
+    new = 1 if bundle.card.inputs[name].steps or not isinstance(stream, Sound) else stream.rate_hz / own.hop / settings.rate_hz(name)
+    frames = Frames(own, served.open_part)
+    tried = trial(frames, lambda window: parts.embed(name, {name: window}), rows, min(max(round(new), 1), own.frames))
+    frames.forget()
+    if tried.off <= tried.allowed and (settings.reuse == "on" or not tried.objection):
+        return frames
+    frames.close()
+    return tried.objection
+
+
+def _other_files(bundle: Bundle, name: str, settings: InputSettings, files: SplitFiles, target: str) -> SplitFiles:
+    """The parts among which is the branch that shall run in another precision or place than the rest."""
     branch_target = settings.target or target
     other = bundle.split(None if settings.precision == "fp32" or branch_target not in bundle.targets() else branch_target)
     if name not in other.branches:
@@ -237,7 +288,7 @@ def _other_branch(bundle: Bundle, name: str, settings: InputSettings, files: Spl
             why=f"in {', '.join(other.cuts[name])} instead of {', '.join(files.cuts[name])}.",
             fix="run all branches on one target.",
         )
-    return other.branches[name]
+    return other
 
 
 def _constants(card: Card) -> dict[str, np.ndarray]:

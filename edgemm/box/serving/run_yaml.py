@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from edgemm.box.serving.secrets import refuse_password
+from edgemm.box.serving import places
+from edgemm.box.serving.secrets import refuse_passwords
+from edgemm.box.serving.sections import declared, mapping, positive, section
 from edgemm.box.serving.settings import (  # fmt: skip
     PER_CLASS,
     SINKS,
     SOURCES,
+    THRESHOLD,
     DecisionSettings,
     DriftSettings,
     InputSettings,
@@ -23,13 +26,18 @@ from edgemm.box.serving.settings import (  # fmt: skip
     WebSettings,
     names_of,
 )
-from edgemm.contracts import plugins
+from edgemm.contracts import plugins, written
 from edgemm.contracts.card import Card
-from edgemm.contracts.options import check
-from edgemm.contracts.plugins import Option
+from edgemm.contracts.options import check, means_text
 from edgemm.errors import Collector, RunError, nearest
+from edgemm.redaction import redact
+from edgemm.store import utf8
 
-KEYS = ("name", "target", "decide_hz", "whole", "inputs", "sources", "sinks", "decisions", "web", "drift")
+KEYS = (
+    "name", "target", "decide_hz", "whole", "reuse", "inputs", "sources", "sinks", "decisions", "tracks", "zones", "lines", "web", "drift",
+)  # fmt: skip
+TEXTS = ("bind", "token_env", "token_file", "save", "key_env", "key_file")
+REUSE = get_args(get_type_hints(Settings)["reuse"])
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -45,9 +53,12 @@ def load(path: str | Path | None, card: Card, *, extra: Mapping[str, Any] | None
     plain: Any = {}
     if path is not None:
         try:
-            plain = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-            raise RunError(f"cannot read {path}.", why=" ".join(str(err).split()), fix="mend the place it names.") from err
+            plain = written.load(Path(path).read_text(encoding="utf-8"), _means_text) or {}
+        except UnicodeDecodeError as err:
+            raise RunError(f"cannot read {path}.", why=utf8.why(err), fix=utf8.fix(Path(path), err)) from err
+        except (OSError, yaml.YAMLError) as err:
+            raise RunError(f"cannot read {path}.", why=_reason(err), fix="mend the place it names.") from None
+        plain = _beside(plain, Path(path).parent)
     return parse(_joined(plain, extra or {}), card, where=str(path) if path else "run")
 
 
@@ -66,18 +77,53 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
     settings = Settings(
         name=_device_name(plain.get("name", "edgemm"), where, mistakes),
         target=_target(plain.get("target"), f"{where}: target", mistakes),
-        decide_hz=_positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", mistakes),
+        decide_hz=positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", mistakes),
         whole=_yes_or_no(plain.get("whole", False), f"{where}: whole", mistakes),
+        reuse=_reuse(plain.get("reuse", "auto"), where, mistakes),
         inputs=_inputs(plain.get("inputs"), card, where, mistakes),
         sources=_parts(plain.get("sources"), SOURCES, where, mistakes),
         sinks=_parts(plain.get("sinks"), SINKS, where, mistakes),
         decisions=_decisions(plain.get("decisions"), card, where, mistakes),
-        web=_section(WebSettings, plain.get("web"), f"{where}: web", mistakes) if "web" in plain else None,
-        drift=_section(DriftSettings, plain.get("drift"), f"{where}: drift", mistakes) if "drift" in plain else None,
+        tracks=places.tracks_of(plain.get("tracks"), card, where, mistakes),
+        zones=places.zones_of(plain.get("zones"), card, where, mistakes),
+        lines=places.lines_of(plain.get("lines"), card, where, mistakes),
+        web=section(WebSettings, plain.get("web"), f"{where}: web", mistakes) if "web" in plain else None,
+        drift=section(DriftSettings, plain.get("drift"), f"{where}: drift", mistakes) if "drift" in plain else None,
     )
     _check_sources(settings, card, where, mistakes)
+    places.check_pace(settings, card, where, mistakes)
     mistakes.raise_if_any()
     return settings
+
+
+def _beside(plain: Any, folder: Path) -> Any:
+    """With recordings that lie beside ``run.yaml``, and not where the program was started, called by their whole path."""
+    sources = plain.get(SOURCES) if isinstance(plain, dict) else None
+    for entry in sources if isinstance(sources, list) else []:
+        for options in entry.values() if isinstance(entry, dict) else []:
+            for key in ("path", "url") if isinstance(options, dict) else ():
+                place = options.get(key)
+                if isinstance(place, str) and not os.path.exists(place) and os.path.exists(folder / place):  # never raises
+                    options[key] = str(folder / place)
+    return plain
+
+
+def _reason(err: Exception) -> str:
+    """Why a file cannot be read, without the lines of it that PyYAML would show: a password may stand there."""
+    if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark is not None:
+        return redact(f"{err.problem}, line {err.problem_mark.line + 1}, column {err.problem_mark.column + 1}.")
+    return redact(" ".join(str(err).split()))
+
+
+def _means_text(plain: Any, path: written.Path) -> bool:
+    """Where run.yaml means a word: a name, a class, an option of a source or sink that is one."""
+    if path[0] in (SOURCES, SINKS) and len(path) > 3 and path[2] in plugins.names(str(path[0])):
+        return means_text(plugins.options(str(path[0]), str(path[2])), path[3:]) or path[3] == "inputs"
+    if path[0] in ("decisions", "tracks"):
+        return path[2:3] == ("quiet",)
+    if path[0] in ("zones", "lines"):
+        return path[2:3] in (("labels",), ("output",))
+    return path in (("name",), ("reuse",)) or (path[0] in ("web", "drift") and str(path[-1]) in TEXTS)
 
 
 def _joined(plain: Any, extra: Mapping[str, Any]) -> Any:
@@ -86,6 +132,9 @@ def _joined(plain: Any, extra: Mapping[str, Any]) -> Any:
     joined = dict(plain)
     for key, value in extra.items():
         before = joined.get(key)
+        if isinstance(value, list) and isinstance(before, list):  # what needs no options is not made twice
+            kinds = [entry if isinstance(entry, str) else next(iter(entry), "") for entry in before if isinstance(entry, (str, dict))]
+            value = [entry for entry in value if entry not in [{kind: {}} for kind in kinds]]
         joined[key] = [*(before or []), *value] if isinstance(value, list) and (before is None or isinstance(before, list)) else value
         if isinstance(value, dict) and isinstance(before, dict):
             joined[key] = {**before, **value}
@@ -108,90 +157,72 @@ def _target(value: Any, where: str, mistakes: Collector) -> str | None:
     return None if value is None else str(value)
 
 
-def _positive(value: Any, where: str, mistakes: Collector) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-        mistakes.add(RunError(f"{where}: {value!r} is not a number above 0.", fix="write a number, such as 5."))
-        return 1.0
-    return float(value)
-
-
 def _yes_or_no(value: Any, where: str, mistakes: Collector) -> bool:
     if not isinstance(value, bool):
         mistakes.add(RunError(f"{where}: {value!r} is neither true nor false.", fix="write true or false."))
     return value is True
 
 
-def _section(kind: type, value: Any, where: str, mistakes: Collector) -> Any:
-    """One of the dataclasses above from its mapping; its own defaults where that is wrong."""
-    value = {} if value is None else value
-    if not isinstance(value, dict):
-        mistakes.add(RunError(f"{where} is not a mapping.", fix=f"it has the keys {', '.join(_declared(kind))}."))
-        return kind()
-    errors = check(value, _declared(kind), where, RunError)
-    for error in errors:
-        mistakes.add(error)
-    if errors:
-        return kind()
-    settings = kind(**value)
-    for key in ("rate_hz", "stale_s", "window", "limit", "save_mib", "pictures_hz"):
-        if getattr(settings, key, None) is not None:
-            _positive(getattr(settings, key), f"{where}.{key}", mistakes)
-    return settings
-
-
-def _declared(kind: type) -> dict[str, Option]:
-    """What a settings dataclass takes, for ``options.check``."""
-    return {f.name: Option(f.name, ast.parse(str(f.type), mode="eval").body, None) for f in dataclasses.fields(kind)}
+def _reuse(value: Any, where: str, mistakes: Collector) -> Any:
+    if value not in REUSE:
+        mistakes.add(RunError(f"{where}: reuse is {value!r}.", fix=f"write {', '.join(REUSE[:-1])} or {REUSE[-1]}."))
+    return value
 
 
 def _inputs(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[str, InputSettings]:
     inputs = {}
-    for name, value in _mapping(plain, f"{where}: inputs", mistakes).items():
+    for name, value in mapping(plain, f"{where}: inputs", mistakes).items():
         if name not in card.inputs:
             mistakes.add(RunError(f"{where}: inputs.{name} is no input of this model.", fix=nearest(str(name), card.inputs)))
             continue
-        inputs[name] = _section(InputSettings, value, f"{where}: inputs.{name}", mistakes)
+        inputs[name] = section(InputSettings, value, f"{where}: inputs.{name}", mistakes)
         _target(inputs[name].target, f"{where}: inputs.{name}.target", mistakes)
     return inputs
 
 
 def _decisions(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[str, DecisionSettings]:
     decisions = {}
-    for name, value in _mapping(plain, f"{where}: decisions", mistakes).items():
+    for name, value in mapping(plain, f"{where}: decisions", mistakes).items():
         here = f"{where}: decisions.{name}"
         if name not in card.outputs:
             mistakes.add(RunError(f"{here} is no output of this model.", fix=nearest(str(name), card.outputs)))
             continue
-        decisions[name] = settings = _section(DecisionSettings, value, here, mistakes)
+        if name in places.frames_of(card):
+            mistakes.add(RunError(f"{here}: '{name}' has boxes, which are followed.", fix=f"write tracks.{name}."))
+            continue
+        decisions[name] = settings = section(DecisionSettings, value, here, mistakes)
         labels = card.outputs[name].labels or ()
         for label in (*settings.quiet, *settings.classes):
             if label not in labels:
                 mistakes.add(RunError(f"{here}: '{label}' is no class of this output.", fix=nearest(str(label), labels)))
+        of_a_class = {key: option for key, option in declared(DecisionSettings).items() if key in PER_CLASS}
+        fitting: dict[str, dict[str, Any]] = {here: {}}
         for label, own in settings.classes.items():
-            for error in check(
-                own, {k: v for k, v in _declared(DecisionSettings).items() if k in PER_CLASS}, f"{here}.classes.{label}", RunError
-            ):
-                mistakes.add(error)
-        _check_thresholds(settings, here, mistakes)
+            errors = check(own, of_a_class, f"{here}.classes.{label}", RunError)
+            mistakes.errors += errors
+            fitting |= {} if errors else {f"{here}.classes.{label}": own}
+        _check_thresholds(settings, fitting, mistakes)
     return decisions
 
 
-def _check_thresholds(settings: DecisionSettings, here: str, mistakes: Collector) -> None:
-    for where, own in ((here, {}), *((f"{here}.classes.{label}", own) for label, own in settings.classes.items())):
-        one = dataclasses.replace(settings, **{key: value for key, value in own.items() if key in PER_CLASS})
-        if not -1 <= one.threshold <= 1:
-            mistakes.add(RunError(f"{where}.threshold: {one.threshold} is outside -1 to 1.", fix="write a score, such as 0.6."))
-        if one.release is not None and one.release > one.threshold:
+def _check_thresholds(settings: DecisionSettings, changes: Mapping[str, Mapping[str, Any]], mistakes: Collector) -> None:
+    """The settings as they are and with each of ``changes``, a class's own, by their place."""
+    for where, own in changes.items():
+        one = dataclasses.replace(settings, **own)
+        threshold = THRESHOLD if one.threshold is None else one.threshold
+        if not -1 <= threshold <= 1:
+            mistakes.add(RunError(f"{where}.threshold: {threshold} is outside -1 to 1.", fix="write a score, such as 0.6."))
+        if one.release is not None and not one.release <= threshold:  # nor where it is no number
             mistakes.add(
                 RunError(
-                    f"{where}.release: {one.release} is above the threshold {one.threshold}.",
+                    f"{where}.release: {one.release} is above the threshold {threshold}.",
                     why="a class would go off at the score that switches it on.",
                     fix="write a smaller one, or leave it out.",
                 )
             )
         if one.debounce < 1:
             mistakes.add(RunError(f"{where}.debounce: {one.debounce} decisions.", fix="write at least 1."))
-        if one.cool_down_s < 0:
+        if not one.cool_down_s >= 0:
             mistakes.add(RunError(f"{where}.cool_down_s: {one.cool_down_s}.", fix="write seconds, 0 or more."))
 
 
@@ -221,8 +252,7 @@ def _parts(plain: Any, kind: str, where: str, mistakes: Collector) -> tuple[Part
                 mistakes.add(error)
             for key, value in options.items():
                 with mistakes.catch():
-                    if isinstance(value, str):
-                        refuse_password(value, f"{here} ({name}).{key}")
+                    refuse_passwords(value, f"{here} ({name}).{key}")
             parts.append(Part(name, options))
     return tuple(parts)
 
@@ -243,10 +273,3 @@ def _check_sources(settings: Settings, card: Card, where: str, mistakes: Collect
         mistakes.add(
             RunError(f"{where}: nothing feeds this model.", fix=f"--source {','.join(card.inputs)}=PLACE, or sources: in run.yaml.")
         )
-
-
-def _mapping(value: Any, where: str, mistakes: Collector) -> Mapping[str, Any]:
-    if value is None or isinstance(value, dict):
-        return value or {}
-    mistakes.add(RunError(f"{where} is not a mapping.", fix="write `name: {option: value}`."))
-    return {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,23 +16,24 @@ from edgemm.box.bundle.opened import Bundle
 from edgemm.box.serving import model as serving
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
-from edgemm.box.serving.health import Summary, rss_mib, source_status
+from edgemm.box.serving.health import Summary, lost_by_sink, lost_by_source, never_came, rss_mib, source_status, was_never_there
 from edgemm.box.serving.scheduling import Engine
-from edgemm.box.serving.settings import DecisionSettings, Part, Settings
+from edgemm.box.serving.settings import THRESHOLD, Part, Settings
 from edgemm.box.serving.sink_threads import Inline, Outlet
-from edgemm.box.serving.source_threads import Feeder, Patience
+from edgemm.box.serving.source_threads import Feeder, Patience, whole
+from edgemm.box.serving.telling import Teller
+from edgemm.box.serving.tracking import following
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
-from edgemm.contracts.decision import Change, Decision
+from edgemm.contracts.decision import Decision
 from edgemm.contracts.modality import Modality, modalities
-from edgemm.contracts.sink import About, Event, Sink
+from edgemm.contracts.sink import About, Sink
 from edgemm.contracts.source import Item, Source
 from edgemm.errors import RunError
 
 STATUS_S = 5.0  # between two statuses where nothing happens
 WATCH_S = 1.0  # between two looks at the sources
 RATE_SPAN = 50  # decisions over which their rate is told
-PICTURE_WIDTH = 640  # of pictures that go out with an event
 LOG = logging.getLogger("edgemm.run")
 
 
@@ -69,14 +70,15 @@ class Runner:
         self.sources: list[Source] = [_made(Source, part) for part in settings.sources]
         if fast and (live := next((source for source in self.sources if source.live), None)):
             raise RunError(f"'{live.describe()}' cannot be played fast.", why="it is live.", fix="leave out --fast.")
-        self.model = serving.open_model(bundle, self.target, settings.inputs, whole=settings.whole)
+        self.model = serving.open_model(bundle, self.target, settings)
         self.windows = Windows(self.card, list(settings.fed()), [source.inputs for source in self.sources])
-        self.decider = Decider(self.card, settings.decisions)
+        self.decider = Decider(self.card, settings.decisions, bundle.thresholds(self.target))
         self.engine = Engine(self.model, self.windows, self.decider, settings, self.card, wall=self.wall)
+        self.engine.scenes.refit(bundle.thresholds(self.target))
         self.feeders = [
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
         ]
-        self._run_id, self.events = uuid.uuid4().hex[:12], 0
+        self._teller = Teller(self.engine, lambda voted: self.bundle.expected(self.target, voted))
         self._rates: deque[float] = deque(maxlen=RATE_SPAN)
         self.outlets: list[Outlet | Inline] = []
         for part in settings.sinks:
@@ -99,15 +101,31 @@ class Runner:
             inputs=tuple(self.model.inputs),
             outputs=self.card.outputs,
             quiet={name: frozenset(decisions[name].quiet) if name in decisions else frozenset() for name in self.card.outputs},
-            threshold=next((s.threshold for s in decisions.values()), DecisionSettings().threshold),
+            threshold=next((s.threshold for s in decisions.values() if s.threshold is not None), self._threshold()),
             control=self.engine.control,
+            zones=self.engine.scenes.zones(),
         )
+
+    def _threshold(self) -> float:
+        """What holds where the settings say nothing: of a model that has only boxes theirs."""
+        frames = self.engine.scenes.frames
+        own = [tracks.threshold for tracks in self.settings.tracks.values() if tracks.threshold is not None]
+        return (own or [following.THRESHOLD])[0] if set(frames) == set(self.card.outputs) else THRESHOLD
+
+    @property
+    def events(self) -> int:
+        """How many were told."""
+        return self._teller.count
 
     def add_sink(self, name: str, sink: Sink) -> None:
         self.outlets.append((Inline if self.fast else Outlet)(name, sink, self.about()))
 
     def run(self, stop: threading.Event, seconds: float | None = None) -> Summary:
-        """Serve until ``stop`` is set, ``seconds`` are over, or every recording has ended."""
+        """Serve until ``stop`` is set, ``seconds`` are over, or every recording has ended.
+
+        Raises:
+            RunError: A recording cannot be read to its end.
+        """
         for outlet in self.outlets:
             outlet.start()
         try:
@@ -126,6 +144,8 @@ class Runner:
             note: ``Choice.note`` of the target it runs on.
         """
         old = self.engine.swap(model)
+        self.decider.refit(bundle.thresholds(model.target))
+        self.engine.scenes.refit(bundle.thresholds(model.target))
         self.bundle, self.model, self.target, self.note = bundle, model, model.target, note
         old.close()
 
@@ -142,7 +162,13 @@ class Runner:
             in_parts=self.engine.model.in_parts,
             latency_p50_ms=p50,
             latency_p95_ms=p95,
+            frames={name: (frames.computed, frames.kept) for name, frames in self.engine.model.frames.items()},
             note=self.note,
+            lost=self._lost(),
+            never_came=(
+                *(name for name, feeder in self._named().items() if never_came(feeder)),
+                *(outlet.name for outlet in self.outlets if was_never_there(outlet)),
+            ),
         )
 
     def status(self) -> dict[str, Any]:
@@ -170,19 +196,44 @@ class Runner:
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),
-            "inputs": {name: {**counts, "ran": self.engine.ran.get(name, 0)} for name, counts in self.windows.counts().items()},
+            "inputs": {name: {**counts, **self._runs(name)} for name, counts in self.windows.counts().items()},
             "level_dbfs": self.windows.level_dbfs(),
-            "sources": [source_status(feeder, now) for feeder in self.feeders],
+            "sources": [source_status(feeder, name, now) for name, feeder in self._named().items()],
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "rss_mib": rss_mib(),
             **{name: describe() for name, describe in self.describe_more.items()},
         }
 
+    def _runs(self, name: str) -> dict[str, Any]:
+        """How often a branch ran, and of how many frames."""
+        model, ran = self.engine.model, {"ran": self.engine.ran.get(name, 0)}
+        frames = model.frames.get(name)
+        if frames is None:
+            return ran | ({"frames_anew": model.anew[name]} if name in model.anew else {})
+        return ran | {"frames_computed": frames.computed, "frames_kept": frames.kept}
+
     def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Output -> what was measured with just these inputs there; {} where nobody measured that."""
         measurements = self.bundle.expected(self.target, voted) if voted else {}
         return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in measurements.items()}
+
+    def _named(self) -> dict[str, Feeder]:
+        """Each source's name, told apart by a number where two have the same, as two folders may."""
+        named: dict[str, Feeder] = {}
+        for feeder in self.feeders:
+            name, number = feeder.source.describe(), 1
+            while name in named:
+                name, number = f"{feeder.source.describe()} {number + 1}", number + 1
+            named[name] = feeder
+        return named
+
+    def _lost(self) -> tuple[str, ...]:
+        sources = [words for name, feeder in self._named().items() for words in lost_by_source(feeder, name)]
+        sources += [] if self.feeders else [note for source in self.sources for note in source.notes]
+        sinks = [words for outlet in self.outlets for words in lost_by_sink(outlet)]
+        waiting = [f"no decision was taken: {self.engine.why_waiting}"] if not self.engine.decided and self.engine.why_waiting else []
+        return *waiting, *sources, *sinks
 
     def _wants(self, source: Source) -> dict[str, Modality]:
         own = modalities(self.card)
@@ -202,6 +253,9 @@ class Runner:
             else:
                 with self.windows.arrived:
                     self.windows.arrived.wait(0.5)
+            failure = next((feeder.failure for feeder in self.feeders if feeder.failure), None)
+            if failure is not None:
+                raise failure
             if self._now() - watched >= WATCH_S:
                 watched = self._now()
                 last_status_s = self._look(last_status_s)
@@ -214,6 +268,7 @@ class Runner:
             feeder.watch()
         for do in self.on_tick:
             do()
+        self._deliver(self.engine.lapse(self._now()))
         states = tuple(feeder.state for feeder in self.feeders)
         now = self._now()
         if now - last_status_s < STATUS_S and states == self._states:
@@ -225,46 +280,36 @@ class Runner:
         return now
 
     def _play(self, stop: threading.Event, seconds: float | None) -> None:
-        for item in self._recorded():
-            if stop.is_set() or (seconds is not None and item.time_s > seconds):
+        for time_s, items in itertools.groupby(self._recorded(), key=lambda item: item.time_s):  # what is there at once is seen at once
+            if stop.is_set() or (seconds is not None and time_s > seconds):
                 return
-            self._virtual_s = max(self._virtual_s, item.time_s)
-            self.windows.offer(item, self._virtual_s)
+            self._virtual_s = max(self._virtual_s, time_s)
+            for item in items:
+                self.windows.offer(item, self._virtual_s)
             self._tell(self.engine.step(self._virtual_s))
 
     def _recorded(self) -> Iterator[Item]:
-        return heapq.merge(*(source.items(self._wants(source)) for source in self.sources), key=lambda item: item.time_s)
+        return heapq.merge(*(whole(source, self._wants(source)) for source in self.sources), key=lambda item: item.time_s)
 
     def _tell(self, decision: Decision | None) -> None:
         if decision is None:
             return
         self._rates.append(self._now())
-        events = [self._event(decision, change) for change in decision.changes if change.is_event]
-        self.events += len(events)
         for do in self.on_decision:
             do(decision)
+        self._deliver(decision)
+
+    def _deliver(self, decision: Decision | None) -> None:
+        """Hand a decision to the sinks, with what happened in it."""
+        if decision is None:
+            return
+        events = self._teller.events(decision)
         for outlet in self.outlets:
             for event in events:
                 outlet.event(event)
+            for news in decision.tracked:
+                outlet.tracked(news, decision.voted)
             outlet.decision(decision)
-
-    def _event(self, decision: Decision, change: Change) -> Event:
-        expected = self.bundle.expected(self.target, decision.voted).get(change.output)
-        alone = {name: by_output.get(change.output, {}).get(change.label) for name, by_output in self.engine.alone().items()}
-        frame = decision.frame
-        return Event(
-            id=f"{self._run_id}-{self.events + 1}-{change.label}",
-            output=change.output,
-            label=change.label,
-            score=change.score,
-            wall_s=decision.wall_s,
-            voted=decision.voted,
-            stood_in=decision.stood_in,
-            latency_ms=decision.latency_ms,
-            expected=expected.value if expected else None,
-            alone={name: score for name, score in alone.items() if score is not None},
-            jpeg=(lambda: frame.jpeg(PICTURE_WIDTH)) if frame is not None else None,
-        )
 
     def _latency(self) -> tuple[float, float]:
         latencies = sorted(self.engine.latencies_ms)
@@ -275,6 +320,7 @@ class Runner:
             feeder.stop()
         for feeder in self.feeders:
             feeder.join(1.0)
+        self._deliver(self.engine.lapse(self._now(), is_over=True))
         for outlet in self.outlets:
             outlet.stop(3.0)
         self._precision = self.engine.model.precision()

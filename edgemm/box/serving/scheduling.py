@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgemm.box.serving.decisions import Decider
+from edgemm.box.serving.extents import Extents
 from edgemm.box.serving.model import Arrays, Model
+from edgemm.box.serving.places import followers
 from edgemm.box.serving.settings import Settings
+from edgemm.box.serving.tracking.scenes import Scenes
 from edgemm.box.serving.windows import Windows
-from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
-from edgemm.contracts.decision import Decision, Sample
+from edgemm.contracts.decision import Decision, Observation, Sample
 from edgemm.contracts.modality import modalities
 from edgemm.errors import DataError
 
@@ -54,6 +56,7 @@ class Engine:
         self, model: Model, windows: Windows, decider: Decider, settings: Settings, card: Card, *, wall: Callable[[], float] = time.time
     ) -> None:
         self.model, self.windows, self.decider = model, windows, decider
+        self.scenes, self._extents = Scenes(card, followers(card, settings)), Extents(card)
         self._settings, self._card, self._wall = settings, card, wall
         self._stale_s = {name: settings.stale_s(name, card) for name in card.inputs}
         self._period_s = 1 / settings.decide_hz
@@ -68,6 +71,7 @@ class Engine:
         self._tick_s = float("-inf")
         self._first_s = float("inf")  # when the first data came
         self.voted: tuple[str, ...] = ()
+        self._last: Decision | None = None
         self._fix_values()
 
     def _fix_values(self) -> None:
@@ -121,22 +125,49 @@ class Engine:
             done = clock() if clock else now
             return self._decide(outputs, present, fresh, now, done)
 
+    def lapse(self, now: float, *, is_over: bool = False) -> Decision | None:
+        """End the tracks in pictures that do not come any more, or are not looked at, where no decision does.
+
+        Args:
+            is_over: No picture will come.
+
+        Returns:
+            The last decision without these tracks; None where none had to end.
+        """
+        with self._lock:
+            goes_on = self.enabled and not self.why_waiting and not is_over
+            told = self.scenes.end(self._present(now) if goes_on else ())
+            if self._last is None or not told.readings:
+                return None
+            self._last = replace(
+                self._last,
+                wall_s=self._wall(),
+                readings={**self._last.readings, **told.readings},
+                changes=(),
+                incidents=told.incidents,
+                tracked=told.news,
+                samples={},
+                embedded={},
+            )
+            return self._last
+
     def _awaited(self, present: tuple[str, ...], now: float) -> list[str]:
         """Inputs worth waiting for before the very first decision: a second of sound takes a second to come."""
         if self.decided or now - self._first_s > PATIENCE_S:
             return []
         return [name for name in self.model.inputs if name in self.allowed and name in self.windows.inputs() and name not in present]
 
-    def alone(self) -> dict[str, dict[str, dict[str, float]]]:
-        """What each input would say by itself, everything else replaced by stand-ins: input -> output -> class -> score."""
+    def alone(self) -> dict[str, dict[str, Observation]]:
+        """What each input would say by itself, everything else replaced by stand-ins: input -> output -> what it says."""
         with self._lock:
-            scores = {}
+            said = {}
+            sizes = self._extents.of({name: self._kept[name].sample for name in self.voted if name in self._kept})
             for name in self.voted:
                 if self.model.in_parts and name in self._kept and not self.model.lacking([name]):
                     outputs = self.model.answer({name: self._kept[name].arrays})
-                    seen = {output: task.read(outputs) for output, task in tasks.tasks(self._card).items()}
-                    scores[name] = {output: dict(one.scores) for output, one in seen.items() if one is not None and one.scores}
-            return scores
+                    followed = {output: self.scenes.seen(output, outputs, sizes) for output in self.scenes.frames}
+                    said[name] = self.decider.seen(outputs, sizes) | followed
+            return said
 
     def control(self, what: str, value: str) -> bool:
         """Set ``enabled`` (ON or OFF), ``modalities`` (all, or an input's name) or ``threshold``; False where that cannot be."""
@@ -185,7 +216,7 @@ class Engine:
         before = self._kept.get(name)
         if sample is None or (before is not None and sample.time_s <= before.sample.time_s):
             return False
-        self._kept[name] = _Kept(self.model.embed(name, sample.array), sample)
+        self._kept[name] = _Kept(self.model.embed(name, sample.array, sample.position), sample)
         self.ran[name] += 1
         period_s = 1 / self._settings.rate_hz(name)
         self._turn_s[name] = max(self._turn_s[name] + period_s, now + period_s / 2)
@@ -197,26 +228,38 @@ class Engine:
         kept = {name: self._kept[name].sample for name in present}
         moving = {name: sample for name, sample in kept.items() if sample.time_s != float("inf")}
         at_s = max((sample.time_s for sample in moving.values()), default=now)
-        readings, changes = self.decider.update(outputs, at_s)
+        sizes = self._extents.of(kept)
+        readings, changes = self.decider.update(outputs, at_s, sizes)
+        wall_s = self._wall()
+        told = self.scenes.update(outputs, kept, sizes, begun_s=self.windows.begun_s, wall_s=wall_s, threshold=self.decider.threshold)
+        both = {**readings, **told.readings}
         arrived = max((kept[name].arrived_s for name in fresh if name in moving), default=now)
         latency_ms = max(0.0, done - arrived) * 1000
         if fresh:
             self.latencies_ms.append(latency_ms)
             self.late += latency_ms > 2000 * self._period_s
-        return Decision(
+        self._last = Decision(
             self.decided,
             at_s,
-            self._wall(),
-            readings,
+            wall_s,
+            {name: both[name] for name in self._card.outputs if name in both},
             tuple(changes),
             present,
             tuple(name for name in self.model.inputs if name not in present),
             {name: max(0.0, now - sample.time_s) for name, sample in moving.items()},
             latency_ms,
-            next((sample.frame for sample in moving.values() if sample.frame is not None), None),
+            {name: moving[name].frame for name in self._first(moving) if moving[name].frame is not None},
             {name: kept[name] for name in fresh if name in kept},
             {name: self._kept[name].arrays for name in fresh if name in kept},
+            told.incidents,
+            told.news,
         )
+        return self._last
+
+    def _first(self, inputs: Iterable[str]) -> list[str]:
+        """The inputs, those in whose picture there are boxes before those with points and masks, and these before the others."""
+        boxes, marks = set(self.scenes.frames.values()), self.decider.frames
+        return sorted(inputs, key=lambda name: 0 if name in boxes else 1 if name in marks else 2)
 
 
 def _is_score(value: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgemm.box.serving.tracking.settings import LineSettings, TrackSettings, ZoneSettings
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import of
 from edgemm.contracts.stream import Texts
@@ -13,6 +14,8 @@ from edgemm.contracts.stream import Texts
 SOURCES, SINKS = "sources", "sinks"
 PER_CLASS = ("threshold", "release", "debounce", "cool_down_s")
 """What a class may have of its own."""
+THRESHOLD = 0.6
+"""Where neither settings nor bundle say one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class DecisionSettings:
     """When an output's class is on.
 
     Attributes:
-        threshold: Score from which a class counts as seen (0 to 1; an embedding: -1 to 1).
+        threshold: Score from which a class counts as seen (0 to 1; an embedding: -1 to 1); None = as fitted when the bundle was made, else
+            0.6.
         release: Score below which it counts as gone; None = 0.1 below the threshold.
         debounce: Decisions in a row that must agree before a class goes on or off.
         cool_down_s: After an event of a class no other of the same class for so long.
@@ -48,7 +52,7 @@ class DecisionSettings:
         change: A number (regression) is told again when it moved by so much; None = 1% of its value.
     """
 
-    threshold: float = 0.6
+    threshold: float | None = None
     release: float | None = None
     debounce: int = 2
     cool_down_s: float = 10.0
@@ -104,16 +108,21 @@ class Settings:
         name: The device's name, in topics and on the page.
         decide_hz: Most decisions a second.
         whole: Run the model as one graph even where the bundle holds its parts; then every input must be there.
+        reuse: Of a stream compute each frame of sound and each step once. ``auto`` = where that is faster here; ``on`` = also where not.
     """
 
     name: str = "edgemm"
     target: str | None = None
     decide_hz: float = 5.0
     whole: bool = False
+    reuse: Literal["auto", "on", "off"] = "auto"
     inputs: Mapping[str, InputSettings] = field(default_factory=dict)
     sources: tuple[Part, ...] = ()
     sinks: tuple[Part, ...] = ()
     decisions: Mapping[str, DecisionSettings] = field(default_factory=dict)
+    tracks: Mapping[str, TrackSettings] = field(default_factory=dict)
+    zones: Mapping[str, ZoneSettings] = field(default_factory=dict)
+    lines: Mapping[str, LineSettings] = field(default_factory=dict)
     web: WebSettings | None = None
     drift: DriftSettings | None = None
 
@@ -130,6 +139,11 @@ class Settings:
         lasts = settings.value is not None or isinstance(of(card.inputs[name], folder=card.folder).stream(), Texts)
         return float("inf") if lasts else max(2.0, 3 / self.rate_hz(name))
 
+    def lost_s(self, output: str, frame: str) -> float:
+        """After how long without a box a track of ``output`` ends, whose pictures are the input ``frame``."""
+        chosen = self.tracks.get(output, TrackSettings()).lost_s
+        return chosen if chosen is not None else max(1.0, 3 / min(self.decide_hz, self.rate_hz(frame)))
+
     def fed(self) -> dict[str, int]:
         """Input -> place of the source that feeds it."""
         return {name: index for index, part in enumerate(self.sources) for name in names_of(part.options.get("inputs"))}
@@ -137,4 +151,4 @@ class Settings:
 
 def names_of(inputs: Any) -> list[str]:
     """The inputs that an entry names: none, one, or a list of them."""
-    return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs or ()]
+    return [inputs] if isinstance(inputs, str) else [str(name) for name in inputs] if isinstance(inputs, (list, tuple)) else []

@@ -5,18 +5,22 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from edgemm.box.serving.secrets import redact
-from edgemm.box.serving.stream_clock import Timeline
+import numpy as np
+
+from edgemm.box.serving.stream_clock import Recorded, Timeline
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source
-from edgemm.errors import EdgemmError
+from edgemm.contracts.stream import Sound
+from edgemm.errors import EdgemmError, RunError
+from edgemm.redaction import redact
 
 RATE_SPAN = 50  # items over which a source's rate is told
 RATE_OLD_S = 5.0  # without an item for so long the rate is 0
+LONGEST_WAIT_S = 10.0  # between two items of a recording that is played at its own pace
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,47 @@ class Patience:
     healthy_s: float = 30.0
 
 
+def whole(
+    source: Source,
+    wants: Mapping[str, Modality],
+    *,
+    longest_wait_s: float = float("inf"),
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Item]:
+    """What a source delivers; of a recording the inputs that got nothing are noted, and its times start at 0 and do not run back.
+
+    Args:
+        longest_wait_s: A recording's times do not jump ahead by more.
+
+    Raises:
+        RunError: As ``Source.items``; or a recording held nothing at all for any input.
+    """
+    fed, recorded = Counter[str](), Recorded(longest_wait_s)
+    for item in source.items(wants):
+        fed[item.input] += len(item.value) if isinstance(item.value, np.ndarray) else 1
+        yield item if source.live else recorded.placed(item)
+    if source.live or is_stopped():
+        return
+    for name, modality in wants.items():
+        sound = modality.stream()
+        if isinstance(sound, Sound) and 0 < fed[name] < sound.samples:
+            heard, wanted = (f"{samples / sound.rate_hz:.2g} s" for samples in (fed[name], sound.samples))
+            _note(source, f"{source.describe()} holds {heard} of sound, '{name}' needs {wanted}")
+    empty = [name for name in source.inputs if name not in fed]
+    if empty:
+        what = f"{source.describe()} holds nothing for {', '.join(empty)}"
+        if len(empty) == len(source.inputs):
+            raise RunError(
+                f"{what}.", why="; ".join(source.notes) or "nothing in it could be read.", fix="give these inputs another source."
+            )
+        _note(source, what)
+
+
+def _note(source: Source, what: str) -> None:
+    if what not in source.notes:
+        source.notes.append(what)
+
+
 class Feeder:
     """Runs one source in a thread of its own.
 
@@ -44,6 +89,9 @@ class Feeder:
         state: ``starting``, ``up``, ``down`` (waiting for the next try), ``ended`` (a recording is over).
         error: Why it is down, in words without secrets.
         reconnects: How often it was opened again.
+        losses: How often it went down.
+        came: It delivered something, or, where silence is no loss, was connected.
+        failure: What a recording ended with before its end.
     """
 
     def __init__(
@@ -60,7 +108,9 @@ class Feeder:
             take: Gets every item, with its time on the monotonic clock, and when it arrived; must return soon.
         """
         self.source, self._wants, self._take, self._patience, self._now = source, wants, take, patience or Patience(), now
-        self.state, self.error, self.reconnects, self.received = "starting", "", 0, 0
+        self.state, self.error, self.reconnects, self.received, self.losses = "starting", "", 0, 0, 0
+        self.failure: EdgemmError | None = None
+        self.came = False
         self.timeline = Timeline()
         self.last_s = now()
         self._skewed_since: float | None = None
@@ -94,6 +144,8 @@ class Feeder:
     def watch(self) -> str:
         """Close a live source that hangs or whose tracks have come apart; says why, or "" where all is well. Call once a second."""
         now = self._now()
+        if not self.source.steady and self.source.connected:
+            self.state, self.error, self.came = "up", "", True
         if not self.source.live or self.state != "up":
             return ""
         if self.source.steady and now - self.last_s > self._patience.no_data_s:
@@ -121,12 +173,16 @@ class Feeder:
                     self.state = "ended"
                     return
             except Exception as err:  # whatever a library raises: the thread must not die, nor print an address with its password
-                self.error = redact(f"{err.what} {err.why}".strip() if isinstance(err, EdgemmError) else f"{type(err).__name__}: {err}")
+                words = f"{err.what} {err.why}".strip() if isinstance(err, EdgemmError) else f"{type(err).__name__}: {err}"
+                self.error = redact(words).replace(f"'{self.source.describe()}' ", "")  # whoever tells it names the source
                 if not self.source.live:
+                    stop = "mend the file, or give another."
+                    self.failure = err if isinstance(err, EdgemmError) else RunError(redact(words), why="reading it failed.", fix=stop)
                     self.state = "ended"
                     return
             if self._stop.is_set() or not self.source.live:
                 continue
+            self.losses += self.state != "down"
             self.state = "down"
             if self._now() - began > self._patience.healthy_s:
                 wait_s = self._patience.first_s
@@ -140,23 +196,25 @@ class Feeder:
         self._newest.clear()
         self._arrivals.clear()
         begin, first = self._now(), True
-        if not self.source.steady:
-            self.state = "up"  # it says itself when it is lost
-        for item in self.source.items(self._wants):
+        for item in whole(self.source, self._wants, longest_wait_s=LONGEST_WAIT_S, is_stopped=self._stop.is_set):
             if self._stop.is_set():
                 return
             if not self.source.live and self._stop.wait(max(0.0, begin + item.time_s - self._now())):
                 return
             self._deliver(item, begin, first)
             first = False
+        if not self.source.live:
+            self._stop.wait(max(0.0, begin + getattr(self.source, "length_s", 0.0) - self._now()))
 
     def _deliver(self, item: Item, begin: float, first: bool) -> None:
         """Hand one item on; the first of a connection says that something is missing before it."""
         now = self._now()
+        if self.source.live and self.timeline.has_jumped(item, now):
+            item = replace(item, discontinuity=True)
         if item.discontinuity:
             self.timeline.reset()
         at_s = self.timeline.place(item.time_s, now) if self.source.live else begin + item.time_s
-        self.state, self.last_s, self.received = "up", now, self.received + 1
+        self.state, self.last_s, self.received, self.came = "up", now, self.received + 1, True
         if first:
             self.error = ""
         self._newest[item.input] = at_s

@@ -17,6 +17,7 @@ SILENT_S = 6.0  # without a beat (one a second) for so long the loop hangs; foun
 STARTING_S = 60.0  # until the first beat: a slow box unpacks and compiles
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 10.0
 HEALTHY_S = 60.0
+ENDED = (0, 3)  # exit codes of a run that is over: in good order, or with something that never came
 MISTAKES = (1, 2)  # exit codes of a mistake in the settings: trying again would end the same way
 
 
@@ -27,13 +28,15 @@ class Supervision:
     Attributes:
         starts: How often the child was started.
         hangs: How often it was killed because it was silent.
+        never_came: Something that its last child was to read or to reach never was there; the child has said what.
     """
 
     starts: int = 0
     hangs: int = 0
+    never_came: bool = False
 
-    def to_dict(self) -> dict[str, int]:
-        return {"starts": self.starts, "hangs": self.hangs}
+    def to_dict(self) -> dict[str, int | bool]:
+        return {"starts": self.starts, "hangs": self.hangs, "never_came": self.never_came}
 
     def __str__(self) -> str:
         return f"started {self.starts} times; {self.hangs} times it hung"
@@ -66,7 +69,7 @@ def supervise(
                 told.starts += 1
                 on_start(child)
                 code, was_ready = _watch(child, ear, stop, silent_s, told)
-                if code == 0 or (code in MISTAKES and not was_ready):
+                if code in ENDED or (code in MISTAKES and not was_ready):
                     return code
                 wait_s = FIRST_WAIT_S if time.monotonic() - began > HEALTHY_S else min(MOST_WAIT_S, wait_s * 2)
                 stop.wait(wait_s)

@@ -14,8 +14,8 @@ from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.proving import verify
 from edgemm.box.serving.model import Model, choose_target, open_model
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.secrets import redact
 from edgemm.errors import EdgemmError, RunError
+from edgemm.redaction import redact
 
 LOG = logging.getLogger("edgemm.run")
 SPLIT_TOLERANCE = 2.0  # of the golden tolerance: a cut before a quantizer may round one step differently
@@ -79,7 +79,7 @@ class Swapper:
             )
         settings = self._runner.settings
         choice = choose_target(bundle, settings.target)
-        model = open_model(bundle, choice.target, settings.inputs, whole=settings.whole)
+        model = open_model(bundle, choice.target, settings)
         try:
             _try_parts(bundle, model)
         except EdgemmError:

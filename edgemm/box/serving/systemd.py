@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.box.serving.settings import Settings
+from edgemm.contracts import plugins
 from edgemm.errors import RunError
 from edgemm.store.artifact import write_bytes
 
@@ -34,7 +35,7 @@ Environment=EDGEMM_CACHE=%C/edgemm PYTHONUNBUFFERED=1
 WatchdogSec={watchdog}
 Restart=on-failure
 RestartSec=1
-RestartPreventExitStatus=2
+RestartPreventExitStatus=2 3
 TimeoutStopSec=15
 MemoryMax=1G
 {user}
@@ -155,7 +156,8 @@ class SystemdNotifier:
 
 def _written(settings: Settings) -> list[str]:
     """Folders that the run writes to."""
-    files = [str(Path(str(part.options["path"])).parent) for part in settings.sinks if part.kind == "jsonl" and "path" in part.options]
+    written = [part.options.get(plugins.constant("sinks", part.kind, "WRITES")) for part in settings.sinks]
+    files = [str(Path(str(file)).parent) for file in written if file]
     return files + ([settings.drift.save] if settings.drift and settings.drift.save else [])
 
 

@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from edgemm.box.serving import drawing
+from edgemm.box.serving.captions import Captions
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.secrets import secret
 from edgemm.box.serving.settings import WebSettings
@@ -38,7 +40,7 @@ EVENTS_KEPT = 20
 WIDTH = 640
 STUCK_S = 15.0  # without the loop's pulse for so long: not healthy
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "no-referrer",
@@ -67,7 +69,7 @@ class Page(Sink):
         self._count = 0
         self._alone: dict[str, Any] = {}
         self._alone_s = 0.0
-        self._jpeg: tuple[int, bytes] = (0, b"")
+        self._jpeg: tuple[int, bytes, str] = (0, b"", "[]")
         self._lock = threading.Lock()
         self.pulse_s = time.monotonic()
         self._socket = _bound(settings)
@@ -86,9 +88,6 @@ class Page(Sink):
     def event(self, event: Event) -> None:
         self._count += 1
         self._events.append((self._count, event))
-
-    def status(self, status: Mapping[str, Any]) -> None:
-        pass  # pages ask for it themselves, as often as they want it
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -153,27 +152,40 @@ class Page(Sink):
         if decision is not None:
             status["decision"] = decision_dict(decision)
             status["alone"] = self._votes()
+            captions = self._captions(decision)
+            status["tags"], status["colours"] = captions.tags(), captions.colours()
         return status
 
     def _votes(self) -> dict[str, Any]:
         with self._lock:
             if time.monotonic() - self._alone_s > ALONE_S:
-                self._alone_s, self._alone = time.monotonic(), self._runner.engine.alone()
+                self._alone_s, said = time.monotonic(), self._runner.engine.alone()
+                self._alone = {name: {output: dict(one.scores) for output, one in own.items() if one.scores} for name, own in said.items()}
             return self._alone
 
     async def _picture(self, request: Request) -> Response:
-        content = await asyncio.to_thread(self._current)
-        return Response(content, 200, media_type="image/jpeg") if content else PlainTextResponse("no picture yet", 404)
+        """The picture of the last decision, its boxes drawn; what they are stands in a header: words and picture are of one moment."""
+        content, tags = await asyncio.to_thread(self._current)
+        if not content:
+            return PlainTextResponse("no picture yet", 404)
+        return Response(content, 200, {"X-Edgemm-Tracks": tags}, media_type="image/jpeg")
 
-    def _current(self) -> bytes:
-        """The picture of the last decision; encoded once, however many watch."""
+    def _current(self) -> tuple[bytes, str]:
+        """The picture of the last decision, and what is seen in it as JSON; encoded once, however many watch."""
         decision = self._decision
-        if decision is None or decision.frame is None:
-            return b""
+        if decision is None or not decision.frames:
+            return b"", "[]"
         with self._lock:
             if self._jpeg[0] != decision.number:
-                self._jpeg = (decision.number, decision.frame.jpeg(WIDTH))
-            return self._jpeg[1]
+                name, frame = next(iter(decision.frames.items()))
+                captions, shapes = self._captions(decision), self._runner.engine.scenes.shapes(name)
+                tracks, marks = captions.tracks, captions.marks
+                paint = drawing.scene(tracks, shapes, marks) if tracks or shapes or marks else None
+                self._jpeg = (decision.number, frame.jpeg(WIDTH, paint=paint), json.dumps(captions.tags()))
+            return self._jpeg[1:]
+
+    def _captions(self, decision: Decision) -> Captions:
+        return Captions(decision, self._runner.engine.scenes.frames)
 
     async def _status(self, request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(self._snapshot))
@@ -210,6 +222,13 @@ class _Metrics:
             _family(
                 CounterMetricFamily, "edgemm_branch_runs", "Runs of a branch.", ["box", "input"],
                 [([*box, name], counts["ran"]) for name, counts in s["inputs"].items()],
+            ),
+            *(
+                _family(
+                    CounterMetricFamily, f"edgemm_{key}", f"{what} of sound, and steps.", ["box", "input"],
+                    [([*box, name], counts[key]) for name, counts in s["inputs"].items() if key in counts],
+                )
+                for key, what in (("frames_computed", "Computed frames"), ("frames_kept", "Frames kept from an earlier window"))
             ),
             _family(
                 CounterMetricFamily, "edgemm_passed_over", "Items that a newer one replaced before they were wanted.", ["box", "input"],

@@ -89,22 +89,35 @@ class Newest(Window):
 
 
 class Sound(Window):
-    """The last ``seconds`` of sound, sample by sample."""
+    """The last ``seconds`` of sound, sample by sample, up to the last whole hop."""
 
     def __init__(self, modality: Modality, stream: SoundStream) -> None:
         super().__init__(modality)
-        self._samples, self._rate_hz = stream.samples, stream.rate_hz
-        self._ring = np.zeros(self._samples, np.float32)
-        self._filled = 0
+        self._samples, self._rate_hz, self._hop = stream.samples, stream.rate_hz, stream.hop
+        self._ring = np.zeros(self._samples + self._hop - 1, np.float32)
+        self._filled = self._heard = 0
+        self._end_s = 0.0  # of the newest sample of all; ``newest_s`` is the end of the newest window
+
+    def offer(self, item: Item, arrived_s: float) -> None:
+        super().offer(item, arrived_s)
+        self._end_s = item.time_s
+        self.newest_s = item.time_s - self._surplus() / self._rate_hz
 
     def take(self, until_s: float) -> Sample | None:
         if self._filled < self._samples or self.newest_s is None:
             return None
         self.taken += 1
-        return Sample(self._ring[None].copy(), self.newest_s, self.arrived_s)
+        end = len(self._ring) - self._surplus()
+        position = self._heard - self._surplus() - self._samples
+        return Sample(self._ring[None, end - self._samples : end].copy(), self.newest_s, self.arrived_s, position=position)
 
     def clear(self) -> None:
         self._filled = 0
+        self._heard += self._samples + -(self._heard + self._samples) % self._hop  # no window shares a place with one before the gap
+
+    def _surplus(self) -> int:
+        """Samples behind the newest window; 0 until there is one."""
+        return (self._heard - self._samples) % self._hop if self._filled >= self._samples else 0
 
     def level_dbfs(self) -> float | None:
         """Loudness of the last tenth of a second: 0 = as loud as it goes; None while there is no sound."""
@@ -115,15 +128,16 @@ class Sound(Window):
 
     def _keep(self, item: Item, arrived_s: float) -> None:
         pcm = np.asarray(item.value, np.float32)
-        if self.newest_s is not None and self._filled and item.time_s - len(pcm) / self._rate_hz - self.newest_s > GAP_S:
+        if self.newest_s is not None and self._filled and item.time_s - len(pcm) / self._rate_hz - self._end_s > GAP_S:
             self.cut(item.time_s - len(pcm) / self._rate_hz)
-        pcm = pcm[-self._samples :]
+        self._heard += len(pcm)
+        self._filled = min(len(self._ring), self._filled + len(pcm))
+        pcm = pcm[-len(self._ring) :]
         if len(pcm):
             self._ring = np.concatenate([self._ring[len(pcm) :], pcm])
-        self._filled = min(self._samples, self._filled + len(pcm))
 
 
-class Rows(Window):
+class Moments(Window):
     """A window of measurements that come moment by moment."""
 
     def __init__(self, modality: Modality, shape: tuple[int, ...]) -> None:
@@ -159,31 +173,41 @@ class Steps(Window):
 
     def __init__(self, inner: Window, steps: int) -> None:
         super().__init__(inner.modality)
-        self._inner, self._last = inner, deque[np.ndarray](maxlen=steps)
+        self._inner, self._steps, self._last = inner, steps, deque[np.ndarray](maxlen=steps)
+        self._position = -steps  # of the samples kept, in steps
 
     def cut(self, at_s: float) -> None:
         self._inner.cut(at_s)
-        self._last.clear()
-        self.begun_s = self._inner.begun_s
+        self._follow()
 
     def offer(self, item: Item, arrived_s: float) -> None:
         self._inner.offer(item, arrived_s)
         self.newest_s, self.arrived_s = self._inner.newest_s, self._inner.arrived_s
-        self.passed_over, self.gaps = self._inner.passed_over, self._inner.gaps
+        self.passed_over = self._inner.passed_over
+        self._follow()
 
     def take(self, until_s: float) -> Sample | None:
         one = self._inner.take(until_s)
         if one is None:
             return None
         self._last.append(one.array[0])
-        if len(self._last) < (self._last.maxlen or 1):
+        self._position += 1
+        if len(self._last) < self._steps:
             return None
         self.taken += 1
-        return Sample(np.stack(list(self._last))[None], one.time_s, one.arrived_s, one.frame)
+        return Sample(np.stack(list(self._last))[None], one.time_s, one.arrived_s, one.frame, self._position)
 
     def clear(self) -> None:
         self._last.clear()
+        self._position += self._steps
         self._inner.clear()
+
+    def _follow(self) -> None:
+        """A gap of the inner window, which it may find by itself, is one of the steps."""
+        if self.gaps != self._inner.gaps:
+            self.gaps, self.begun_s = self._inner.gaps, self._inner.begun_s
+            self._last.clear()
+            self._position += self._steps
 
 
 class Windows:
@@ -248,7 +272,7 @@ def _window(modality: Modality, steps: int | None) -> Window:
         case Pictures():
             window = Newest(modality, PICTURES_KEPT)
         case Numbers(window=shape) if shape is not None:
-            window = Rows(modality, shape)
+            window = Moments(modality, shape)
         case _:
             window = Newest(modality)
     return Steps(window, steps) if steps else window

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,6 @@ from edgemm.contracts.runtime_options import check_options
 from edgemm.contracts.specs import TensorSpec, check_feed
 from edgemm.contracts.target import LayerRan, Numerics, Session, Target
 from edgemm.errors import TargetError
-from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
@@ -50,11 +48,6 @@ class OnnxRuntime(Target):
         self._fixed = {"threads": threads} if threads else {}
         self._optimize = optimize
 
-    def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
-        main = onnx_file.copy(onnx, out)
-        self.open(main, **options).close()
-        return Artifact(main, {"target": "onnxruntime", **self.versions()})
-
     def open(self, artifact: Path, **options: Any) -> Session:
         check_options("onnxruntime", options, OPTIONS)
         return OnnxRuntimeSession(artifact, {"optimize": self._optimize, **self._fixed, **options})
@@ -65,9 +58,6 @@ class OnnxRuntime(Target):
 
     def float_options(self) -> dict[str, Any]:
         return {}  # it computes floats in f32 anyway
-
-    def default_options(self) -> dict[str, Any]:
-        return {}
 
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": version("onnxruntime")}
@@ -115,12 +105,6 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _settings(self) -> ort.SessionOptions:
         settings = ort.SessionOptions()

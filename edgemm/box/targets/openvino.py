@@ -19,7 +19,6 @@ from edgemm.contracts.runtime_options import check_options
 from edgemm.contracts.specs import BATCH
 from edgemm.contracts.target import Numerics, Session, Target
 from edgemm.errors import TargetError
-from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 
@@ -68,11 +67,6 @@ class OpenVINO(Target):
         self._threads = threads
         self._precision = precision
         self._snippets = snippets
-
-    def compile(self, onnx: Path, out: Path, **options: Any) -> Artifact:
-        main = onnx_file.copy(onnx, out)
-        self.open(main, **options).close()
-        return Artifact(main, {"target": "openvino", **self.versions()})
 
     def describe(self, model: Path) -> OnnxFile:
         return ir.read(model) if model.suffix == ".xml" else onnx_file.read(model)

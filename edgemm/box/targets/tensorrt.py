@@ -30,6 +30,7 @@ from edgemm.store.artifact import Artifact
 
 PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
 """From apt the first; from pip any of them, the first being an empty one that brings the second or the third."""
+ACCELERATOR = True
 FORMS = {".onnx": "told", ".plan": "untold", ".engine": "untold"}
 OPTIONS = {"precision": "'f32' | 'f16'", "int8": "'on' | 'off'", "cuda_graph": "'on' | 'off'", "profile": "'on' | 'off'",
            "stand_in": "'onnxruntime'"}  # fmt: skip
@@ -126,9 +127,6 @@ class TensorRT(Target):
     def float_options(self) -> dict[str, Any]:
         return {"precision": "f32", "int8": "off"}
 
-    def default_options(self) -> dict[str, Any]:
-        return {}
-
     def profile_options(self) -> dict[str, Any]:
         return {"profile": "on"}
 
@@ -136,6 +134,9 @@ class TensorRT(Target):
         api = _tensorrt_api.installed()
         versions = {api.distribution: api.version} if api else {"tensorrt": "absent"}
         return versions if self.cannot_run() else versions | {"compute-capability": _cuda().capability()}
+
+    def wants_float(self) -> bool:
+        return self._int8 != "on"  # see forms._floats_of
 
     def companions(self, onnx: Path, out: Path) -> list[Path]:
         """The form with a float16 body, beside the graph in a bundle: a box without the onnx package cannot make it."""

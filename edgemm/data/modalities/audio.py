@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import numpy as np
 
 from edgemm.contracts.card import FILL_IN
 from edgemm.contracts.frontend_ops import Op
-from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Modality, existing, flow, needing
+from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Framing, Modality, existing, flow, needing
 from edgemm.contracts.stream import Sound
-from edgemm.data.modalities._audio import mel as _mel
+from edgemm.data.modalities._audio import features as _features
+from edgemm.data.modalities._audio.mel import Mel
 from edgemm.data.modalities._audio.resample import needed, resample
 from edgemm.errors import CardError, DataError
 
@@ -55,12 +57,17 @@ class Audio(Modality):
         """Length of a clip in samples."""
         return round(self.rate_hz * self.seconds)
 
-    def mel(self) -> _mel.Mel | None:
+    @functools.cached_property
+    def _mel(self) -> Mel | None:
+        return _features.parse(self.features, rate_hz=self.rate_hz, samples=self.samples)
+
+    def mel(self) -> Mel | None:
         """The features asked for; None where forward gets the samples."""
-        return _mel.parse(self.features, rate_hz=self.rate_hz, samples=self.samples)
+        return self._mel
 
     def stream(self) -> Sound:
-        return Sound(self.rate_hz, self.samples, self.resample)
+        framing = self.framing()
+        return Sound(self.rate_hz, self.samples, self.resample, framing.hop if framing else 1)
 
     def axes(self) -> tuple[str, ...]:
         return TIME if self.mel() is None else BANDS_OVER_TIME
@@ -131,6 +138,18 @@ class Audio(Modality):
     def frontend(self) -> list[Op]:
         mel = self.mel()
         return [] if mel is None else mel.ops()
+
+    def frontend_forms(self) -> Mapping[str, list[Op]]:
+        mel = self.mel()
+        return {} if mel is None else mel.forms()
+
+    def notes(self) -> list[str]:
+        mel = self.mel()
+        return [] if mel is None else _features.notes(mel)
+
+    def framing(self) -> Framing | None:
+        mel = self.mel()
+        return None if mel is None else mel.framing()
 
     def synthetic(self, rng: np.random.Generator) -> np.ndarray:
         """A few decaying tones in faint noise."""

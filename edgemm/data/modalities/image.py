@@ -1,9 +1,10 @@
-"""Pictures: uint8 (height, width, channels) into the graph, float32 (channels, height, width) into ``forward``."""
+"""Pictures: uint8 (height, width, channels) into the graph, of more bits float32; float32 (channels, height, width) into ``forward``."""
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,30 @@ from typing import Any, Literal
 import numpy as np
 
 from edgemm.contracts.card import FILL_IN
-from edgemm.contracts.frontend_ops import Affine, Cast, Op, Transpose
+from edgemm.contracts.frontend_ops import Cast, Op, Transpose, standardizing
 from edgemm.contracts.modality import PICTURE_AXES, Form, Modality, existing, needing
+from edgemm.contracts.number_cells import is_npy, numbers
 from edgemm.contracts.stream import Pictures
-from edgemm.errors import CardError
+from edgemm.data.modalities._image import deep
+from edgemm.errors import CardError, DataError
 
 PACKAGES = ("pillow",)
 FORMS = ("image=3x64x64", "image=64x64x3")
 HUGGING_FACE = {"": "pixel_values"}
 CHANNELS = (1, 3, 4)
+BITS = (8, *range(9, 17), deep.FLOAT)
+
+
+def picture_size(picture: Any) -> tuple[int, int]:
+    """Height and width of a picture that is an array.
+
+    Raises:
+        DataError: It has another number of axes.
+    """
+    shape = np.shape(picture)
+    if len(shape) not in (2, 3):
+        raise DataError(f"a picture has shape {shape}.", fix="give (height, width) or (height, width, channels).")
+    return shape[0], shape[1]
 
 
 @dataclass(frozen=True)
@@ -31,8 +47,10 @@ class Image(Modality):
         channels: 1 = grey, 3 = colour, 4 = colour and opacity.
         mean, std: Per channel (or one for all), in the units left after ``scale``: forward gets ``(pixel * scale - mean) / std``.
         fit: How another aspect is met: ``stretch`` it, ``crop`` the centre, or ``letterbox`` between bars of the mean colour.
-        order: Channel order of the uint8 array and so of what forward gets; decoding and ``prepare`` deliver it.
-        scale: Factor on the 0-255 values.
+        order: Channel order of the array and so of what forward gets; decoding and ``prepare`` deliver it.
+        scale: Factor on the values; None = 1 / 255, with more bits 1 / (2 ** bits - 1), with bits: 32 none.
+        bits: Of a value: 8; 9 to 16 for depth in mm, thermal cameras and the like (16-bit PNG and TIFF, .npy), each value as it is;
+            32 for floats and whatever else, as they are.
     """
 
     height: int
@@ -42,7 +60,8 @@ class Image(Modality):
     std: list[float] | float = 1.0
     fit: Literal["stretch", "crop", "letterbox"] = "stretch"
     order: Literal["rgb", "bgr"] = "rgb"
-    scale: float = 1 / 255
+    scale: float | None = None
+    bits: int = 8
 
     def __post_init__(self) -> None:
         for key in ("height", "width"):
@@ -58,21 +77,31 @@ class Image(Modality):
                 raise CardError(
                     f"{key} has {len(values)} numbers, the picture has {self.channels} channels.", fix="write one number a channel."
                 )
-        if not self.scale > 0 or not math.isfinite(self.scale):
+        if self.bits not in BITS:
+            raise CardError(f"bits is {self.bits}.", fix="write 8, 9 to 16 for deeper pictures, or 32 for floats as they are.")
+        if not self.factor > 0 or not math.isfinite(self.factor):
             raise CardError(f"scale is {self.scale}.", fix="write a number above 0, or remove it (1/255).")
         if not np.all(np.asarray(self.std) > 0):
             raise CardError(f"std is {self.std}.", why="forward gets (x - mean) / std.", fix="write numbers above 0.")
+        self.frontend()
+
+    @property
+    def factor(self) -> float:
+        """``scale``, or what stands for it."""
+        return self.scale if self.scale is not None else 1.0 if self.bits == BITS[-1] else 1 / ((1 << self.bits) - 1)
 
     def dtype(self) -> str:
-        return "uint8"
+        return "uint8" if self.bits == 8 else "float32"
 
     def shape(self) -> tuple[int | str, ...]:
         return (self.height, self.width, self.channels)
 
     def decode(self, cell: Any, folder: Path) -> np.ndarray:
-        """A path (any format pillow reads), the encoded bytes, or a uint8 array -> uint8 (height, width, channels)."""
+        """A path (any format pillow reads, or .npy), the encoded bytes, or an array -> (height, width, channels)."""
         if isinstance(cell, dict):  # as Hugging Face datasets store pictures in parquet
             cell = cell.get("bytes") or cell.get("path") or cell
+        if is_npy(cell):
+            return self.prepare(numbers(cell, folder))
         if isinstance(cell, str):
             cell = existing(cell, folder)
         if isinstance(cell, (bytes, Path)):
@@ -80,6 +109,20 @@ class Image(Modality):
                 from edgemm.data.modalities._image import pictures
             return pictures.read(cell, self.stream())
         return self.prepare(cell)
+
+    def extent(self, cell: Any, folder: Path) -> tuple[int, int]:
+        """Of a file its header is read."""
+        if isinstance(cell, dict):
+            cell = cell.get("bytes") or cell.get("path") or cell
+        if is_npy(cell):
+            return picture_size(numbers(cell, folder))
+        if isinstance(cell, str):
+            cell = existing(cell, folder)
+        if isinstance(cell, (bytes, Path)):
+            with needing("reading pictures"):
+                from edgemm.data.modalities._image import pictures
+            return pictures.extent(cell)
+        return picture_size(cell)
 
     def prepare(self, picture: Any) -> np.ndarray:
         """A uint8 array (H, W) or (H, W, 1 | 3 | 4), red first, as cameras' decoders give it -> what the graph takes.
@@ -89,6 +132,8 @@ class Image(Modality):
         Raises:
             DataError: Another dtype or shape.
         """
+        if self.bits > 8:
+            return deep.fit(picture, self.stream())
         with needing("resizing pictures"):
             from edgemm.data.modalities._image import pictures
         return pictures.prepare(picture, self.stream())
@@ -99,12 +144,17 @@ class Image(Modality):
     @functools.cached_property
     def _pictures(self) -> Pictures:
         """Bars have the mean's colour, so that they are 0 for ``forward``."""
-        mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.scale, (self.channels,))
-        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order)
+        mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.factor, (self.channels,))
+        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order, bits=self.bits)
+        if self.bits > 8:
+            return replace(geometry, bar=geometry.swap(tuple(mean.tolist())))
         return replace(geometry, bar=geometry.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))
 
     def received(self, value: Any) -> np.ndarray:
-        return value.fitted(self.stream()) if hasattr(value, "fitted") else self.decode(value, Path())
+        if not hasattr(value, "fitted"):
+            return self.decode(value, Path())
+        is_camera = not hasattr(value, "values")  # a file's values are ``decode``'s already
+        return self.prepare(value.deep()) if self.bits > 8 and is_camera else value.fitted(self.stream())
 
     def axes(self) -> tuple[str, ...]:
         return PICTURE_AXES
@@ -114,15 +164,30 @@ class Image(Modality):
 
     def frontend(self) -> list[Op]:
         mean, std = (np.broadcast_to(np.asarray(value, np.float64), (self.channels,)).reshape(-1, 1, 1) for value in (self.mean, self.std))
-        affine = Affine((self.scale / std).astype(np.float32), (-mean / std).astype(np.float32))
-        return [Cast("float32"), Transpose((3, 1, 2)), affine]  # cast first: TensorRT has no uint8 Transpose
+        cast = [Cast("float32")] if self.bits == 8 else []  # first: TensorRT has no uint8 Transpose
+        return [*cast, Transpose((3, 1, 2)), standardizing(mean, std, self.factor)]
 
     def synthetic(self, rng: np.random.Generator) -> np.ndarray:
         """A smooth random picture with some noise, so that its values are spread and neighbours alike."""
         y, x = np.mgrid[0 : self.height, 0 : self.width] / max(self.height, self.width)
         waves = [np.sin(2 * np.pi * (rng.uniform(0.5, 3) * x + rng.uniform(0.5, 3) * y + rng.uniform())) for _ in range(self.channels)]
         picture = 127.5 + 90 * np.stack(waves, axis=-1) + rng.normal(0, 12, (self.height, self.width, self.channels))
+        if self.bits > 8:
+            values = np.clip(picture, 0, 255) / 255 * (1 if self.bits == deep.FLOAT else (1 << self.bits) - 1)
+            return np.asarray(values if self.bits == deep.FLOAT else np.rint(values), np.float32)
         return np.clip(picture, 0, 255).astype(np.uint8)
+
+    def remark(self, cell: Any, folder: Path) -> str:
+        """That a file has more bits than the card says, and is read all the same: what is lost then."""
+        path = folder / cell.strip() if isinstance(cell, str) else None
+        if self.bits > 8 or path is None or not os.path.isfile(path) or is_npy(cell):
+            return ""
+        with needing("reading pictures"):
+            from edgemm.data.modalities._image import pictures
+        bits = pictures.depth(path)
+        if not 8 < bits <= 16:  # of 32 it is an error
+            return ""
+        return f"'{cell.strip()}' has {bits} bits a value, and the upper 8 are used; bits: {bits} in the card keeps all."
 
     def file(self, cell: Any) -> str | None:
         return cell if isinstance(cell, str) else None

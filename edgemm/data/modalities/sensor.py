@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.contracts.frontend_ops import Affine, Op
+from edgemm.contracts.frontend_ops import Op, standardizing
 from edgemm.contracts.modality import AXES_BY_RANK, TIME, Form, Learned, Modality, TrainSplit
 from edgemm.contracts.number_cells import finite, is_npy, numbers, shaped
 from edgemm.errors import CardError
@@ -45,6 +45,7 @@ class Sensor(Modality):
         if std is not None and min(std) <= 0:
             raise CardError(f"std is {std}.", why="forward gets (x - mean) / std.", fix="write numbers above 0.")
         self._shape, self.rate_hz, self.mean, self.std = tuple(shape), rate_hz, mean, std
+        self.frontend()
 
     def dtype(self) -> str:
         return "float32"
@@ -55,13 +56,12 @@ class Sensor(Modality):
     def decode(self, cell: Any, folder: Path) -> np.ndarray:
         """A .npy file, numbers (blank, comma or semicolon between them, or a JSON list), or an array -> float32 window."""
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
-            return finite(shaped(numbers(cell, folder).astype(np.float32), self._shape))
+            return finite(shaped(numbers(cell, folder).astype(np.float32), self._shape, cell))
 
     def frontend(self) -> list[Op]:
         if self.mean is None or self.std is None:
             return []
-        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
-        return [Affine((1 / std).astype(np.float32), (-mean / std).astype(np.float32))]
+        return [standardizing(np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64))]
 
     def synthetic(self, rng: np.random.Generator) -> np.ndarray:
         """A random walk a channel, around the mean where the card has one."""
@@ -75,6 +75,9 @@ class Sensor(Modality):
     def axes(self) -> tuple[str, ...]:
         rank = len(self._shape)
         return TIME if rank == 1 else AXES_BY_RANK.get(rank, ("value",) * rank)
+
+    def measured(self) -> bool:
+        return True
 
     def encoder(self) -> str:
         """One moment has no time axis to look along."""

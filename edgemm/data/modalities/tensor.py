@@ -66,7 +66,7 @@ class Tensor(Modality):
         """
         values = numbers(cell, folder)
         fixed = tuple(size if isinstance(size, int) else self._measure(values, axis) for axis, size in enumerate(self._shape))
-        values = shaped(values, fixed)
+        values = shaped(values, fixed, cell)
         if values.dtype.kind == "f":
             finite(values)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
@@ -80,6 +80,11 @@ class Tensor(Modality):
         if self.value is not None:
             return self._constant()
         return np.zeros(self._sizes(), self._dtype) if self.state is not None else None
+
+    def measured(self) -> bool:
+        """Numbers that the data brings; not bytes, and not int64, which are ids."""
+        dtype = np.dtype(self._dtype)
+        return self.initial() is None and (dtype.kind == "f" or (dtype.kind in "iu" and dtype.itemsize in (2, 4)))
 
     def frontend(self) -> list[Op]:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgemm.contracts.frontend_ops import Mask, Op
 from edgemm.contracts.modality import TOKENS, Form, Learned, Modality, TrainSplit, Vocabulary, flow, needing
 from edgemm.contracts.stream import Texts
 from edgemm.errors import CardError, DataError
+from edgemm.store import json_text
 
 PACKAGES = ("tokenizers",)
 FORM = "tokens"
@@ -122,7 +122,7 @@ class Text(Modality):
             return Vocabulary(self.vocab, self.pad_id())
         path = Path(self.tokenizer or "")
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = json_text.loads(path.read_text(encoding="utf-8"))
             words = plain["model"]["vocab"]
             ids = list(words.values()) if isinstance(words, dict) else list(range(len(words)))
             return Vocabulary(1 + max([*ids, *(token["id"] for token in plain.get("added_tokens") or ())]), self.pad_id())
@@ -134,7 +134,7 @@ class Text(Modality):
     def learned(self, train: TrainSplit) -> Learned:
         if self.tokenizer:
             return Learned()
-        file = train.scratch / f"{train.name}.json"
+        file = train.scratch / f"{len(list(train.scratch.iterdir()))}.json"  # names that differ in case may share a file
         file.write_text(build_vocabulary(map(str, train.cells()), int(self.vocab or 0)), encoding="utf-8")
         return Learned({"tokenizer": str(file)}, f"a vocabulary of at most {self.vocab} words was built from the train split")
 

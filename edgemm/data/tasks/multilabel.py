@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from edgemm.contracts.decision import Observation
-from edgemm.contracts.task import Arrays, Cells, Entity, Labels, Task
+from edgemm.contracts.task import Arrays
 from edgemm.data import labels as cells
 from edgemm.data import scoring
+from edgemm.data.labelled import Labelled
 from edgemm.data.scoring import Metric, RowScores
 
-STEPS, LABELS = ";", "|"
+SHARED = ("data/labelled.py", "Labelled")
+LABELS = "|"
 METRIC = {"f1": "Macro F1"}
 
 
 @dataclass(frozen=True)
-class Multilabel(Task):
-    """Logits and truth float32 (n, labels), truth 0 or 1; ``per_step`` puts T after n. Guarded: macro F1.
+class Multilabel(Labelled):
+    """Logits and truth float32 (n, labels), truth 0 or 1; ``per_step`` puts T after n. Guarded: macro F1."""
 
-    Attributes:
-        labels: Names of the classes; where there are none, train takes those of its data.
-        per_step: One answer a time step; a cell lists its steps, separated by ";".
-    """
+    is_by_sign: ClassVar[bool] = True
+    between_steps: ClassVar[str] = ";"
 
-    labels: Labels | None = None
-    per_step: bool = False
+    def words_in(self, cell: Any) -> Iterable[str]:
+        if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and not cells.is_empty(cell):
+            return [str(index) for index in range(len(cell))]
+        return [cells.word_of(item) for item in cells.items(cell, LABELS)]
 
-    @property
-    def answer_width(self) -> int | None:
-        return len(self.labels) if self.labels else None
-
-    @property
-    def lacks_labels(self) -> bool:
-        return not self.labels
-
-    def labels_in(self, cell: Any) -> Iterable[str]:
-        return [label for step in (cells.items(cell, STEPS) if self.per_step else [cell]) for label in _labels_in(step)]
-
-    def truth(self, cell: Any, row: Cells) -> np.ndarray:
+    def truth_of(self, cell: Any) -> np.ndarray:
         """Labels separated by "|", a list of them, or an array of 0 and 1; an empty cell has none of them."""
-        return cells.by_step(cell, STEPS, self._row) if self.per_step else self._row(cell)
+        labels = cells.require_labels(self.labels, self.name)
+        if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and cell.shape == (len(labels),) and np.isin(cell, (0, 1)).all():
+            return cell.astype(np.float32)
+        row = np.zeros(len(labels), np.float32)
+        for item in cells.items(cell, LABELS):
+            row[cells.index_of(item, labels, self.name)] = 1.0
+        return row
 
     def statistics(self, answers: Arrays, truth: np.ndarray | None) -> RowScores:
         """F1 has an influence per row: the first-order change of the score when the row is seen once more (the delta method).
@@ -72,27 +68,7 @@ class Multilabel(Task):
         areas = [scoring.area_under_roc(logits[:, label], true[:, label]) for label in range(labels)]
         return {"accuracy": float((answered == true).mean()), **macro, "auroc": scoring.mean_of_known(areas)}
 
-    def read(self, answers: Arrays) -> Observation:
-        """A sigmoid each; of a series its last step."""
-        logits = np.atleast_1d(np.asarray(answers[self.name], np.float64)[0])
-        logits = logits[-1] if self.per_step else logits
-        return Observation(cells.named(1 / (1 + np.exp(-np.clip(logits, -500, 500))), self.labels))
-
-    def entities(self) -> Sequence[Entity]:
-        """A switch a label, and the label that leads."""
-        return [*(Entity(label, "on_off") for label in self.labels or ()), Entity("scene", "word", self.labels or ())]
-
-    def _row(self, cell: Any) -> np.ndarray:
-        labels = cells.require_labels(self.labels, self.name)
-        if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and cell.shape == (len(labels),) and np.isin(cell, (0, 1)).all():
-            return cell.astype(np.float32)
-        row = np.zeros(len(labels), np.float32)
-        for item in cells.items(cell, LABELS):
-            row[cells.index_of(item, labels, self.name)] = 1.0
-        return row
-
-
-def _labels_in(cell: Any) -> list[str]:
-    if isinstance(cell, np.ndarray) and cell.dtype.kind in "fiub" and not cells.is_empty(cell):
-        return [str(index) for index in range(len(cell))]
-    return [cells.word_of(item) for item in cells.items(cell, LABELS)]
+    def shares(self, logits: np.ndarray) -> np.ndarray:
+        """A sigmoid each."""
+        shares: np.ndarray = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+        return shares

@@ -64,15 +64,18 @@ class Regression(Task):
 
 
 def _numbers(cell: Any) -> np.ndarray:
-    if isinstance(cell, str):
-        words = re.split(r"[\s,;|]+", cell.strip().strip("[]").strip())
-        cell = words if len(words) > 1 else words[0]
-    if cell is None or (isinstance(cell, (str, list, tuple)) and not cell):
+    if cells.is_empty(cell) and not isinstance(cell, float):
         raise cells.empty()
+    words: Any = re.split(r"[\s,;|]+", cell.strip().strip("[]").strip()) if isinstance(cell, str) else cell
+    fix = "write a number, such as 61.5: without its unit, and with '.' for the decimal point."
     try:
-        numbers = np.asarray(cell, np.float32)
+        array = np.asarray(words)
+        if array.dtype.kind not in "fiubSUO" or (array.dtype.kind == "U" and "_" in "".join(array.flat)):
+            raise ValueError("no number")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
+            numbers = array.astype(np.float32)
     except (TypeError, ValueError) as err:
-        raise DataError(f"'{cell}' is no number.", fix="write a number, such as 61.5.") from err
+        raise DataError(f"'{cell}' is no number.", fix=fix) from err
     if not np.isfinite(numbers).all():
         raise DataError(
             f"the value is {cell}.", why="a measurement is a finite number.", fix="mend or remove the row, or pass --skip-bad-rows."

@@ -25,7 +25,7 @@ INPUTS = "Any input also takes optional (an empty cell = it is missing) and step
 
 
 @dataclass(frozen=True)
-class Choice:
+class DescribedOption:
     """An option: its type as the source says it and in words, its default (absent where ``required``) and its meaning."""
 
     type: str
@@ -59,9 +59,9 @@ class Variant:
     kind: str
     name: str
     about: str
-    options: Mapping[str, Choice] = field(default_factory=dict)
+    options: Mapping[str, DescribedOption] = field(default_factory=dict)
     nested: str = ""
-    inner: Mapping[str, Choice] = field(default_factory=dict)
+    inner: Mapping[str, DescribedOption] = field(default_factory=dict)
     note: str = ""
     text: str = ""
 
@@ -102,7 +102,7 @@ def describe(kind: str, name: str, about: str) -> Variant:
         EdgemmError: There is no such variant; names the nearest one.
     """
     tree = ast.parse(plugins.source(kind, name).read_text(encoding="utf-8"))
-    title, inner = "", dict[str, Choice]()
+    title, inner = "", dict[str, DescribedOption]()
     if (kind, name) in NESTED:
         title, file, cls, left_out = NESTED[kind, name]
         nested = ast.parse((plugins.ROOT / file).read_text(encoding="utf-8"))
@@ -119,9 +119,9 @@ def quote(kind: str, path: Path, about: str) -> Variant:
     return Variant(kind, path.stem, about, text=path.read_text(encoding="utf-8"))
 
 
-def _choices(declared: Mapping[str, Option], meanings: Mapping[str, str]) -> dict[str, Choice]:
+def _choices(declared: Mapping[str, Option], meanings: Mapping[str, str]) -> dict[str, DescribedOption]:
     return {
-        name: Choice(
+        name: DescribedOption(
             ast.unparse(option.annotation),
             in_words(option.annotation),
             None if option.required else option.default,
@@ -137,7 +137,7 @@ def _meanings(tree: ast.Module) -> dict[str, str]:
     meanings: dict[str, str] = {}
     for node in _public(tree.body):
         for name, text in entries(ast.get_docstring(node, clean=True) or "").items():
-            meanings.setdefault(name, _as_a_card_says(text))
+            meanings.setdefault(plugins.option_name(name), _as_a_card_says(text))
     return meanings
 
 
@@ -154,7 +154,7 @@ def _as_a_card_says(text: str) -> str:
     return re.sub(r"\bNone\b", "null", text.replace("``", ""))
 
 
-def _all_lines(choices: Mapping[str, Choice]) -> list[str]:
+def _all_lines(choices: Mapping[str, DescribedOption]) -> list[str]:
     return [line for name, choice in choices.items() for line in choice.lines(name)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -11,10 +13,12 @@ from torch import nn
 from edgemm.contracts import modality as modalities
 from edgemm.contracts import plugins
 from edgemm.contracts.card import Card, Input
-from edgemm.errors import CardError, Collector
+from edgemm.errors import CardError, Collector, EdgemmError
 from edgemm.workshop.models.composed import Composed
 from edgemm.workshop.models.part_choices import Choice, choices
 from edgemm.workshop.models.protocols import Encoder, Features, Fusion, Head
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def build(card: Card) -> Composed:
@@ -38,10 +42,14 @@ def build(card: Card) -> Composed:
     for name, (kind, options) in encoders.items():
         with errors.catch():
             features, tensors = features_of(card.inputs[name], card.folder)
-            parts[name] = plugins.find(Encoder, kind)(features, **options)
+            parts[name] = _made(f"inputs.{name}: encoder '{kind}'", partial(plugins.find(Encoder, kind), features, **options))
             masked += [name] if tensors > 1 else []
     errors.raise_if_any()
-    joined = plugins.find(Fusion, fusion[0])({name: encoder.width for name, encoder in parts.items()}, tuple(card.outputs), **fusion[1])
+    widths = {name: encoder.width for name, encoder in parts.items()}
+    kind, options = fusion
+    maps = {name: encoder.maps for name, encoder in parts.items() if encoder.maps is not None}
+    given = (widths, tuple(card.outputs), maps) if plugins.find(Fusion, kind).takes_maps else (widths, tuple(card.outputs))
+    joined = _made(f"fusion '{kind}'", partial(plugins.find(Fusion, kind), *given, **options))
     ends = _heads(card, heads, joined)
     steps = {name: spec.steps for name, spec in card.inputs.items() if spec.steps}
     per_step = [name for name, output in card.outputs.items() if output.per_step]
@@ -84,9 +92,47 @@ def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, H
                     why="no input of this card has 'steps', so there is one moment only.",
                     fix="add steps: 8 to the inputs that come as a sequence.",
                 )
-            ends[name] = head(fusion.width_for(name), card.outputs[name], **options)
+            if head.takes_maps:
+                _require_maps(name, kind, fusion, stepped)
+            given = (fusion.width_for(name), card.outputs[name], *((fusion.maps,) if head.takes_maps else ()))
+            ends[name] = _made(f"outputs.{name}: head '{kind}'", partial(head, *given, **options))
     errors.raise_if_any()
     return ends
+
+
+def _require_maps(output: str, head: str, fusion: Fusion, stepped: bool) -> None:
+    """Raises CardError where a head that says where things are is not told it."""
+    if fusion.maps is None:
+        keeping = [name for name in plugins.names("fusions") if plugins.find(Fusion, name).takes_maps]
+        raise CardError(
+            f"outputs.{output}: head '{head}' needs a fusion that keeps space, and '{plugins.name_of(type(fusion))}' gives a vector.",
+            why="it answers with places in a picture.",
+            fix=f"write under kwargs a fusion of {', '.join(keeping)}, and an encoder that gives maps, such as c2f, for the picture.",
+        )
+    if stepped:
+        raise CardError(
+            f"outputs.{output}: head '{head}' answers about one picture, and an input has steps.",
+            fix="take steps out of the inputs; a model without steps is asked picture by picture.",
+        )
+
+
+def _made(part: str, make: Callable[[], Module]) -> Module:
+    """What ``make`` gives.
+
+    Raises:
+        CardError: It refuses options whose types are right, such as a width beyond all memory, or has a layer without weights.
+    """
+    try:
+        module = make()
+    except (EdgemmError, MemoryError):
+        raise
+    except Exception as err:  # torch's refusals have no common base
+        why = f"{type(err).__name__}: {err}".rstrip(".") + "."
+        raise CardError(f"{part} cannot be built with its options.", why=why, fix="mend them under kwargs.") from err
+    if empty := next((name for name, weights in module.named_parameters() if not weights.numel()), None):
+        why = f"'{empty}' holds no weights: a width, or a number of channels, is 0."
+        raise CardError(f"{part} cannot be built with its options.", why=why, fix="mend them under kwargs.")
+    return module
 
 
 def _check_names_and_steps(card: Card) -> None:

@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from edgemm.contracts.modality import modalities
 from edgemm.errors import TrainError
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.models.torch_branches import TorchBranches, evaluating, find_parts, operator
+from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, operator
+from edgemm.workshop.models.tried import evaluating, sample_inputs
 
 Notes = Callable[[str], None]
 KEEPS_WIDTH = frozenset(

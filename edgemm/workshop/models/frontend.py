@@ -66,6 +66,13 @@ class Operation(nn.Module):
     scale: Tensor
     shift: Tensor
     weight: Tensor
+    window: Tensor
+    down_real: Tensor
+    down_imaginary: Tensor
+    turn_cosines: Tensor
+    turn_sines: Tensor
+    along_cosines: Tensor
+    along_sines: Tensor
 
     def __init__(self, op: frontend_ops.Op) -> None:
         super().__init__()
@@ -89,6 +96,18 @@ class Operation(nn.Module):
                 return functional.pad(x.unsqueeze(1), (width, width), mode="reflect").squeeze(1)
             case frontend_ops.Frames(hop=hop):  # not conv1d: cuDNN computes that in TF32, with three digits
                 return torch.matmul(x.unfold(1, self.weight.shape[-1], hop), self.weight[:, 0].T).transpose(1, 2)
+            case frontend_ops.Blocks(window=window, hop=hop, frames=frames, overrun=overrun):
+                padded = functional.pad(x, (0, overrun))
+                return padded.unfold(1, window.size, hop)[:, :frames].unflatten(2, window.shape) * self.window
+            case frontend_ops.Spectrum(exponent=exponent):
+                real, imaginary = torch.matmul(self.down_real, x), torch.matmul(self.down_imaginary, x)
+                cosines, sines = self.turn_cosines, self.turn_sines
+                real, imaginary = real * cosines + imaginary * sines, imaginary * cosines - real * sines
+                cosines, sines = self.along_cosines, self.along_sines
+                real, imaginary = real @ cosines + imaginary @ sines, imaginary @ cosines - real @ sines
+                return _power(torch.cat([real, imaginary], dim=1), exponent).flatten(2)
+            case frontend_ops.Bands():
+                return torch.matmul(x, self.weight).transpose(1, 2)
             case frontend_ops.Power(exponent=exponent):
                 return _power(x, exponent)
             case frontend_ops.MatMul():

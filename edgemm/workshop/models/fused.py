@@ -12,7 +12,7 @@ from torch import nn
 
 from edgemm.contracts import plugins
 from edgemm.contracts import task as tasks
-from edgemm.contracts.card import Card
+from edgemm.contracts.card import Card, Output
 from edgemm.errors import CardError, SpecMismatch, nearest
 from edgemm.workshop.models.frontend import Frontend
 
@@ -24,13 +24,20 @@ class FusedModel(nn.Module):
         card: Says the order of the inputs and the names of the outputs.
         module: The user's module, or one of ours.
         frontend: Turns raw inputs into what ``module`` receives; has no parameters.
+        silenced: Submodules ("" = the module itself) that are in eval mode in training too, the layers inside them not: what they compute
+            in training alone fits the rest no longer, such as auxiliary heads on channels that were cut.
     """
+
+    silenced: tuple[str, ...] = ()
 
     def __init__(self, card: Card, module: nn.Module) -> None:
         super().__init__()
         self.card = card
         self.frontend = Frontend(card)
         self.module = module
+        for part in module.modules():
+            if isinstance(part, nn.TransformerEncoder):  # nested, it puts zeros behind a text's end in eval alone, and cut heads cannot be
+                part.use_nested_tensor = False
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Answer a batch.
@@ -40,7 +47,7 @@ class FusedModel(nn.Module):
                 (N, length), float32 sensor (N, *shape); with ``steps: T`` an axis T after N.
 
         Returns:
-            One tensor per output, keyed and ordered as in the card.
+            One tensor per output, or several of one that joins them, keyed and ordered as ``tasks.tensors`` of the card.
 
         Raises:
             SpecMismatch: An input is missing.
@@ -59,18 +66,29 @@ class FusedModel(nn.Module):
                 raise SpecMismatch(f"input '{name}' is missing.", why=f"the call has {sorted(inputs) or 'nothing'}.", fix=f"add '{name}'.")
         return self.frontend(dict(inputs))
 
+    def train(self, mode: bool = True) -> FusedModel:
+        """As for every module; what is ``silenced`` stays as it answers in eval mode."""
+        super().train(mode)
+        for name in self.silenced:
+            self.module.get_submodule(name).training = False
+        return self
+
     def call_module(self, features: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """Call the module on features and name what it returns.
+        """Call the module on features and name what it returns; in training mode what the card calls auxiliary is there too.
 
         Raises:
             CardError: As ``forward``.
         """
         positional, named = bind(self.module, self.card, features)
         returned = self.module(*positional, **named)
-        outputs = name_outputs(returned, self.card)
-        for name, value in outputs.items():
-            _check_width(name, value, self.card)
-        return outputs
+        named_outputs = name_outputs(returned, self.card, training=self.module.training)
+        specs = self.card.outputs
+        outputs = {name: _two_logits(value, specs[name]) if name in specs else value for name, value in named_outputs.items()}
+        for name in outputs.keys() & specs.keys():
+            _check_width(name, outputs[name], self.card)
+        for task in tasks.tasks(self.card).values():
+            task.check({read: tuple(outputs[read].shape) for read in task.reads})
+        return outputs | (_auxiliary(returned, self.card) if self.module.training else {})
 
 
 def feature_names(card: Card) -> list[str]:
@@ -103,46 +121,50 @@ def bind(module: nn.Module, card: Card, features: tuple[Any, ...]) -> tuple[list
         raise CardError(
             f"{type(module).__name__}.forward{signature} does not take what the card feeds it: {', '.join(named_features)}.",
             why=f"{err}.",
-            fix="list the inputs in the order of forward's parameters; keyword-only parameters are found by their names.",
+            fix="list the inputs in the order of forward's parameters; keyword-only parameters are found by their names. A text with "
+            "`mask: true` (edgemm init: --input text=tokens:16+mask) brings its mask right after its ids.",
         ) from err
     return positional, named
 
 
-def name_outputs(returned: Any, card: Card) -> dict[str, torch.Tensor]:
-    """Key what a module returned by the card's outputs, in card order.
+def name_outputs(returned: Any, card: Card, *, training: bool = False) -> dict[str, torch.Tensor]:
+    """Key what a module returned by the names of the card's tensors, in card order.
 
-    Takes a dict, a tuple or list in card order, one tensor, a named tuple, or a dataclass (Hugging Face's ModelOutput too; its other
-    fields are left out, and its ``logits`` are a single output whatever that is called).
+    Takes a dict, a tuple or list in card order, one tensor, a named tuple, or a dataclass (of Hugging Face's ModelOutput the ``logits``
+    are a single output whatever that is called). Other names are left out.
+
+    Args:
+        training: A tuple may be longer, as auxiliary heads make it: the outputs come first.
 
     Raises:
-        CardError: Wrong count, a missing or an unknown name, or something else than tensors.
+        CardError: Wrong count, a missing name, or something else than tensors.
     """
-    names = list(card.outputs)
-    outputs = _by_name(returned, names)
+    names = list(tasks.tensors(card))
+    outputs = _by_name(returned, names, training)
     for name, value in outputs.items():
         if not isinstance(value, torch.Tensor):
             raise CardError(
                 f"the model returned {type(value).__name__} for output '{name}', not a tensor.",
-                fix=f"return a tensor for each of the card's outputs: {', '.join(names)}.",
+                fix=f"return the tensors that the card names: {', '.join(names)}.",
             )
     return cast("dict[str, torch.Tensor]", outputs)
 
 
-def _by_name(returned: Any, names: list[str]) -> dict[str, Any]:
+def _by_name(returned: Any, names: list[str], training: bool) -> dict[str, Any]:
     if isinstance(returned, torch.Tensor):
-        return _in_order((returned,), names)
+        return _in_order((returned,), names, training)
     if dataclasses.is_dataclass(returned) and not isinstance(returned, type):
         fields = (
             dict(returned) if isinstance(returned, Mapping) else {f.name: getattr(returned, f.name) for f in dataclasses.fields(returned)}
         )
         if len(names) == 1 and names[0] not in fields and fields.get("logits") is not None:
             return {names[0]: fields["logits"]}
-        return _exactly({name: value for name, value in fields.items() if name in names and value is not None}, names, list(fields))
+        return _named({name: value for name, value in fields.items() if value is not None}, names, list(fields))
     if isinstance(returned, Mapping):
-        return _exactly(dict(returned), names, list(returned))
+        return _named(dict(returned), names, list(returned))
     if isinstance(returned, (tuple, list)):
-        field_names = set(getattr(returned, "_fields", ()))
-        return {name: getattr(returned, name) for name in names} if field_names == set(names) else _in_order(returned, names)
+        is_named = set(names) <= set(getattr(returned, "_fields", ()))
+        return {name: getattr(returned, name) for name in names} if is_named else _in_order(returned, names, training)
     raise CardError(
         f"the model returned {type(returned).__name__}.",
         why=f"the card names the outputs {', '.join(names)}.",
@@ -150,7 +172,9 @@ def _by_name(returned: Any, names: list[str]) -> dict[str, Any]:
     )
 
 
-def _in_order(values: tuple[Any, ...] | list[Any], names: list[str]) -> dict[str, Any]:
+def _in_order(values: tuple[Any, ...] | list[Any], names: list[str], training: bool) -> dict[str, Any]:
+    while len(values) > len(names) and (training or values[-1] is None):  # what an auxiliary head says in training, and not in use
+        values = values[:-1]
     if len(values) != len(names):
         raise CardError(
             f"the model returned {len(values)} value{'s' * (len(values) != 1)}; the card names {len(names)}: {', '.join(names)}.",
@@ -160,17 +184,43 @@ def _in_order(values: tuple[Any, ...] | list[Any], names: list[str]) -> dict[str
     return dict(zip(names, values, strict=True))
 
 
-def _exactly(outputs: dict[str, Any], names: list[str], returned: list[str]) -> dict[str, Any]:
-    unknown = [str(name) for name in outputs if name not in names]
-    missing = [name for name in names if name not in outputs]
-    if unknown or missing:
-        what = f"no output '{missing[0]}'" if missing else f"an output '{unknown[0]}' that the card does not name"
-        raise CardError(
-            f"the model returned {what}.",
-            why=f"it returned {', '.join(map(str, returned)) or 'nothing'}; the card names {', '.join(names)}.",
-            fix=nearest(missing[0], map(str, returned)) if missing else nearest(unknown[0], names),
-        )
+def _named(outputs: dict[str, Any], names: list[str], returned: list[str]) -> dict[str, Any]:
+    for name in names:
+        if name not in outputs:
+            raise CardError(
+                f"the model returned no output '{name}'.",
+                why=f"it returned {', '.join(map(str, returned)) or 'nothing'}; the card names {', '.join(names)}.",
+                fix=nearest(name, map(str, returned)),
+            )
     return {name: outputs[name] for name in names}
+
+
+def _auxiliary(returned: Any, card: Card) -> dict[str, torch.Tensor]:
+    """What the card weighs beside the outputs.
+
+    Raises:
+        CardError: The module did not return it.
+    """
+    answers: dict[str, torch.Tensor] = {}
+    for output in card.outputs.values():
+        for key in output.auxiliary:
+            value = _part(returned, key)
+            if not isinstance(value, torch.Tensor):
+                raise CardError(
+                    f"outputs.{output.name}.auxiliary: the model returned no tensor at {key!r} in training mode.",
+                    why=f"it returned {type(returned).__name__}"
+                    + (f" with {', '.join(map(str, returned))}." if isinstance(returned, Mapping) else f" of {len(returned)}."
+                       if isinstance(returned, (tuple, list)) else "."),
+                    fix="name the place in the tuple, counted from 0, or the key under which forward returns it `if self.training`.",
+                )  # fmt: skip
+            answers[output.auxiliary_name(key)] = _two_logits(value, output)
+    return answers
+
+
+def _part(returned: Any, key: int | str) -> Any:
+    if isinstance(key, int):
+        return returned[key] if isinstance(returned, (tuple, list)) and key < len(returned) else None
+    return returned.get(key) if isinstance(returned, Mapping) else getattr(returned, key, None)
 
 
 def _hugging_face_names(card: Card) -> dict[str, str]:
@@ -185,6 +235,20 @@ def _hugging_face_names(card: Card) -> dict[str, str]:
     return names if "" not in names.values() and len({*names.values()}) == len(names) else {}
 
 
+def _two_logits(value: torch.Tensor, spec: Output) -> torch.Tensor:
+    """One logit for two labels, (N,) or (N, 1), as one a label: softmax of (0, z) is sigmoid of z, the chance of the second.
+
+    With ``per_step``, (N, T) or (N, T, 1).
+    """
+    task = tasks.of(spec)
+    if not task.takes_one_logit or task.answer_width != 2:
+        return value
+    axes = 2 if spec.per_step else 1
+    if value.dim() == axes:
+        value = value.unsqueeze(-1)
+    return torch.cat([torch.zeros_like(value), value], -1) if value.dim() == axes + 1 and value.shape[-1] == 1 else value
+
+
 def _check_width(name: str, value: torch.Tensor, card: Card) -> None:
     spec = card.outputs[name]
     width = tasks.of(spec).answer_width
@@ -196,5 +260,6 @@ def _check_width(name: str, value: torch.Tensor, card: Card) -> None:
         raise CardError(
             f"output '{name}' has shape {tuple(value.shape)}; the card's {len(spec.labels or ())} labels want {wants} logits.",
             why="a classification answers with one logit a label" + (" and step." if spec.per_step else "."),
-            fix="give the card as many labels as the model has classes, or set the factory's kwargs to match.",
+            fix="give the card as many labels as the model has classes, or set the factory's kwargs to match; one logit, "
+            f"{'(N, T) or (N, T, 1)' if spec.per_step else '(N,) or (N, 1)'}, may answer for two labels, of which it means the second.",
         )

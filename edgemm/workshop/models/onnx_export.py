@@ -5,58 +5,54 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgemm.contracts.card import Card
+from edgemm.contracts import task as tasks
 from edgemm.contracts.libraries import quiet_calls
-from edgemm.contracts.modality import TOKENS, modalities
 from edgemm.contracts.specs import BATCH
 from edgemm.errors import ExportError
-from edgemm.graph import files
+from edgemm.graph import computed_weights, files
 from edgemm.graph.branches import drop_unread
 from edgemm.graph.exporter_leftovers import SCOPES, tidy
 from edgemm.graph.frontend import prepend
+from edgemm.graph.single_precision import to_single
 from edgemm.graph.trained_qdq import mark_floats, own_zero_points, pairs_before_maxima
 from edgemm.workshop.models.fused import FusedModel, feature_names
 from edgemm.workshop.models.quantized import QuantizedModel
-from edgemm.workshop.models.tracing import PREFIX, capture, untranslatable
+from edgemm.workshop.models.tracing import PREFIX, capture, require_writable, untranslatable
+from edgemm.workshop.models.tried import sample_inputs
 
-TRACED_BATCH = 2  # torch.export treats sizes 0 and 1 as special; 2 is the smallest ordinary one
 RECURRENT = {torch.ops.aten.gru.input: 1, torch.ops.aten.lstm.input: 2}  # operator -> number of states it returns
 OF_QUANTIZED = f"{PREFIX}graph.{PREFIX}"  # before the names of weights that a quantized model left in float
 OLDEST_OPSET = 18  # the exporter writes 18 and converts upwards only
 
 
-def export_onnx(model: FusedModel, out: Path, *, opset: int = 18, dynamic_length: bool = False) -> Path:
-    """Write ``model`` as ONNX to ``out``: inputs as the box has them, outputs named as the card names them, dynamic batch.
+def export_onnx(model: FusedModel, out: Path, *, opset: int = 18) -> Path:
+    """Write ``model`` as ONNX to ``out``: inputs as the box has them, outputs named as the card names its tensors, dynamic batch.
 
     A ``QuantizedModel`` is written with its QuantizeLinear and DequantizeLinear, every other model in float.
 
     Args:
         out: The ONNX file; above 2 GB its weights go to ``<out>.data``.
         opset: ONNX opset, at least 18.
-        dynamic_length: Leave the length of text inputs open too (1 to the card's length).
 
     Raises:
         ExportError: The exporter cannot follow the model; names module and line of the user's code where known.
         CardError: The module does not take or return what the card says.
     """
-    proto = prepend(trace(model, opset=opset, dynamic_length=dynamic_length).model, model.card)
+    proto = prepend(trace(model, opset=opset).model, model.card)
     if isinstance(model, QuantizedModel):
         own_zero_points(proto)
         pairs_before_maxima(proto)
         mark_floats(proto, model.floats)
-    if dynamic_length:
-        _open_lengths(proto, model.card)
     return files.save(proto, out)
 
 
@@ -73,7 +69,7 @@ class Traced:
     program: torch.export.ExportedProgram
 
 
-def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -> Traced:
+def trace(model: FusedModel, *, opset: int = 18) -> Traced:
     """Export the module alone.
 
     Raises:
@@ -85,24 +81,26 @@ def trace(model: FusedModel, *, opset: int = 18, dynamic_length: bool = False) -
         )
     names = feature_names(model.card)
     with quiet_calls(), torch.no_grad(), recurrent_by_shape():
-        captured = module_graph(model, dynamic_length=dynamic_length)
+        captured = module_graph(model)
+        require_writable(captured)
         try:
-            program = torch.onnx.export(
-                captured, dynamo=True, opset_version=opset, input_names=names, output_names=list(model.card.outputs), verbose=False
-            )
+            program = torch.onnx.export(captured, dynamo=True, opset_version=opset, verbose=False)
         except Exception as err:  # the exporter's own errors derive from several bases
             raise untranslatable(err, captured) from err
     assert program is not None
     assert program.exported_program is not None
+    computed_weights.settle(program.model)
     _strip(program.model)
-    _name_sizes(program.model, model.card, dynamic_length)
+    _name_tensors(program.model, names, list(tasks.tensors(model.card)))
+    _name_sizes(program.model)
     tidy(program.model, {name: name if name in model.card.inputs else name.removesuffix("_mask") for name in names})
     proto = ir.serde.serialize_model(program.model)
     drop_unread(proto)
+    to_single(proto)  # what forward itself casts to half precision
     return Traced(proto, program.exported_program)
 
 
-def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.export.ExportedProgram:
+def module_graph(model: FusedModel) -> torch.export.ExportedProgram:
     """torch's graph of the module alone: dynamic batch, eval mode, recurrent layers whole; its names start with ``_capture.PREFIX``.
 
     Raises:
@@ -110,21 +108,9 @@ def module_graph(model: FusedModel, *, dynamic_length: bool = False) -> torch.ex
     """
     # contiguous: of a picture in channels-last order torch writes pooling and flattening as Range and Gather instead of Reshape
     features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
-    names = feature_names(model.card)
-    shapes = tuple(_dynamic(model.card, name, value, dynamic_length) for name, value in zip(names, features, strict=True))
+    shapes: tuple[dict[int, Any], ...] = ({0: torch.export.Dim(BATCH)},) * len(features)
     with quiet_calls(), torch.no_grad(), recurrent_by_shape():
         return capture(_Positional(model).eval(), features, shapes, model)
-
-
-def sample_inputs(card: Card, batch: int = TRACED_BATCH, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Synthetic raw inputs, for tracing."""
-    rng = np.random.default_rng(seed)
-    inputs = {}
-    for name, modality in modalities(card).items():
-        steps = card.inputs[name].steps
-        one = [np.stack([modality.synthetic(rng) for _ in range(steps)]) if steps else modality.synthetic(rng) for _ in range(batch)]
-        inputs[name] = torch.from_numpy(np.stack(one))
-    return inputs
 
 
 class _Positional(nn.Module):
@@ -168,39 +154,45 @@ def _recurrent_shape(
     return input.new_empty((*input.shape[:-1], width)), *(torch.empty_like(h) for h in state)
 
 
-def _dynamic(card: Card, name: str, value: torch.Tensor, dynamic_length: bool) -> dict[int, Any]:
-    axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
-    owner = name if name in card.inputs else name.removesuffix("_mask")
-    if dynamic_length and owner in _of_tokens(card):
-        axes[value.ndim - 1] = torch.export.Dim(f"{owner}_length", min=2, max=value.shape[-1])
-    return axes
-
-
-def _of_tokens(card: Card) -> set[str]:
-    """Inputs whose last axis counts tokens: the one whose length may be left open."""
-    return {name for name, modality in modalities(card).items() if modality.axes() == TOKENS}
-
-
-def _open_lengths(proto: onnx.ModelProto, card: Card) -> None:
-    open_ = _of_tokens(card)
-    for value in proto.graph.input:
-        if value.name in open_:
-            value.type.tensor_type.shape.dim[-1].dim_param = f"{value.name}_length"
-
-
-def _name_sizes(model: ir.Model, card: Card, dynamic_length: bool) -> None:
-    """Give torch's symbols (s77) the names of the axes they stand for."""
-    names, open_ = {}, _of_tokens(card)
-    for value in model.graph.inputs:
-        assert value.shape is not None  # torch writes them all
-        names[str(value.shape[0])] = BATCH
-        if dynamic_length and value.name in open_:
-            names[str(value.shape[-1])] = f"{value.name}_length"
+def _name_sizes(model: ir.Model) -> None:
+    """Give torch's symbols (s77) the name of the axis they stand for."""
+    batches = {str(value.shape[0]) for value in model.graph.inputs if value.shape is not None}
     values = [*model.graph.inputs, *model.graph.outputs, *(output for node in model.graph for output in node.outputs)]
     for value in dict.fromkeys(values):
-        for axis, size in enumerate(value.shape or ()):
-            if not isinstance(size, int) and str(size) in names:
-                value.shape[axis] = names[str(size)]  # type: ignore[index]
+        if any(not isinstance(size, int) and str(size) in batches for size in value.shape or ()):  # a new one: some are frozen
+            value.shape = ir.Shape([size if isinstance(size, int) or str(size) not in batches else BATCH for size in value.shape or ()])
+
+
+def _name_tensors(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the ends the card's names, and every tensor between a name that no other has.
+
+    A buffer may be called as torch calls an operator's result (``mean``), and so may an input or output of the card.
+    """
+    graph, ends = model.graph, {*inputs, *outputs}
+    for position, value in enumerate(graph.outputs):
+        if value.is_graph_input() or value.is_initializer() or value in graph.outputs[:position]:
+            node = ir.node("Identity", [value], name=f"output_{position}_Identity")
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            graph.append(node)
+            graph.outputs[position] = node.outputs[0]
+    weights = list(graph.initializers.values())
+    between = [value for node in graph.all_nodes() for value in node.outputs if value not in graph.outputs]
+    inner = [value for node in graph.all_nodes() for body in _bodies(node) for value in body.inputs]
+    graph.initializers.clear()
+    taken = set(ends)
+    for value in [*weights, *between, *inner]:
+        name, count = value.name or "tensor", 1
+        while value.name in taken or not value.name:
+            value.name, count = f"{name}.{count}", count + 1  # no name of torch's has a dot and a number at its end
+        taken.add(value.name)
+    for value, name in zip([*graph.inputs, *graph.outputs], [*inputs, *outputs], strict=True):
+        value.name = name
+    for value in weights:
+        graph.register_initializer(value)
+
+
+def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    return (entry.as_graph() for entry in node.attributes.values() if entry.type == ir.AttributeType.GRAPH)
 
 
 def _strip(model: ir.Model) -> None:

@@ -47,13 +47,40 @@ class Features:
         )
 
 
+@dataclass(frozen=True)
+class Maps:
+    """Feature maps of one picture, the finest first: what keeps where things are.
+
+    Attributes:
+        input: The picture's input.
+        size: (height, width) of the picture in pixels, as the model receives it.
+        strides: Pixels that a cell of each map spans, each way.
+        channels: Of each map.
+    """
+
+    input: str
+    size: tuple[int, int]
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each map."""
+        high, wide = self.size
+        return tuple((-(-high // stride), -(-wide // stride)) for stride in self.strides)
+
+
 class Encoder(nn.Module):
     """One input -> one vector of ``width`` numbers, or a sequence of them.
 
     A plugin takes ``features`` and keyword-only options, and sets ``width``.
+
+    Attributes:
+        maps: What ``pyramid`` gives; None where there is no such thing.
     """
 
     width: int
+    maps: Maps | None = None
 
     def __init__(self, features: Features, **options: Any) -> None:
         super().__init__()
@@ -69,16 +96,25 @@ class Encoder(nn.Module):
         """
         return self(x, mask).unsqueeze(1), None
 
+    def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The same as maps (N, channels, height, width), as ``maps`` says. Each ends in a submodule of its own."""
+        raise NotImplementedError
+
 
 class Fusion(nn.Module):
     """The branches' vectors -> one vector of ``width`` numbers.
 
     Attributes:
         takes_tokens: The fusion wants each branch as (tokens (N, T, width), mask (N, T) or None) instead of one vector.
+        takes_maps: It wants the branches of encoders with ``maps`` as ``pyramid`` gives them, and the others as vectors. It is built with
+            ``maps`` beside ``widths``: input name -> its maps, of the encoders that have some. Its ``forward`` gives maps, a tuple.
+        maps: What it gives; with ``takes_maps`` alone. All maps have ``width`` channels.
     """
 
     takes_tokens: ClassVar[bool] = False
+    takes_maps: ClassVar[bool] = False
     width: int
+    maps: Maps | None = None
 
     def __init__(self, widths: Mapping[str, int], outputs: Sequence[str], **options: Any) -> None:
         """``widths``: input name -> width of its branch, in card order; ``outputs``: output names, in card order."""
@@ -98,15 +134,20 @@ class Head(nn.Module):
 
     Attributes:
         takes_sequence: The head wants all steps at once, (N, steps, width), instead of one vector.
+        takes_maps: It wants the maps of a fusion that gives some, a tuple, and is built with ``maps`` beside ``width`` and ``output``. A
+            head that does not gets the mean over the coarsest of them.
     """
 
     takes_sequence: ClassVar[bool] = False
+    takes_maps: ClassVar[bool] = False
 
     def __init__(self, width: int, output: Output, **options: Any) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, width) -> (N, labels), (N,) for one number, (N, size) for several or for an embedding."""
+    def forward(self, x: Any) -> Any:
+        """(N, width) -> (N, labels), (N,) for one number, (N, size) for several or for an embedding; or tensor name -> tensor, of an output
+        that joins several.
+        """
         raise NotImplementedError
 
 

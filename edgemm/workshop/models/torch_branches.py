@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,14 @@ from onnx import TensorProto, helper
 from torch import nn
 from torch.fx import Node
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.libraries import quiet_calls
 from edgemm.graph.branches import Branches, find_branches
 from edgemm.workshop.models.fused import FusedModel, feature_names
-from edgemm.workshop.models.onnx_export import TRACED_BATCH, recurrent_by_shape, sample_inputs
+from edgemm.workshop.models.onnx_export import recurrent_by_shape
 from edgemm.workshop.models.tracing import PREFIX, capture
+from edgemm.workshop.models.tried import evaluating, sample_inputs
 
 WEIGHTED = frozenset((
     "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul", "mm",
@@ -46,7 +47,7 @@ class TorchBranches:
         of_parameter: Name in ``model.module`` (both names of a shared tensor) -> branch of its first use. What the graph does not read
             (a batch norm's step counter) is not in it.
         cuts: Input -> fx nodes in which its branch ends, read by fusion or head.
-        outputs: Output -> fx node.
+        outputs: Tensor that the model answers with -> fx node.
         endings: fx node -> outermost submodule that is called once and returns exactly this node's value.
         branches: The same parts as ``graph/branches.py`` describes them.
     """
@@ -64,38 +65,25 @@ class TorchBranches:
         present = set(self.of_node.values())
         return [name for name in self.branches.names() if name in present]
 
-    def of_module(self, name: str) -> str | None:
-        """The branch of all nodes of a submodule and of those inside it; None when they differ, or when it has none."""
-        inside = (f"{name}." if name else "",)
-        branches = {
-            self.of_node[node.name]
-            for node in self.program.graph.nodes
-            if node.name in self.of_node and any(path == name or path.startswith(inside) for path in modules_of(node))
-        }
-        return branches.pop() if len(branches) == 1 else None
-
     def module_ending_at(self, node: str) -> str | None:
         """The outermost submodule whose ``forward`` is called once and returns exactly the value of ``node``; None where none does."""
         return self.endings.get(node)
 
 
-def find_parts(model: FusedModel, *, batch: int = TRACED_BATCH) -> TorchBranches:
+def find_parts(model: FusedModel) -> TorchBranches:
     """Trace ``model.module`` and derive its parts; the model is left as it is.
-
-    Args:
-        batch: Samples it is traced with.
 
     Raises:
         ExportError: torch.export refuses the model; names module and line of its code.
         CardError: The module does not take or return what the card says.
     """
-    features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card, batch=batch)))
+    features = tuple(feature.contiguous() for feature in model.features(sample_inputs(model.card)))
     with evaluating(model):
         program = trace(model, features)
         called = _called(model, features)
     branches = find_branches(_skeleton(program, model.card), model.card)
     graph = program.graph
-    outputs = dict(zip(model.card.outputs, program.graph_signature.user_outputs, strict=True))
+    outputs = dict(zip(tasks.tensors(model.card), program.graph_signature.user_outputs, strict=True))
     calls = {node.name for node in graph.nodes if node.op == "call_function"}
     to_node = {name: str(node) for name, node in outputs.items()}
     inputs = dict(zip(program.graph_signature.user_inputs, feature_names(model.card), strict=True))
@@ -131,18 +119,6 @@ def trace(model: FusedModel, features: tuple[torch.Tensor, ...]) -> torch.export
     """
     with quiet_calls(), torch.no_grad(), recurrent_by_shape():
         return capture(_Positional(model), features, (None,) * len(features), model)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def operator(node: Node) -> str:
@@ -187,12 +163,12 @@ def _skeleton(program: torch.export.ExportedProgram, card: Card) -> onnx.ModelPr
         for node in program.graph.nodes
         if node.op in ("call_function", "get_attr") and operator(node) not in CHECKS
     ]
-    for name, tensor in zip(card.outputs, program.graph_signature.user_outputs, strict=True):
+    for name, tensor in zip(tasks.tensors(card), program.graph_signature.user_outputs, strict=True):
         nodes.append(helper.make_node("Identity", [renamed.get(tensor, tensor)], [name], name=f"output {name}"))
     graph = helper.make_graph(
         nodes, "parts",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feature_names(card)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in card.outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tasks.tensors(card)],
         [TensorProto(name=name) for name in constants],
     )  # fmt: skip
     return helper.make_model(graph)

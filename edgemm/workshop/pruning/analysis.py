@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.models.torch_branches import evaluating, find_parts
+from edgemm.workshop.models.torch_branches import find_parts
+from edgemm.workshop.models.tried import evaluating, sample_inputs
 from edgemm.workshop.pruning.layers import Structure, structure, without
 from edgemm.workshop.pruning.proof import Said, disturbed, failing, silent
 from edgemm.workshop.pruning.tracing import follow

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IS_OUTPUT = "it is an output of the model"
 FIXED, ADAPTS = 0, -1
 """Labels that are no atom: a size that cannot change; a size that follows whatever it meets (expanded masks, fresh zeros)."""
 

@@ -35,6 +35,13 @@ def cut(module: nn.Module, kept: Kept) -> None:
             touched[id(part)] = part
     for part in touched.values():
         _remember_sizes(part)
+    for part in module.modules():  # of a norm without a tensor nothing tells the size but what comes in, and torch warns of another
+        if (
+            isinstance(part, nn.modules.instancenorm._InstanceNorm)
+            and part.weight is part.running_mean is None
+            and _count not in part._forward_pre_hooks.values()
+        ):
+            part.register_forward_pre_hook(_count)
 
 
 @contextlib.contextmanager
@@ -98,6 +105,11 @@ def _sliced(tensor: Tensor, axes: Mapping[int, Sequence[int] | np.ndarray]) -> T
     return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
+def _count(part: Any, args: tuple[Tensor, ...]) -> None:
+    """Bring the size that a norm remembers in line with what comes in: no tensor of its own tells it, and torch warns of another."""
+    part.num_features = args[0].shape[-part._get_no_batch_dim()]
+
+
 def _state(part: nn.Module) -> dict[str, Any]:
     saved = dict(part.__dict__)
     for key in ("_parameters", "_buffers"):
@@ -121,6 +133,9 @@ def _remember_sizes(part: nn.Module) -> None:
         case nn.modules.batchnorm._NormBase():
             tensor = part.weight if part.weight is not None else part.running_mean
             part.num_features = len(tensor) if tensor is not None else part.num_features
+        case nn.GroupNorm():
+            size = part.num_channels // part.num_groups
+            part.num_channels, part.num_groups = len(part.weight), len(part.weight) // size
         case nn.PReLU():
             part.num_parameters = len(part.weight)
         case nn.Embedding():

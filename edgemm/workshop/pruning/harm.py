@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.dataset import Dataset
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
@@ -46,7 +47,7 @@ class Harm:
         self._batches = [batch for batch in batches if len(batch.rows) > 1]
         self._whole = self._answers([])
         self._losses = {
-            name: losses.of(output, deviation=float(torch.cat([answers[name] for answers in self._whole]).std()) or 1.0)
+            name: losses.of(output, deviation=self._deviation(name) if tasks.of(output).is_quantity else 1.0)
             for name, output in model.card.outputs.items()
         }
 
@@ -56,6 +57,9 @@ class Harm:
             count = len(next(iter(pruned.values())))
             total, rows = total + count * self._divergence(pruned, whole), rows + count
         return total / rows
+
+    def _deviation(self, name: str) -> float:
+        return float(torch.cat([answers[name] for answers in self._whole]).std()) or 1.0
 
     def _answers(self, removed: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         pruned = FusedModel(self._model.card, copy.deepcopy(self._model.module)).eval()

@@ -40,7 +40,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeLayer:
     """Channels that stay, and why."""
 
     name: str
@@ -60,7 +60,7 @@ class Structure:
     """
 
     layers: tuple[Layer, ...]
-    whole: tuple[Whole, ...]
+    whole: tuple[WholeLayer, ...]
     slots: Mapping[Slot, np.ndarray]
     works: tuple[tuple[str, float, tuple[np.ndarray, ...]], ...]
     parts: TorchBranches
@@ -87,11 +87,11 @@ def structure(traced: Traced, parts: TorchBranches, tensors: Mapping[str, torch.
     for keys, members in free.items():
         name, branch = _name(keys), _branch(keys, parts, tensors)
         if len(members) == 1:
-            whole.append(Whole(name, branch, 1, "all its channels hang together"))
+            whole.append(WholeLayer(name, branch, 1, "all its channels hang together"))
         else:
             layers.append(Layer(name, branch, tuple(members), keys, _numbers(keys, members, slots), any(map(_is_state, keys))))
     for (keys, reason), members in frozen.items():
-        whole.append(Whole(_name(keys), _branch(keys, parts, tensors), len(members), reason))
+        whole.append(WholeLayer(_name(keys), _branch(keys, parts, tensors), len(members), reason))
     kept = {root for layer in layers for root in layer.roots}
     return Structure(
         layers=tuple(layers),
@@ -106,7 +106,7 @@ def structure(traced: Traced, parts: TorchBranches, tensors: Mapping[str, torch.
 
 def without(found: Structure, reasons: Mapping[str, str]) -> Structure:
     """The same with some layers left whole: name -> reason."""
-    whole = [Whole(layer.name, layer.branch, layer.width, reasons[layer.name]) for layer in found.layers if layer.name in reasons]
+    whole = [WholeLayer(layer.name, layer.branch, layer.width, reasons[layer.name]) for layer in found.layers if layer.name in reasons]
     layers = tuple(layer for layer in found.layers if layer.name not in reasons)
     kept = {root for layer in layers for root in layer.roots}
     slots = {key: np.where(np.isin(roots, list(kept)), roots, 0) for key, roots in found.slots.items()}

@@ -15,8 +15,7 @@ from torch import Tensor
 from edgemm.contracts.card import Card
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.models.torch_branches import evaluating
+from edgemm.workshop.models.tried import evaluating, sample_inputs
 from edgemm.workshop.pruning.cutting import Kept, cut_for_now, masked_for_now
 from edgemm.workshop.pruning.layers import Layer, Structure
 

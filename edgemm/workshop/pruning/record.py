@@ -21,9 +21,9 @@ def entry(attention: Sequence[str], kept: Kept) -> dict[str, Any]:
     return {"attention": list(attention), "kept": axes}
 
 
-def record(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole file."""
-    return {"format": FORMAT, "rounds": list(rounds)}
+def record(rounds: Sequence[Mapping[str, Any]], silenced: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole file; ``silenced`` as in ``FusedModel``."""
+    return {"format": FORMAT, "rounds": list(rounds), **({"silenced": list(silenced)} if silenced else {})}
 
 
 def rebuild(module: nn.Module, record: Mapping[str, Any]) -> None:

@@ -174,12 +174,6 @@ def layer_norm(call: Call) -> Labels:
     return mixed(call, range(len(call.shape()) - axes, len(call.shape())), "a layer norm takes its mean over these channels")
 
 
-@rule("group_norm")
-def group_norm(call: Call) -> Labels:
-    """Every channel of a sample tells on every other."""
-    return mixed(call, range(1, len(call.shape())), "a group norm takes its mean over these channels")
-
-
 @rule(
     "softmax", "_softmax", "log_softmax", "_log_softmax", "logsumexp", "cumsum", "cumprod", "argmax", "argmin", "mean", "amax", "amin",
     "max", "min", "var", "std", "prod", "all", "any", "median", "normalize",

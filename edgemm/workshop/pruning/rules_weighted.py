@@ -10,10 +10,10 @@ from torch import Tensor
 
 from edgemm.workshop.pruning.labels import Label, along, fixed
 from edgemm.workshop.pruning.rules import Call, Labels, rule
-from edgemm.workshop.pruning.rules_joining import product
+from edgemm.workshop.pruning.rules_joining import mixed, product
 
 GATES = {"gru": 3, "lstm": 4, "rnn_tanh": 1, "rnn_relu": 1}
-COMPUTED = "its weight is computed, not a plain parameter"
+COMPUTED = "its weight is computed at every call, not a plain parameter"
 
 
 @rule("linear")
@@ -120,6 +120,26 @@ def batch_norm(call: Call) -> Labels:
     for position in range(1, 5):
         if call.arg(position) is not None:
             channels = _beside(call, call.arg(position), channels)
+    return along(channels, 1, call.shape())
+
+
+@rule("group_norm")
+def group_norm(call: Call) -> Labels:
+    """x (N, C, ...): a mean over each group of channels, so that groups go whole; ``nn.GroupNorm`` counts those that are left."""
+    label, groups = call.label(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    if groups == 1 or call.arg(2, "weight") is None or set(label.varying()) - {1}:
+        reason = "over all channels" if groups == 1 else "over groups whose number nothing in its weights tells"
+        return mixed(call, range(1, len(label.shape)), f"a group norm takes its mean {reason}")
+    if not label.has_atoms():
+        return label
+    channels = call.one_axis(label, 1, "normalised")
+    size = len(channels) // groups
+    tied = call.atoms.tie(channels.reshape(groups, size), 0, call.reason("it meets a fixed size in a group norm"))
+    if len(torch.unique(call.atoms.roots(tied))) == 1:
+        call.freeze(label, "the groups of a convolution and of a group norm join all its channels")
+    channels = tied.repeat_interleave(size)
+    for position in (2, 3):
+        channels = _beside(call, call.arg(position), channels)
     return along(channels, 1, call.shape())
 
 

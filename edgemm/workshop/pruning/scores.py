@@ -13,7 +13,7 @@ from edgemm.contracts import task as tasks
 from edgemm.contracts.dataset import Dataset
 from edgemm.errors import PruneError
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.torch_branches import evaluating
+from edgemm.workshop.models.tried import evaluating
 from edgemm.workshop.pruning.layers import Structure
 from edgemm.workshop.training.answers import answer, tensors
 from edgemm.workshop.training.loss import supervised_outputs

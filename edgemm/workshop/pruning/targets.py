@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgemm.errors import PruneError
+from edgemm.workshop.pruning.atoms import IS_OUTPUT
 from edgemm.workshop.pruning.branchwise import TIMED_PARTS, branchwise
 from edgemm.workshop.pruning.costs import Costs
 from edgemm.workshop.pruning.layers import Structure
@@ -46,7 +47,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeModel:
     """The model before the first of several rounds: what the shares of a plan are of.
 
     Attributes:
@@ -60,7 +61,7 @@ class Whole:
     latency: float | None = None
 
     @classmethod
-    def of(cls, found: Structure, latency: float | None = None) -> Whole:
+    def of(cls, found: Structure, latency: float | None = None) -> WholeModel:
         """A model as it stands."""
         return cls({layer.name: layer.width for layer in found.layers}, Costs(found).macs(), latency)
 
@@ -72,7 +73,7 @@ def plan_removal(
     rounding: Rounding,
     timed: Callable[[list[int]], float] | None = None,
     harm: Callable[[list[int]], float] | None = None,
-    whole: Whole | None = None,
+    whole: WholeModel | None = None,
 ) -> list[int]:
     """The channels to remove.
 
@@ -89,7 +90,7 @@ def plan_removal(
         return by_ratio(found, scores, rounding, lambda branch: overrides.get(branch, goal.ratio or 0.0), whole.widths if whole else {})
     costs, target_share = Costs(found), goal.macs if goal.macs is not None else goal.latency
     assert target_share is not None  # one of both
-    first = whole or Whole.of(found)
+    first = whole or WholeModel.of(found)
 
     def rankings_of(branches: Sequence[str], removed: float) -> list[Ranking]:
         if goal.spread == "ranked":
@@ -129,7 +130,7 @@ def _branch_macs(
     share: float,
     structure: Structure,
     costs: Costs,
-    first: Whole,
+    first: WholeModel,
     rankings_of: Callable[[Sequence[str], float], list[Ranking]],
 ) -> list[int]:
     """Remove a share of one branch's multiply-accumulates."""
@@ -203,18 +204,21 @@ def check(goal: Goal) -> None:
 
 
 def untouched(goal: Goal, found: Structure, left: Mapping[str, int]) -> list[str]:
-    """A sentence for each branch that was named, or has layers that ``ratio`` means, and kept all their channels.
+    """A sentence for each branch that was named, or has layers that ``ratio`` means, and kept all their channels; and for each of which
+    none but outputs could go.
 
     Args:
         goal: What was asked for, its branches resolved.
         found: The model as it was.
         left: Layer -> channels that it kept; layers that cannot be pruned are not in it.
     """
-    of_all = (goal.ratio or 0.0) if goal.macs is None and goal.latency is None else 0.0
+    asked = goal.ratio or goal.macs or goal.latency or 0.0
+    of_all = asked if goal.macs is None and goal.latency is None else 0.0
     sentences = []
     for branch in found.parts.names():
         own = [layer for layer in found.layers if layer.branch == branch]
-        share = (goal.branches or {}).get(branch, of_all if own else 0.0)
+        is_stuck = not own and any(whole.branch == branch and whole.reason != IS_OUTPUT for whole in found.whole)
+        share = (goal.branches or {}).get(branch, asked if is_stuck else of_all if own else 0.0)
         if share and all(left[layer.name] == layer.width for layer in own):
             sentences.append(f"nothing of '{branch}' was removed: {_why(branch, found) if not own else _too_little(share)}.")
     return sentences

@@ -11,6 +11,7 @@ from torch.fx import Interpreter, Node
 
 from edgemm.workshop.models.torch_branches import CHECKS, TorchBranches, operator, tensor_names
 from edgemm.workshop.pruning import rules_joining, rules_moving, rules_weighted  # noqa: F401  each registers its rules
+from edgemm.workshop.pruning.atoms import IS_OUTPUT
 from edgemm.workshop.pruning.labels import Label, fixed, gather, renewed
 from edgemm.workshop.pruning.rules import RULES, Call, Labels, Traced
 
@@ -31,7 +32,7 @@ class _Run(Interpreter):
             self.known[n] = self._follow(n, value)
         elif n.op == "output":
             for node in n.all_input_nodes:
-                self.found.atoms.freeze(self.label(node).at, "it is an output of the model")
+                self.found.atoms.freeze(self.label(node).at, IS_OUTPUT)
         return value
 
     def label(self, argument: Any) -> Label:

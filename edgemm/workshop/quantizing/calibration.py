@@ -9,6 +9,7 @@ import onnx
 
 from edgemm.contracts.step import Context
 from edgemm.data import dataset as data
+from edgemm.data.outliers import Channel, clip, outlying
 from edgemm.errors import QuantizeError
 from edgemm.graph import parity
 
@@ -33,8 +34,18 @@ def samples(model: onnx.ModelProto, ctx: Context, count: int) -> list[dict[str, 
         raise _too_few(len(rows), why, f"mend rows until {FEWEST} are good; some hundreds are usual.")
     names = [value.name for value in model.graph.input]
     single = [{name: sample[name] for name in names} for sample in rows]
-    states = {name: str(spec.options["state"]) for name, spec in ctx.card.inputs.items() if spec.options.get("state")}
+    states = _states(ctx)
     return list(_carried(model, single, states)) if states else single
+
+
+def without_outliers(
+    model: onnx.ModelProto, ctx: Context, samples: list[dict[str, np.ndarray]]
+) -> tuple[list[dict[str, np.ndarray]], list[Channel]]:
+    """``samples`` with values far out drawn to the nearest of the others, and the channels that hold some; a state is carried anew."""
+    channels = outlying(ctx.card, samples)
+    calm = [clip(row, channels) for row in samples] if channels else samples
+    states = _states(ctx)
+    return (list(_carried(model, calm, states)) if states and channels else calm), channels
 
 
 def check(count: int) -> None:
@@ -45,6 +56,11 @@ def check(count: int) -> None:
 
 def _too_few(count: int, why: str, fix: str) -> QuantizeError:
     return QuantizeError(f"{count} calibration sample{'s' * (count != 1)}: too few to take ranges from.", why=why, fix=fix)
+
+
+def _states(ctx: Context) -> dict[str, str]:
+    """Input -> the output that is fed back into it."""
+    return {name: str(spec.options["state"]) for name, spec in ctx.card.inputs.items() if spec.options.get("state")}
 
 
 def _carried(model: onnx.ModelProto, single: list[dict[str, np.ndarray]], states: dict[str, str]) -> Iterator[dict[str, np.ndarray]]:

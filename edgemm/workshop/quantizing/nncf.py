@@ -24,7 +24,13 @@ WORDS = {"Statistics collection": "taking ranges"}
 
 
 def quantize(
-    model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], untouched: list[str], ctx: Context, ranges: str = "minmax"
+    model: onnx.ModelProto,
+    samples: Sequence[dict[str, np.ndarray]],
+    untouched: list[str],
+    ctx: Context,
+    ranges: str = "minmax",
+    *,
+    correct_biases: bool = False,
 ) -> onnx.ModelProto:
     """Q/DQ by NNCF. Its weights lie in a file beside the graph meanwhile: NNCF copies the graph often, and a large one would not fit."""
     nncf = _import()
@@ -41,10 +47,10 @@ def quantize(
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=untouched, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                # It compares layers on one constant picture of channel means, whose rounding error real pictures do not have, and moves
-                # biases by that. Digits: 21 dB at the output and 2.0 points lost on test with it, 37 dB and 0.2 without; easyVQA: 37 and
-                # 49 dB. In OpenVINO's numerics: 21 and 38 dB, 37 and 41.
-                disable_bias_correction=True,
+                # Tried only where ranges alone are far off: it compares layers on one constant picture of channel means, whose rounding
+                # error real pictures do not have, and moves biases by that. Digits: 21 dB at the output and 2.0 points lost on test with
+                # it, 37 dB and 0.2 without; easyVQA: 37 and 49 dB. In OpenVINO's numerics: 21 and 38 dB, 37 and 41.
+                disable_bias_correction=not correct_biases,
                 activations_range_estimator_params=_estimator(ranges),
                 # SmoothQuant puts a Mul per channel before a quantizer. Between two linear layers OpenVINO 2026.4 then computes
                 # garbage: Linear -> Mul -> Q/DQ -> Linear, (1, 64) -> 128 -> 3, is off by 10^9 times its value, static or not.
@@ -56,7 +62,7 @@ def quantize(
 
 def _estimator(ranges: str) -> Any:
     estimators = importlib.import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet
-    return {"minmax": estimators.MINMAX, "mean": estimators.MEAN_MINMAX, "histogram": estimators.HISTOGRAM}[ranges]
+    return {"mean": estimators.MEAN_MINMAX, "histogram": estimators.HISTOGRAM}.get(ranges, estimators.MINMAX)
 
 
 def has_attention(model: onnx.ModelProto) -> bool:

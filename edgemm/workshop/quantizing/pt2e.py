@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,7 +103,8 @@ def prepare(model: FusedModel, branch_of: Mapping[str, str], floats: frozenset[s
     quantizer = Int8(branch_of, floats)
     with quiet_calls():
         graph = prepare_qat_pt2e(graph, quantizer)
-    return FusedModel(model.card, Trainee(graph, quantizer.layers))
+    outputs = {name: replace(output, auxiliary={}) for name, output in model.card.outputs.items()}  # the graph is that of eval mode
+    return FusedModel(model.card.replace(outputs=outputs), Trainee(graph, quantizer.layers))
 
 
 def trainee_of(model: FusedModel) -> Trainee:

@@ -12,6 +12,11 @@ TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.c
 PRODUCTS = (aten.matmul.default, aten.mm.default)
 SUMS = (aten.add.Tensor, aten.add_.Tensor)
 TABLES = (aten.embedding.default,)
+MOVES = (
+    aten.view.default, aten.reshape.default, aten.transpose.int, aten.permute.default, aten.squeeze.dim, aten.unsqueeze.default,
+    aten.contiguous.default, aten.clone.default, aten.expand.default, aten.flatten.using_ints, aten.slice.Tensor, aten.select.int,
+)  # fmt: skip
+SHARES = (aten.softmax.int, aten._softmax.default)
 GROUPS = 6  # position of ``groups`` among the arguments of a transposed convolution
 
 
@@ -36,6 +41,11 @@ def is_constant(node: Node) -> bool:
     return node.op == "get_attr" or (
         node.op == "call_function" and bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes))
     )
+
+
+def is_share(node: Node) -> bool:
+    """Whether a node's value is the result of a softmax, moved at most: a product of it by constants is a mean over bins, and no layer."""
+    return node.target in SHARES or (node.target in MOVES and isinstance(node.args[0], Node) and is_share(node.args[0]))
 
 
 def parameters_of(node: Node) -> list[str]:

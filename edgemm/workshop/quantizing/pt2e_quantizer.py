@@ -17,6 +17,7 @@ from edgemm.workshop.quantizing.pt2e_layers import (
     TRANSPOSED,
     channel_axis,
     is_constant,
+    is_share,
     parameters_of,
     weight_of,
 )
@@ -106,6 +107,8 @@ class Int8(Quantizer):
         kernel = node.args[1] if node.target in PRODUCTS else weight_of(node)
         source = node.args[0]
         if not isinstance(kernel, Node) or not isinstance(source, Node) or not is_constant(kernel) or is_constant(source):
+            return {}
+        if is_share(source):  # distribution focal loss written as a layer, with bins for weights
             return {}
         if node.target in PRODUCTS and kernel.meta["val"].dim() != 2:
             return {}

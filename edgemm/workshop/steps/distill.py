@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.specs import Branch
@@ -19,8 +19,11 @@ from edgemm.contracts.step import Context
 from edgemm.data.in_memory import DecodedSplit, Splits, open_splits, open_unlabeled
 from edgemm.errors import DataError, TrainError
 from edgemm.workshop.models.checkpoint.loading import load_model
+from edgemm.workshop.models.checkpoint.origin import origin
 from edgemm.workshop.models.feature_taps import Deprivation, find_ends
+from edgemm.workshop.models.folding import folded
 from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.row_by_row import require_own_answers_on
 from edgemm.workshop.training.answers import Collected, answers, in_precision
 from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.layer_pairs import pair
@@ -73,7 +76,7 @@ def distill(
             200. (Digits, 1,050 rows, half of the work gone recovered more in 142 passes than in 15: benchmarks/NOTES.md.)
         temperature: Softens the answers of classification and multilabel outputs, above 0.
         logits_weight: Factor of learning the teacher's answers: KL divergence (classification), the same a label (multilabel), squared
-            error in deviations of the targets (regression), cosine (embedding).
+            error in deviations of the targets (regression), cosine (embedding), scores and boxes where either model is sure (detection).
         task_weight: Factor of learning the labels as ``train`` does; 0 = labels are read for val alone.
         loss_weights: Output -> factor of both.
         features: Branch or ``fusion`` -> weight of making the tensor in which it ends like the teacher's. Where widths differ a linear
@@ -99,7 +102,8 @@ def distill(
     check(ctx, **arguments)
     options, asked = _options(arguments, ctx.seed), _asked(arguments)
     taught_by = _teacher(model, ctx, teacher)
-    dataset = _labelled(ctx)
+    dataset, model = _labelled(ctx), folded(model)
+    require_own_answers_on(model, dataset)
     beside = open_unlabeled(unlabeled, model.card, skip_bad_rows=dataset.leaves_out) if unlabeled else None
     splits = open_splits(dataset, unlabeled=beside, progress=ctx.progress, note=ctx.note)
     student = copy.deepcopy(model)
@@ -123,7 +127,13 @@ def check(ctx: Context, **given: Any) -> None:
     _asked(given).check(given["unlabeled"])
     _labelled(ctx)
     if given["teacher"]:
-        require_same_heads(cards.load(given["teacher"]), ctx.card)
+        teacher = cards.load(given["teacher"])
+        require_same_heads(teacher, ctx.card)
+        if teacher.factory and not teacher.weights and origin(teacher) != "brought":
+            raise TrainError(
+                f"the teacher '{given['teacher']}' names no weights: it is untrained, and has nothing to teach.",
+                fix="write `weights: FILE` in its card, or leave `teacher` out: the model before compression then teaches.",
+            )
 
 
 def _options(arguments: Mapping[str, Any], seed: int) -> TrainOptions:

@@ -16,7 +16,9 @@ from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
 from edgemm.errors import PruneError
 from edgemm.store.artifact import write_json
+from edgemm.workshop.models.folding import folded
 from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.row_by_row import require_own_answers_on
 from edgemm.workshop.models.torch_branches import selected
 from edgemm.workshop.pruning import record as records
 from edgemm.workshop.pruning import targets
@@ -29,7 +31,8 @@ from edgemm.workshop.pruning.layers import Structure
 from edgemm.workshop.pruning.planning import Rounding
 from edgemm.workshop.pruning.proof import TOLERANCE, Proof, answers, cases, difference, prove
 from edgemm.workshop.pruning.scores import check_data, score
-from edgemm.workshop.pruning.targets import Goal, Whole, check_layers, plan_removal, untouched
+from edgemm.workshop.pruning.silencing import silenced
+from edgemm.workshop.pruning.targets import Goal, WholeModel, check_layers, plan_removal, untouched
 from edgemm.workshop.training.options import TrainOptions
 
 STAGE = "torch"
@@ -92,7 +95,9 @@ def prune(
     """
     arguments = {name: value for name, value in locals().items() if name not in ("model", "ctx")}
     check(ctx, **arguments)
-    work = _Work(FusedModel(model.card, copy.deepcopy(model.module)).eval(), ctx)
+    model = folded(model)
+    require_own_answers_on(model, ctx.dataset)
+    work = _Work(copy.deepcopy(model).eval(), ctx)
     for number in range(rounds):
         ctx.progress(f"analysing (round {number + 1} of {rounds})", number / rounds)
         structure = work.analyse()
@@ -164,6 +169,7 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
         CheckpointError: The record is of another format or another model.
     """
     records.rebuild(model.module, record)
+    model.silenced = tuple(record.get("silenced", model.silenced))
     return model
 
 
@@ -237,10 +243,10 @@ class _Work:
 
         return time
 
-    def whole(self) -> Whole:
+    def whole(self) -> WholeModel:
         """The model before the first round; its latency is what was measured first."""
         assert self.first is not None  # analyse ran
-        return Whole.of(self.first[0], self.latencies[0][1] if self.latencies else None)
+        return WholeModel.of(self.first[0], self.latencies[0][1] if self.latencies else None)
 
     def harm(self, found: Structure, samples: int) -> Callable[[list[int]], float]:
         """What is lost with some channels gone; every answer is shown as progress."""
@@ -270,6 +276,7 @@ class _Work:
         self.last = (found, Costs(found), removed)
         cut(self.model.module, kept)
         self.rounds.append(records.entry(found.attention, kept))
+        self.model.silenced = silenced(self.model)
 
     def recover(self, epochs: int, learning_rate: float) -> None:
         """Train with the tasks' own losses."""
@@ -295,9 +302,11 @@ class _Work:
         name = next(name for name in ("prune.json", *(f"prune{number}.json" for number in range(2, 1000))) if name not in taken)
         path = self.ctx.scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, records.record(json.loads(json.dumps(rounds))))
+        write_json(path, records.record(json.loads(json.dumps(rounds)), self.model.silenced))
         card = self.model.card.replace(applied=(*self.model.card.applied, {"prune": str(path.resolve())}))
-        return FusedModel(card, module).eval()
+        recorded = FusedModel(card, module)
+        recorded.silenced = self.model.silenced
+        return recorded.eval()
 
     def _tell(self, goal: Goal) -> None:
         assert self.first is not None  # at least one round ran
@@ -334,6 +343,11 @@ class _Work:
         if self.latencies:
             self.ctx.facts["latencies"] = self.latencies
         work, size = sum(new.values()) / sum(old.values()), sum(smaller.values()) / sum(sizes.values())
+        if self.model.silenced:
+            self.ctx.note(
+                "prune: what the model computes in training alone (auxiliary heads) does not fit the cut channels; training goes on "
+                "without it."
+            )
         for reason in untouched(goal, before, widths):
             self.ctx.note(f"prune: {reason}")
         for name in names:

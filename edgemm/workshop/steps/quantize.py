@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 
-from edgemm.contracts.specs import Branch
+from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import back_to_float, placement, symmetric_qdq, trained_qdq
+from edgemm.graph import back_to_float, joint, masks, openvino, symmetric_qdq, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
-from edgemm.workshop.quantizing import calibration, nncf, onnxruntime, tensorrt
+from edgemm.graph.checks import FOREIGN
+from edgemm.graph.costs import branch_costs
+from edgemm.graph.float_tail import float_tail
+from edgemm.workshop.quantizing import calibration, choosing, nncf, onnxruntime, tensorrt
 
 STAGE = "graph"
 QUANTIZES = True
 PACKAGES = ("nncf", "onnx", "onnxruntime")
 PRECISIONS = ("int8", "fp32", "bf16", "fp16")
-AUTO, DEFAULT = "auto", "default"
+AUTO, CLIPPED, DEFAULT, MINMAX = "auto", "clipped", "default", "minmax"
+OTHERS = {
+    "the mean of each sample's": ("mean", False),
+    "the histogram with the least error": ("histogram", False),
+    "smallest and largest value, with biases corrected": (MINMAX, True),
+}
+"""Rules to try, in words -> ranges, and whether biases are corrected."""
+MOST_MACS = 5e8  # of a sample, for rules to be tried: some seconds each
+DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM")
 
 
 def quantize(
@@ -26,52 +39,62 @@ def quantize(
     *,
     method: Literal["ptq"] = "ptq",
     calibration_samples: int = 300,
-    ranges: Literal["minmax", "mean", "histogram"] = "minmax",
+    ranges: Literal["auto", "minmax", "clipped", "mean", "histogram"] = "auto",
     precision: dict[Branch, str] | Literal["auto"] | None = None,
-    on_miss: Literal["revert", "qat", "report"] = "revert",
+    on_miss: Literal["revert", "report"] | Retrainer = "revert",
 ) -> onnx.ModelProto:
     """A Q/DQ copy of ``model``.
 
-    Front-ends, recurrent layers and branches not marked int8 stay in float. (Recurrent weights could be stored in one byte, but OpenVINO
-    refuses that in some graphs: its GRU and LSTM want constants.) Of a graph that quantization-aware training (``qat``) made, only
-    branches that it neither quantized nor left in float on purpose are calibrated; a branch asked for in float here loses its Q/DQ.
+    Front-ends, recurrent layers, the joints of late fusion, what follows the last layers with weights (``graph.float_tail``) and branches
+    not marked int8 stay in float. (Recurrent weights could be stored in one byte, but OpenVINO refuses that in some graphs: its GRU and
+    LSTM want constants.) Of a graph that quantization-aware training (``qat``) made, only branches that it neither quantized nor left in
+    float on purpose are calibrated; a branch asked for in float here loses its Q/DQ.
 
     Args:
         calibration_samples: How many samples the ranges are taken from, at least 2.
         ranges: How an activation's range follows from them: ``minmax`` over all, the ``mean`` of each sample's (clips the rare ones: on
             spoken digits it lost 1.3 points where minmax lost 0.4, both with biases corrected), or the ``histogram`` with the least error
-            (slow on large models).
-            ONNX Runtime's numerics always take minmax.
+            (slow on large models); ONNX Runtime's numerics take minmax for both. ``clipped``: minmax, measurements far from all others of
+            their channel left out. ``auto``: minmax, and where there are such measurements clipped, if val is then answered better;
+            where answers to at least 30 labelled rows are then still far from the float model's, ``mean``, ``histogram`` and NNCF's
+            correction of biases are tried, each kept if it answers val better (not on models of more than half a billion
+            multiply-accumulates, nor in ONNX Runtime's numerics).
         precision: Branch selector -> int8, fp32, bf16, fp16 or auto; ``default`` stands for branches not named, which are int8 without it.
             ``auto`` alone is ``{default: auto}``. ``compress`` decides auto by timing each branch on the target; by itself this step
             takes it for int8.
         on_miss: What ``compress`` does where an accuracy budget is missed: ``revert`` the most harmful branches and layers to float,
-            revert and then train with quantization (``qat``), or only ``report`` it. Nothing here.
+            revert and then train by a step with quantization (``qat``), or only ``report`` it. Nothing here.
 
     Raises:
         QuantizeError: Too few samples, an unknown precision, one the target lacks, or a graph that cannot be quantized.
     """
+    _refuse_integers(model)
     branches = find_branches(model, ctx.card)
     untouched = left_alone(branches, ctx, {"default": precision} if isinstance(precision, str) else precision or {})
+    untouched += sorted({*float_tail(model), *joint.joint_nodes(model)} - {*untouched})
     if trained_qdq.has_pairs(model):
         model, untouched = _after_training(model, branches, ctx, precision, untouched)
         branches = find_branches(model, ctx.card)
     if ctx.numerics.placement == "fusing":
         untouched = tensorrt.left_alone(model, branches, untouched, ctx)
+    untouched += sorted(masks.masking_nodes(model) - {*untouched})
     if len(untouched) == len(branches.of_node):
         return _finished(_copy(model), ctx)
     samples = calibration.samples(model, ctx, calibration_samples)
-    try:
-        if ctx.numerics.activations == "uint8":
-            quantized = onnxruntime.quantize(model, samples, untouched, ctx)
-        else:
-            quantized = nncf.quantize(model, samples, untouched, ctx, ranges)
-    except EdgemmError:
-        raise
-    except Exception as err:  # neither library has a base class for its errors
-        raise _failed(err, branches) from err
-    _tidy(quantized)
-    return _finished(quantized, ctx)
+
+    def calibrated(rows: list[dict[str, np.ndarray]], rule: str = MINMAX, *, correct_biases: bool = False) -> onnx.ModelProto:
+        return _finished(_calibrated(model, rows, branches, untouched, ctx, rule, correct_biases), ctx)
+
+    if ranges not in (AUTO, CLIPPED):
+        return calibrated(samples, ranges)
+    calm, channels = calibration.without_outliers(model, ctx, samples)
+    quantized = calibrated(calm if ranges == CLIPPED else samples)
+    if ranges == AUTO and channels and choosing.better(model, quantized, clipped := calibrated(calm), channels, ctx):
+        quantized, samples = clipped, calm
+    if ranges == CLIPPED or ctx.numerics.activations == "uint8" or _macs(model, branches) > MOST_MACS:
+        return quantized
+    others = {words: partial(calibrated, samples, rule, correct_biases=correct) for words, (rule, correct) in OTHERS.items()}
+    return choosing.best(model, quantized, others, ctx)
 
 
 def check(ctx: Context, **given: Any) -> None:
@@ -82,6 +105,47 @@ def check(ctx: Context, **given: Any) -> None:
         _known(selector, word, ctx)
 
 
+def _calibrated(
+    model: onnx.ModelProto,
+    samples: list[dict[str, np.ndarray]],
+    branches: Branches,
+    untouched: list[str],
+    ctx: Context,
+    ranges: str,
+    correct_biases: bool,
+) -> onnx.ModelProto:
+    """Q/DQ by the library whose numerics the target wants."""
+    try:
+        if ctx.numerics.activations == "uint8":
+            quantized = onnxruntime.quantize(model, samples, untouched, ctx)
+        else:
+            quantized = nncf.quantize(model, samples, untouched, ctx, ranges, correct_biases=correct_biases)
+    except EdgemmError:
+        raise
+    except Exception as err:  # neither library has a base class for its errors
+        raise _failed(err, branches) from err
+    _tidy(quantized)
+    return quantized
+
+
+def _macs(model: onnx.ModelProto, branches: Branches) -> int:
+    return sum(cost.macs for cost in branch_costs(model, branches).values())
+
+
+def _refuse_integers(model: onnx.ModelProto) -> None:
+    """A graph that computes in integers already keeps no float weights to quantize."""
+    node = next((node for node in model.graph.node if node.op_type in FOREIGN), None)
+    if node is not None:
+        is_dynamic = node.op_type in DYNAMIC
+        raise QuantizeError(
+            f"the graph is quantized already: '{node.name}' is a {node.op_type}.",
+            why="its weights were quantized dynamically: ranges are taken anew at every call, and the float weights are gone."
+            if is_dynamic
+            else "it computes in integers itself, and the float weights are gone.",
+            fix="give the float model from which it was made (before quantize_dynamic); or run this file as it is: edgemm compile.",
+        )
+
+
 def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
     """``model`` in the form its target takes; changed in place."""
     if ctx.numerics.placement == "fusing":
@@ -89,7 +153,7 @@ def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
     elif ctx.numerics.activations == "int8":
         symmetric_qdq.make_symmetric(model)
     elif ctx.numerics.activations == "mixed":
-        placement.read_floats(model)
+        openvino.normalise(model)
     return model
 
 

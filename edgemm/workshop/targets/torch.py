@@ -6,23 +6,25 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
+from edgemm.contracts import user_code
+from edgemm.contracts.card import Card
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.runtime_options import check_options
-from edgemm.contracts.specs import BATCH, TensorSpec, check_feed
-from edgemm.contracts.target import LayerRan, Numerics, Session, Target
+from edgemm.contracts.specs import BATCH, TensorSpec, check_feed, show_shape
+from edgemm.contracts.target import Numerics, Session, Target
 from edgemm.data.dataset import synthetic
-from edgemm.errors import TargetError
+from edgemm.errors import EdgemmError, TargetError
 from edgemm.store.artifact import Artifact
 from edgemm.store.cache import version
 from edgemm.store.machine import usable_cores
 from edgemm.workshop.models.checkpoint.loading import load_model
+from edgemm.workshop.models.fused import FusedModel
 
 PACKAGES = ("torch",)
 FORMS = {}  # type: ignore[var-annotated]  # cards alone, which are no files of a runtime
@@ -52,9 +54,6 @@ class Torch(Target):
     def float_options(self) -> dict[str, Any]:
         return {"precision": "f32"}
 
-    def default_options(self) -> dict[str, Any]:
-        return {}
-
     def versions(self) -> dict[str, str]:
         return {"torch": version("torch")}
 
@@ -71,7 +70,7 @@ class TorchSession(Session):
         torch.set_num_threads(int(options.get("threads", usable_cores())))
         torch.set_float32_matmul_precision("highest")  # "medium" would compute in bf16 and still say float32
         card = cards.load(path)
-        self._model: torch.nn.Module = load_model(card).float().eval()
+        self._model = load_model(card).float().eval()
         if options.get("compile") == "on":
             _compile(self._model, path)
         self.inputs: list[TensorSpec] = input_specs(card)
@@ -83,12 +82,19 @@ class TorchSession(Session):
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feed(self.inputs, feed)
-        with torch.inference_mode():
-            answers = self._model({name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in feed.items()})
-            return {name: answer.numpy().copy() for name, answer in answers.items()}
-
-    def layers(self) -> list[LayerRan]:
-        return []
+        inputs = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in feed.items()}
+        try:
+            with torch.inference_mode():
+                return {name: answer.numpy().copy() for name, answer in self._model(inputs).items()}
+        except (EdgemmError, MemoryError, torch._dynamo.exc.TorchDynamoException):
+            raise
+        except Exception as err:  # the user's own code may raise anything
+            shapes = ", ".join(f"'{name}' {show_shape(array.shape)} {array.dtype}" for name, array in feed.items())
+            raise TargetError(
+                f"the model failed on a sample, at {user_code.line_of(err)}.",
+                why=f"{type(err).__name__}: {' '.join(str(err).split())}; the sample: {shapes}.",
+                fix="check that forward takes the shapes the card declares.",
+            ) from err
 
     def precision(self) -> str:
         words = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.float64: "f64"}
@@ -98,20 +104,14 @@ class TorchSession(Session):
     def close(self) -> None:
         torch.set_num_threads(self._threads_before)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def _find_outputs(self, card: cards.Card) -> list[TensorSpec]:
+    def _find_outputs(self, card: Card) -> list[TensorSpec]:
         """By running one synthetic sample: a torch module does not declare what it returns."""
         answers = self.run(next(synthetic(card, samples=1).batches("train", 1)).inputs)
         return [TensorSpec(name, array.dtype.name, (BATCH, *array.shape[1:])) for name, array in answers.items()]
 
 
-def _compile(model: torch.nn.Module, path: Path) -> None:
-    """Put the module behind torch.compile, which compiles at the first call.
+def _compile(model: FusedModel, path: Path) -> None:
+    """Put what computes behind torch.compile, which compiles at the first call; reading the card is between both and stays Python.
 
     Raises:
         TargetError: There is no C++ compiler, which its CPU backend calls.
@@ -122,4 +122,5 @@ def _compile(model: torch.nn.Module, path: Path) -> None:
             why="its CPU backend calls a C++ compiler, and this machine has none.",
             fix="install g++, or leave the compiled model out.",
         )
-    model.compile(dynamic=False)
+    for part in (model.frontend, model.module):
+        part.compile(dynamic=False)

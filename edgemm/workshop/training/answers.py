@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from edgemm.contracts import task as tasks
+from edgemm.contracts import user_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Batch
 from edgemm.contracts.task import Statistics, Task
@@ -48,10 +48,8 @@ def answer(model: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], 
             raise TrainError(
                 f"memory ran out on a batch of {len(batch.rows)} rows.", why=_first_line(err), fix="use a smaller batch size."
             ) from err
-        frames = traceback.extract_tb(err.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
         raise TrainError(
-            f"the model failed on a batch of {len(batch.rows)} rows, at {own[-1].filename}:{own[-1].lineno}.",
+            f"the model failed on a batch of {len(batch.rows)} row{'s' * (len(batch.rows) > 1)}, at {user_code.line_of(err)}.",
             why=f"{type(err).__name__}: {_first_line(err)}",
             fix="check that forward takes the shapes the card declares.",
         ) from err

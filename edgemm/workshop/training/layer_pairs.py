@@ -10,8 +10,8 @@ import torch
 from edgemm.errors import TrainError
 from edgemm.workshop.models.feature_taps import Ends, Taps, find_ends
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
-from edgemm.workshop.models.torch_branches import evaluating, selected
+from edgemm.workshop.models.torch_branches import selected
+from edgemm.workshop.models.tried import evaluating, sample_inputs
 from edgemm.workshop.training.distillation import comparable
 
 Shapes = dict[str, tuple[int, ...]]

@@ -19,6 +19,7 @@ from torch import nn
 
 from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Dataset
+from edgemm.data.checking import require_agreement
 from edgemm.data.in_memory import DecodedSplit, Splits, open_splits
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.store import cache
@@ -127,6 +128,7 @@ def train_model(
     splits = dataset if isinstance(dataset, Splits) else open_splits(dataset, progress=progress, note=note)
     if not splits.val.rows:
         note("there is no val split: the last epoch's weights are kept, and the curves lack val.")
+    _require_agreement(model, splits.train)
     accelerator = _accelerator(options)
     torch.manual_seed(options.seed)
     if from_scratch:
@@ -145,8 +147,16 @@ def train_model(
     return loop.finish()
 
 
-def seeded_model(card: Card, *, seed: int) -> FusedModel:
-    """The card's model; what its factory draws at random is drawn from ``seed``.
+def _require_agreement(model: FusedModel, train: DecodedSplit) -> None:
+    """Raises DataError where the model's answer to the first row is of another width than the truth there."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    _, answered = next(answers(model, train, batch_size=1, device=device))
+    plain = {name: value.cpu().numpy() for name, value in answered.items()}
+    require_agreement(train.dataset.card, train.dataset.name, plain, next(train.batches(1)))
+
+
+def seeded_model(card: Card, *, seed: int, note: Callable[[str], None] = lambda text: None) -> FusedModel:
+    """The card's model, to be trained; what its factory draws at random is drawn from ``seed``. ``note`` as ``load_model`` has it.
 
     Raises:
         CardError, CheckpointError: As ``load_model``.
@@ -154,7 +164,7 @@ def seeded_model(card: Card, *, seed: int) -> FusedModel:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    return load_model(card)
+    return load_model(card, seed=None, note=note, fold=False)
 
 
 class _Loop:

@@ -49,6 +49,10 @@ class TaskLosses:
         check_weights(card, self._weights)
         scales = deviations or {}
         self._losses = {name: losses.of(card.outputs[name], deviation=scales.get(name, 1.0)) for name in losses.trained_outputs(card)}
+        for output in card.outputs.values():
+            if output.auxiliary and output.name not in self._losses:
+                fix = "take 'auxiliary' out of the card, or give the output a task that is learned."
+                raise CardError(f"outputs.{output.name}.auxiliary: task '{output.task}' has no loss to weigh.", fix=fix)
         if not self._losses:
             raise CardError(
                 "no output of this card can be trained.",
@@ -57,6 +61,14 @@ class TaskLosses:
             )
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Tensors) -> dict[str, Tensor]:
-        """One weighted part an output: scalar tensors."""
+        """One weighted part an output, and one for each auxiliary answer to it: scalar tensors."""
         answers = {name: answer.float() for name, answer in outputs.items()}
-        return {name: self._weights.get(name, 1.0) * loss.supervised(answers, batch.truth.get(name)) for name, loss in self._losses.items()}
+        parts: dict[str, Tensor] = {}
+        for name, loss in self._losses.items():
+            truth, factor = batch.truth.get(name), self._weights.get(name, 1.0)
+            parts[name] = factor * loss.supervised(answers, truth)
+            for key, weight in loss.output.auxiliary.items():
+                auxiliary = answers.get(loss.output.auxiliary_name(key))  # in training only
+                if auxiliary is not None:
+                    parts[loss.output.auxiliary_name(key)] = factor * weight * loss.supervised({**answers, name: auxiliary}, truth)
+        return parts

@@ -19,6 +19,7 @@ from edgemm.workshop.training.answers import answer, in_precision
 from edgemm.workshop.training.task_losses import Tensors
 
 MEMORY_BYTES = 256 << 20  # 2 million rows of 10 logits and a branch of 20 numbers; beside 1 GiB of decoded rows
+GROWTH = 1.25  # of the table of places, where rows bear larger numbers than there are rows
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class Teacher:
     def __call__(self, batch: Tensors, split: str = "") -> Known:
         """The teacher's outputs and features for a batch, on the batch's device, without gradients."""
         device = next(iter(batch.inputs.values())).device
-        numbers = batch.rows.tolist()
+        numbers = batch.rows.cpu().numpy()
         kept = self._kept.get(split)
         if kept is not None and kept.has(numbers):
             return kept.read(numbers, device)
         with torch.no_grad():
             answers = self._asked(batch, device)
-        if split in self._rows and self._fits(answers):
-            self._kept.setdefault(split, _Kept(self._rows[split])).write(numbers, answers)
+        if split in self._rows:
+            kept = self._kept.setdefault(split, _Kept(self._rows[split]))
+            if self._fits(answers, kept, int(numbers.max())):
+                kept.write(numbers, answers)
         return answers
 
     def _asked(self, batch: Tensors, device: torch.device) -> Known:
@@ -79,14 +82,20 @@ class Teacher:
         features = self._taps.features(len(batch.rows)) if self._taps else {}
         return Known(_float(outputs), _float(features))
 
-    def _fits(self, answers: Known) -> bool:
-        """Whether all rows' answers fit the memory; says so once when they do not."""
+    def _fits(self, answers: Known, kept: _Kept, largest: int) -> bool:
+        """Whether all rows' answers, and where they lie, fit the memory; says so once when they do not, and forgets them.
+
+        Args:
+            largest: Number of a row that is about to go into ``kept``.
+        """
         tensors = (*answers.outputs.values(), *answers.features.values())
         row = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
-        needed = row * sum(self._rows.values())
+        places = sum(self._kept[split].places_bytes if split in self._kept else _places_bytes(rows) for split, rows in self._rows.items())
+        needed = row * sum(self._rows.values()) + places + kept.more_bytes(largest)
         if needed > self._memory:
             self._note(f"the teacher's answers would take {needed / 2**30:.1f} GiB; it is asked anew in every epoch.")
             self._rows = {}
+            self._kept.clear()
         return bool(self._rows)
 
 
@@ -98,28 +107,46 @@ class _Kept:
     """Answers to the rows of one split, in numpy: a tensor made in inference mode could not be trained with later."""
 
     def __init__(self, rows: int) -> None:
-        self._rows, self._places = rows, dict[int, int]()
+        self._rows, self._count = rows, 0
+        self._places = np.zeros(rows + 1, np.int32)  # number of a row -> its place, counted from 1; a dict takes 106 bytes a row
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
-    def has(self, numbers: list[int]) -> bool:
-        return all(number in self._places for number in numbers)
+    @property
+    def places_bytes(self) -> int:
+        return self._places.nbytes
 
-    def write(self, numbers: list[int], known: Known) -> None:
-        if len(self._places.keys() | numbers) > self._rows:
+    def more_bytes(self, largest: int) -> int:
+        """By how much its table of places would grow for a row of that number."""
+        return 0 if largest < len(self._places) else _places_bytes(int(GROWTH * largest)) - self._places.nbytes
+
+    def has(self, numbers: np.ndarray) -> bool:
+        return bool(numbers.max() < len(self._places) and self._places[numbers].all())
+
+    def write(self, numbers: np.ndarray, known: Known) -> None:
+        if more := self.more_bytes(int(numbers.max())):
+            self._places.resize(len(self._places) + more // self._places.itemsize, refcheck=False)
+        new = np.unique(numbers[self._places[numbers] == 0])
+        if self._count + len(new) > self._rows:
             return  # the split has more rows than it said; those beyond are asked anew
-        places = [self._places.setdefault(number, len(self._places)) for number in numbers]
+        self._places[new] = np.arange(self._count + 1, self._count + len(new) + 1)
+        self._count += len(new)
+        places = self._places[numbers] - 1
         for kind, tensors in (("output", known.outputs), ("feature", known.features)):
             for name, tensor in tensors.items():
                 values = tensor.float().cpu().numpy()
                 room = self._arrays.setdefault((kind, name), np.empty((self._rows, *values.shape[1:]), np.float32))
                 room[places] = values
 
-    def read(self, numbers: list[int], device: torch.device) -> Known:
-        places = [self._places[number] for number in numbers]
+    def read(self, numbers: np.ndarray, device: torch.device) -> Known:
+        places = self._places[numbers] - 1
         tensors: dict[str, dict[str, Tensor]] = {"output": {}, "feature": {}}
         for (kind, name), room in self._arrays.items():
             tensors[kind][name] = torch.from_numpy(room[places]).to(device)
         return Known(tensors["output"], tensors["feature"])
+
+
+def _places_bytes(largest: int) -> int:
+    return 4 * (largest + 1)
 
 
 def require_same_heads(teacher: Card, student: Card) -> None:
@@ -166,7 +193,7 @@ def _decoded_otherwise(teacher: Card, student: Card, name: str) -> str | None:
     for option in ("rate_hz", "fit"):
         if theirs.get(option) != ours.get(option):
             return option
-    files = [card.folder / str(options["tokenizer"]) for card, options in ((teacher, theirs), (student, ours)) if options.get("tokenizer")]
+    files = [card.tokenizers()[name] for card in (teacher, student) if name in card.tokenizers()]
     return "tokenizer" if len(files) == 2 and files[0].read_bytes() != files[1].read_bytes() else None
 
 

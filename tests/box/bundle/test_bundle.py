@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import pickle
@@ -9,14 +10,15 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgemm.box.bundle import golden, packing, seal
+from edgemm.box.bundle import golden, seal
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.bundle.packing import TargetOptions, check_place, pack
+from edgemm.box.bundle.parts import Parts, SplitFiles
 from edgemm.box.bundle.proving import verify
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.report import Measurement, Report, Verdict
@@ -25,6 +27,7 @@ from edgemm.errors import BundleError, CardError, MissingExtra, OutputError, Tar
 from edgemm.report import page
 from edgemm.store import stored_zip
 from edgemm.store.cache import machine
+from tests.onnx_models import model as onnx_model
 
 MODEL = "targets/onnxruntime/model.onnx"
 
@@ -36,11 +39,8 @@ def linear_model(weight):
         helper.make_node("Reshape", ["floats", "flat"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weight"], ["event"]),
     ]
-    picture = helper.make_tensor_value_info("picture", TensorProto.UINT8, ["batch", 2, 2, 3])
-    event = helper.make_tensor_value_info("event", TensorProto.FLOAT, ["batch", 3])
-    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([-1, 12]), "flat")]
-    graph = helper.make_graph(nodes, "g", [picture], [event], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    picture = {"picture": (TensorProto.UINT8, ["batch", 2, 2, 3])}
+    return onnx_model(nodes, picture, {"event": ["batch", 3]}, {"weight": weight, "flat": np.array([-1, 12])}).SerializeToString()
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_tuned_options_apply_only_on_the_machine_they_were_tuned_on(parts, tmp_p
 def test_a_target_opens_with_what_the_recipe_gave_it(parts, tmp_path):
     opened = open_bundle(pack(tmp_path / "b", **{**parts, "options": {"onnxruntime": TargetOptions({"threads": 2}, {}, {}, machine())}}))
     assert opened.options_for("onnxruntime", machine()) == ({}, "nothing was tuned for it.")
-    assert opened.load_target("onnxruntime").choices() == [{"threads": 2}]
+    assert opened.deployment("onnxruntime").plugin().choices() == [{"threads": 2}]
 
 
 def test_an_unknown_target_names_the_bundles_own(parts, tmp_path):
@@ -504,6 +504,15 @@ def test_bytes_around_a_zip_are_refused(parts, tmp_path, before, after):
     assert "the archive's end is not the one edgemm writes" in verify(out).failed[0].text
 
 
+def test_a_zip_with_one_changed_byte_is_refused_when_it_is_opened(parts, tmp_path, empty_cache):
+    out = pack(tmp_path / "b.edgemm", **parts)
+    content = out.read_bytes()
+    flip(out, content.index(parts["files"]["model.onnx"]) + 40)
+    with pytest.raises(BundleError, match=r"fails verification: model.onnx.\n  why: model.onnx: its content does not have the CRC"):
+        open_bundle(out)
+    assert not list((empty_cache / "bundles").glob("*"))
+
+
 def test_a_zip_cut_short_is_refused(parts, tmp_path, empty_cache):
     out = pack(tmp_path / "b.edgemm", **parts)
     whole = out.read_bytes()
@@ -584,12 +593,66 @@ def test_arrays_are_never_unpickled(parts, tmp_path):
         open_bundle(out).golden()
 
 
-def test_npz_bytes_are_the_same_on_every_run_and_read_by_numpy(tmp_path):
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        (None, "No data left in file"),
+        ({"outputs/x/y": np.ones((2, 1))}, "it holds no input"),
+        ({"tolerance/x/y": np.ones(2), "inputs/x": np.ones((2, 1))}, "only"),
+        ({"inputs/x": np.ones((2, 1)), "outputs/x/y": np.ones((3, 1))}, "its arrays hold 2 and 3 samples"),
+    ],
+)
+def test_golden_samples_that_are_none_are_told_though_the_seal_fits(parts, tmp_path, arrays, why):
+    out = pack(tmp_path / "b", **parts)
+    content = b"" if arrays is None else stored_zip.npz_bytes(arrays)
+    (out / "golden.npz").write_bytes(content)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["golden.npz"] = seal.entry([content])
+    reseal(out, manifest)
+    for look in (lambda: open_bundle(out).golden(), lambda: verify(out)):
+        with pytest.raises(BundleError, match=rf"golden.npz cannot be read.\n  why: {why}"):
+            look()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"safe": 3}, "options.json cannot be read.\n  why: 'safe' is no mapping"),
+        ({"tune": {}}, "options.json cannot be read.\n  why: .*'tune'"),
+        ({"target": {"thread": 1}}, "options.json: target: unknown key 'thread'"),
+        ({"target": {"threads": "two"}}, "options.json: target.threads: 'two' is not a whole number"),
+    ],
+)
+def test_options_of_a_target_that_are_none_are_told_though_the_seal_fits(parts, tmp_path, change, words):
+    out = pack(tmp_path / "b", **parts)
+    path = out / "targets/onnxruntime/options.json"
+    content = json.dumps({**json.loads(path.read_bytes()), **change}).encode()
+    path.write_bytes(content)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["targets/onnxruntime/options.json"] = seal.entry([content])
+    reseal(out, manifest)
+    with pytest.raises(BundleError, match=words):
+        open_bundle(out).target_options("onnxruntime")
+
+
+def test_parts_that_do_not_fit_together_are_told(parts, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(parts["files"]["model.onnx"])
+    opened = Parts(SplitFiles({"picture": path}, path, {"picture": ["cut"], "sound": ["heard"]}), plugins.load(Target, "onnxruntime").open)
+    for call in (
+        lambda: opened.embed("picture", {"photo": np.zeros((1, 2, 2, 3), np.uint8)}),
+        lambda: opened.embed("sound", {}),
+        lambda: opened.answer({}, {}, {}),
+    ):
+        with pytest.raises(BundleError, match=r"split graphs of this bundle do not fit together\.\n  why: a part reads '(picture|heard)'"):
+            call()
+
+
+def test_npz_bytes_are_the_same_on_every_run_and_read_by_numpy():
     arrays = {"b/c": np.arange(6).reshape(2, 3).T, "a": np.float64(2.5), "words": np.array(["x", "yy"])}
-    packing.write_npz(tmp_path / "a.npz", arrays)
-    packing.write_npz(tmp_path / "b.npz", dict(reversed(arrays.items())))
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+    content = stored_zip.npz_bytes(arrays)
+    assert content == stored_zip.npz_bytes(dict(reversed(arrays.items())))
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
         for name, array in arrays.items():
             np.testing.assert_array_equal(file[name], array)
 
@@ -605,6 +668,19 @@ def test_a_tolerance_grows_with_the_scale_and_the_precisions_that_ran():
 def test_a_tolerance_covers_the_options_a_machine_may_fall_back_to():
     outputs = {"level": np.array([1.0])}
     assert golden.tolerance(outputs, outputs, "f32", others=[{"level": np.array([1.1])}])["level"] == pytest.approx(0.2)
+
+
+def test_scores_beside_pixels_are_held_at_a_scale_of_their_own():
+    found = {"task": "detection", "labels": ["a"], "frame": "picture"}
+    inputs = {"picture": {"modality": "image", "height": 64, "width": 64}}
+    card = cards.parse({"factory": "own:build", "inputs": inputs, "outputs": {"found": found}})
+    outputs = {"found": np.full((3, 1, 5, 8), 40.0, np.float32)}  # calls, rows, cx cy w h and a score, places
+    outputs["found"][:, :, 4] = 0.5
+    allowed = golden.tolerance(outputs, outputs, "int8", card=card)
+    other = {"found": outputs["found"] - np.array([0, 0, 0, 0, 0.4], np.float32)[:, None]}
+    off = golden.compare(other, outputs, allowed, card=card)
+    assert {name for name, (gap, most) in off.items() if gap > most} == {"found scores"}
+    assert allowed["found"] > 0.4 > allowed["found scores"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from edgemm.box.devices.disturbance import Seen, Watch, _processor_seconds, allowed_cores, clock, family
+from edgemm.box.devices.disturbance import Watch, _processor_seconds, allowed_cores, clock, family, reasons
+from edgemm.contracts.timing_parts import Seen
 
 BURN = "while True: pass"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the counters are Linux's")
@@ -34,7 +35,7 @@ def test_a_process_that_shares_our_core_is_seen_as_waiting(burners):
     time.sleep(0.5)
     seen = watch.stop()
     assert seen.waited > 0.08
-    assert any(reason.startswith("waited for a core") for reason in seen.reasons())
+    assert any(reason.startswith("waited for a core") for reason in reasons(seen))
 
 
 def test_others_are_told_from_ours(burners):
@@ -48,19 +49,19 @@ def test_others_are_told_from_ours(burners):
 
 
 def test_a_short_look_does_not_trust_coarse_counters():
-    assert Seen(0.02, others=0.9 / len(allowed_cores())).reasons() == []
-    assert Seen(2.0, others=0.5).reasons() == ["other processes used 50 % of the cores"]
-    assert Seen(2.0, stolen=0.1).reasons() == ["the hypervisor took 10 % of the cores"]
+    assert reasons(Seen(0.02, others=0.9 / len(allowed_cores()))) == []
+    assert reasons(Seen(2.0, others=0.5)) == ["other processes used 50 % of the cores"]
+    assert reasons(Seen(2.0, stolen=0.1)) == ["the hypervisor took 10 % of the cores"]
 
 
 def test_a_clock_that_fell_and_throttling_are_reasons():
-    assert Seen(1.0, clock=800.0).reasons(fastest_clock=1000.0) == ["the clock ran at 80 % of its speed"]
-    assert Seen(1.0, clock=950.0).reasons(fastest_clock=1000.0) == []
-    assert Seen(1.0, throttled=2).reasons() == ["the processor was throttled"]
+    assert reasons(Seen(1.0, clock=800.0), 1000.0) == ["the clock ran at 80 % of its speed"]
+    assert reasons(Seen(1.0, clock=950.0), 1000.0) == []
+    assert reasons(Seen(1.0, throttled=2)) == ["the processor was throttled"]
 
 
 def test_what_a_box_does_not_tell_disturbs_nothing():
-    assert Seen(1.0).reasons(1000.0) == []
+    assert reasons(Seen(1.0), 1000.0) == []
 
 
 def test_the_clock_has_a_speed_and_a_watch_that_saw_nothing_of_a_gone_process_still_ends():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemm.box.devices.power import Board, Rapl, open_meter
+from edgemm.box.devices.power import BoardMeter, Rapl, open_meter
 
 
 def put(folder, **files):
@@ -29,7 +29,7 @@ def test_a_jetsons_whole_board_is_counted_where_a_rail_is_labelled_so(tmp_path):
     rails = {"in1_input": 5000, "curr1_input": 2000, "in1_label": "VDD_IN", "in2_input": 5000, "curr2_input": 1000, "in2_label": "VDD_CPU"}
     put(tmp_path / "hwmon0", name="ina3221", **rails)
     meter, covers = open_meter(powercap=tmp_path / "none", hwmon=tmp_path)
-    assert isinstance(meter, Board)
+    assert isinstance(meter, BoardMeter)
     assert "VDD_IN" in covers
     assert meter.power_mw() == pytest.approx(10_000.0)
 

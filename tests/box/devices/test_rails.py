@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from edgemm.box.devices.power import Board, Tegrastats, integrate, open_meter
+from edgemm.box.devices.power import BoardMeter, Tegrastats, integrate, open_meter
 from edgemm.box.devices.rails import find_rails, total_mw, whole
 
 
@@ -41,7 +41,7 @@ def test_energy_is_the_area_below_the_power_and_its_ends_are_held():
 
 def test_a_board_counts_what_it_uses_and_passes_over_what_it_cannot_read(orin_nano):
     meter, covers = open_meter(orin_nano / "none", orin_nano / "sys/class/hwmon")
-    assert isinstance(meter, Board)
+    assert isinstance(meter, BoardMeter)
     assert covers.endswith("idle power included: VDD_IN")
     meter.start()
     began = time.perf_counter()

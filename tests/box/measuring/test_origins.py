@@ -13,7 +13,7 @@ from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.candidates import needs_card, resolve
 from edgemm.box.measuring.measurements import ratios, size_bytes
 from edgemm.box.measuring.schedule import time_candidates
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.deployment import Deployment
 from edgemm.errors import MeasureError, TargetError
 

@@ -8,7 +8,7 @@ import pytest
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.pacing import paced_measurements, parse_pace, time_paced
 from edgemm.box.measuring.throughput import throughputs
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.deployment import Deployment
 from edgemm.errors import MeasureError
 
@@ -29,17 +29,14 @@ CARD = cards.parse(
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A model in parts: twice ``seen``, ``heard`` plus one, and their sum's concatenation."""
-    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    from tests.onnx_models import model as onnx_model
+
+    helper = onnx.helper
     folder = tmp_path_factory.mktemp("parts")
 
     def save(name, nodes, inputs, outputs, weights):
-        faces = [
-            [helper.make_tensor_value_info(key, floats, ["batch", width]) for key, width in side.items()] for side in (inputs, outputs)
-        ]
-        tensors = [onnx.numpy_helper.from_array(np.asarray(value, np.float32), key) for key, value in weights.items()]
-        graph = helper.make_graph(nodes, name, *faces, tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.save(model, folder / f"{name}.onnx")
+        faces = [{key: ["batch", width] for key, width in side.items()} for side in (inputs, outputs)]
+        onnx.save(onnx_model(nodes, *faces, {key: np.float32(value) for key, value in weights.items()}), folder / f"{name}.onnx")
 
     save("seen", [helper.make_node("Mul", ["seen", "two"], ["a"])], {"seen": 8}, {"a": 8}, {"two": 2})
     save("heard", [helper.make_node("Add", ["heard", "one"], ["b"])], {"heard": 4}, {"b": 4}, {"one": 1})

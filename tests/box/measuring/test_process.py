@@ -1,5 +1,6 @@
 """A worker's process: what it is given beside its commands."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ def unsaid(monkeypatch):
 def variables() -> dict[str, str]:
     """Of a running worker."""
     with WorkerProcess("one") as worker:
-        text = Path(f"/proc/{worker.pid}/environ").read_text()
+        given = Path(f"/proc/{worker.pid}/environ")
+        end = time.monotonic() + 60
+        while not (text := given.read_text()) and time.monotonic() < end:
+            time.sleep(0.01)  # empty while the kernel is still laying out the new image
     return dict(line.split("=", 1) for line in text.split("\0") if line)
 
 

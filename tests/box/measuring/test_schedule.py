@@ -14,9 +14,10 @@ from edgemm.box.measuring.measurements import measurements, size_bytes
 from edgemm.box.measuring.predict import Predictor
 from edgemm.box.measuring.process import WorkerProcess
 from edgemm.box.measuring.schedule import Candidate, time_candidates
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import onnx_file
 from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.plain_values import plain
 from edgemm.errors import DataError, MeasureError, TargetError
 
 pytest.importorskip("onnxruntime")
@@ -153,6 +154,13 @@ def test_slow_candidates_make_fewer_calls_within_their_time(layer, feed):
     assert total_ms < 2000  # ten times the bound: other jobs may slow the calls after the warm-up
 
 
+def test_a_round_of_a_very_slow_candidate_is_two_calls(layer, feed, monkeypatch):
+    monkeypatch.setattr("edgemm.box.measuring.schedule.SLOW_MS", 0.0)
+    timing = time_candidates([reference("one", layer)], feed, rounds=5, calls=40, seconds=1e-6, launches=2, cold=False)["one"]
+    assert [len(samples) for samples in timing.samples_ms] == [2] * 5
+    assert (timing.cold_start_ms, {*timing.launches}) == ((), {0, 1})
+
+
 def test_the_measurements_say_what_they_are_about(layer, feed):
     row = reference("one", layer, precision_asked="f32", source="build/one")
     found = {m.name: m for m in measurements(row, time_candidates([row], feed, rounds=5, calls=5, launches=1)["one"])}
@@ -188,7 +196,7 @@ def test_a_worker_that_waits_uses_no_processor(layer, card, feed, tmp_path, targ
     artifact = card if target == "torch" else layer
     with WorkerProcess("one") as worker:
         worker.ask(
-            "open", limit_s=60, deployment=Deployment(target, Path(artifact), runtime_options={"threads": 2}).to_dict(),
+            "open", limit_s=60, deployment=plain(Deployment(target, Path(artifact), runtime_options={"threads": 2})),
             feed=str(tmp_path / "feed.npz"), cpus=[],
         )  # fmt: skip
         worker.ask("warm", limit_s=60, seconds=0.2, probes=["latency"])
@@ -241,7 +249,7 @@ def test_candidates_of_one_target_share_a_process_and_what_it_decoded(layer, npz
         np.testing.assert_array_equal(again.predictions["kind"], first.predictions["kind"])
         np.testing.assert_array_equal(again.truth["kind"], first.truth["kind"])
         with pytest.raises(DataError, match="'three': "):
-            predictor.predict(reference("three", layer), npz, parsed, limit=3)
+            predictor.predict(reference("three", layer), npz / "elsewhere", parsed)
         assert not predictor._workers  # after an error the next one gets a fresh process
     assert not Path(f"/proc/{worker}").exists()
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from edgemm.box.remote.ssh import Address, Remote, parse, refused
+from edgemm.box.remote.ssh import Remote, SshAddress, parse, refused
 from edgemm.errors import RemoteError
 
 
@@ -22,8 +22,8 @@ def there(server):
 
 
 def test_an_address_is_read():
-    assert parse("ssh://nvidia@orin:2222") == Address("orin", "nvidia", 2222)
-    assert parse("ssh://orin") == Address("orin")
+    assert parse("ssh://nvidia@orin:2222") == SshAddress("orin", "nvidia", 2222)
+    assert parse("ssh://orin") == SshAddress("orin")
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_a_key_that_it_does_not_know_is_told(server):
 
 def test_a_changed_host_key_is_an_alarm():
     words = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed."
-    assert "is not the one known here" in str(refused(words, Address("orin", "", 2222)))
-    assert "ssh-keygen -R '[orin]:2222'" in str(refused(words, Address("orin", "", 2222)))
+    assert "is not the one known here" in str(refused(words, SshAddress("orin", "", 2222)))
+    assert "ssh-keygen -R '[orin]:2222'" in str(refused(words, SshAddress("orin", "", 2222)))
 
 
 def test_a_machine_that_is_not_there_is_told_at_once(server):

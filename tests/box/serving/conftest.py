@@ -21,7 +21,9 @@ SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's own: python3-gi is there and in n
 def _graph():
     """event = [0, 8 seen - 4, 8 seen + 40 heard - 16], where seen is the mean pixel / 255 and heard the mean magnitude of the sound."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
+
+    from tests.onnx_models import model as onnx_model
 
     weight = np.array([[0, 8, 8], [0, 0, 40]], np.float32)
     bias = np.array([0, -4, -16], np.float32)
@@ -35,20 +37,9 @@ def _graph():
         helper.make_node("Concat", ["seen", "heard"], ["both"], "join", axis=1),
         helper.make_node("Gemm", ["both", "weight", "bias"], ["event"], "decide"),
     ]
-    inputs = [
-        helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3]),
-        helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", RATE_HZ // 2]),
-    ]
-    outputs = [helper.make_tensor_value_info("event", TensorProto.FLOAT, ["batch", 3])]
-    constants = [
-        numpy_helper.from_array(np.array([1, 2, 3]), "axes3"),
-        numpy_helper.from_array(np.array([1]), "one"),
-        numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"),
-        numpy_helper.from_array(weight, "weight"),
-        numpy_helper.from_array(bias, "bias"),
-    ]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
-    return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+    inputs = {"image": (TensorProto.UINT8, ["batch", 32, 32, 3]), "audio": ["batch", RATE_HZ // 2]}
+    constants = {"axes3": np.array([1, 2, 3]), "one": np.array([1]), "scale": np.float32(1 / 255), "weight": weight, "bias": bias}
+    return onnx.shape_inference.infer_shapes(onnx_model(nodes, inputs, {"event": ["batch", 3]}, constants))
 
 
 def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, targets=("onnxruntime",), target_options=None) -> Path:
@@ -58,7 +49,7 @@ def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, 
     from edgemm.box.bundle import golden
     from edgemm.box.bundle.golden import Golden
     from edgemm.box.bundle.packing import TargetOptions, pack
-    from edgemm.contracts import card as cards
+    from edgemm.contracts import card_file as cards
     from edgemm.contracts import plugins
     from edgemm.contracts.report import Report
     from edgemm.contracts.target import Target

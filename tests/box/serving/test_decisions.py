@@ -5,7 +5,7 @@ import pytest
 
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.settings import DecisionSettings
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 
 
 def card(**outputs):
@@ -92,3 +92,15 @@ def test_of_a_series_the_last_step_decides():
     steps = {"task": "classification", "labels": ["a", "b"], "per_step": True}
     readings, _ = Decider(card(event=steps), {}).update({"event": np.array([[[9.0, 0.0], [0.0, 9.0]]])}, 0.0)
     assert readings["event"].label == "b"
+
+
+def test_where_settings_say_nothing_the_threshold_is_the_bundle_s():
+    tags = card(tags={"task": "multilabel", "labels": ["dog", "bell"]})
+    answers = {"tags": np.array([[-1.0, -1.0]])}  # a chance of 0.27 each
+    one = Decider(tags, {"tags": DecisionSettings(debounce=1)}, {"tags": {"dog": 0.2}})
+    assert one.update(answers, 0.0)[0]["tags"].on == ("dog",)
+    assert one.update({"tags": np.array([[-1.9, 0.0]])}, 1.0)[0]["tags"].on == ("dog",), "0.13 is above half of 0.2"
+    one.refit({"tags": {"bell": 0.2}})
+    assert one.update(answers, 2.0)[0]["tags"].on == ("bell",), "0.27 of a dog is below 0.5 now"
+    own = Decider(tags, {"tags": DecisionSettings(threshold=0.25, debounce=1)}, {"tags": {"dog": 0.9}})
+    assert own.update(answers, 0.0)[0]["tags"].on == ("dog", "bell")

@@ -60,14 +60,17 @@ def test_one_branch_may_run_on_another_target_and_in_float(shared, feed):
     pytest.importorskip("openvino")
     made = shared("run-bundle-both", lambda folder: make_bundle(folder, targets=("onnxruntime", "openvino"))) / "bundle"
     given = {"image": InputSettings(target="openvino"), "audio": InputSettings(precision="fp32")}
-    with open_model(open_bundle(made), "onnxruntime", given) as mixed, open_model(open_bundle(made), "onnxruntime") as plain:
+    with (
+        open_model(open_bundle(made), "onnxruntime", Settings(inputs=given)) as mixed,
+        open_model(open_bundle(made), "onnxruntime") as plain,
+    ):
         answers = [model.answer({name: model.embed(name, array) for name, array in feed.items()})["event"] for model in (mixed, plain)]
     np.testing.assert_allclose(*answers, atol=1e-3)
 
 
 def test_a_branch_of_its_own_needs_a_bundle_in_parts(whole_bundle):
     with pytest.raises(RunError, match=r"inputs.image: this bundle holds no branches"):
-        open_model(open_bundle(whole_bundle), "onnxruntime", {"image": InputSettings(precision="fp32")})
+        open_model(open_bundle(whole_bundle), "onnxruntime", Settings(inputs={"image": InputSettings(precision="fp32")}))
 
 
 def test_the_target_is_the_bundles_own_unless_somebody_chooses(bundle):

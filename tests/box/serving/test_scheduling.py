@@ -1,5 +1,7 @@
 """The loop on a clock of its own: rates, staleness, missing inputs, controls."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,11 @@ from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.model import open_model
 from edgemm.box.serving.run_yaml import parse
+from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts.source import Item
-from tests.box.serving.conftest import RATE_HZ
+from tests.box.serving.conftest import BRIGHT, DARK, RATE_HZ
 
 FED = {"sources": [{"stream": {"inputs": ["image", "audio"], "url": "rtsp://camera/live"}}]}
 
@@ -111,18 +114,18 @@ def test_old_embeddings_never_outlive_their_bound(play):
 
 def test_a_value_in_the_settings_runs_its_branch_once(shared, tmp_path):
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     from edgemm.box.bundle.parts import Parts, SplitFiles
     from edgemm.box.serving.model import InParts
-    from edgemm.contracts import card as cards
+    from edgemm.contracts import card_file as cards
     from edgemm.contracts import plugins
     from edgemm.contracts.target import Target
+    from tests.onnx_models import model as onnx_model
 
     def save(name, nodes, inputs, outputs, constants=()):
-        made = [helper.make_tensor_value_info(*entry) for entry in inputs], [helper.make_tensor_value_info(*entry) for entry in outputs]
-        graph = helper.make_graph(nodes, "g", *made, [numpy_helper.from_array(value, key) for key, value in constants])
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / name)
+        faces = [{key: (kind, shape) for key, kind, shape in side} for side in (inputs, outputs)]
+        onnx.save(onnx_model(nodes, *faces, dict(constants)), tmp_path / name)
         return tmp_path / name
 
     f = TensorProto.FLOAT
@@ -178,8 +181,8 @@ def test_each_input_alone_is_asked_with_the_others_replaced(play):
     one = play()
     one.run(2.0, image=230, audio=0.5)
     alone = one.engine.alone()
-    assert alone["image"]["event"]["visitor"] > 0.8
-    assert alone["audio"]["event"]["intruder"] > 0.8
+    assert alone["image"]["event"].scores["visitor"] > 0.8
+    assert alone["audio"]["event"].scores["intruder"] > 0.8
 
 
 def test_memory_stays_flat_over_two_hours_of_pictures_and_sound(play):
@@ -229,3 +232,20 @@ def test_branches_at_their_own_rates_agree_with_the_whole_at_the_cameras(play, w
     same = [often[min(often, key=lambda time, at=at: abs(time - at))] == label for at, label in rarely]
     assert np.mean(same) >= 0.99
     assert len(rarely) < len(often) / 2
+
+
+def test_played_fast_what_is_there_at_one_time_is_answered_together(bundle):
+    class Scenes:
+        inputs, live, notes = ("image", "audio"), False, []
+
+        def items(self, wants):
+            for at_s, shade in ((0.5, DARK), (1.0, BRIGHT)):
+                yield Item("audio", np.zeros(RATE_HZ // 2, np.float32), at_s, discontinuity=at_s > 0.5)
+                yield Item("image", np.full((32, 32, 3), shade, np.uint8), at_s)
+
+    opened = open_bundle(bundle)
+    runner = Runner(opened, parse({"sources": [{"folder": {"inputs": ["image", "audio"], "path": "."}}]}, opened.card), fast=True)
+    runner.sources = [Scenes()]
+    done = runner.run(threading.Event())
+    assert done.ran == {"image": 2, "audio": 2}
+    assert done.decisions == 2

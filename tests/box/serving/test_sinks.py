@@ -39,7 +39,7 @@ def hook():
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((dict(self.headers), json.loads(body)))
+            got.append(({**self.headers, "path": self.path}, json.loads(body)))
             self.send_response(codes.pop(0) if codes else 200)
             self.send_header("Location", "http://127.0.0.1:1/elsewhere")
             self.end_headers()
@@ -65,6 +65,20 @@ def test_a_webhook_gets_an_event_with_its_id_and_the_token(hook, monkeypatch):
     assert headers["Authorization"] == "Bearer hook-token-9"
     assert headers["Idempotency-Key"] == "run-7"
     assert sink.describe()["waiting"] == 0
+
+
+def test_a_webhook_gets_headers_and_words_of_its_address_from_the_environment(hook, monkeypatch):
+    monkeypatch.setenv("HOOK_KEY", "hook-header-1")
+    monkeypatch.setenv("HOOK_ID", "hook/id 1")
+    url, got, _ = hook
+    sink = Webhook(url=f"{url}/{{id}}", url_env={"id": "HOOK_ID"}, headers_env={"X-Api-Key": "HOOK_KEY"})
+    sink.event(event(8))
+    headers, _ = got[0]
+    assert headers["path"] == "/hook/hook%2Fid%201"
+    assert headers["X-Api-Key"] == "hook-header-1"
+    monkeypatch.setenv("HOOK_TOKEN", "Bearer x-1")
+    with pytest.raises(RunError, match="both give Authorization"):
+        Webhook(url=url, token_env="HOOK_TOKEN", headers_env={"authorization": "HOOK_TOKEN"})
 
 
 def test_what_a_webhook_could_not_take_is_sent_again_in_order(hook):

@@ -1,8 +1,10 @@
 """Sources on real media and a real RTSP server: pictures and sound on one connection, and every way to lose it."""
 
+import http.server
 import logging
 import re
 import signal
+import threading
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image as Pillow
 
 from edgemm.box.serving.secrets import Redacting, secret
-from edgemm.box.serving.source_threads import Feeder, Patience
+from edgemm.box.serving.source_threads import Feeder, Patience, whole
 from edgemm.box.serving.sources.folder import Folder
 from edgemm.box.serving.sources.microphone import Microphone
 from edgemm.box.serving.sources.stream import Stream
@@ -107,6 +109,15 @@ def test_a_camera_or_microphone_that_is_not_plugged_in_is_a_loss_with_a_reason()
         list(Microphone(inputs="audio", device="hw:77").items({"audio": WANTS["audio"]}))
 
 
+def test_a_recording_with_less_sound_than_the_model_hears_says_so(tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600, np.float32), RATE_HZ)
+    source = Stream(url=str(tmp_path / "a.wav"), inputs="audio")
+    list(whole(source, {"audio": WANTS["audio"]}))
+    assert source.notes == ["a.wav holds 0.1 s of sound, 'audio' needs 0.5 s"]
+
+
 def test_a_folder_plays_pictures_and_sounds_of_one_name_together(tmp_path):
     import soundfile
 
@@ -138,8 +149,74 @@ def test_a_folder_holds_texts_and_measurements_beside_sounds(tmp_path):
     assert [item.value.tolist() for item in found if item.input == "imu"] == [[0, 0], [1, 1]]
     assert sum(len(item.value) for item in found if item.input == "audio") == 2 * RATE_HZ
     (tmp_path / "2.npy").write_bytes(b"torn")
-    with pytest.raises(RunError, match=r"2\.npy' cannot be read"):
+    with pytest.raises(RunError, match=r"2\.npy' is no readable \.npy file"):
         list(Folder(path=str(tmp_path), inputs=list(wants)).items(wants))
+
+
+def odd_pictures(folder):
+    """Name -> file: large and fine, turned by its camera, half transparent, of few colours, grey, of 16 bits."""
+    rng = np.random.default_rng(0)
+    coarse = Pillow.fromarray(rng.integers(0, 255, (60, 80, 3)).astype(np.uint8))
+    turned = Pillow.Exif()
+    turned[0x0112] = 6
+    kinds = {"fine.png": coarse, "turned.jpg": coarse, "few.png": coarse.quantize(16), "grey.tiff": coarse.convert("L")}
+    kinds["clear.png"] = coarse.copy()
+    kinds["clear.png"].putalpha(Pillow.linear_gradient("L").resize((80, 60)))
+    kinds["deep.png"] = Pillow.fromarray(rng.integers(0, 65535, (60, 80)).astype(np.uint16))
+    for name, picture in kinds.items():
+        picture.save(folder / name, **({"exif": turned} if name == "turned.jpg" else {}))
+    np.save(folder / "array.npy", np.asarray(coarse))
+    return {name: folder / name for name in (*kinds, "array.npy")}
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
+def test_a_picture_file_is_read_as_in_training_to_the_last_bit(tmp_path, fit):
+    image = of(Input("image", "image", {"height": 24, "width": 20, "fit": fit, "order": "bgr", "mean": [0.5, 0.4, 0.3]}))
+    files = odd_pictures(tmp_path)
+    inside = {item.value.path.name: item for item in Folder(path=str(tmp_path), inputs="image").items({"image": image})}
+    assert inside.keys() == files.keys() - {"array.npy"}, "beside pictures an array is a measurement"
+    for name, file in files.items():
+        (alone,) = Stream(url=str(file), inputs="image").items({"image": image})
+        for item in (alone, inside.get(name, alone)):
+            np.testing.assert_array_equal(image.received(item.value), image.decode(str(file), tmp_path), err_msg=name)
+            assert item.value.jpeg(640)[:2] == b"\xff\xd8"
+
+
+def test_one_file_feeds_what_it_holds(tmp_path):
+    wants = {
+        "text": of(Input("text", "text", {"length": 4, "vocab": 9})),
+        "imu": of(Input("imu", "sensor", {"shape": [2, 3]})),
+    }
+    np.save(tmp_path / "window.npy", np.arange(6).reshape(2, 3))
+    np.save(tmp_path / "moment.npy", np.arange(3))
+    for name, words in {"flat.txt": "0 1 2 3 4 5\n", "rows.csv": "0,1,2\n3,4,5\n", "list.TXT": "[[0, 1, 2], [3, 4, 5]]"}.items():
+        (tmp_path / name).write_text(words)
+
+    def told(name, *inputs):
+        source = Stream(url=str(tmp_path / name), inputs=list(inputs))
+        return {item.input: item.value for item in source.items({name: wants[name] for name in inputs})}
+
+    for name in ("window.npy", "flat.txt", "rows.csv", "list.TXT"):
+        assert told(name, "imu")["imu"].tolist() == [[0, 1, 2], [3, 4, 5]], name
+    assert told("moment.npy", "imu")["imu"].tolist() == [0, 1, 2]
+    assert told("flat.txt", "imu", "text") == {"text": "0 1 2 3 4 5"}, "what could be said is said"
+    Pillow.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "few.txt").write_text("1 2 3 4")
+    for name, why in {
+        "a.png": r"a\.png' cannot be read for imu(.|\n)*it holds a picture",
+        "few.txt": r"few\.txt' does not fit 'imu': the cell holds 4 numbers",
+    }.items():
+        with pytest.raises(RunError, match=why):
+            told(name, "imu")
+
+
+def test_a_file_without_a_length_is_there_for_a_second_each_time(tmp_path, fed):
+    np.save(tmp_path / "a.npy", np.zeros(2))
+    Pillow.new("L", (4, 4)).save(tmp_path / "a.png")
+    for source in (Stream(url=str(tmp_path / "a.png"), inputs="image", loop=True), Folder(path=str(tmp_path), inputs="image", loop=True)):
+        one = fed(source)
+        wait_for(lambda one=one: one.count() > 1, 20)
+        assert one.items[1][1] - one.items[0][1] > 0.9
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -231,6 +308,34 @@ def test_the_right_password_from_a_file_opens_the_camera(camera, clip, fed, monk
     wait_for(lambda: one.count() > 3, 20)
 
 
+def test_a_camera_on_the_web_gets_the_header_it_wants(clip, fed, monkeypatch):
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.headers["Authorization"] == "Bearer cam-header-1" else 401)
+            self.end_headers()
+            self.wfile.write(clip.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for header in ("Bearer cam-header-1", "Bearer cam-header-2"):
+            monkeypatch.setenv("CAM_HEADER", header)
+            url = f"http://127.0.0.1:{server.server_port}/live"
+            one = fed(Stream(url=url, inputs="image", headers_env={"Authorization": "CAM_HEADER"}))
+            if header.endswith("1"):
+                wait_for(lambda one=one: one.count() > 3, 20)
+            else:
+                wait_for(lambda one=one: one.feeder.error, 20)
+                assert one.feeder.error.startswith("refuses the user or password")
+            assert "cam-header" not in one.feeder.error
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_a_camera_without_sound_serves_its_pictures(camera, clip, fed):
     one = fed(Stream(url=camera(clip, sound=False).url, inputs=["image", "audio"]))
     wait_for(lambda: one.count() > 5, 20)
@@ -283,8 +388,6 @@ def test_pictures_and_sound_that_come_apart_are_connected_anew():
 
 
 def test_only_pictures_that_are_inferred_are_scaled(bundle, clip, monkeypatch):
-    import threading
-
     from edgemm.box.bundle.opened import open_bundle
     from edgemm.box.serving.run_yaml import parse
     from edgemm.box.serving.runner import Runner
@@ -324,7 +427,6 @@ class Flapping:
 
 
 def test_a_thousand_reconnects_leave_nothing_behind(fed):
-    import threading
 
     threads = threading.active_count()
     one = Fed.__new__(Fed)

@@ -141,7 +141,7 @@ def test_the_page_shows_picture_scores_and_votes_in_a_browser(serving, tmp_path,
     assert shot.stat().st_size > 10_000
     dom = drawn.stdout
     assert 'data-live="1"' in dom
-    assert re.search(r'src="(http://[^"]+/)?live.jpg\?', dom), "a picture came"
+    assert re.search(r'src="(blob:http:|(http:[^"]+/)?live.jpg\?)', dom), "a picture came"
     assert "visitor" in dom
     assert "measured with these inputs: accuracy 0.97" in dom
     assert re.search(r"<td>image</td><td[^>]*>\d+ ms old</td>", dom)

@@ -5,7 +5,7 @@ import pytest
 
 from edgemm.box.serving.stream_clock import Timeline
 from edgemm.box.serving.windows import PICTURES_KEPT, Windows
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.source import Item
 from edgemm.errors import RunError
 
@@ -147,3 +147,58 @@ def test_a_hole_in_one_input_of_a_source_is_a_hole_in_all_of_them():
     assert windows.take("audio", 9.0) is None
     assert windows.begun_s("audio") == 5.0
     assert windows.begun_s("imu") == float("-inf")
+
+
+HEARD = cards.parse(
+    {
+        "model": "m.onnx",
+        "inputs": {
+            "audio": {
+                "modality": "audio",
+                "rate_hz": 100,
+                "seconds": 1.0,
+                "features": {"log_mel": {"mels": 2, "window_ms": 200, "hop_ms": 70}},
+            },
+            "talk": {"modality": "audio", "rate_hz": 100, "seconds": 1.0, "steps": 2},
+        },
+        "outputs": {"event": {"task": "classification"}},
+    }
+)
+
+
+def test_windows_of_a_sound_with_a_front_end_begin_a_whole_number_of_hops_apart():
+    windows, heard = Windows(HEARD, ["audio"]), np.arange(400)
+    sound(windows, heard[:110], 1.1)
+    first = windows.take("audio", 9.0)
+    sound(windows, heard[110:143], 1.43)
+    second = windows.take("audio", 9.0)
+    assert (first.position, second.position) == (7, 42)
+    assert (first.time_s, second.time_s) == (pytest.approx(1.07), pytest.approx(1.42)), "when the window ends, not the newest sample"
+    for sample in (first, second):
+        np.testing.assert_array_equal(sample.array[0], heard[sample.position : sample.position + 100])
+    sound(windows, heard[143:145], 1.45)
+    assert windows.newest_s("audio") == pytest.approx(1.42), "two samples more are no new window"
+
+
+@pytest.mark.parametrize(("end_s", "discontinuity"), [(2.0, True), (7.0, False), (-40.0, True)])
+def test_what_comes_after_a_gap_or_a_jump_of_the_clock_stands_at_another_place(end_s, discontinuity):
+    windows = Windows(HEARD, ["audio"])
+    sound(windows, np.ones(110), 1.1)
+    before = windows.take("audio", 9.0)
+    sound(windows, np.zeros(105), end_s, discontinuity=discontinuity)
+    after = windows.take("audio", 9.0)
+    assert after.position - before.position >= 100
+    assert after.position % 7 == 0
+    assert not after.array.any()
+
+
+def test_steps_know_their_place_and_forget_what_was_before_a_gap_of_their_sound():
+    windows = Windows(HEARD, ["talk"])
+    places = []
+    for end_s in (1.0, 1.2, 1.4, 9.0, 9.2):
+        windows.offer(Item("talk", np.full(20 if end_s in (1.2, 1.4, 9.2) else 100, end_s, np.float32), end_s), end_s)
+        taken = windows.take("talk", 99.0)
+        places.append(taken and taken.position)
+    assert places == [None, 0, 1, None, 5], "two steps on, and two that are missing"
+    assert taken.array.min() > 2, "nothing of before the gap"
+    assert windows.begun_s("talk") == pytest.approx(8.0)

@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
-helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+
+from tests.onnx_models import model as onnx_model  # noqa: E402  (onnx may be absent)
 
 
 def save(path: Path, nodes: list, inputs: dict, outputs: dict, weights: dict[str, np.ndarray], **options: object) -> Path:
-    """Write a graph; ``inputs`` and ``outputs`` are name -> (element type, shape)."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, *facts) for name, facts in inputs.items()],
-        [helper.make_tensor_value_info(name, *facts) for name, facts in outputs.items()],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path, **options)
+    """Write a graph; arguments as of ``onnx_model``, ``options`` of ``onnx.save``."""
+    onnx.save(onnx_model(nodes, inputs, outputs, weights), path, **options)
     return path
 
 
@@ -105,25 +100,3 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     path = tmp_path_factory.mktemp("words") / "model.onnx"
     return save(path, nodes, {"ids": (onnx.TensorProto.INT64, ["batch", "length"])}, {"y": (FLOAT, ["batch", 8])}, weights)
-
-
-@pytest.fixture(scope="session")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two INT8 convolutions with zero points other than 0, as ONNX Runtime's quantizer writes them: OpenVINO refuses it in bf16 on AMX."""
-    rng = np.random.default_rng(0)
-    weights = {"s": np.float32(0.05), "z": np.int8(3), "ws": np.float32(0.01), "w0": np.int8(0)}
-    weights |= {name: rng.integers(-127, 127, (16, 16, 3, 3), dtype=np.int8) for name in ("a8", "b8")}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "x_q"),
-        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "x_dq"),
-        helper.make_node("DequantizeLinear", ["a8", "ws", "w0"], ["a"], "a_dq"),
-        helper.make_node("Conv", ["xd", "a"], ["c"], "first_conv"),
-        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["cq"], "middle_q"),
-        helper.make_node("DequantizeLinear", ["cq", "s", "z"], ["cd"], "middle_dq"),
-        helper.make_node("DequantizeLinear", ["b8", "ws", "w0"], ["b"], "b_dq"),
-        helper.make_node("Conv", ["cd", "b"], ["e"], "second_conv"),
-        helper.make_node("QuantizeLinear", ["e", "s", "z"], ["eq"], "last_q"),
-        helper.make_node("DequantizeLinear", ["eq", "s", "z"], ["y"], "last_dq"),
-    ]
-    path = tmp_path_factory.mktemp("foreign") / "model.onnx"
-    return save(path, nodes, {"x": (FLOAT, [1, 16, 8, 8])}, {"y": (FLOAT, [1, 16, 4, 4])}, weights)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgemm.box.devices.environment import onednn_instructions
+from edgemm.box.targets._errors.vendor import _cause
 from edgemm.contracts import plugins
 from edgemm.contracts.target import Target
 from edgemm.errors import SpecMismatch, TargetError
@@ -254,3 +255,39 @@ def compiles(path: Path, precision: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def short_spectra(path: Path) -> Path:
+    """Spectra of a signal by ONNX's STFT, which OpenVINO reads only when it knows the batch."""
+    contents = {"hop": np.array(8), "window": np.hanning(16).astype(np.float32), "size": np.array(16), "axes": np.array([3])}
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in contents.items()]
+    nodes = [
+        helper.make_node("STFT", ["x", "hop", "window", "size"], ["s"], name="stft"),
+        helper.make_node("ReduceSum", ["s", "axes"], ["y"], name="sum", keepdims=0),
+    ]
+    values = [helper.make_tensor_value_info("x", FLOAT, ["batch", 64, 1]), helper.make_tensor_value_info("y", FLOAT, ["batch", 7, 9])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_that_openvino_reads_with_fixed_sizes_only_runs_at_every_batch(openvino, reference, batch, tmp_path):
+    path = short_spectra(tmp_path / "stft.onnx")
+    x = np.random.default_rng(0).normal(size=(batch, 64, 1)).astype(np.float32)
+    with openvino.open(path) as session, reference.open(path) as plain:
+        np.testing.assert_allclose(session.run({"x": x})["y"], plain.run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_openvinos_own_reason_is_told_not_that_of_a_node_behind_it():
+    text = (
+        "Exception from src/core.cpp:84: Model wasn't fully converted. Failed operations detailed log: -- Conv-18 with a message: While "
+        "validating ONNX node '<Node(Conv): conv1d>': The input data tensor's rank has to be known (static) -- STFT-18 with a message: "
+        "While validating ONNX node '<Node(STFT): val_34>': Shape of signal input must be static with the rank equal to 3. Summary: -- "
+        "Conversion is failed for: Conv-18, STFT-18"
+    )
+    assert _cause(text).endswith("Shape of signal input must be static with the rank equal to 3.")
+    assert "STFT" in _cause(text)
+    quantized = text.replace("The input data tensor's rank has to be known (static)", '"x" input data type must be static.')
+    assert "STFT" in _cause(quantized)
+    assert _cause("something else") == "something else"

@@ -60,6 +60,20 @@ def test_trained_heads_that_are_left_in_float_build_too(tmp_path, conv, empty_ca
     assert artifact.provenance["form"] == "f16"
 
 
+def test_both_forms_of_a_sounds_front_end_build(tmp_path, empty_cache):
+    from edgemm.contracts import card_file as cards
+    from edgemm.graph.frontend import alone
+
+    sound = {"modality": "audio", "rate_hz": 16000, "seconds": 2.0, "features": {"log_mel": {"window_ms": 64, "hop_ms": 16}}}
+    card = cards.parse({"factory": "a:b", "inputs": {"sound": sound}, "outputs": {"y": {"task": "embedding"}}})
+    sizes = {}
+    for form in ("dense", "factorized"):
+        onnx.save(alone(card, "sound", form), tmp_path / f"{form}.onnx")
+        (tmp_path / form).mkdir()
+        sizes[form] = TensorRT().ahead(tmp_path / f"{form}.onnx", tmp_path / form, CARDS).main.stat().st_size
+    assert sizes["factorized"] < sizes["dense"] / 4
+
+
 def test_an_operator_that_the_parser_lacks_is_named_with_op_node_and_branch(write, tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["r"], "fine"),

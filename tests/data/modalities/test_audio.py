@@ -9,7 +9,8 @@ import soundfile
 from edgemm.contracts import frontend_ops
 from edgemm.contracts.card import Input
 from edgemm.contracts.modality import of
-from edgemm.data.modalities._audio.mel import KINDS, Mel
+from edgemm.data.modalities._audio.features import KINDS
+from edgemm.data.modalities._audio.mel import Mel
 from edgemm.data.modalities._audio.resample import needed, resample
 from edgemm.data.modalities.audio import Audio
 from edgemm.errors import CardError, DataError, Mistakes
@@ -262,14 +263,49 @@ def test_a_kind_of_features_may_stand_alone():
         ({"log_mel": {"fmax_hz": 9000}}, "the bands reach from 0.0 to 9000 Hz"),
         ({"log_mel": {"mels": 0}}, "mels is 0"),
         ({"log_mel": {"hop_ms": 0}}, "hop_ms is 0"),
-        ({"log_mel": {"window_ms": 2000}}, "shorter than one window"),
+        ({"log_mel": {"hop_ms": 0.05}}, "hop_ms is 0.05.\n  why: at 8000 Hz one sample lasts 0.125 ms.*\n  fix: write at least 0.125."),
+        ({"log_mel": {"window_ms": 0.1}}, "window_ms is 0.1.\n  why: .*\n  fix: write at least 0.25."),
+        ({"log_mel": {"window_ms": 2000}}, "shorter than one window.\n  why: the clip has 8000 samples, a window of 2000 ms has 16000."),
+        ({"log_mel": {"window_ms": float("inf")}}, "window_ms is inf.\n  fix: write a finite number."),
+        ({"mfcc": {"hop_ms": float("nan")}}, "hop_ms is nan"),
+        ({"log_mel": {"fft": 0}}, "fft is 0, shorter than the window"),
+        ({"log_mel": {"fft": 10**9}}, "takes more than 512 MiB.\n  why: a window of 200 samples, fft 1000000000 and 40 bands"),
+        ({"log_mel": {"mels": 10**9}}, "takes more than 512 MiB"),
+        ({"log_mel": {"fmin_hz": 1001, "fmax_hz": 1010, "mels": 2}}, "no band has a bin of the transform.\n  why: bins are 31.25 Hz apart"),
         ({"log_mel": {"floor": 0}}, "floor is 0"),
+        ({"log_mel": {"floor": 1e-60}}, "floor is 1e-60.\n  why: the logarithm needs a float32 above 0"),
+        ({"log_mel": {"offset": 1e39}}, "offset is 1e\\+39"),
+        ({"log_mel": {"power": 40}}, "power is 40.\n  why: of a loud sound it is more than a float32 can hold"),
         ({"mfcc": {"mels": 10, "coefs": 13}}, "coefs is 13"),
     ],
 )
 def test_impossible_features_are_card_errors(features, words):
     with pytest.raises(CardError, match=words):
         Audio(rate_hz=8000, seconds=1.0, features=features)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({}, []),
+        ({"mels": 90}, ["falls into band 0 of 90, counted from 0: there the features never change"]),
+        ({"mels": 300}, ["falls into bands 0, 1, 2, 3, 4, 7, 8, 9 and 79 more of 300"]),
+        ({"fft": 2 * 239}, ["a transform of 478, with the prime factor 239, runs as one dense matrix: 95,200 multiplications a frame"]),
+        ({"fft": 401}, ["0.3 MiB. Where the model is not trained yet, fft: 512 takes 21,648."]),
+        ({"fft": 400}, []),
+    ],
+)
+def test_bands_that_hear_nothing_and_a_dear_transform_are_told_of_and_taken(features, words):
+    notes = Audio(rate_hz=8000, seconds=1.0, features={"log_mel": features}).notes()
+    assert len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True)), notes
+
+
+def test_the_bands_told_of_are_those_whose_features_never_change():
+    spec = Audio(rate_hz=8000, seconds=1.0, features={"log_mel": {"mels": 120}})
+    (features,) = frontend_ops.run(spec.frontend(), np.random.default_rng(0).normal(0, 0.3, (1, 8000)).astype(np.float32))
+    still = np.flatnonzero(np.ptp(features[0], axis=1) == 0)
+    assert f"bands {', '.join(map(str, still))} of 120" in spec.notes()[0]
 
 
 def test_all_mistakes_in_features_are_told_with_the_inputs_name():

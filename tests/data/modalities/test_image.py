@@ -181,6 +181,8 @@ def test_an_array_that_is_no_picture_is_an_error(array):
         ({"channels": 2}, "channels is 2"),
         ({"mean": [0.5]}, "mean has 1 numbers, the picture has 3 channels"),
         ({"std": [1.0, 0.0, 1.0]}, "std is"),
+        ({"std": [1.0, 1e-60, 1.0]}, r"std is \[1.0, 1e-60, 1.0\]"),
+        ({"mean": float("nan")}, r"mean is \[nan, nan, nan\]"),
         ({"scale": -1.0}, "scale is -1"),
         ({"channels": 1, "order": "bgr"}, "order is 'bgr' with 1 channel"),
     ],

@@ -1,10 +1,13 @@
 """Sensor windows: cells of several forms, normalisation, and values that are none."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgemm.contracts import frontend_ops
 from edgemm.data.modalities.sensor import Sensor
+from edgemm.data.modalities.tensor import Tensor
 from edgemm.errors import CardError, DataError
 
 WINDOW = [[1.0, 2.0], [3.0, 4.0], [5.5, -6e-1]]
@@ -62,7 +65,11 @@ def test_cells_that_are_no_window_are_errors(tmp_path, cell, words):
 def test_a_npy_file_that_is_damaged_or_holds_objects_is_an_error(tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
-    for name in ("text.npy", "objects.npy"):
+    np.save(tmp_path / "whole.npy", np.arange(6, dtype=np.float32).reshape(3, 2))
+    content = (tmp_path / "whole.npy").read_bytes()
+    (tmp_path / "header.npy").write_bytes(content.replace(b"(3, 2)", b"(3, 2 "))
+    (tmp_path / "huge.npy").write_bytes(content.replace(b"(3, 2)", b"(3" + b"0" * 3 + b")"))
+    for name in ("text.npy", "objects.npy", "header.npy", "huge.npy"):
         with pytest.raises(DataError, match=rf"{name}' is no readable \.npy file"):
             Sensor(shape=[3, 2]).decode(name, tmp_path)
 
@@ -76,8 +83,16 @@ def test_a_npy_file_that_is_damaged_or_holds_objects_is_an_error(tmp_path):
         ({"mean": [0.0, 0.0]}, "mean and std belong together"),
         ({"mean": [0.0], "std": [1.0]}, r"mean is \[0.0\]\.\n  why: shape \[3, 2\] has 2 channels"),
         ({"mean": [0.0, 0.0], "std": [1.0, 0.0]}, r"std is \[1.0, 0.0\]"),
+        ({"mean": [0.0, 0.0], "std": [1.0, 1e-60]}, r"std is \[1.0, 1e-60\]"),
     ],
 )
 def test_impossible_options_are_card_errors(options, words):
     with pytest.raises(CardError, match=words):
         Sensor(**{"shape": [3, 2]} | options)
+
+
+@pytest.mark.parametrize(("shape", "cell"), [([2], "1,5 2,5"), ([1], "0,25"), ([2, 1], "-1,5;3"), ([3], "1,0 2,5e-3\t4")])
+def test_decimal_commas_are_told_where_they_would_fit(shape, cell):
+    for part in (Sensor(shape=shape), Tensor(dtype="float32", shape=["batch", *shape])):
+        with pytest.raises(DataError, match=r"as a decimal comma it would fit\.\n  fix: write decimal points: 1\.5 2\.5"):
+            part.decode(cell, Path())

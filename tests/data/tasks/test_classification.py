@@ -1,14 +1,17 @@
 """One label out of several: accuracy and its kin against torchmetrics, cells, readings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchmetrics import classification as oracle
 
 from edgemm.contracts.card import Output
-from edgemm.contracts.task import of
-from edgemm.errors import MeasureError
+from edgemm.contracts.task import Cells, of
+from edgemm.errors import DataError, MeasureError
 
+BESIDE = Cells(Path())
 DIGIT = Output("digit", "classification", {"labels": tuple("abcd")})
 
 
@@ -92,3 +95,15 @@ def test_a_reading_is_the_softmax_of_the_last_step():
     seen = of(steps).read({"y": np.log(np.array([[[9.0, 1.0], [1.0, 3.0]]]))})
     assert seen.scores == {"a": pytest.approx(0.25), "b": pytest.approx(0.75)}
     assert of(Output("y", "classification")).read({"y": np.zeros((1, 2))}).scores == {"0": 0.5, "1": 0.5}
+
+
+def test_letters_with_accents_are_the_same_however_they_are_composed():
+    for labels, cell in ((("café", "x"), "cafe\u0301"), (("cafe\u0301", "x"), "café"), (("x", "Å"), b"A\xcc\x8a")):
+        assert of(Output("y", "classification", {"labels": labels})).truth(cell, BESIDE) == labels.index("x") ^ 1
+
+
+def test_a_number_that_may_be_a_place_or_mean_no_or_yes_is_refused():
+    told = of(Output("y", "classification", {"labels": ("no", "Yes")}))
+    assert [int(told.truth(cell, BESIDE)) for cell in ("0", 1, 1.0, True, "Yes", "True", "FALSE")] == [0, 1, 1, 1, 1, 1, 0]
+    with pytest.raises(DataError, match=r"'1' may mean either label(.|\n)*write yes and no in the rows"):
+        of(Output("y", "classification", {"labels": ("yes", "no")})).truth(1, BESIDE)

@@ -1,12 +1,15 @@
 """Measurements: mean absolute error and correlation against torchmetrics."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torchmetrics.functional as oracle
 
 from edgemm.contracts.card import Output
-from edgemm.contracts.task import of
+from edgemm.contracts.task import Cells, of
+from edgemm.errors import DataError
 
 LEVEL = Output("level", "regression", {"unit": "dB"})
 
@@ -36,3 +39,21 @@ def test_steps_are_averaged_over_and_counted_by_row():
 def test_a_reading_is_the_last_number_in_its_unit():
     seen = of(LEVEL).read({"level": np.array([[1.0, 2.5]])})
     assert (seen.value, seen.unit, seen.scores) == (2.5, "dB", None)
+
+
+@pytest.mark.parametrize("cell", ["1.5m/s", "1_0", "0x10", "yes", b"x", 1 + 2j, np.datetime64("2024-01-01"), "x.npy", ["1", "b"]])
+def test_what_is_no_number_is_refused(cell):
+    with pytest.raises(DataError, match="is no number"):
+        of(LEVEL).truth(cell, Cells(Path()))
+
+
+@pytest.mark.parametrize("cell", [float("nan"), "inf", "-inf", "nan", [1.0, None], 1e39, "1e39"])
+def test_what_is_not_finite_is_refused(cell):
+    with pytest.raises(DataError, match="finite number"):
+        of(LEVEL).truth(cell, Cells(Path()))
+
+
+@pytest.mark.parametrize("cell", ["", "  ", None, [], "[]"])
+def test_an_empty_cell_is_refused(cell):
+    with pytest.raises(DataError, match=r"is empty|is no number"):
+        of(LEVEL).truth(cell, Cells(Path()))

@@ -2,10 +2,11 @@
 
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 
 INPUTS = {
     "image": {"modality": "image", "height": 32, "width": 32, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    "night": {"modality": "image", "height": 32, "width": 32, "channels": 1, "mean": [0.5], "std": [0.5]},
     "audio": {"modality": "audio", "rate_hz": 8000, "seconds": 0.5, "features": {"log_mel": {"mels": 16, "hop_ms": 16}}},
     "wave": {"modality": "audio", "rate_hz": 2000, "seconds": 0.5},
     "text": {"modality": "text", "vocab": 40, "length": 8},
@@ -49,7 +50,7 @@ def gradients_are_finite():
     """``gradients_are_finite(model, batch)``: one backward pass; every weight gets a finite gradient."""
     import torch
 
-    from edgemm.workshop.models.onnx_export import sample_inputs
+    from edgemm.workshop.models.tried import sample_inputs
 
     def check(model, batch):
         model.zero_grad()
@@ -69,7 +70,8 @@ def exported(tmp_path_factory):
     import onnxruntime
     import torch
 
-    from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs
+    from edgemm.workshop.models.onnx_export import export_onnx
+    from edgemm.workshop.models.tried import sample_inputs
 
     def export(model):
         model.eval()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import CardError, Mistakes
 
 torch = pytest.importorskip("torch")
@@ -100,6 +100,25 @@ def test_a_mistake_in_kwargs_is_named_with_the_nearest_right_word(kwargs, what, 
         build(card)
     assert what in caught.value.what
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "what"),
+    [
+        ({"encoders": {"image": {"depthwise_cnn": {"channels": []}}}}, "inputs.image: encoder 'depthwise_cnn'"),
+        ({"encoders": {"image": {"vit": {"patch": 0}}}}, "inputs.image: encoder 'vit'"),
+        ({"encoders": {"image": {"cnn": {"width": 0}}}}, "inputs.image: encoder 'cnn'"),
+        ({"encoders": {"image": {"cnn": {"channels": [0, 4]}}}}, "inputs.image: encoder 'cnn'"),
+        ({"encoders": {"image": {"cnn": {"width": -3}}}}, "inputs.image: encoder 'cnn'"),
+        ({"encoders": {"image": {"cnn": {"width": 10**12}}}}, "inputs.image: encoder 'cnn'"),
+        ({"fusion": {"concat": {"width": -1}}}, "fusion 'concat'"),
+    ],
+)
+def test_options_of_the_right_type_that_no_layer_can_have_are_told(kwargs, what, make_card):
+    with pytest.raises((CardError, Mistakes)) as caught:
+        build(make_card({"image": None}).replace(kwargs=kwargs))
+    assert f"{what} cannot be built with its options." in str(caught.value)
+    assert caught.value.why
 
 
 def test_all_mistakes_are_reported_at_once(make_card):

@@ -8,8 +8,8 @@ from edgemm.errors import CardError
 torch = pytest.importorskip("torch")
 
 from edgemm.workshop.models.build import build  # noqa: E402
-from edgemm.workshop.models.onnx_export import sample_inputs  # noqa: E402  (torch may be absent)
 from edgemm.workshop.models.protocols import Features  # noqa: E402
+from edgemm.workshop.models.tried import sample_inputs  # noqa: E402  (torch may be absent)
 
 TINY = {"channels": [8, 16], "width": 16}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -23,6 +23,8 @@ EXPORTED = {
     "cnn, sound": ("audio", {**TINY, "pool": "flatten"}),
     "residual_cnn": ("image", TINY),
     "depthwise_cnn": ("image", TINY),
+    "c2f": ("image", {"channels": [4, 8, 12]}),
+    "c2f, sound": ("audio", {"channels": [4, 8], "levels": 1}),
     "vit": ("image", {"embedding": 16, "heads": 2, "layers": 1, "width": 16}),
     "conv_gru": ("audio", {**TINY, "hidden": 16}),
     "conv_gru, both ways": ("motion", {**TINY, "hidden": 16, "bidirectional": True}),

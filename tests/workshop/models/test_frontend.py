@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import frontend_ops
 from edgemm.contracts.modality import modalities
 from edgemm.workshop.models.frontend import Frontend

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemm.contracts import card
+from edgemm.contracts import card_file
 from edgemm.errors import CardError, SpecMismatch
 from edgemm.workshop.models.fused import FusedModel
 
@@ -23,7 +23,7 @@ def fused(forward, plain=TWO):
     """A fused model whose module's forward is ``forward``."""
     module = nn.Module()
     module.forward = forward
-    return FusedModel(card.parse(plain), module)
+    return FusedModel(card_file.parse(plain), module)
 
 
 def answers(left, right):
@@ -137,7 +137,7 @@ def test_unused_parameters_do_no_harm():
         def forward(self, x, y):
             return x.sum(1), self.used(x)
 
-    assert FusedModel(card.parse(TWO), Spare())(FEED)["kind"].shape == (2, 2)
+    assert FusedModel(card_file.parse(TWO), Spare())(FEED)["kind"].shape == (2, 2)
 
 
 def test_a_missing_input_is_named():
@@ -155,7 +155,6 @@ def test_a_forward_that_takes_other_inputs_is_named_with_its_signature():
     [
         (lambda o: (o["sum"],), "the model returned 1 value; the card names 2: sum, kind"),
         (lambda o: o["sum"], "the model returned 1 value; the card names 2: sum, kind"),
-        (lambda o: o | {"extra": o["sum"]}, "an output 'extra' that the card does not name"),
         (lambda o: {"sum": o["sum"], "kinds": o["kind"]}, r"no output 'kind'(.|\n)*did you mean 'kinds'"),
         (lambda o: o | {"sum": 3}, "the model returned int for output 'sum', not a tensor"),
         (lambda o: None, "the model returned NoneType"),
@@ -166,6 +165,74 @@ def test_a_return_that_does_not_fit_the_card_is_an_error_naming_the_outputs(retu
         fused(lambda x, y: returned(answers(x, y)))(FEED)
 
 
+def test_what_a_dict_holds_beside_the_cards_outputs_is_left_out():
+    assert list(fused(lambda x, y: answers(x, y) | {"extra": x})(FEED)) == ["sum", "kind"]
+
+
+@pytest.mark.parametrize("extra", [lambda x: (x, x), lambda x: ([x],)], ids=["two more", "a list"])
+def test_a_longer_tuple_in_training_gives_the_outputs_first_and_is_refused_in_use(extra):
+    model = fused(lambda x, y: (*answers(x, y).values(), *extra(x)))
+    assert model.train()(FEED)["sum"].tolist() == [4, 4]
+    with pytest.raises(CardError, match="the card names 2: sum, kind"):
+        model.eval()(FEED)
+
+
+AUXILIARY = TWO | {
+    "outputs": {"sum": {"task": "regression"}, "kind": {"task": "classification", "labels": ["a", "b"], "auxiliary": {2: 0.5}}}
+}
+
+
+def test_an_auxiliary_answer_that_the_card_weighs_is_there_in_training_alone():
+    model = fused(lambda x, y: (*answers(x, y).values(), x[:, :2]), AUXILIARY)
+    assert model.train()(FEED)["kind (auxiliary 2)"].tolist() == [[1, 1], [1, 1]]
+    model = fused(lambda x, y: answers(x, y), AUXILIARY)
+    assert list(model.eval()(FEED)) == ["sum", "kind"]
+    with pytest.raises(CardError, match=r"outputs.kind.auxiliary: the model returned no tensor at 2 in training mode"):
+        model.train()(FEED)
+
+
+def test_an_auxiliary_answer_is_found_by_its_name():
+    outputs = {"sum": {"task": "regression", "auxiliary": {"early": 1}}, "kind": TWO["outputs"]["kind"]}
+    model = fused(lambda x, y: answers(x, y) | {"early": x.sum(1)}, TWO | {"outputs": outputs})
+    assert model(FEED)["sum (auxiliary early)"].tolist() == [4, 4]
+
+
 def test_logits_that_are_not_as_many_as_the_labels_are_an_error():
     with pytest.raises(CardError, match=r"output 'kind' has shape \(2, 4\); the card's 2 labels want \(N, 2\) logits"):
         fused(lambda x, y: (x.sum(1), x))(FEED)
+
+
+FOUND = {
+    "factory": "own:build",
+    "inputs": {"picture": {"modality": "image", "height": 8, "width": 8}},
+    "outputs": {
+        "found": {
+            "task": "detection", "labels": ["a", "b"], "frame": "picture", "layout": "set", "scores": "softmax_with_nothing",
+            "from": {"scores": "logits", "boxes": "pred_boxes"}, "boxes": {"unit": "ratio"},
+        },
+        "level": {"task": "regression"},
+    },
+}  # fmt: skip
+PICTURE = {"picture": torch.zeros(2, 8, 8, 3, dtype=torch.uint8)}
+
+
+def detected(places=5, labels=2):
+    return {"pred_boxes": torch.zeros(2, places, 4), "logits": torch.zeros(2, 5, labels + 1), "level": torch.zeros(2), "other": 1}
+
+
+def test_an_output_that_joins_tensors_is_answered_with_these():
+    answered = fused(lambda picture: detected(), FOUND)(PICTURE)
+    assert {name: tuple(value.shape) for name, value in answered.items()} == {
+        "logits": (2, 5, 3), "pred_boxes": (2, 5, 4), "level": (2,),
+    }  # fmt: skip
+    in_order = fused(lambda picture: (detected()["logits"], detected()["pred_boxes"], detected()["level"]), FOUND)(PICTURE)
+    assert in_order.keys() == answered.keys()
+
+
+def test_tensors_that_do_not_fit_the_form_are_told_at_the_first_answer():
+    with pytest.raises(CardError, match=r"'logits' is \(batch, 5, 5\)(.|\n)*4 labels \(2 are listed\)"):
+        fused(lambda picture: detected(labels=4), FOUND)(PICTURE)
+    with pytest.raises(CardError, match="not of the same places: scores 5, boxes 7"):
+        fused(lambda picture: detected(places=7), FOUND)(PICTURE)
+    with pytest.raises(CardError, match="returned no output 'logits'"):
+        fused(lambda picture: {"pred_boxes": torch.zeros(2, 5, 4), "level": torch.zeros(2)}, FOUND)(PICTURE)

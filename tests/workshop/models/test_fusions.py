@@ -8,12 +8,16 @@ from edgemm.errors import CardError
 torch = pytest.importorskip("torch")
 
 from edgemm.workshop.models.build import build  # noqa: E402
-from edgemm.workshop.models.onnx_export import sample_inputs  # noqa: E402  (torch may be absent)
-from edgemm.workshop.models.protocols import Fusion  # noqa: E402
+from edgemm.workshop.models.feature_taps import find_ends  # noqa: E402
+from edgemm.workshop.models.protocols import Fusion, Maps  # noqa: E402
+from edgemm.workshop.models.tried import sample_inputs  # noqa: E402  (torch may be absent)
 
 TINY = {"image": {"cnn": {"channels": [4, 8], "width": 16}}, "text": {"bag": {"embedding": 8, "hidden": 8, "width": 16}}}
 THREE = {**TINY, "motion": {"tcn": {"channels": 8, "blocks": 1, "width": 16}}}
 UNEVEN = {**TINY, "text": {"bag": {"embedding": 8, "hidden": 8, "width": 24}}}
+MAPS = {**THREE, "image": {"c2f": {"channels": [4, 8, 12]}}}
+CAMERAS = {**MAPS, "night": {"c2f": {"channels": [4, 6, 8]}}}
+BOXES = {"label": {"task": "detection", "labels": ["a", "b", "c"], "frame": "image"}}
 TOWERS = {"a": {"task": "embedding", "pair": "b"}, "b": {"task": "embedding"}}
 
 CASES = {
@@ -29,14 +33,20 @@ CASES = {
     "graph": {"width": 16},
     "graph, edges": {"width": 16, "edges": [["image", "text"]]},
     "towers": {},
+    "film": {"width": 8},
+    "gated_maps": {"width": 8},
 }
 INDEX_OPS = {"Shape", "Range", "Loop", "GatherND", "ConstantOfShape", "IsNaN"}
 
 
 def _model(case, make_model):
     kind = case.partition(",")[0]
-    inputs, outputs = (TINY, TOWERS) if kind == "towers" else (THREE, None)
+    inputs, outputs = {"towers": (TINY, TOWERS), "film": (MAPS, BOXES), "gated_maps": (CAMERAS, BOXES)}.get(kind, (THREE, None))
     return make_model(inputs, outputs=outputs, fusion={kind: CASES[case]})
+
+
+def _maps(*names, size=(32, 32), strides=(4, 8)):
+    return {name: Maps(name, size, strides, (4,) * len(strides)) for name in names}
 
 
 def _fusion(name, widths=(4, 4), outputs=("label",), **options):
@@ -112,6 +122,60 @@ def test_towers_pair_outputs_and_inputs_in_card_order_or_as_told():
     a, b = torch.zeros(1, 4), torch.ones(1, 4)
     assert _fusion("towers", outputs=("x", "y"))({"a": a, "b": b}) == {"x": a, "y": b}
     assert _fusion("towers", outputs=("x", "y"), branches={"x": "b", "y": "a"})({"a": a, "b": b}) == {"x": b, "y": a}
+
+
+@pytest.mark.parametrize("case", ["film", "gated_maps"])
+def test_branches_around_a_fusion_of_maps_can_be_done_without_one_by_one(case, make_model):
+    """Each ends in submodules, where a mean can stand in for it."""
+    model = _model(case, make_model)
+    assert set(find_ends(model).replaceable) == set(model.card.inputs)
+
+
+def test_what_is_heard_scales_and_shifts_whole_channels_and_moves_nothing():
+    heard = plugins.find(Fusion, "film")({"image": 4, "word": 3}, ("label",), _maps("image"), width=4).eval().before
+    seen = (torch.rand(1, 4, 8, 8), torch.rand(1, 4, 4, 4))
+    one, other = ({"word": torch.full((1, 3), word)} for word in (0.0, 1.0))
+    assert not torch.allclose(heard(seen, one)[0], heard(seen, other)[0])
+    moved = tuple(x.roll((1, 2), (2, 3)) for x in seen)
+    for before, after in zip(heard(seen, one), heard(moved, one), strict=True):
+        torch.testing.assert_close(before.roll((1, 2), (2, 3)), after)
+
+
+def test_gates_of_maps_share_one_at_every_place():
+    maps = _maps("day", "night")
+    fusion = plugins.find(Fusion, "gated_maps")({"day": 4, "night": 4}, ("label",), maps, width=4).eval()
+    seen = {name: tuple(torch.rand(1, 4, *cells) for cells in of.cells) for name, of in maps.items()}
+    mapped = [fusion.mapped[name][0](seen[name][0]) for name in maps]
+    assert fusion.gates[0](torch.cat(mapped, 1)).softmax(1).sum(1).allclose(torch.ones(1, 8, 8))
+    dark = {**seen, "night": tuple(torch.zeros_like(x) for x in seen["night"])}
+    assert not torch.allclose(fusion(seen)[0], fusion(dark)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "what", "fix"),
+    [
+        ("film", {}, "fusion 'film': no input has feature maps.", "such as c2f"),
+        (
+            "film",
+            _maps("image", "night"),
+            "fusion 'film': 'image', 'night' have feature maps.",
+            "write picture: image, or join the pictures",
+        ),
+        ("film", _maps("image", size=(90, 96)), "inputs.image: a picture of 90 x 96 pixels has no maps that fit each other.", "88 x 96"),
+        ("gated_maps", _maps("image"), "fusion 'gated_maps': one input has feature maps.", "fusion: film"),
+        (
+            "gated_maps",
+            _maps("image") | _maps("night", size=(64, 64)),
+            "the maps of 'image' and 'night' have different sizes.",
+            "one height",
+        ),
+    ],
+)
+def test_maps_that_do_not_fit_say_why(name, maps, what, fix):
+    with pytest.raises(CardError) as caught:
+        plugins.find(Fusion, name)(dict.fromkeys(("image", "night"), 4), ("label",), maps)
+    assert what in caught.value.what
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize(

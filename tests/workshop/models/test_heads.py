@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from edgemm.contracts.card import Output  # noqa: E402  (torch may be absent)
 from edgemm.workshop.models.build import build  # noqa: E402
-from edgemm.workshop.models.onnx_export import sample_inputs  # noqa: E402
 from edgemm.workshop.models.protocols import Head  # noqa: E402
+from edgemm.workshop.models.tried import sample_inputs  # noqa: E402
 
 IMAGE = {"image": {"cnn": {"channels": [4, 8], "width": 16}}}
 SCENE = {**IMAGE, "text": {"bag": {"embedding": 8, "hidden": 8, "width": 16}}}

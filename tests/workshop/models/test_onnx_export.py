@@ -16,12 +16,14 @@ ort = pytest.importorskip("onnxruntime")
 
 from torch import nn  # noqa: E402
 
-from edgemm.contracts import card as cards  # noqa: E402
-from edgemm.errors import CardError, ExportError  # noqa: E402
+from edgemm.contracts import card_file as cards  # noqa: E402
+from edgemm.errors import CardError, ExportError, ParityError  # noqa: E402
 from edgemm.graph import files  # noqa: E402
 from edgemm.graph.branches import find_branches  # noqa: E402
+from edgemm.workshop.models.export_parity import check_export  # noqa: E402
 from edgemm.workshop.models.fused import FusedModel  # noqa: E402
-from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs  # noqa: E402
+from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
+from edgemm.workshop.models.tried import sample_inputs  # noqa: E402
 
 CARD = {
     "factory": "porch:build",
@@ -145,16 +147,6 @@ def test_the_file_holds_no_path_of_this_machine_and_still_maps_nodes_to_modules(
     assert gru.metadata_props[0].value == "['imu']"
 
 
-def test_the_length_of_texts_can_be_left_open(tmp_path):
-    model = fused()
-    path = export_onnx(model, tmp_path / "model.onnx", dynamic_length=True)
-    feed = feed_of(model, 2)
-    feed["text"] = feed["text"][:, :7].copy()
-    with torch.no_grad():
-        expected = model({name: torch.from_numpy(value) for name, value in feed.items()})
-    np.testing.assert_allclose(run(path, feed)["event"], expected["event"].numpy(), atol=1e-5)
-
-
 def test_weights_above_the_limit_lie_beside_the_graph(exported, tmp_path):
     model = files.load(exported)
     path = files.save(model, tmp_path / "large.onnx", limit_bytes=10_000)
@@ -229,6 +221,12 @@ class ForeignInside(Layer):
         return self.layer(x) + torch.linalg.eigvals(x[:, :4, None] * x[:, None, :4]).real  # none in what it is made of
 
 
+class Sounding(Layer):
+    def forward(self, x):
+        spectrum = torch.stft(x, 4, 2, return_complex=True)
+        return self.layer(torch.istft(spectrum, 4, 2))  # back to sound
+
+
 class WrongWidth(Layer):
     def forward(self, x):
         return self.layer(x[:, :7])  # too narrow
@@ -248,6 +246,7 @@ class Numpy(Layer):
         (LoopsOverBatch(), ["# loops", "the size 'batch' is fixed to a number", "do not loop over the batch"]),
         (ForeignInside(), ["# none in what it is made of", "ONNX has no form of aten.linalg_eig"]),
         (Foreign(), ["# no ONNX form", "ONNX has no form of aten._linalg_svd", "simpler torch operations"]),
+        (Sounding(), ["# back to sound", "ONNX has no form of istft", "conv_transpose1d"]),
         (WrongWidth(), ["module 'layer' (Linear)", "# too narrow", "same reduction dim", "compare the card's inputs"]),
         (Numpy(), ["# leaves torch", ".numpy() is not supported", "torch operations only"]),
     ],
@@ -275,3 +274,89 @@ def test_a_module_that_returns_something_else_than_the_card_says_is_a_card_error
 def test_an_opset_the_exporter_cannot_write_is_refused(tmp_path):
     with pytest.raises(ExportError, match="opset 16 is too old"):
         export_onnx(single(nn.Identity()), tmp_path / "model.onnx", opset=16)
+
+
+class OddlyNamed(nn.Module):
+    """Weights, buffers and parts called as torch calls results of operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.getitem = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.add_1, self.mul = nn.Parameter(torch.ones(8)), nn.ParameterList([torch.ones(8)])
+        for name in ("cat", "mean", "view", "a"):
+            self.register_buffer(name, torch.randn(8))
+
+    def forward(self, x, y):
+        left = self.linear(x) + self.add_1 + self.cat
+        right = self.getitem(y) * self.mul[0] + self.mean + self.view + self.a
+        first, second = torch.cat([left, right], 1).split([8, 8], 1)
+        return first.mean(1, keepdim=True) + second.view(-1, 8), left, x
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (["a", "mean"], ["linear", "cat", "o"]),
+        (["view", "add"], ["add_1", "split", "getitem"]),
+        (["linear.weight", "mul.0"], ["mean.1", "val_0", "view.1"]),
+        (["in put/\u00e4.0", "b:1"], ["/out", "\u65e5\u672c", "x y"]),
+    ],
+)
+def test_no_name_is_taken_twice_whatever_the_card_or_the_module_calls_things(inputs, outputs, tmp_path):
+    card = cards.parse(
+        {
+            "factory": "own:build",
+            "inputs": {name: {"modality": "tensor", "dtype": "float32", "shape": ["batch", 8]} for name in inputs},
+            "outputs": {name: {"task": "tensor"} for name in outputs},
+        }
+    )
+    torch.manual_seed(0)
+    model = FusedModel(card, OddlyNamed()).eval()
+    path = export_onnx(model, tmp_path / "model.onnx")
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == inputs
+    assert [value.name for value in graph.output] == outputs
+    names = [value.name for value in (*graph.initializer, *graph.input)] + [name for node in graph.node for name in node.output]
+    assert len(set(names)) == len(names)
+    feed = feed_of(model, 3)
+    with torch.no_grad():
+        expected = model({name: torch.from_numpy(value) for name, value in feed.items()})
+    for name, value in run(path, feed).items():
+        np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=1e-5)
+
+
+class HalfInside(Layer):
+    def forward(self, x):
+        return self.layer(x).half().float()
+
+
+def test_what_forward_casts_to_single_precision_is_written_in_float32(tmp_path):
+    model = onnx.load(export_onnx(single(HalfInside()), tmp_path / "model.onnx"))
+    assert not [
+        entry for node in model.graph.node for entry in node.attribute if entry.name == "to" and entry.i == onnx.TensorProto.FLOAT16
+    ]
+
+
+class Jumping(nn.Module):
+    """An angle that lies where it is cut, and a sign of nearly nothing."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("tiny", torch.full((8,), 1e-20))
+
+    def forward(self, x):
+        small = x.abs() * self.tiny
+        return torch.atan2(small, -1 - x.abs()) if self.kind == "angle" else torch.sign(small)
+
+
+@pytest.mark.parametrize("kind", ["angle", "sign"])
+def test_where_rounding_becomes_a_jump_the_exporter_is_not_blamed(tmp_path, kind):
+    model = single(Jumping(kind))
+    path = export_onnx(model, tmp_path / "model.onnx")
+    graph = files.load(path)
+    tiny = next(tensor for tensor in graph.graph.initializer if "tiny" in tensor.name)
+    tiny.raw_data = np.full(8, -1e-20, np.float32).tobytes()
+    with pytest.raises(ParityError, match=r"which jumps(.|\n)*cos and sin of an angle") as caught:
+        check_export(model, files.save(graph, tmp_path / "other.onnx"), [feed_of(model, 1)])
+    assert "report" not in str(caught.value)

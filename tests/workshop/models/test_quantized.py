@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
@@ -16,10 +16,14 @@ import onnxruntime  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
 
+from edgemm.graph.back_to_float import quantized_readers  # noqa: E402
+from edgemm.graph.float_tail import float_tail  # noqa: E402
 from edgemm.workshop.models.fused import FusedModel  # noqa: E402
-from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs  # noqa: E402
+from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
 from edgemm.workshop.models.torch_branches import find_parts  # noqa: E402
+from edgemm.workshop.models.tried import sample_inputs  # noqa: E402
 from edgemm.workshop.quantizing import pt2e  # noqa: E402
+from tests import dense_models  # noqa: E402
 
 CARD = {
     "factory": "models:digits",
@@ -203,3 +207,19 @@ def test_a_silenced_channel_stays_silent_and_finite(model):
     inputs = sample_inputs(model.card, batch=8)
     assert decibels(answers(silenced, inputs), answers(student, inputs)) > 60
     assert all(np.isfinite(value).all() for value in answers(student.train(), inputs).values())
+
+
+@pytest.mark.parametrize("expectation", ["conv", "matmul"])
+def test_a_mean_over_bins_is_no_layer_to_train_in_int8(expectation, tmp_path):
+    torch.manual_seed(0)
+    model = dense_models.dense(dense_models.Boxes(expectation), "objects")
+    student = pt2e.prepare(model, find_parts(model).of_parameter, frozenset())
+    trainee = pt2e.trainee_of(student)
+    trainee.observe(True)
+    answers(student, sample_inputs(model.card, batch=2))
+    trainee.observe(False)
+    path = export_onnx(pt2e.convert(student, model, frozenset()), tmp_path / "qdq.onnx")
+    graph = onnx.load(path)
+    readers = {*quantized_readers(graph)}
+    assert len(readers) > 30
+    assert not readers & float_tail(graph)

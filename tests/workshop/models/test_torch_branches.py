@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import EdgemmError, ExportError
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.fused import FusedModel
@@ -65,20 +65,11 @@ def test_a_branch_ends_where_the_fusion_begins(parts):
     assert parts.of_node[parts.cuts["image"][0]] == "image"
 
 
-def test_a_submodule_has_a_branch_unless_its_nodes_differ(parts):
-    assert parts.of_module("encoders.image") == "image"
-    assert parts.of_module("encoders.audio.gru") == "audio"
-    assert parts.of_module("fusion.gate") == "fusion"
-    assert parts.of_module("heads.event") == "head:event"
-    assert parts.of_module("fusion") is None
-    assert parts.of_module("encoders.nobody") is None
-
-
 def test_the_module_that_ends_at_a_node_returns_its_value(gated, parts):
     named = {name: parts.module_ending_at(node) for name, node in parts.outputs.items()}
     assert named["event"] == "heads.event"
     assert named["level"] == "heads.level"
-    from edgemm.workshop.models.onnx_export import sample_inputs
+    from edgemm.workshop.models.tried import sample_inputs
 
     heard = []
     hook = gated.module.get_submodule(named["event"]).register_forward_hook(lambda _m, _a, value: heard.append(value))

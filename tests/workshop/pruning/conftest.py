@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 
 SERIES = {"modality": "sensor", "shape": [12, 6], "rate_hz": 10}
 VECTOR = {"modality": "sensor", "shape": [10], "rate_hz": 1}

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgemm.contracts import card_file
+from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.pruning.attention import SplitAttention, replaceable, split_attention
 
 CALLS = {
@@ -68,6 +70,31 @@ def test_transformer_layers_take_it_and_a_shared_one_stays_shared():
     assert module["one"].self_attn is module["same"].self_attn
     for one, other in zip(wanted, found, strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_encoder_with_padding_takes_it_and_answers_in_eval_as_in_training():
+    plain = {
+        "factory": "own:build",
+        "inputs": {"x": {"modality": "sensor", "shape": [5, 16]}, "pad": {"modality": "sensor", "shape": [5]}},
+        "outputs": {"y": {"task": "tensor"}},
+    }
+
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True), 2)
+
+        def forward(self, x, pad):
+            return self.encoder(x, src_key_padding_mask=pad > 0)
+
+    torch.manual_seed(0)
+    model = FusedModel(card_file.parse(plain), Text())
+    rows = {"x": torch.randn(2, 5, 16), "pad": torch.tensor([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 1]])}
+    with torch.no_grad():
+        wanted = model.train()(rows)["y"]
+        torch.testing.assert_close(model.eval()(rows)["y"], wanted, atol=1e-5, rtol=1e-5)
+        split_attention(model.module)
+        torch.testing.assert_close(model(rows)["y"], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_what_holds_more_than_layers_is_left_alone():

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgemm.workshop.pruning.analysis import analyse
+from edgemm.workshop.pruning.targets import Goal, untouched
 from tests.workshop.pruning.conftest import PICTURE, SERIES, VECTOR, WORDS
 
 
@@ -47,6 +49,37 @@ class Grouped(Ended):
 
     def forward(self, x):
         return self.head(self.norm(self.three(self.two(self.one(x).relu()).relu())).mean((2, 3)))
+
+
+class NormedPicture(Ended):
+    """Two convolutions with a norm between them; the first may have groups."""
+
+    def __init__(self, norm, groups=1, kind=nn.Conv2d):
+        super().__init__(8)
+        self.into, self.one = nn.Conv2d(3, 16, 1), kind(16, 16, 3, groups=groups)
+        self.norm, self.two = norm, nn.Conv2d(16, 8, 3)
+
+    def forward(self, x):
+        return self.head(self.two(self.norm(self.one(self.into(x))).relu()).mean((2, 3)))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that standardises its weight at every call."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5), self.bias, groups=self.groups)
+
+
+class CountedGroups(nn.Module):
+    """A group norm of a user's own, with the number of groups written down."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(16)), nn.Parameter(torch.rand(16))
+
+    def forward(self, x):
+        return F.group_norm(x, 4, self.weight, self.bias)
 
 
 class Flattened(Ended):
@@ -304,7 +337,15 @@ class Crossed(Ended):
 PRUNED = {
     "residual convolutions": (Residual, {"x": PICTURE}, {"stem": 16, "one": 24}),
     "depthwise convolutions": (Depthwise, {"x": PICTURE}, {"layers.0": 16, "layers.6": 24}),
-    "grouped convolutions": (Grouped, {"x": PICTURE}, {"one": 4, "two": 6}),
+    "grouped convolutions": (Grouped, {"x": PICTURE}, {"one": 4, "two": 6, "three": 4}),
+    "a group norm": (lambda: NormedPicture(nn.GroupNorm(8, 16)), {"x": PICTURE}, {"into": 16, "one": 8, "two": 8}),
+    "a group norm over a depthwise convolution": (
+        lambda: NormedPicture(nn.GroupNorm(8, 16), 16),
+        {"x": PICTURE},
+        {"into": 8, "two": 8},
+    ),
+    "an instance norm": (lambda: NormedPicture(nn.InstanceNorm2d(16, affine=True)), {"x": PICTURE}, {"into": 16, "one": 16, "two": 8}),
+    "an instance norm without weights": (lambda: NormedPicture(nn.InstanceNorm2d(16)), {"x": PICTURE}, {"into": 16, "one": 16, "two": 8}),
     "a flattened map": (Flattened, {"x": PICTURE}, {"conv": 8, "layer": 20}),
     "transposed convolutions": (Transposed, {"x": PICTURE}, {"down": 16, "up": 8, "out": 6}),
     "a GRU's last step": (Recurrent, {"x": SERIES}, {"conv": 12, "rnn": 16}),
@@ -350,7 +391,36 @@ def test_it_is_pruned_and_proved(name, fused, halved):
 WHOLE = {
     "a computed first state": (WithState, {"x": SERIES}, "gru", "its first state is computed"),
     "a first state": (WithState, {"x": SERIES}, "start", "first state of a recurrent layer"),
-    "a group norm": (Grouped, {"x": PICTURE}, "three", "a group norm takes its mean over these channels"),
+    "a group norm over all": (
+        lambda: NormedPicture(nn.GroupNorm(1, 16)),
+        {"x": PICTURE},
+        "one",
+        "a group norm takes its mean over all channels",
+    ),
+    "a group norm without weights": (
+        lambda: NormedPicture(nn.GroupNorm(4, 16, affine=False)),
+        {"x": PICTURE},
+        "one",
+        "a group norm takes its mean over groups whose number nothing in its weights tells",
+    ),
+    "groups that are written down": (
+        lambda: NormedPicture(CountedGroups()),
+        {"x": PICTURE},
+        "one",
+        "with some of it gone the outputs change",
+    ),
+    "groups across groups": (
+        lambda: NormedPicture(nn.GroupNorm(4, 16), 4),
+        {"x": PICTURE},
+        "one",
+        "the groups of a convolution and of a group norm join all its channels",
+    ),
+    "a standardised weight": (
+        lambda: NormedPicture(nn.Identity(), kind=Standardised),
+        {"x": PICTURE},
+        "into",
+        "its weight is computed at every call",
+    ),
     "a layer norm": (lambda: Attending(Stock()), {"x": SERIES}, "into", "a layer norm takes its mean over these channels"),
     "heads written down": (lambda: Attending(Written()), {"x": SERIES}, "inner.q", "its width is written down somewhere"),
     "halves of other channels": (Chunked, {"x": VECTOR}, "both", "with some of it gone"),
@@ -371,3 +441,21 @@ def test_it_is_left_whole_with_its_reason(name, fused, halved):
     reasons = {whole.name: whole.reason for whole in found.whole}
     assert reason in reasons[layer]
     assert layer not in {free.name for free in found.layers}
+
+
+class Uneven(Ended):
+    """One side's channels hang together, the other's do not."""
+
+    def __init__(self):
+        super().__init__(32)
+        self.left, self.norm, self.right = nn.Linear(10, 16), nn.GroupNorm(1, 16), nn.Linear(10, 16)
+
+    def forward(self, left, right):
+        return self.head(torch.cat([self.norm(self.left(left)).relu(), self.right(right).relu()], 1))
+
+
+@pytest.mark.parametrize("goal", [Goal(ratio=0.5), Goal(macs=0.2)], ids=["channels", "multiply-accumulates"])
+def test_a_branch_of_which_nothing_can_go_is_named_with_its_reason(goal, fused):
+    found = analyse(fused(Uneven(), left=VECTOR, right=VECTOR))
+    (sentence,) = untouched(goal, found, {layer.name: layer.width // 2 for layer in found.layers})
+    assert sentence.startswith("nothing of 'left' was removed: 'left': a group norm takes its mean over all channels")

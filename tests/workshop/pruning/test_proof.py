@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import PruneError
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.pruning.analysis import analyse

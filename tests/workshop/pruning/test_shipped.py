@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.workshop.models.build import build
 from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.protocols import Fusion
 from edgemm.workshop.pruning.proof import disturbed
 
 INPUTS = {
@@ -58,8 +59,9 @@ def model_of(encoders, fusion, outputs=KIND, **kwargs):
 
 
 def test_every_part_of_the_reference_models_is_tried():
-    assert set(ENCODERS) == set(plugins.names("encoders"))
-    assert set(FUSIONS) == set(plugins.names("fusions"))
+    keep_space = {name for name in plugins.names("fusions") if plugins.find(Fusion, name).takes_maps}  # tests/flow/test_trained_boxes.py
+    assert set(ENCODERS) == set(plugins.names("encoders")) - {"c2f"}
+    assert set(FUSIONS) == set(plugins.names("fusions")) - keep_space
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.card import Card
 from edgemm.contracts.step import Context
 from edgemm.contracts.target import Numerics

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.recipe import parse
 from edgemm.contracts.step import Context
 from edgemm.data import dataset as datasets

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.step import Context
 from edgemm.data import dataset as datasets
 from edgemm.errors import CheckpointError, EdgemmError, ExportError, PruneError
 from edgemm.workshop.models.checkpoint.loading import load_model, save_model
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import export_onnx, sample_inputs
+from edgemm.workshop.models.onnx_export import export_onnx
+from edgemm.workshop.models.tried import sample_inputs
 from edgemm.workshop.pruning.analysis import analyse
 from edgemm.workshop.pruning.harm import Harm
 from edgemm.workshop.steps.prune import prune, restore
@@ -326,9 +327,9 @@ def test_a_users_own_module_gives_the_same_in_a_fresh_process(tmp_path, data, co
     wanted = {name: value.tolist() for name, value in answer(pruned).items()}
     found = fresh_python(
         "import json, torch\n"
-        "from edgemm.contracts import card as cards\n"
+        "from edgemm.contracts import card_file as cards\n"
         "from edgemm.workshop.models.checkpoint.loading import load_model\n"
-        "from edgemm.workshop.models.onnx_export import sample_inputs\n"
+        "from edgemm.workshop.models.tried import sample_inputs\n"
         f"model = load_model(cards.load({str(tmp_path / 'saved')!r}))\n"
         "with torch.no_grad():\n"
         "    answers = model(sample_inputs(model.card, batch=3, seed=7))\n"

@@ -5,6 +5,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,14 +14,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.data import dataset as data
 from edgemm.errors import DataError, QuantizeError
-from edgemm.graph import files, parity
+from edgemm.graph import files, onnx_card, parity, user_onnx
 from edgemm.graph.branches import find_branches
 from edgemm.workshop.quantizing import calibration as _calibration
 from edgemm.workshop.quantizing import nncf, onnxruntime
 from edgemm.workshop.steps.quantize import quantize
+from tests.graph import user_files
 
 NUMERICS = ("mixed", "int8", "uint8")
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
@@ -198,6 +201,7 @@ spec = importlib.util.spec_from_file_location("made", {os.path.join(os.path.dirn
 made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 from edgemm.workshop.steps.quantize import quantize
+from tests.graph import user_files
 card = made.cards.parse(made.CARD)
 ctx = made.Context(card, made.dataset.synthetic(card), pathlib.Path({str(tmp_path)!r}), numerics=made.Numerics({name!r}))
 print(hashlib.sha256(quantize(made.build(), ctx, calibration_samples=32).SerializeToString(deterministic=True)).hexdigest())
@@ -396,3 +400,39 @@ def test_a_graph_that_cannot_be_quantized_is_named_by_node_and_branch(model, con
     with pytest.raises(QuantizeError, match=r"at node 'conv2' of branch 'image'") as caught:
         quantize(broken, context(), calibration_samples=4)
     assert "precision: {image: fp32}" in str(caught.value)
+
+
+def two_inputs(body, contents, **options):
+    """A user's graph, and what a step needs for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = user_files.write(Path(folder) / "m.onnx", body, contents, **options)
+        card = onnx_card.draft(path)
+        return files.load(user_onnx.prepare(card, Path(folder) / "made.onnx")), card
+
+
+@pytest.mark.parametrize("activations", ["mixed", "int8", "uint8"])
+def test_what_a_mask_of_infinities_touches_stays_in_float(activations, context, tmp_path):
+    mask = np.array([[0, -np.inf, 0, 0]], np.float32)
+    body = [*user_files.nodes("o"), onnx.helper.make_node("Add", ["o", "mask"], ["m"]), onnx.helper.make_node("Softmax", ["m"], ["out"])]
+    model, card = two_inputs(body, user_files.weights(mask=mask))
+    ctx = dataclasses.replace(context(activations), card=card, dataset=data.synthetic(card))
+    made = quantize(model, ctx, calibration_samples=64)
+    feeds = [batch.inputs for batch in data.synthetic(card, seed=3).calibration(4)]
+    found = parity.compare(parity.run_reference(model, feeds)[0], parity.run_reference(made, feeds)[0])
+    assert found["out"].sqnr_db > 20
+
+
+@pytest.mark.parametrize("operator", ["DynamicQuantizeLinear", "MatMulInteger"])
+def test_a_graph_quantized_dynamically_is_refused_with_the_way_out(operator, context):
+    stored = {"w1": np.ones((32, 32), np.int8)}
+    body = [
+        onnx.helper.make_node("DynamicQuantizeLinear", ["a"], ["ai", "as", "az"], name="DynamicQuantizeLinear"),
+        onnx.helper.make_node("MatMulInteger", ["ai", "w1", "az"], ["xi"], name="MatMulInteger"),
+        onnx.helper.make_node("Cast", ["xi"], ["x"], to=TensorProto.FLOAT),
+        *user_files.nodes()[1:],
+    ]
+    model, card = two_inputs(body, user_files.weights(**stored))
+    if operator == "MatMulInteger":
+        del model.graph.node[0]
+    with pytest.raises(QuantizeError, match=rf"quantized already: '{operator}' is a {operator}(.|\n)*before quantize_dynamic"):
+        quantize(model, dataclasses.replace(context(), card=card))

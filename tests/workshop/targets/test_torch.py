@@ -64,6 +64,13 @@ def test_an_array_that_does_not_fit_is_refused_by_name(card, target):
         session.run({"imu": np.zeros((1, 4, 3), np.float32)})
 
 
+def test_a_model_that_does_not_take_what_its_card_says_is_told_with_its_line(card, target):
+    path, _ = card
+    path.write_text(CARD.replace("[4, 2]", "[4, 3]"))
+    with pytest.raises(TargetError, match=r"the model failed on a sample, at .*:\d+\.\n  why: RuntimeError: .*'imu' \(1, 4, 3\) float32\."):
+        target.open(path)
+
+
 def test_missing_weights_are_an_error(card, target):
     card[0].with_name("weights.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):

@@ -1,6 +1,7 @@
 """What a student learns from a teacher: the losses, the teacher, the taps, and going without a modality."""
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.card import Output
 from edgemm.data.modalities.text import build_vocabulary
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.feature_taps import Deprivation, Taps, find_ends
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.models.onnx_export import sample_inputs
+from edgemm.workshop.models.tried import sample_inputs
 from edgemm.workshop.training.distillation import Distillation, Projector, comparable, relation_loss, width_axis
 from edgemm.workshop.training.layer_pairs import pair
 from edgemm.workshop.training.loss import feature_loss, of
@@ -145,6 +146,26 @@ def test_a_teacher_whose_answers_do_not_fit_is_asked_anew_and_says_so_once():
     assert len(calls) == 3
     assert len(notes) == 1
     assert "it is asked anew in every epoch" in notes[0]
+
+
+@pytest.mark.parametrize(("first", "is_kept"), [(0, True), (10**7, False)])
+def test_a_teachers_memory_holds_its_limit_with_where_the_answers_lie(first, is_kept):
+    """A row's place counts too: a few rows far down in a long manifest, or a great many rows."""
+    teacher, calls, notes, limit = own(), [], [], 4 << 20
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    asked = Teacher(teacher, rows={"train": 200_000}, memory_bytes=limit, note=notes.append)
+    kinds = asked(batch_of(8, first=first), "train").outputs["kind"].shape[1]
+    assert limit > 4 * kinds * 200_000, "the answers alone fit"
+    batches = [batch_of(100, first=start + first) for start in range(0, 2000, 100)]
+    tracemalloc.start()
+    for batch in batches:
+        asked(batch, "train")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < limit
+    asked(batches[0], "train")
+    assert len(calls) == (22 if not is_kept else 21)
+    assert bool(notes) != is_kept
 
 
 def test_answers_kept_in_inference_mode_can_be_trained_with():

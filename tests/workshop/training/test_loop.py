@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.data.dataset import open_dataset
 from edgemm.data.in_memory import open_split
 from edgemm.errors import CardError, TrainError
@@ -331,7 +331,7 @@ def test_a_model_that_fails_on_a_batch_is_named_with_its_line(data):
             return left @ right
 
     model = FusedModel(cards.parse(PLAIN), Failing(kind=3))
-    with pytest.raises(TrainError, match=r"the model failed on a batch of 64 rows, at .*test_loop.py:\d+(.|\n)*RuntimeError"):
+    with pytest.raises(TrainError, match=r"the model failed on a batch of 1 row, at .*test_loop.py:\d+(.|\n)*RuntimeError"):
         run(data, model)
 
 

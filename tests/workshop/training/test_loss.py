@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts.card import Output
 from edgemm.errors import CardError
 from edgemm.workshop.training.loss import of, supervised_outputs, trained_outputs

@@ -9,28 +9,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgemm.contracts.decision import Decision
-from edgemm.contracts.sink import About, Event, Sink, decision_dict
+from edgemm.contracts.decision import Decision, Tracked
+from edgemm.contracts.sink import Event, Sink, decision_dict, track_dict
 from edgemm.errors import RunError
 
 PLACES = ("*.jsonl",)
+WRITES = "path"
 MIB = 1 << 20
 
 
 class Jsonl(Sink):
     """Appends to a file; at ``most_mib`` the file becomes ``<name>.1`` and a new one begins."""
 
-    def __init__(self, *, path: str, decisions: bool = False, most_mib: float = 32.0) -> None:
+    def __init__(self, *, path: str, decisions: bool = False, tracks: bool = False, most_mib: float = 32.0) -> None:
         """
         Args:
             path: The file.
             decisions: Also write every decision, with all scores.
+            tracks: Also write news of what is followed: that it is new, in another zone, surer or called otherwise, or has ended.
             most_mib: Size at which a new file begins; one old file is kept.
 
         Raises:
             RunError: The place cannot be written.
         """
-        self._path, self._decisions, self._most = Path(path), decisions, most_mib * MIB
+        self._path, self._decisions, self._tracks, self._most = Path(path), decisions, tracks, most_mib * MIB
         self._file: BinaryIO | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +44,6 @@ class Jsonl(Sink):
     def options_at(cls, place: str) -> dict[str, Any]:
         return {"path": place}
 
-    def start(self, about: About) -> None:
-        pass  # a file that is followed should hold nothing but events and decisions
-
     def decision(self, decision: Decision) -> None:
         if self._decisions:
             self._write({"type": "decision", **decision_dict(decision)})
@@ -52,8 +51,10 @@ class Jsonl(Sink):
     def event(self, event: Event) -> None:
         self._write({"type": "event", **event.to_dict()})
 
-    def status(self, status: Mapping[str, Any]) -> None:
-        pass  # shown elsewhere; a file of events stays small
+    def tracked(self, news: Tracked, voted: tuple[str, ...]) -> None:
+        if self._tracks:
+            about = {"kind": news.kind, "output": news.after.output, "voted": list(voted)}
+            self._write({"type": "track", **about, **track_dict(news.after)})
 
     def stop(self) -> None:
         if self._file:

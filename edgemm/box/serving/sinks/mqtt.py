@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 from edgemm.box.serving.broker import Broker, Connection, options_of
 from edgemm.box.serving.outbox import Outbox
+from edgemm.box.serving.sinks._mqtt import frigate, zones
 from edgemm.box.serving.sinks._mqtt import homeassistant as ha
-from edgemm.contracts.decision import Decision
+from edgemm.contracts.decision import Decision, Reading, Tracked
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
-from edgemm.contracts.task import Entity
+from edgemm.contracts.slugs import slug
+from edgemm.errors import RunError
 
 PLACES = ("mqtt://*", "mqtts://*")
 SHARED = ("box/serving/broker.py", "Connection")
 TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
-CONTROLS = ("enabled", "modalities", "threshold")
 BIRTH = "homeassistant/status"
 LOG = logging.getLogger("edgemm.run")
 
@@ -39,6 +40,7 @@ class Mqtt(Sink):
         event_ttl_s: float = 600.0,
         pictures: bool = False,
         scores: bool = False,
+        tracks: str | None = None,
         **connection: Any,
     ) -> None:
         """
@@ -47,23 +49,32 @@ class Mqtt(Sink):
             event_ttl_s: How long an event waits for the broker to come back.
             pictures: Publish the picture of every event; it leaves the box only if this is set.
             scores: Publish every decision with all its scores.
+            tracks: Topic of the news of tracks, in Frigate's form; without it ``<prefix>/<name>/tracks``.
             connection: The fields of ``Connection``.
 
         Raises:
-            RunError: A secret or certificate is not there.
+            RunError: A secret or certificate is not there, or a prefix is no topic.
         """
         where = Connection(**connection).address("sinks.mqtt")
+        for key, topic in (("prefix", prefix), ("discovery_prefix", discovery_prefix), ("tracks", tracks or "tracks")):
+            if not topic.strip("/") or set(topic) & set("+#\0"):
+                why = "'+' and '#' stand for other topics, and nothing can be published to them."
+                raise RunError(
+                    f"sinks.mqtt.{key}: '{topic}' is no topic.", why=why, fix="write words with slashes between, such as home/edge."
+                )
         if where.insecure:
             LOG.warning("sinks.mqtt: insecure is set, anybody may pose as the broker %s", where)
         self._where, self._prefix, self._discovery, self._discovery_prefix = where, prefix, discovery, discovery_prefix
-        self._pictures, self._scores = pictures, scores
-        self._outbox = Outbox(event_ttl_s)
+        self._pictures, self._scores, self._tracks = pictures, scores, tracks
+        self._outbox, self._tidings = Outbox(event_ttl_s), Outbox(event_ttl_s)  # many news push no event out
         self._states: dict[str, str | bytes] = {}
         self._lock = threading.RLock()
         self._broker: Broker | None = None
         self._base = ""
         self._about: About | None = None
-        self._entities: Mapping[str, Sequence[Entity]] = {}
+        self._entities: Mapping[str, Sequence[ha.Shown]] = {}
+        self._zones: Mapping[str, Sequence[zones.ShownZone]] = {}
+        self._news = self._number = 0
         self._sent_on: dict[str, int] = {}  # letter -> the connection it was handed over on
         self._ending = False
 
@@ -73,15 +84,19 @@ class Mqtt(Sink):
 
     def start(self, about: About) -> None:
         self._about, self._entities = about, ha.shown(about)
-        self._base = f"{self._prefix}/{ha.slug(about.name)}"
+        self._zones = ha.zones_shown(about, self._entities)
+        self._base = f"{self._prefix}/{slug(about.name)}"
         with self._lock:
             self._states |= {f"{self._base}/running": "offline"}
             self._states |= ha.controls_state({"enabled": "ON", "modalities": ha.ALL, "threshold": f"{about.threshold:g}"}, self._base)
             for topic in self._class_topics(about):
                 self._states.setdefault(topic, "OFF")
+            for name in about.zones:  # nobody is there before anybody is seen
+                for topic, value in self._told(name, Reading(tracks=())).items():
+                    self._states.setdefault(topic, value)
         self._broker = Broker(
             self._where,
-            name=ha.slug(about.name),
+            name=slug(about.name),
             will=(f"{self._base}/availability", "offline"),
             on_up=self._up,
             on_message=self._message,
@@ -90,9 +105,11 @@ class Mqtt(Sink):
         self._broker.start()
 
     def decision(self, decision: Decision) -> None:
-        self._set(f"{self._base}/running", "online")
+        if decision.number != self._number:  # one that is told again says who has gone, since nothing comes any more
+            self._set(f"{self._base}/running", "online")
+        self._number = decision.number
         for name, reading in decision.readings.items():
-            for topic, value in ha.states(self._entities[name], self._base, name, reading).items():
+            for topic, value in self._told(name, reading).items():
                 if reading.value is None or reading.moved or topic not in self._states:
                     self._set(topic, value)
         if self._scores and self._broker:
@@ -100,12 +117,21 @@ class Mqtt(Sink):
 
     def event(self, event: Event) -> None:
         plain = event.to_dict()
-        topic = f"{self._base}/{ha.slug(event.output)}/{ha.slug(event.label)}"
-        self._set(f"{topic}/attributes", json.dumps(plain))
-        self._outbox.put(event.id, f"{self._base}/event", json.dumps({"event_type": event.label, **plain}).encode())
+        self._set(f"{self._base}/{self._place_of(event)}/attributes", json.dumps(plain))
+        self._outbox.put(event.id, f"{self._base}/event", json.dumps({"event_type": event.kind, **plain}).encode())
         self._flush()
         if self._pictures and event.jpeg and self._broker:
-            self._broker.publish(f"{self._base}/picture", event.jpeg())
+            picture, zone = event.jpeg(), self._zone_of(event)
+            for topic in ("picture", *([zone.picture_topic] if zone else [])):
+                self._broker.publish(f"{self._base}/{topic}", picture)
+
+    def tracked(self, news: Tracked, voted: tuple[str, ...]) -> None:
+        assert self._about is not None
+        self._news += 1
+        content = frigate.message(news, self._about.name, voted, has_snapshot=self._pictures)
+        topic = self._tracks or f"{self._base}/tracks"
+        self._tidings.put(f"{news.after.id}-{self._news}", topic, json.dumps(content).encode())
+        self._flush()
 
     def status(self, status: Mapping[str, Any]) -> None:
         self._set(f"{self._base}/running", "online" if status["state"] == "running" else "offline")
@@ -143,7 +169,24 @@ class Mqtt(Sink):
         """For the status: whether it is connected, and what waits."""
         up = self._broker is not None and self._broker.connected
         waiting = {"waiting": len(self._outbox), "expired": self._outbox.expired, "overflowed": self._outbox.overflowed}
-        return {"connected": up, "why": self._broker.error if self._broker else "", **waiting}
+        connects = self._broker.connects if self._broker else 0
+        return {"connected": up, "connects": connects, "why": self._broker.error if self._broker and not up else "", **waiting}
+
+    def _told(self, output: str, reading: Reading) -> dict[str, str]:
+        """Topic -> payload of all that stands for an output."""
+        return ha.states(self._entities[output], self._base, reading) | zones.states(self._zones.get(output, ()), self._base, reading)
+
+    def _place_of(self, event: Event) -> str:
+        """The topic, below the device's own, that an event is about: a zone, else a label."""
+        zone = self._zone_of(event)
+        return zone.topic if zone else ha.topic_of(self._entities[event.output], event.label)
+
+    def _zone_of(self, event: Event) -> zones.ShownZone | None:
+        """The zone that an event happened at; none of a line."""
+        incident = event.incident
+        if incident is None or incident.side is not None:
+            return None
+        return next((one for one in self._zones.get(event.output, ()) if one.zone == incident.place), None)
 
     def _class_topics(self, about: About) -> list[str]:
         status = f"{self._base}/status"
@@ -164,7 +207,7 @@ class Mqtt(Sink):
         if self._broker is None or not self._broker.connected:
             return
         with self._lock:
-            for letter in self._outbox.waiting():
+            for letter in (*self._outbox.waiting(), *self._tidings.waiting()):
                 connection = self._broker.connects
                 if self._sent_on.get(letter.id) != connection and self._broker.publish(letter.place, letter.content, key=letter.id):
                     self._sent_on[letter.id] = connection
@@ -172,6 +215,7 @@ class Mqtt(Sink):
     def _confirmed(self, id: str) -> None:
         with self._lock:
             self._outbox.done(id)
+            self._tidings.done(id)
             self._sent_on.pop(id, None)
 
     def _up(self) -> None:
@@ -179,8 +223,8 @@ class Mqtt(Sink):
         assert self._broker is not None
         for topic in {*self._births(), f"{self._base}/availability"}:
             self._broker.subscribe(topic)
-        for name in CONTROLS:
-            self._broker.subscribe(f"{self._base}/{name}/set")
+        for name in ha.CONTROLS:
+            self._broker.subscribe(f"{self._base}/{name}/{ha.SET}")
         self._introduce()
         self._flush()
 
@@ -194,7 +238,7 @@ class Mqtt(Sink):
         if self._discovery == "device":
             payload = ha.device_payload(self._about, self._base, pictures=self._pictures)
             self._broker.publish(
-                f"{self._discovery_prefix}/device/edgemm_{ha.slug(self._about.name)}/config", json.dumps(payload), retain=True
+                f"{self._discovery_prefix}/device/edgemm_{slug(self._about.name)}/config", json.dumps(payload), retain=True
             )
         elif self._discovery == "component":
             for entity_path, entity in ha.component_payloads(self._about, self._base, pictures=self._pictures).items():
@@ -213,7 +257,7 @@ class Mqtt(Sink):
             if payload != b"online" and not self._ending and self._broker:  # the will of a connection that died long ago
                 self._broker.publish(topic, "online", retain=True)
             return
-        what = topic.removeprefix(f"{self._base}/").removesuffix("/set")
+        what = topic.removeprefix(f"{self._base}/").removesuffix(f"/{ha.SET}")
         value = payload.decode(errors="replace")
-        if what in CONTROLS and self._about and self._about.control(what, value):
+        if what in ha.CONTROLS and self._about and self._about.control(what, value):
             self._set(f"{self._base}/{what}", value)

@@ -8,20 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgemm.box.serving.sources._av.reading import Reader
+from edgemm.box.serving.sources._av.recorded import CLIPS, KNOWN, fed, is_picture, is_still, items_of
 from edgemm.contracts.modality import Modality
-from edgemm.contracts.source import Item, Source, checked_inputs, fed_by
-from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
+from edgemm.contracts.source import Item, Source, checked_inputs
 from edgemm.errors import RunError
 
 PLACES = ("*/",)
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
-TEXTS, NUMBERS = (".txt",), (".npy",)
-CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".ts")
-KNOWN = (*PICTURES, *SOUNDS, *CLIPS, *TEXTS, *NUMBERS)
 
 
 class Folder(Source):
@@ -36,7 +28,7 @@ class Folder(Source):
             loop: Begin again at the end.
         """
         self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
-        self._path, self._seconds = Path(path), seconds
+        self._path, self._seconds, self.length_s = Path(path), seconds, 0.0
         self._stop = threading.Event()
 
     @classmethod
@@ -45,16 +37,18 @@ class Folder(Source):
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         self._stop.clear()
-        begin_s = 0.0
-        for files in self._scenes():
+        begin_s, scenes = 0.0, self._scenes()
+        has_pictures = any(is_picture(file) for files in scenes for file in files)
+        for files in scenes:
             first, end_s = True, begin_s
-            for item in _merged(files, wants):
+            for item in _merged(files, wants, has_pictures):
                 if self._stop.is_set():
                     return
                 item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
                 first, end_s = False, max(end_s, item.time_s)
                 yield item
             begin_s = max(end_s, begin_s + (0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds))
+            self.length_s = begin_s
 
     def close(self) -> None:
         self._stop.set()
@@ -74,26 +68,8 @@ class Folder(Source):
         return [scenes[name] for name in sorted(scenes)]
 
 
-def _merged(files: list[Path], wants: Mapping[str, Modality]) -> Iterator[Item]:
+def _merged(files: list[Path], wants: Mapping[str, Modality], has_pictures: bool) -> Iterator[Item]:
     """The items of files that belong together, what has no length first: a still is there from the beginning of its sound."""
-    for file in sorted(files, key=lambda path: path.suffix.lower() in (*SOUNDS, *CLIPS)):
-        suffix = file.suffix.lower()
-        if suffix in (*TEXTS, *NUMBERS):
-            yield from _read(file, wants)
-            continue
-        pictures, sounds = suffix not in SOUNDS, suffix not in PICTURES
-        own = (fed_by(wants, Pictures) if pictures else {}) | (fed_by(wants, Sound) if sounds else {})
-        if own:
-            for item in Reader(str(file), live=False).items(own):
-                yield item if sounds else replace(item, time_s=0.0)
-
-
-def _read(file: Path, wants: Mapping[str, Modality]) -> Iterator[Item]:
-    """A text for the inputs that texts feed, a measurement for those that numbers feed."""
-    is_text = file.suffix.lower() in TEXTS
-    try:
-        content: str | np.ndarray = file.read_text(encoding="utf-8").strip() if is_text else np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as err:
-        raise RunError(f"'{file}' cannot be read.", why=f"{err}.", fix="mend or remove it.") from err
-    for name in fed_by(wants, Texts if is_text else Numbers):
-        yield Item(name, content, 0.0)
+    for file in sorted(files, key=lambda path: not is_still(path)):
+        if inputs := fed(file, wants, has_pictures=has_pictures):
+            yield from items_of(file, inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
 from edgemm.contracts.stream import Texts
 from edgemm.errors import DataError, RunError
+from edgemm.store import json_text
 
 PLACES = ("mqtt://*", "mqtts://*")
 SHARED = ("box/serving/broker.py", "Connection")
@@ -62,9 +62,12 @@ class Mqtt(Source):
         try:
             away_since = time.monotonic()
             while not self._stop.is_set():
+                self.connected = broker.connected
                 away_since = time.monotonic() if broker.connected else away_since
-                if time.monotonic() - away_since > AWAY_S:
-                    raise RunError(f"no broker at {self._where}.", why=broker.error, fix="is it running?")
+                never = broker.error and not broker.connects
+                if never or time.monotonic() - away_since > AWAY_S:
+                    why = broker.error.removeprefix(f"{self._where}").lstrip(": ").rstrip(".") or "nobody answers"
+                    raise RunError(f"'{self.describe()}' has no broker.", why=f"{why}.", fix="is it running, and is the port right?")
                 try:
                     at_s, payload = arrived.get(timeout=POLL_S)
                 except queue.Empty:
@@ -73,6 +76,7 @@ class Mqtt(Source):
                 if value is not None:
                     yield Item(name, value, at_s)
         finally:
+            self.connected = False
             broker.stop()
 
     def close(self) -> None:
@@ -88,13 +92,13 @@ class Mqtt(Source):
                 raise ValueError(f"{len(payload)} bytes are too many")
             value: Any = payload.decode()
             if self._key is not None:
-                value = json.loads(value)[self._key]
+                value = json_text.loads(value)[self._key]
             if isinstance(modality.stream(), Texts):
                 if not isinstance(value, str):
                     raise ValueError("it is no text")
                 modality.decode(value, Path())
                 return value
-            return np.atleast_1d(np.asarray(json.loads(value) if isinstance(value, str) else value, np.float32))
+            return np.atleast_1d(np.asarray(json_text.loads(value) if isinstance(value, str) else value, np.float32))
         except (ValueError, KeyError, TypeError, DataError) as err:
             self.notes[:] = [f"a message on {self._topic} was left out: {err}"]
             return None

@@ -16,10 +16,13 @@ NODE = re.compile(
     r"|Node ?\((?P<node5>[^)]+)\) Op ?\((?P<op5>\w+)\)"  # ONNX Runtime's shape inference
     r"|Could not find an implementation for (?P<op6>\w+)\(\d+\) node with name '(?P<node6>[^']*)'"  # ONNX Runtime's kernels
 )
+LISTED = re.compile(r"-- \w+-\d+ with a message: ")
+CONSEQUENCE = re.compile(r"rank has to be known|input type dynamic|input data type must be static|element::Type::merge")
 FOREIGN = "quantize with this target's own numerics: a Q/DQ graph made for another runtime is often the cause."
 ADVICE = {
     r"No suitable implementations": f"choose precision f32 for this target, or {FOREIGN}",
     r"CALLBACK HAS THROWN|bias_ps\.rank": FOREIGN,
+    r"must be static": "export the model with fixed sizes there: OpenVINO wants to know them.",
     r"rank has to be known": "the graph branches on a value known only at run time: give that input a constant 'value' in the card.",
     r"Could not find an implementation": "export with the opset this target wants (edgemm export --opset), or leave that branch in fp32.",
     r"(?i)opset (version|\d)": "export with the opset this target wants (edgemm export --opset).",
@@ -34,7 +37,7 @@ def explain(err: Exception, target: str, path: Path, doing: str, *, culprit: tup
         doing: ``open``, ``compile`` or ``run``.
         culprit: (op, node) found by other means, used where the text names none.
     """
-    text = " ".join(str(err).split())
+    text = _cause(" ".join(str(err).split()))
     match = NODE.search(text)
     named = {key.rstrip("23456"): value for key, value in match.groupdict().items() if value} if match else {}
     op, node = (named.get("op", ""), named.get("node", "")) if named else culprit or ("", "")
@@ -43,6 +46,12 @@ def explain(err: Exception, target: str, path: Path, doing: str, *, culprit: tup
     verb = "failed while running" if doing == "run" else "refuses"
     fix = next((advice for words, advice in ADVICE.items() if re.search(words, text)), OTHERWISE)
     return TargetError(f"{target} {verb} '{path.name}'{where}.", why=_shortened(text), fix=fix)
+
+
+def _cause(text: str) -> str:
+    """Of OpenVINO's list of operators that it could not convert the first that is no mere consequence of another."""
+    entries = LISTED.split(text.partition(" Summary:")[0])[1:]
+    return next((entry for entry in entries if not CONSEQUENCE.search(entry)), text)
 
 
 def _shortened(text: str) -> str:

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino.frontend import FrontEndManager
 
 from edgemm.box.targets._errors.vendor import explain
 from edgemm.box.targets._openvino import ir
@@ -65,12 +65,9 @@ class OpenVINOSession(Session):
         self.inputs: list[TensorSpec] = list(face.inputs)
         self.outputs: list[TensorSpec] = list(face.outputs)
         self._path, self._device, self._settings = path, device, _settings(options)
-        self._core = ov.Core()
-        try:
-            self._model: ov.Model | None = self._core.read_model(str(path))
-        except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
-            raise explain(err, "openvino", path, "open") from err
-        self._snippets = options.get("snippets", "off" if _is_quantized(self._model) else "on")
+        self._core, self._is_open = ov.Core(), True
+        self._model = self._read_open()
+        self._snippets = options.get("snippets", "off" if face.is_quantized or (self._model and _is_quantized(self._model)) else "on")
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], _Plan] = OrderedDict()
         self._plan: _Plan | None = None
         if all(isinstance(size, int) or size == BATCH for spec in self.inputs for size in spec.shape):
@@ -109,18 +106,40 @@ class OpenVINOSession(Session):
     def precision(self) -> str:
         layers = self.layers()
         words = {layer.precision for layer in layers if layer.kind in COMPUTE}
-        words |= {layer.precision for layer in layers} & ({"bf16", "f16"} if words else {"bf16", "f16", "f32"})
+        asked = self._settings.get("INFERENCE_PRECISION_HINT")
+        halves = {"bf16"} if asked in ("f32", "bf16") else {"bf16", "f16"}  # f16 beside them only turns inputs and outputs of that type
+        words |= {layer.precision for layer in layers} & (halves if words else {*halves, "f32"})
         return "+".join(word for word in ("int8", "bf16", "f16", "f32") if word in words) or "f32"
 
     def close(self) -> None:
-        self._plan = self._model = None
+        self._plan, self._model, self._is_open = None, None, False
         self._plans.clear()
 
-    def __enter__(self) -> Session:
-        return self
+    def _read_open(self) -> ov.Model | None:
+        """The model with its open sizes; None where OpenVINO reads it only when they are fixed, as it does the STFT of ONNX.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        Raises:
+            TargetError: It refuses the model, and nothing of it is open.
+        """
+        try:
+            return self._core.read_model(str(self._path))
+        except Exception as err:  # OpenVINO raises RuntimeError and its own kinds without a common base
+            if self._path.suffix != ".onnx" or not self._has_open_sizes():
+                raise explain(err, "openvino", self._path, "open") from err
+            return None
+
+    def _has_open_sizes(self) -> bool:
+        return any(isinstance(size, str) for spec in self.inputs for size in spec.shape)
+
+    def _fixed(self, shapes: Mapping[str, list[int]]) -> ov.Model:
+        """The model for one set of input shapes."""
+        if self._model is None:
+            return _read_fixed(self._path, shapes)
+        if not self._has_open_sizes():
+            return self._model
+        model = self._model.clone()
+        model.reshape(shapes)
+        return model
 
     def _plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
         if shapes not in self._plans:
@@ -131,22 +150,29 @@ class OpenVINOSession(Session):
         return self._plans[shapes]
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
-        if self._model is None:
+        if not self._is_open:
             raise TargetError(f"the session of '{self._path.name}' is closed.", fix="open the model again.")
         named_shapes = {spec.name: list(shape) for spec, shape in zip(self.inputs, shapes, strict=True)}
         fuses = self._snippets == "on" or (self._snippets == "single" and all(shape[0] == 1 for shape in shapes))
         settings = self._settings | ({} if fuses else {"SNIPPETS_MODE": "DISABLE"})
+        model = None
         try:
-            model = self._model
-            if any(isinstance(size, str) for spec in self.inputs for size in spec.shape):
-                model = model.clone()
-                model.reshape(named_shapes)
+            model = self._fixed(named_shapes)
             compiled = self._core.compile_model(model, self._device, settings)
         except Exception as err:
             nameless = any(words in str(err) for words in NAMELESS)
-            culprit = find_culprit(self._core, model, self._device, settings) if nameless else None
+            culprit = find_culprit(self._core, model, self._device, settings) if nameless and model is not None else None
             raise explain(err, "openvino", self._path, "compile", culprit=culprit) from err
         return _bind(compiled, self.inputs, self.outputs, shapes)
+
+
+def _read_fixed(path: Path, shapes: Mapping[str, list[int]]) -> ov.Model:
+    """An ONNX file read with the sizes of its inputs known beforehand."""
+    reader = FrontEndManager().load_by_framework("onnx")
+    graph = reader.load(str(path))
+    for name, shape in shapes.items():
+        graph.set_partial_shape(graph.get_place_by_tensor_name(name), ov.PartialShape(shape))
+    return reader.convert(graph)
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

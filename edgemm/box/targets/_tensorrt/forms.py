@@ -56,7 +56,7 @@ def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
         from edgemm.graph import files
         from edgemm.graph.tensorrt import form as make
 
-        with folder_in_one_step(folder) as scratch:
+        with folder_in_one_step(folder, keep=(folder / "model.onnx").is_file) as scratch:
             files.save(make(files.load(path), precision=precision, int8=int8), scratch / "model.onnx")
     return folder / "model.onnx", form
 

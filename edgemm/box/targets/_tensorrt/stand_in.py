@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from edgemm.contracts import plugins
-from edgemm.contracts.target import LayerRan, Session, Target
+from edgemm.contracts.target import Session, Target
 
 
 class StandIn(Session):
@@ -28,18 +27,8 @@ class StandIn(Session):
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._session.run(feed)
 
-    def layers(self) -> list[LayerRan]:
-        """[]: what runs here says nothing about TensorRT."""
-        return []
-
     def precision(self) -> str:
         return self._precision
 
     def close(self) -> None:
         self._session.close()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()

@@ -1,18 +1,16 @@
-"""Log-mel and MFCC as fixed operations: framed Fourier transform by convolution, mel bands and cosine transform by matmul."""
+"""Log-mel and MFCC as fixed operations: framed Fourier transform, mel bands, logarithm and cosine transform."""
 
 from __future__ import annotations
 
-import ast
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from edgemm.contracts import options
-from edgemm.contracts.frontend_ops import Frames, Log, MatMul, Normalize, Op, Peak, Power, Reflect
-from edgemm.contracts.plugins import Option
-from edgemm.errors import CardError, Mistakes
+from edgemm.contracts.frontend_ops import Log, MatMul, Normalize, Op, Peak, Reflect
+from edgemm.contracts.modality import Framing
+from edgemm.data.modalities._audio import fourier
 
 
 @dataclass(frozen=True)
@@ -64,103 +62,73 @@ class Mel:
 
     @property
     def fft_length(self) -> int:
-        return self.fft or 1 << max(self.window - 1, 1).bit_length()
+        return 1 << max(self.window - 1, 1).bit_length() if self.fft is None else self.fft
 
     @property
     def top_hz(self) -> float:
         return self.rate_hz / 2 if self.fmax_hz is None else self.fmax_hz
 
     @property
+    def padded(self) -> int:
+        """Samples of the clip with what ``center`` mirrors."""
+        return self.samples + (2 * (self.window // 2) if self.center else 0)
+
+    @property
     def frames(self) -> int:
-        samples = self.samples + (2 * (self.window // 2) if self.center else 0)
-        return 1 + (samples - self.window) // self.hop
+        return 1 + (self.padded - self.window) // self.hop
+
+    @property
+    def bins(self) -> int:
+        """Of the Fourier transform of real samples."""
+        return self.fft_length // 2 + 1
+
+    def transform(self) -> fourier.Transform:
+        """What is computed before bands become logarithms."""
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)  # periodic
+        return fourier.Transform(hann, self.hop, self.frames, self.padded, self.fft_length, bands(self), self.power)
 
     def ops(self) -> list[Op]:
         """The operations from (samples,) to (mels or coefs, frames)."""
-        return list(_ops(self))
+        return self.forms()[DENSE]
+
+    def forms(self) -> dict[str, list[Op]]:
+        """Name of a way to compute the transform -> all operations with it; results are equal but for rounding."""
+        return {name: list(ops) for name, ops in _forms(self).items()}
+
+    def framing(self) -> Framing | None:
+        """Its frames one by one; None where each is divided by the largest sample of all."""
+        if self.normalize == "peak":
+            return None
+        after = _after(self)
+        alone = sum(not isinstance(op, Normalize) for op in after)
+        pad = (self.padded - self.samples) // 2
+        beside = 2 * -(-pad // self.hop) + -(-self.window // self.hop) - 1 if pad else 0  # edges that are computed in every window
+        at_once = min(max(round(AT_ONCE_S * self.rate_hz / self.hop), 1) + beside, max(self.frames // 2, 1))
+        return Framing(self.hop, self.window, self.frames, pad, at_once, self._block, after, alone)
+
+    def _block(self, frames: int) -> dict[str, list[Op]]:
+        few = replace(self, center=False, samples=(frames - 1) * self.hop + self.window)
+        return {name: ops[: -len(_after(few))] for name, ops in few.forms().items()}
 
 
-LOG_MEL_KEYS = tuple(f.name for f in fields(Mel) if f.name not in ("coefs", "dct", "rate_hz", "samples"))
-MFCC_KEYS = (*LOG_MEL_KEYS, "coefs", "dct")
-KINDS = {"log_mel": LOG_MEL_KEYS, "mfcc": MFCC_KEYS}
-
-
-def parse(features: Any, *, rate_hz: int, samples: int) -> Mel | None:
-    """Read and check the card's ``features``.
-
-    Raises:
-        CardError: One mistake in it; Mistakes: several. Neither names the input.
-    """
-    if features is None or features == "none":
-        return None
-    if isinstance(features, str) and features in KINDS:
-        features = {features: {}}
-    if not isinstance(features, dict) or len(features) != 1 or next(iter(features)) not in KINDS:
-        raise CardError(f"features is {features!r}.", fix="write none, {log_mel: {...}} or {mfcc: {...}}.")
-    kind, settings = next(iter(features.items()))
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise CardError(f"features.{kind} is {settings!r}.", fix=f"write {{{kind}: {{mels: 40, window_ms: 25, hop_ms: 10}}}}.")
-    declared = {field.name: Option(field.name, ast.parse(str(field.type), mode="eval").body, field.default) for field in fields(Mel)}
-    wrong = options.check(settings, {key: declared[key] for key in KINDS[kind]}, f"features.{kind}", CardError)
-    if wrong:
-        raise CardError(wrong[0].what, why=wrong[0].why, fix=wrong[0].fix) if len(wrong) == 1 else Mistakes(wrong)
-    mel = Mel(**({"coefs": 13} if kind == "mfcc" else {}) | settings, rate_hz=rate_hz, samples=samples)
-    _check(mel, kind)
-    return mel
-
-
-def _check(mel: Mel, kind: str) -> None:
-    rules = [
-        (mel.mels >= 1, f"mels is {mel.mels}.", "write a number of bands, at least 1."),
-        (mel.window >= 2, f"window_ms is {mel.window_ms}.", f"at {mel.rate_hz} Hz a window of two samples needs {2000 / mel.rate_hz} ms."),
-        (mel.hop >= 1, f"hop_ms is {mel.hop_ms}.", f"at {mel.rate_hz} Hz one sample is {1000 / mel.rate_hz} ms."),
-        (
-            mel.fft_length >= mel.window,
-            f"fft is {mel.fft}, shorter than the window of {mel.window} samples.",
-            "make fft at least that long.",
-        ),
-        (
-            0 <= mel.fmin_hz < mel.top_hz <= mel.rate_hz / 2,
-            f"the bands reach from {mel.fmin_hz} to {mel.top_hz} Hz.",
-            f"keep 0 <= fmin_hz < fmax_hz <= {mel.rate_hz / 2}, half the rate.",
-        ),
-        (mel.power > 0, f"power is {mel.power}.", "write 2 (power) or 1 (magnitude)."),
-        (mel.floor > 0, f"floor is {mel.floor}.", "the logarithm needs a floor above 0."),
-        (mel.offset >= 0, f"offset is {mel.offset}.", "write a number of at least 0."),
-        (mel.coefs is None or 1 <= mel.coefs <= mel.mels, f"coefs is {mel.coefs}.", f"keep between 1 and the {mel.mels} bands."),
-        (
-            mel.samples + (2 * (mel.window // 2) if mel.center else 0) >= mel.window,
-            f"the clip of {mel.samples} samples is shorter than one window of {mel.window}.",
-            "lengthen seconds or shorten window_ms.",
-        ),
-        (not mel.center or mel.window // 2 < mel.samples, "center mirrors more than the clip holds.", "lengthen seconds."),
-    ]
-    for holds, what, fix in rules:
-        if not holds:
-            raise CardError(f"features.{kind}: {what}", fix=fix)
+AT_ONCE_S = 0.26  # what five windows a second bring, and a packet of sound more
+DENSE, FACTORIZED = "dense", "factorized"
 
 
 @functools.lru_cache(maxsize=16)
-def _ops(mel: Mel) -> tuple[Op, ...]:
-    bank = bands(mel)
-    used = np.flatnonzero(bank.any(axis=0))  # bins outside all bands need no convolution
-    ops: list[Op] = [Peak()] if mel.normalize == "peak" else []
-    ops += [Reflect(mel.window // 2)] if mel.center else []
-    ops += [Frames(_fourier(mel, used), mel.hop), Power(mel.power), MatMul(bank[:, used].astype(np.float32)), Log(mel.floor, mel.offset)]
-    if mel.coefs is not None:
-        ops.append(MatMul(_cosines(mel)))
-    if mel.normalize == "clip":
-        ops.append(Normalize())
-    return tuple(ops)
+def _forms(mel: Mel) -> dict[str, tuple[Op, ...]]:
+    transform = mel.transform()
+    before: list[Op] = [Peak()] if mel.normalize == "peak" else []
+    before += [Reflect(mel.window // 2)] if mel.center else []
+    ways = {DENSE: fourier.dense(transform), FACTORIZED: fourier.factorized(transform)}
+    return {name: (*before, *way, *_after(mel)) for name, way in ways.items() if way}
 
 
-def _fourier(mel: Mel, bins: np.ndarray) -> np.ndarray:
-    """Windowed cosines, then sines, (2 * bins, 1, window): the discrete Fourier transform as a convolution."""
-    at = np.arange(mel.window)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * at / mel.window)  # periodic
-    angle = 2 * np.pi * np.outer(bins, at) / mel.fft_length
-    return (np.concatenate([np.cos(angle), -np.sin(angle)]) * hann)[:, None].astype(np.float32)
+def _after(mel: Mel) -> list[Op]:
+    """The operations behind the bands."""
+    after: list[Op] = [Log(mel.floor, mel.offset)]
+    after += [MatMul(_cosines(mel))] if mel.coefs is not None else []
+    return [*after, Normalize()] if mel.normalize == "clip" else after
 
 
 def bands(mel: Mel) -> np.ndarray:
@@ -168,7 +136,7 @@ def bands(mel: Mel) -> np.ndarray:
 
     Source: HTK scale: Young et al., The HTK Book, ch. 5. Slaney scale and norm: Slaney, Auditory Toolbox (1998).
     """
-    hz = np.arange(mel.fft_length // 2 + 1) * mel.rate_hz / mel.fft_length
+    hz = np.arange(mel.bins) * mel.rate_hz / mel.fft_length
     mel_edges = np.linspace(_to_mel(mel.fmin_hz, mel.mel_scale), _to_mel(mel.top_hz, mel.mel_scale), mel.mels + 2)
     hz_edges = _to_hz(mel_edges, mel.mel_scale)
     edges, at = (hz_edges, hz) if mel.mel_slope == "hz" else (mel_edges, _to_mel(hz, mel.mel_scale))

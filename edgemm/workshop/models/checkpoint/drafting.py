@@ -34,7 +34,7 @@ def returned_shapes(card: Card) -> dict[str, tuple[int, ...]]:
         CheckpointError: The factory's code failed; names file and line.
         Refused: ``forward`` failed; names file and line too.
     """
-    module = build_module(card, weights=False).eval()
+    module = build_module(card, weights=False).eval().float()  # as ``load_model`` reads it
     rng = np.random.default_rng(0)
     inputs = {
         name: torch.from_numpy(np.stack([modality.synthetic(rng) for _ in range(BATCH)])) for name, modality in modalities(card).items()

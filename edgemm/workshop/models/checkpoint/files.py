@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.contracts import user_code
 from edgemm.contracts.card import Card
+from edgemm.contracts.member_cards import member_cards
 from edgemm.errors import OutputError
 from edgemm.store.artifact import folder_in_one_step, require_writable
 
@@ -22,13 +22,15 @@ def write(card: Card, scratch: Path, final: Path) -> None:
 
     The card written loads from anywhere as long as the factory's source stays where it is.
     """
-    inputs = _with_tokenizers(card, scratch)
+    placed, tokenizers = card.with_tokenizers()
+    for name, content in tokenizers.items():
+        (scratch / name).write_bytes(content)
     for entry in card.applied:
         for record in entry.values():
             shutil.copyfile(card.folder / record, scratch / Path(record).name)
     applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
-    written = card.replace(
-        inputs=inputs, applied=applied, weights=WEIGHTS, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
+    written = placed.replace(
+        applied=applied, weights=WEIGHTS, weights_key=None, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
     )
     (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
 
@@ -92,18 +94,6 @@ def _foreign(folder: Path) -> str:
     return ""
 
 
-def _with_tokenizers(card: Card, scratch: Path) -> dict[str, Any]:
-    """Copy each text input's tokenizer: to tokenizer.json where all share one, else to <input>.tokenizer.json."""
-    files = {name: card.folder / str(spec.options["tokenizer"]) for name, spec in card.inputs.items() if spec.options.get("tokenizer")}
-    one = len({file.resolve() for file in files.values()}) == 1
-    inputs = dict(card.inputs)
-    for name, file in files.items():
-        copied = "tokenizer.json" if one else f"{name}.tokenizer.json"
-        shutil.copyfile(file, scratch / copied)
-        inputs[name] = dataclasses.replace(inputs[name], options={**inputs[name].options, "tokenizer": copied})
-    return inputs
-
-
 def _source(card: Card, final: Path) -> str | None:
     """The folder of the user's factory as seen from the new card; None where the import path has it."""
     if user_code.kind(card) != "own":
@@ -122,13 +112,29 @@ def _kwargs(card: Card, scratch: Path, final: Path) -> dict[str, Any]:
             shutil.copyfile(config, scratch / CONFIG)
             return kwargs | {"config": CONFIG}
         case "shipped":
-            return _moved(kwargs, card.folder, final)
+            return moved(kwargs, card.folder, final)
+        case "members":
+            return kwargs | {"members": {name: _member(name, card, scratch, final) for name in kwargs["members"]}}
     return kwargs
 
 
-def _moved(value: Any, old: Path, new: Path) -> Any:
+def _member(name: str, card: Card, scratch: Path, final: Path) -> dict[str, Any]:
+    """One member of a fused card as it stands among the kwargs of the new one; its records are copied beside that."""
+    own = member_cards(card)[name][0]
+    applied = []
+    for entry in own.applied:
+        for step, record in entry.items():
+            there = record if record.startswith(f"{name}.") else f"{name}.{Path(record).name}"
+            shutil.copyfile(own.folder / record, scratch / there)
+            applied.append({step: there})
+    changed = {"source": _source(own, final), "kwargs": _kwargs(own, scratch, final), "applied": applied}
+    return {**card.kwargs["members"][name], **changed} if any(changed.values()) else dict(card.kwargs["members"][name])
+
+
+def moved(value: Any, old: Path, new: Path) -> Any:
+    """Kwargs whose files, named relative to the folder ``old``, are found from ``new``."""
     if isinstance(value, dict):
-        return {key: _moved(entry, old, new) for key, entry in value.items()}
+        return {key: moved(entry, old, new) for key, entry in value.items()}
     if isinstance(value, str) and user_code.leads_to_a_file(old, value) and not Path(value).is_absolute():
         return Path(os.path.relpath(old / value, new.resolve())).as_posix()
     return value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgemm.contracts.card import Card, Input, Output
 from edgemm.errors import CardError
+from edgemm.store import json_text
 
 TOKENS = 128  # length of a text where the model could take more; edit the card for longer ones
 IMAGE_SIZE, SHORTEST = 224, "shortest_edge"
@@ -73,7 +73,7 @@ def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
     if missing is not None and not path.is_file():
         return missing
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise CardError(f"cannot read '{path}'.", why=f"{err}.", fix="copy the model's folder again.") from err
     return content if isinstance(content, dict) else {}

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.contracts import user_code
-from edgemm.contracts.card import SHIPPED, Card
+from edgemm.contracts.card import Card
+from edgemm.contracts.card_file import SHIPPED
+from edgemm.contracts.member_cards import member_cards
 from edgemm.errors import CheckpointError
 from edgemm.store import cache
 
@@ -30,8 +32,10 @@ def identity(card: Card) -> dict[str, Any]:
     return facts
 
 
-def _factory_facts(card: Card) -> dict[str, str]:
+def _factory_facts(card: Card) -> dict[str, Any]:
     match user_code.kind(card):
+        case "members":
+            return {name: identity(member) for name, (member, _) in member_cards(card).items()}
         case "shipped":  # edgemm's own code is in every stage's key already
             name = card.factory.partition(":")[2] if card.factory else ""
             return {name: (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")}
@@ -42,7 +46,7 @@ def _factory_facts(card: Card) -> dict[str, str]:
 
 def _named_files(card: Card) -> list[str]:
     """Files that the card names by a path relative to it: tokenizers, records of applied steps, configurations among the kwargs."""
-    named = [str(value) for spec in card.inputs.values() if (value := spec.options.get("tokenizer"))]
+    named = [str(card.inputs[name].options["tokenizer"]) for name in card.tokenizers()]
     named += [record for entry in card.applied for record in entry.values()]
     return named + sorted({value for value in _strings(card.kwargs) if user_code.leads_to_a_file(card.folder, value)})
 

@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from edgemm.contracts import card, plugins, user_code
+from edgemm.contracts import card_file, plugins, user_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.libraries import quiet_imports
 from edgemm.errors import CheckpointError
+from edgemm.store import json_text
 from edgemm.store.artifact import folder_in_one_step
-from edgemm.workshop.models.checkpoint import files
+from edgemm.workshop.models import folding
+from edgemm.workshop.models.checkpoint import files, randomness, soundness
 from edgemm.workshop.models.checkpoint.files import WEIGHTS
-from edgemm.workshop.models.checkpoint.weights import fit, read_state, write_state
+from edgemm.workshop.models.checkpoint.fitting import fit
+from edgemm.workshop.models.checkpoint.weights import read_states, write_state
 from edgemm.workshop.models.fused import FusedModel
 
 
-def load_model(card: Card, *, weights: bool = True) -> FusedModel:
-    """Build the card's model, on the CPU and in eval mode.
+def load_model(
+    card: Card, *, weights: bool = True, seed: int | None = 0, fold: bool = True, note: Callable[[str], None] = lambda text: None
+) -> FusedModel:
+    """Build the card's model, on the CPU, in float32 and in eval mode.
 
     Args:
         weights: False builds it with fresh weights (structure changes under ``applied`` are made all the same).
+        seed: What a factory draws at random, where no weights replace it, is drawn from this, so that every stage of a run has the same
+            model; None = from the random state as it is.
+        fold: Make weights that are computed at every call (weight norm, spectral norm) plain ones. False leaves them where their
+            checkpoint has them, for training.
+        note: Told which weights of several in the file were taken, what of it was left out, and of another type than float32.
 
     Raises:
         CardError: The factory cannot be found or called, or what it builds does not go with the card.
-        CheckpointError: Its code failed, or the weights are missing, damaged, unsafe or do not fit.
+        CheckpointError: Its code failed, or the weights are missing, damaged, unsafe, not finite or do not fit.
+        ExportError: The model answers otherwise with plain weights.
     """
+    name = card.weights or card.model or card.factory or ""
     if card.model:
-        return _opened(card)
-    model = FusedModel(card, build_module(card, weights=weights))
+        model = _opened(card)
+        soundness.widen(model.module, name, note)
+        soundness.require_finite(model.module, name)
+        return model
+    model = FusedModel(card, build_module(card, weights=weights, seed=None if weights and card.weights else seed, note=note))
+    path = card.weights_path if weights and not _is_hugging_face_folder(card) else None
+    states = {} if path is None else read_states(path)
+    if folding.is_computed(model.module) and (card.applied or _are_of_folded(model, states)):
+        folding.fold(model.module)  # what was saved is plain
     for entry in card.applied:
         for step, record in entry.items():
             model = plugins.import_plugin("steps", step).restore(model, _record(card.folder / record))
-    path = card.weights_path
-    if weights and path is not None and not (path.is_dir() and user_code.kind(card) == "hf"):
-        fit(model.module, read_state(path), path)
-    return model.eval()
+    if path is not None:
+        for words in fit(model.module, states, path, key=card.weights_key):
+            note(words)
+    soundness.require_finite(model.module, name)
+    return folding.folded(model.eval()) if fold else model.eval()
+
+
+def _are_of_folded(model: FusedModel, states: Mapping[str, Mapping[str, Any]]) -> bool:
+    return bool(states) and all(folding.is_state_of_folded(model.module, state) for state in states.values())
 
 
 def save_model(model: FusedModel, folder: Path) -> Card:
@@ -52,7 +76,7 @@ def save_model(model: FusedModel, folder: Path) -> Card:
     """
     with folder_in_one_step(folder) as scratch:
         write_model(model, scratch, folder)
-    return card.load(folder)
+    return card_file.load(folder)
 
 
 def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
@@ -71,13 +95,25 @@ def write_model(model: FusedModel, scratch: Path, final: Path) -> None:
     files.write(card, scratch, final)
 
 
-@quiet_imports()
-def build_module(card: Card, *, weights: bool = True) -> nn.Module:
-    """What the card's factory builds, as it is; of the weights only those of a Hugging Face folder are in it.
+def build_module(
+    card: Card, *, weights: bool = True, seed: int | None = None, note: Callable[[str], None] = lambda text: None
+) -> nn.Module:
+    """What the card's factory builds, in float32; of the weights only those of a Hugging Face folder are in it.
+
+    Args:
+        seed: As for ``load_model``; the random state is afterwards what it was.
+        note: Told of another type than float32 that it was built in.
 
     Raises:
         CardError, CheckpointError: As ``load_model``.
     """
+    with quiet_imports(), randomness.drawn_from(seed) as again:
+        module = _built(card, weights, again)
+    soundness.widen(module, str(card.weights if _is_hugging_face_folder(card) else card.factory), note)
+    return module
+
+
+def _built(card: Card, weights: bool, again: Callable[[], None]) -> nn.Module:
     kind = user_code.kind(card)
     if kind == "shipped":
         from edgemm.workshop.models.build import build  # the reference models' plugins are of no use to a user's own factory
@@ -87,13 +123,33 @@ def build_module(card: Card, *, weights: bool = True) -> nn.Module:
         from edgemm.workshop.models.checkpoint import huggingface  # transformers takes seconds to import
 
         return huggingface.build(card, weights=weights)
-    module = user_code.call(card)
+    if kind == "members":
+        from edgemm.workshop.models import late  # of use to cards of members alone
+
+        return late.build(card, lambda _, member: _member(member, again))
+    module = user_code.call(card, imported=again)
     if not isinstance(module, nn.Module):
         raise CheckpointError(
             f"factory '{card.factory}' returned {type(module).__name__}, not a torch.nn.Module.",
             fix="let it build the model and return it.",
         )
     return module
+
+
+def _member(card: Card, again: Callable[[], None]) -> FusedModel:
+    """A member of a fused card, as its own steps left it; its weights are among those of the whole."""
+    model = FusedModel(card, _built(card, weights=False, again=again))
+    if folding.is_computed(model.module):
+        folding.fold(model.module)
+    for entry in card.applied:
+        for step, record in entry.items():
+            model = plugins.import_plugin("steps", step).restore(model, _record(card.folder / record))
+    return model
+
+
+def _is_hugging_face_folder(card: Card) -> bool:
+    """Whether the weights are in a folder that the factory itself reads."""
+    return card.weights_path is not None and card.weights_path.is_dir() and user_code.kind(card) == "hf"
 
 
 def _opened(card: Card) -> FusedModel:
@@ -112,7 +168,7 @@ def _opened(card: Card) -> FusedModel:
 
 def _record(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_text.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise CheckpointError(
             f"cannot read '{path}', which the card's `applied:` names.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import re
 import warnings
@@ -17,6 +16,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2  # torch.export.load falls back to an older format that reads other members
 
 from edgemm.errors import CheckpointError, TrainError
+from edgemm.store import json_text
 
 DATA = re.compile(r"(data/(weights|constants)/[^/]+|.*\.json|archive_format|archive_version|version|byteorder|\.data/.*|extra/.*)")
 """Members read as bytes or text, never unpickled, unless a ``*_config.json`` says ``use_pickle``."""
@@ -90,8 +90,8 @@ def _refuse_code(path: Path) -> None:
 
 def _check_json(path: Path, name: str, content: bytes, members: dict[str, bytes]) -> None:
     try:
-        plain = json.loads(content)
-    except (ValueError, RecursionError) as err:
+        plain = json_text.loads(content)
+    except ValueError as err:
         raise CheckpointError(f"'{path}' is damaged: '{name}' is not JSON.", fix="save it again with torch.export.save.") from err
     for key, value in _walk(plain):
         if key == "target" and isinstance(value, str) and not TARGETS.fullmatch(value):

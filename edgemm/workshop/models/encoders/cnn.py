@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from edgemm.workshop.models.layers.encoder import Pooled, as_picture, conv_norm, halved, picture_shape
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import MapEncoder, Pooled, conv_norm, halved, picture_shape
+from edgemm.workshop.models.protocols import Features
 
 
-class Cnn(Encoder):
+class Cnn(MapEncoder):
     """A 3x3 convolution of stride 2 for each entry of ``channels``, each with batch norm and ReLU.
 
     Args:
@@ -40,9 +40,3 @@ class Cnn(Encoder):
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.pooled = Pooled(inside, halved(high, len(channels)) * halved(wide, len(channels)), width, pool, dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.pooled(self.layers(as_picture(x)))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.pooled.tokens(self.layers(as_picture(x))), None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from edgemm.workshop.models.layers.encoder import Pooled, as_picture, conv_norm, halved, picture_shape
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import MapEncoder, Pooled, conv_norm, halved, picture_shape
+from edgemm.workshop.models.protocols import Features
 
 
-class DepthwiseCnn(Encoder):
+class DepthwiseCnn(MapEncoder):
     """A plain stem of stride 2, then for each further entry of ``channels`` a depthwise and a 1x1 convolution, the map halved.
 
     Args:
@@ -43,9 +43,3 @@ class DepthwiseCnn(Encoder):
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.pooled = Pooled(inside, halved(high, len(channels)) * halved(wide, len(channels)), width, pool, dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.pooled(self.layers(as_picture(x)))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.pooled.tokens(self.layers(as_picture(x))), None

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from edgemm.workshop.models.layers.encoder import AsSeries, require_one_direction, series_shape
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import AsSeries, RecurrentEncoder, require_one_direction, series_shape
+from edgemm.workshop.models.protocols import Features
 
 
-class Lstm(Encoder):
+class Lstm(RecurrentEncoder):
     """Reads log-mel or MFCC frame by frame.
 
     Args:
@@ -44,12 +44,5 @@ class Lstm(Encoder):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(hidden * (2 if bidirectional else 1), width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        states = self._states(x)
-        return self.project(self.dropout(states.mean(1) if self.pool == "mean" else states[:, -1]))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.project(self._states(x)), None
-
-    def _states(self, x: Tensor) -> Tensor:
-        return self.lstm(self.series(x).transpose(1, 2))[0]
+    def states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.lstm(self.series(x).transpose(1, 2))[0], None

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from edgemm.workshop.models.layers.encoder import Pooled, as_picture, conv_norm, halved, picture_shape
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import MapEncoder, Pooled, conv_norm, halved, picture_shape
+from edgemm.workshop.models.protocols import Features
 
 
-class ResidualCnn(Encoder):
+class ResidualCnn(MapEncoder):
     """A stem, then for each entry of ``channels`` one stage of ``blocks`` residual blocks; every stage halves the map.
 
     Args:
@@ -46,12 +46,6 @@ class ResidualCnn(Encoder):
                 inside = outside
         self.layers = nn.Sequential(*layers)
         self.pooled = Pooled(inside, halved(high, len(channels)) * halved(wide, len(channels)), width, pool, dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.pooled(self.layers(as_picture(x)))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.pooled.tokens(self.layers(as_picture(x))), None
 
 
 class _Block(nn.Module):

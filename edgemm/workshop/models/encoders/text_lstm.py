@@ -6,12 +6,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from edgemm.workshop.models.layers.encoder import require_one_direction
-from edgemm.workshop.models.layers.text import last_token, masked_mean, token_mask, vocabulary_of
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import RecurrentEncoder, require_one_direction
+from edgemm.workshop.models.layers.text import token_mask, vocabulary_of
+from edgemm.workshop.models.protocols import Features
 
 
-class TextLstm(Encoder):
+class TextLstm(RecurrentEncoder):
     """The order of the words counts. Padding is read but never looked at.
 
     Args:
@@ -45,15 +45,6 @@ class TextLstm(Encoder):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(hidden * (2 if bidirectional else 1), width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        states, counts = self._states(x, mask)
-        pooled = masked_mean(states, counts) if self.pool == "mean" else last_token(states, counts)
-        return self.project(self.dropout(pooled))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        states, counts = self._states(x, mask)
-        return self.project(states), counts
-
-    def _states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         words = self.dropout(self.embedding(x))
         return self.lstm(words)[0], token_mask(x, mask, self.pad)

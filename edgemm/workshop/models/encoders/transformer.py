@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.workshop.models.attention import TransformerLayer
-from edgemm.workshop.models.layers.text import masked_mean, token_mask, vocabulary_of
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import StatesEncoder
+from edgemm.workshop.models.layers.text import token_mask, vocabulary_of
+from edgemm.workshop.models.protocols import Features
 
 
-class Transformer(Encoder):
+class Transformer(StatesEncoder):
     """Word and position embeddings through pre-norm transformer layers, then the mean over the words.
 
     Args:
@@ -34,15 +35,7 @@ class Transformer(Encoder):
         self.norm = nn.LayerNorm(embedding)
         self.project = nn.Linear(embedding, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        states, counts = self._states(x, mask)
-        return self.project(masked_mean(states, counts))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        states, counts = self._states(x, mask)
-        return self.project(states), counts
-
-    def _states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         words = self.embedding(x)
         counts = token_mask(x, mask, self.pad)
         words = self.dropout(words + self.positions[: x.shape[1]])

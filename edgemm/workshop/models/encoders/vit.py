@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.workshop.models.attention import TransformerLayer
-from edgemm.workshop.models.layers.encoder import as_picture, picture_shape
-from edgemm.workshop.models.protocols import Encoder, Features
+from edgemm.workshop.models.layers.encoder import StatesEncoder, as_picture, picture_shape
+from edgemm.workshop.models.protocols import Features
 
 
-class Vit(Encoder):
+class Vit(StatesEncoder):
     """Patches, position embeddings, pre-norm transformer layers, then the mean over the patches.
 
     Args:
@@ -47,14 +47,8 @@ class Vit(Encoder):
         self.norm = nn.LayerNorm(embedding)
         self.project = nn.Linear(embedding, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.project(self._states(x).mean(1))
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.project(self._states(x)), None
-
-    def _states(self, x: Tensor) -> Tensor:
+    def states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         patches = self.dropout(self.patches(as_picture(x)).flatten(2).transpose(1, 2) + self.positions)
         for layer in self.layers:
             patches = layer(patches)
-        return self.norm(patches)
+        return self.norm(patches), None

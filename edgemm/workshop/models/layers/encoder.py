@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from edgemm.contracts.modality import AXES_BY_RANK, BANDS_OVER_TIME, PICTURE_AXES, TIME
 from edgemm.errors import CardError
-from edgemm.workshop.models.protocols import Features
+from edgemm.workshop.models.layers.text import last_token, masked_mean
+from edgemm.workshop.models.protocols import Encoder, Features
 
 TIME_AND_CHANNELS = AXES_BY_RANK[2]
 
@@ -33,6 +34,52 @@ class Pooled(nn.Module):
     def tokens(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, H * W, width), one token a cell; with ``flatten`` the whole map is one token."""
         return self(x).unsqueeze(1) if self.flatten else self.project(x.flatten(2).transpose(1, 2))
+
+
+class MapEncoder(Encoder):
+    """A picture through ``layers`` to a map of cells, and that ``pooled``; a plugin sets both."""
+
+    layers: nn.Sequential
+    pooled: Pooled
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.pooled(self.layers(as_picture(x)))
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.pooled.tokens(self.layers(as_picture(x))), None
+
+
+class StatesEncoder(Encoder):
+    """One linear layer, ``project``, on each of the states that a plugin gives, or on their mean or the last of them."""
+
+    pool: str = "mean"
+    project: nn.Linear
+
+    def states(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(N, T, hidden), and the mask over them as ``tokens`` gives it."""
+        raise NotImplementedError
+
+    def pooled(self, states: Tensor, counts: Tensor | None) -> Tensor:
+        """(N, hidden)."""
+        if self.pool == "last":
+            return states[:, -1] if counts is None else last_token(states, counts)
+        return states.mean(1) if counts is None else masked_mean(states, counts)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.project(self.pooled(*self.states(x, mask)))
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        states, counts = self.states(x, mask)
+        return self.project(states), counts
+
+
+class RecurrentEncoder(StatesEncoder):
+    """Blanks a share of what it pooled in training."""
+
+    dropout: nn.Dropout
+
+    def pooled(self, states: Tensor, counts: Tensor | None) -> Tensor:
+        return self.dropout(super().pooled(states, counts))
 
 
 def conv_norm(inside: int, outside: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:

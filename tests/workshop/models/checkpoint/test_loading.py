@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgemm.contracts import card as cards
+from edgemm.contracts import card_file as cards
 from edgemm.errors import CardError, CheckpointError, OutputError
 from edgemm.workshop.models.checkpoint import files
 from edgemm.workshop.models.checkpoint.identity import identity
@@ -68,8 +68,7 @@ def answer(model):
 @pytest.fixture
 def trained(place):
     """A model and its state dict, unlike what a fresh factory builds."""
-    torch.manual_seed(7)
-    return load_model(made(place))
+    return load_model(made(place), seed=7)
 
 
 def test_a_model_is_built_in_eval_mode_and_answers_by_output_name(place):
@@ -78,7 +77,7 @@ def test_a_model_is_built_in_eval_mode_and_answers_by_output_name(place):
     assert answer(model).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth", "w.bin", "w.ckpt"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth", "w.bin", "w.ckpt", "w.pth.tar"])
 def test_weights_are_read_from_every_safe_format(place, trained, name):
     save = save_file if name.endswith("safetensors") else torch.save
     save(trained.module.state_dict(), place / name)
@@ -138,7 +137,7 @@ def test_a_whole_pickled_module_is_refused(place, trained):
         load_model(made(place, weights="w.pt"))
 
 
-@pytest.mark.parametrize("name", ["w.pkl", "w.pickle", "w.joblib", "w.h5", "w"])
+@pytest.mark.parametrize("name", ["w.pkl", "w.pickle", "w.joblib", "w.h5", "w.tar", "w"])
 def test_other_formats_are_refused_unopened(place, name):
     (place / name).write_bytes(b"anything")
     with pytest.raises(CheckpointError, match="is not a format for weights that is known to hold data only"):
@@ -314,9 +313,9 @@ def test_identity_imports_neither_torch_nor_the_factory(place, fresh_python):
     (place / "model.yaml").write_text(made(place).to_yaml())
     printed = fresh_python(f"""
 import sys
-from edgemm.contracts import card
+from edgemm.contracts import card_file
 from edgemm.workshop.models.checkpoint.identity import identity
-print(identity(card.load({str(place)!r}))["factory"].keys(), "torch" in sys.modules)
+print(identity(card_file.load({str(place)!r}))["factory"].keys(), "torch" in sys.modules)
 """)
     assert printed.strip() == "dict_keys(['fused.py']) False"
 
@@ -525,7 +524,7 @@ def test_a_checkpoint_is_copied_elsewhere_without_torch_and_answers_the_same(pla
     printed = fresh_python(
         "import sys\n"
         "from pathlib import Path\n"
-        "from edgemm.contracts import card as cards; from edgemm.workshop.models.checkpoint import files as checkpoint_files\n"
+        "from edgemm.contracts import card_file as cards; from edgemm.workshop.models.checkpoint import files as checkpoint_files\n"
         f"checkpoint_files.copy(cards.load({str(tmp_path / 'runs' / 'first')!r}), Path({str(tmp_path / 'elsewhere')!r}))\n"
         "print(sorted({'torch', 'safetensors'} & set(sys.modules)))\n"
     )
@@ -543,3 +542,54 @@ def test_a_checkpoint_takes_the_place_of_an_earlier_one_only(place, trained, tmp
     (tmp_path / "new" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"cannot write a checkpoint to .*new(.|\n)*it holds 'notes.txt'(.|\n)*--checkpoint"):
         files.check_place(tmp_path / "new", original=place, apart=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_hugging_face_folder_in_single_precision_is_read_as_float32_and_told(kind, bert):
+    model, folder = bert
+    model.to(kind).save_pretrained(folder)
+    notes = []
+    loaded = load_model(text_card(folder.parent, weights="bert"), note=notes.append)
+    assert {value.dtype for value in loaded.module.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert notes == [f"'bert' holds {str(kind).removeprefix('torch.')}: it is read as float32."]
+
+
+def spoiled(place: Path, name: str, value: float, where=slice(0, 1)) -> None:
+    """The weights of the user's model, one tensor with ``value`` in it."""
+    saved = save_model(load_model(made(place)), place / "saved")
+    state = torch.nn.Module.state_dict(load_model(saved).module)
+    state[name].view(-1)[where] = value
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, place / "spoiled.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("head.weight", np.nan, "NaN"),
+        ("left.bias", np.inf, "infinity"),
+        ("norm.running_var", np.inf, "infinity"),
+        ("norm.bias", -np.inf, "inf"),
+    ],
+)
+def test_a_tensor_that_is_no_number_is_named_when_weights_are_read(name, value, word, place):
+    spoiled(place, name, value)
+    with pytest.raises(CheckpointError, match=rf"'{name}' of the weights in 'spoiled.safetensors' holds {word}") as caught:
+        load_model(made(place, weights="spoiled.safetensors"))
+    assert "1 of its" in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "is_refused"), [(-np.inf, False), (np.nan, True)])
+def test_a_buffer_may_be_a_mask_of_infinities_but_never_nan(value, is_refused, place):
+    mask = f"        self.register_buffer('mask', torch.full((3,), float('{value}')))"
+    (place / "masked.py").write_text(MODEL.replace("def build", "def masked").replace("super().__init__()", f"super().__init__()\n{mask}"))
+    card = made(place, factory="masked:masked")
+    if is_refused:
+        with pytest.raises(CheckpointError, match="'mask' of the weights in 'masked:masked' holds NaN"):
+            load_model(card)
+    else:
+        assert load_model(card).module.mask.isinf().all()
+
+
+def test_loading_a_model_imports_nothing_of_what_exports_one(fresh_python):
+    loaded = fresh_python("import sys, edgemm.workshop.models.checkpoint.loading; print(*sys.modules)").split()
+    assert not {"torch.onnx", "torch._dynamo", "onnxscript"} & {*loaded}  # four times as long as torch's own import

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
 
+from edgemm.box.serving.sinks._mqtt import zones
 from edgemm.contracts import task as tasks
-from edgemm.contracts.card import Output
-from edgemm.contracts.decision import Reading
+from edgemm.contracts.decision import Incident, Reading
 from edgemm.contracts.sink import About
+from edgemm.contracts.slugs import distinct, slug, slugs
 from edgemm.contracts.task import Entity
 
 ALL = "all"
+CONTROLS = ("enabled", "modalities", "threshold")
+OF_A_LABEL = ("on_off", "count")
+SET = "set"
+"""``<control>/set`` is where a control is moved."""
 
 
-def slug(text: str) -> str:
-    """``text`` as it may stand in ids and topics: letters, digits, _ and -."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_") or "x"
+@dataclass(frozen=True)
+class Shown:
+    """One entity of an output, and where it stands.
+
+    Attributes:
+        topic: Below the device's own.
+        id: What no other entity of the device is called.
+        title: What people read: the label, with its output's name where several have that label.
+    """
+
+    entity: Entity
+    topic: str
+    id: str
+    title: str
 
 
 def events(about: About) -> list[str]:
-    """Labels that can be an event, of all outputs."""
-    return [entity.key for entities in shown(about).values() for entity in entities if entity.kind == "on_off"]
+    """What can be an event, of all outputs: labels that go on, and what tracks do."""
+    labels = (one.entity.key for entities in shown(about).values() for one in entities if one.entity.kind == "on_off")
+    done = get_args(get_type_hints(Incident)["kind"]) if about.zones else ()
+    return list(dict.fromkeys([*labels, *done]))
 
 
 def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
@@ -47,9 +66,10 @@ def component_payloads(about: About, base: str, *, pictures: bool) -> dict[str, 
 
 def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
     """Key -> entity."""
-    entities: dict[str, dict[str, Any]] = {}
-    for name, output in about.outputs.items():
-        entities |= _of_output(about, base, name, output)
+    all_shown = shown(about)
+    entities = {one.id: _of_entity(base, one) for own in all_shown.values() for one in own}
+    for zone in (zone for own in zones_shown(about, all_shown).values() for zone in own):
+        entities |= {key: {**entity, **_running(base)} for key, entity in zones.components(zone, base, pictures=pictures).items()}
     if labels := events(about):
         entities["event"] = {"p": "event", "name": "Detection", "event_types": labels, "state_topic": f"{base}/event"}
     if pictures:
@@ -58,18 +78,47 @@ def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str
     return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in entities.items()}
 
 
-def shown(about: About) -> dict[str, list[Entity]]:
-    """Output -> its entities."""
-    return {name: _told(about, name, output) for name, output in about.outputs.items()}
+def shown(about: About) -> dict[str, list[Shown]]:
+    """Output -> its entities: those of its task, without the classes that are never an event."""
+    entities = {name: list(tasks.of(output).entities()) for name, output in about.outputs.items()}
+    outputs, topics = slugs(entities), dict[tuple[str, Entity], tuple[str, str]]()
+    for name, own in entities.items():
+        words = [slug(entity.key) for entity in own if entity.kind not in OF_A_LABEL]
+        labels = slugs(_labels(own), taken=[*words, *([SET] if outputs[name] in CONTROLS else [])])
+        topics |= {(name, entity): (outputs[name], labels[entity.key] if entity.kind in OF_A_LABEL else slug(entity.key)) for entity in own}
+    ids = distinct({"/".join(place): "_".join(place) for place in topics.values()}, taken=_fixed(about))
+    labels_in = Counter(label for own in entities.values() for label in _labels(own))
+    titles = Counter([*map(_title, labels_in), *(f"output {_title(name)}" for name in entities)])
+    all_shown: dict[str, list[Shown]] = {name: [] for name in entities}
+    for (name, entity), place in topics.items():
+        is_label = entity.kind in OF_A_LABEL
+        output = name if titles[f"output {_title(name)}"] > 1 else _title(name)
+        label = entity.key if titles[_title(entity.key)] > 1 else _title(entity.key)
+        title = output if not is_label else label if labels_in[entity.key] == 1 else f"{output}: {label}"
+        if not (entity.kind == "on_off" and entity.key in about.quiet.get(name, frozenset())):
+            all_shown[name].append(Shown(entity, "/".join(place), ids["/".join(place)], title))
+    return all_shown
 
 
-def states(entities: Iterable[Entity], base: str, name: str, reading: Reading) -> dict[str, str]:
+def zones_shown(about: About, entities: Mapping[str, list[Shown]]) -> dict[str, list[zones.ShownZone]]:
+    """Output -> its zones, whose topics and ids are none of ``entities``."""
+    return zones.shown(about, entities, taken=_fixed(about))
+
+
+def topic_of(entities: Iterable[Shown], label: str) -> str:
+    """Where a label stands, below the device's own topic."""
+    return next((one.topic for one in entities if one.entity.kind in OF_A_LABEL and one.entity.key == label), slug(label))
+
+
+def states(entities: Iterable[Shown], base: str, reading: Reading) -> dict[str, str]:
     """Topic -> payload of an output's entities."""
     payloads = {}
-    for entity in entities:
-        topic = f"{base}/{slug(name)}/{slug(entity.key)}"
+    for one in entities:
+        topic, entity = f"{base}/{one.topic}", one.entity
         if entity.kind == "on_off":
             payloads[topic] = "ON" if entity.key in reading.on else "OFF"
+        elif entity.kind == "count":
+            payloads[topic] = str(sum(track.label == entity.key for track in reading.tracks or ()))
         elif entity.kind == "word" and reading.label is not None:
             payloads[topic] = reading.label
         elif entity.kind == "number" and reading.value is not None:
@@ -81,26 +130,29 @@ def _device(about: About) -> dict[str, Any]:
     return {"ids": [f"edgemm_{slug(about.name)}"], "name": about.name, "mf": "edgemm", "mdl": about.model, "sw": about.version}
 
 
-def _told(about: About, name: str, output: Output) -> list[Entity]:
-    """What the output's task shows, without the classes that are never an event."""
-    quiet = about.quiet.get(name, frozenset())
-    return [entity for entity in tasks.of(output).entities() if entity.kind != "on_off" or entity.key not in quiet]
+def _labels(entities: Iterable[Entity]) -> list[str]:
+    return [entity.key for entity in entities if entity.kind in OF_A_LABEL]
 
 
-def _of_output(about: About, base: str, name: str, output: Output) -> dict[str, dict[str, Any]]:
-    return {f"{slug(name)}_{slug(entity.key)}": _of_entity(base, name, entity) for entity in _told(about, name, output)}
+def _fixed(about: About) -> list[str]:
+    """Keys of entities that every device has."""
+    return [*_controls(about, ""), *_diagnostics(""), "event", "picture"]
 
 
-def _of_entity(base: str, name: str, entity: Entity) -> dict[str, Any]:
-    topic = f"{base}/{slug(name)}/{slug(entity.key)}"
-    running: dict[str, Any] = {
-        "availability": [{"topic": f"{base}/availability"}, {"topic": f"{base}/running"}],
-        "availability_mode": "all",
-    }
+def _running(base: str) -> dict[str, Any]:
+    """Of entities that know nothing while no decision is taken."""
+    return {"availability": [{"topic": f"{base}/availability"}, {"topic": f"{base}/running"}], "availability_mode": "all"}
+
+
+def _of_entity(base: str, one: Shown) -> dict[str, Any]:
+    topic, entity = f"{base}/{one.topic}", one.entity
+    running = _running(base)
+    attributes = {"json_attributes_topic": f"{topic}/attributes"}
+    if entity.kind == "count":
+        return {"p": "sensor", "name": one.title, "state_topic": topic, "state_class": "measurement", **attributes, **running}
     if entity.kind == "on_off":
-        attributes = {"json_attributes_topic": f"{topic}/attributes"}
-        return {"p": "binary_sensor", "name": _title(entity.key), "state_topic": topic, **attributes, **running}
-    sensor: dict[str, Any] = {"p": "sensor", "name": _title(name), "state_topic": topic, **running}
+        return {"p": "binary_sensor", "name": one.title, "state_topic": topic, **attributes, **running}
+    sensor: dict[str, Any] = {"p": "sensor", "name": one.title, "state_topic": topic, **running}
     if entity.choices:
         sensor |= {"device_class": "enum", "options": list(entity.choices)}
     return sensor | ({"unit_of_measurement": entity.unit} if entity.unit else {})

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from edgemm.box.serving.secrets import redact
 from edgemm.contracts.modality import Modality
-from edgemm.contracts.source import Item, fed_by
+from edgemm.contracts.source import Item, Paint, Region, fed_by
 from edgemm.contracts.stream import Pictures, Sound
-from edgemm.errors import RunError
+from edgemm.errors import DataError, RunError
+from edgemm.redaction import redact
 
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 """A triangle widened by the factor of reduction, as training's pillow does it: at most 3 of 255 apart on a photograph."""
 FORMATS = {(1, "rgb"): "gray", (3, "rgb"): "rgb24", (3, "bgr"): "bgr24", (4, "rgb"): "rgba", (4, "bgr"): "bgra"}
+DEEP = {"gray9": (1, "u"), "gray10": (1, "u"), "gray12": (1, "u"), "gray14": (1, "u"), "gray16": (1, "u"), "grayf32": (1, "f"),
+        "rgb48": (3, "u"), "rgba64": (4, "u")}  # fmt: skip
+"""Pixel formats whose values have more than 8 bits, in one plane: channels, and what a value is."""
 JUMP_S = 1.0  # between two neighbouring items of one track: something was lost, or the camera's clock was set
+TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg draws the letters of a text as pictures
 BROKEN_PACKETS = 100  # one after the other: seven seconds of pictures; then the stream is taken for lost
 
 
@@ -46,19 +52,53 @@ class AvFrame:
             array = canvas
         return np.ascontiguousarray(array)
 
-    def jpeg(self, width: int) -> bytes:
-        width = min(width, self.frame.width) // 2 * 2
-        height = max(2, round(self.frame.height * width / self.frame.width) // 2 * 2)
+    def deep(self) -> np.ndarray:
+        name = self.frame.format.name
+        kind = next((kind for kind in DEEP if name.startswith(kind)), None)
+        if kind is None or (self.frame.format.components[0].bits <= 8):
+            raise DataError(
+                f"the camera's or file's pictures are {name}, the card says more than 8 bits.",
+                why=f"values of more bits are read from {', '.join(sorted(DEEP))} pictures.",
+                fix="set the camera so, or train with bits: 8.",
+            )
+        channels, letter = DEEP[kind]
+        size = 4 if letter == "f" else 2
+        plane = self.frame.planes[0]
+        rows = np.frombuffer(bytes(plane), f"{'>' if name.endswith('be') else '<'}{letter}{size}").reshape(-1, plane.line_size // size)
+        values: np.ndarray = rows[: self.frame.height, : self.frame.width * channels].astype(f"{letter}{size}")
+        return values.reshape(self.frame.height, self.frame.width, channels)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.frame.height, self.frame.width
+
+    def jpeg(self, width: int, *, region: Region | None = None, paint: Paint | None = None) -> bytes:
+        frame = self.frame if region is None else _part(self.frame, region)
+        width = max(2, min(width, frame.width) // 2 * 2)
+        height = max(2, round(frame.height * width / frame.width) // 2 * 2)
+        if paint is not None:
+            array = frame.reformat(width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1).to_ndarray()
+            paint(array)
+            frame = _of_array(array)
         encoder = av.CodecContext.create("mjpeg", "w")
         encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuvj420p", Fraction(1, 25)
         encoder.options = {"qmin": "4", "qmax": "6"}
-        picture = self.frame.reformat(width, height, "yuvj420p", interpolation=Interpolation.BILINEAR, threads=1)
+        picture = frame.reformat(width, height, "yuvj420p", interpolation=Interpolation.BILINEAR, threads=1)
         picture.pts = 0
         packets = [*encoder.encode(picture), *encoder.encode(None)]
         return b"".join(bytes(packet) for packet in packets)
 
     def _scaled(self, width: int, height: int, pixels: str) -> np.ndarray:
         return self.scaler.reformat(self.frame, width, height, pixels, interpolation=SCALING, threads=1).to_ndarray()
+
+
+def _part(frame: av.VideoFrame, region: Region) -> av.VideoFrame:
+    x0, y0, x1, y1 = region
+    return _of_array(frame.to_ndarray(format="rgb24")[y0:y1, x0:x1])
+
+
+def _of_array(array: np.ndarray) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(array, np.uint8), format="rgb24")
 
 
 def inner_size(width: int, height: int, spec: Pictures) -> tuple[int, int]:
@@ -71,12 +111,26 @@ def inner_size(width: int, height: int, spec: Pictures) -> tuple[int, int]:
     return (max(scaled[0], spec.width), max(scaled[1], spec.height)) if spec.fit == "crop" else scaled
 
 
+def require_file(path: str) -> None:
+    """Raises RunError where a path names no file that could be read."""
+    if os.path.isdir(path):
+        raise RunError(f"'{path}' is a folder.", fix="name a file in it, or write it as a folder source.")
+    if not os.path.exists(path):
+        fix = (
+            f"a camera of this machine is /dev/video{path}."
+            if path.isdigit()
+            else "check the path; an address begins with rtsp:// or http://."
+        )
+        raise RunError(f"'{redact(path)}' does not exist.", why="there is no such file.", fix=fix)
+
+
 @dataclass
 class Reader:
     """Reads one place.
 
     Attributes:
         place: What PyAV opens; may hold a password.
+        name: How messages call it; "" = by its place, without any password.
         form: Its demuxer where the place does not tell (``v4l2``, ``alsa``).
         live: Its end is a loss.
         read_timeout_s: After how long without data reading fails; PyAV takes up to twice as long.
@@ -90,6 +144,10 @@ class Reader:
     read_timeout_s: float = 5.0
     notes: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or redact(self.place)
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         """See ``Source.items``; times are the stream's own."""
@@ -98,15 +156,17 @@ class Reader:
         try:
             timeout = (self.read_timeout_s * 2, self.read_timeout_s) if self.live else None
             with av.open(self.place, format=self.form, options=dict(self.options), timeout=timeout) as container:
+                if container.format.name in TEXT_ART:
+                    raise ValueError("it is a text")
                 yield from self._read(container, wants)
         except (av.error.FFmpegError, OSError, ValueError) as err:
             raise self._lost(err) from None  # the library's own error holds the whole address
         if self.live and not self.stop.is_set():
-            raise RunError(f"'{redact(self.place)}' ended.", why="the camera or its server closed the stream.", fix="it is opened again.")
+            raise RunError(f"'{self.name}' ended.", why="the camera or its server closed the stream.", fix="it is opened again.")
 
     def _read(self, container: Any, wants: Mapping[str, Modality]) -> Iterator[Item]:
         tracks = [_Track(stream, inputs) for stream, inputs in self._tracks(container, wants)]
-        broken = 0
+        broken = lost = count = 0
         of_stream = {track.stream.index: track for track in tracks}
         for packet in container.demux([track.stream for track in tracks]):
             if self.stop.is_set():
@@ -114,12 +174,16 @@ class Reader:
             try:
                 items = list(of_stream[packet.stream.index].items(packet))
             except av.error.InvalidDataError:
-                broken += 1
+                broken, lost = broken + 1, lost + 1
                 if broken > BROKEN_PACKETS:
                     raise
                 continue
-            broken = 0 if items else broken
+            broken, count = 0 if items else broken, count + len(items)
             yield from items
+        if not self.live and not count:
+            raise ValueError(f"none of its {lost} packets can be decoded" if lost else "there is nothing in it")
+        if not self.live and lost:
+            self.notes.append(f"'{self.name}': {lost} packets could not be decoded")
 
     def _tracks(self, container: Any, wants: Mapping[str, Modality]) -> Iterator[tuple[Any, dict[str, Modality]]]:
         """The streams to read, each with the inputs it feeds; notes what the place has not."""
@@ -131,27 +195,31 @@ class Reader:
                 track_count += 1
                 yield streams[0], inputs
             elif inputs:
-                self.notes.append(f"'{redact(self.place)}' has no {word} track: {', '.join(inputs)} stays missing")
+                self.notes.append(f"'{self.name}' has no {word} track: {', '.join(inputs)} stays missing")
+        if others := [name for name in wants if name not in {**fed_by(wants, Pictures), **fed_by(wants, Sound)}]:
+            self.notes.append(f"'{self.name}' carries pictures and sound: {', '.join(others)} stays missing")
         if not track_count:
-            raise RunError(
-                f"'{redact(self.place)}' has nothing to offer.", why="; ".join(self.notes) + ".", fix="give these inputs another source."
-            )
+            fix = "give these inputs another source" + ("; texts and numbers come from .txt and .npy files, or mqtt." if others else ".")
+            raise RunError(f"'{self.name}' has nothing to offer.", why="; ".join(self.notes) + ".", fix=fix)
 
     def _lost(self, err: Exception) -> RunError:
-        reason = redact(getattr(err, "strerror", None) or type(err).__name__)
+        reason = redact(getattr(err, "strerror", None) or str(err) or type(err).__name__)
         if isinstance(err, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)) or "401" in reason:
             return RunError(
-                f"'{redact(self.place)}' refuses the user or password.",
+                f"'{self.name}' refuses the user or password.",
                 why=f"{reason}.",
-                fix="check user_env and password_env of this source.",
+                fix="check user_env and password_env of this source, or query_env, url_env, headers_env.",
             )
         if isinstance(err, FileNotFoundError):
-            return RunError(f"'{redact(self.place)}' does not exist.", fix="check the path, or the camera's address.")
+            return RunError(f"'{self.name}' does not exist.", fix="check the path, or the camera's address.")
+        if not self.live:
+            what = "is empty" if Path(self.place).is_file() and not Path(self.place).stat().st_size else "cannot be read"
+            return RunError(f"'{self.name}' {what}.", why=f"{reason}.", fix="mend the file, or give another.")
         if isinstance(err, av.error.ExitError):
             return RunError(
-                f"'{redact(self.place)}' sends nothing.", why=f"no data for {self.read_timeout_s:g} s and more.", fix="is the camera on?"
+                f"'{self.name}' sends nothing.", why=f"no data for {self.read_timeout_s:g} s and more.", fix="is the camera on?"
             )
-        return RunError(f"'{redact(self.place)}' cannot be read.", why=f"{reason}.", fix="is the camera on, and the address right?")
+        return RunError(f"'{self.name}' cannot be read.", why=f"{reason}.", fix="is the camera on, and the address right?")
 
 
 class _Track:

@@ -1,0 +1,92 @@
+"""Decisions to events: what went on, what tracks did, which inputs say so, and the picture of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from edgemm.box.serving.drawing import cropped, scene
+from edgemm.box.serving.scheduling import Engine
+from edgemm.box.serving.tracking.tracker import overlap
+from edgemm.contracts.decision import Box, Change, Decision, Incident, Marks, Observation, Track
+from edgemm.contracts.report import Measurement
+from edgemm.contracts.sink import Event
+
+PICTURE_WIDTH = 640  # of pictures that go out with an event
+THERE = 0.5  # overlap with a track from which an input's own box is at its place
+
+Said = Mapping[str, Mapping[str, Observation]]
+"""Input -> output -> what it says alone."""
+
+
+class Teller:
+    """Makes the events of a run.
+
+    Args:
+        expected: Inputs that voted -> output -> the accuracy that was measured with just these.
+
+    Attributes:
+        count: How many were made.
+    """
+
+    def __init__(self, engine: Engine, expected: Callable[[tuple[str, ...]], Mapping[str, Measurement]]) -> None:
+        self._engine, self._expected = engine, expected
+        self._run_id, self.count = uuid.uuid4().hex[:12], 0
+
+    def events(self, decision: Decision) -> list[Event]:
+        """What of a decision is an event."""
+        changes = [change for change in decision.changes if change.is_event]
+        alone = self._engine.alone() if changes or decision.incidents else {}
+        return [
+            *(self._of_change(decision, change, alone) for change in changes),
+            *(self._of_incident(decision, incident, alone) for incident in decision.incidents),
+        ]
+
+    def _of_change(self, decision: Decision, change: Change, alone: Said) -> Event:
+        scores = {name: (said[change.output].scores or {}).get(change.label) for name, said in alone.items() if change.output in said}
+        marks = _of_label(decision.readings[change.output].marks, change.label)
+        frame = decision.frames.get(marks.frame) if marks else next(iter(decision.frames.values()), None)
+        paint = scene((), marks=[marks]) if marks else None
+        return replace(
+            self._happening(decision, change.output, change.label, change.score),
+            alone={name: score for name, score in scores.items() if score is not None},
+            jpeg=(lambda: frame.jpeg(PICTURE_WIDTH, paint=paint)) if frame is not None else None,
+            marks=marks,
+        )
+
+    def _of_incident(self, decision: Decision, incident: Incident, alone: Said) -> Event:
+        track = incident.track
+        frame = decision.frames.get(self._engine.scenes.frames[track.output])
+        return replace(
+            self._happening(decision, track.output, track.label, track.score),
+            alone={name: score_at(track, said[track.output].boxes) for name, said in alone.items() if track.output in said},
+            jpeg=(lambda: cropped(frame, track, PICTURE_WIDTH)) if frame is not None else None,
+            incident=incident,
+        )
+
+    def _happening(self, decision: Decision, output: str, label: str, score: float) -> Event:
+        self.count += 1
+        expected = self._expected(decision.voted).get(output)
+        return Event(
+            id=f"{self._run_id}-{self.count}-{label}",
+            output=output,
+            label=label,
+            score=score,
+            wall_s=decision.wall_s,
+            voted=decision.voted,
+            stood_in=decision.stood_in,
+            latency_ms=decision.latency_ms,
+            expected=expected.value if expected else None,
+        )
+
+
+def _of_label(marks: Marks | None, label: str) -> Marks | None:
+    """Marks without the points of things of other labels."""
+    return marks and replace(marks, poses=tuple(pose for pose in marks.poses if pose.label == label))
+
+
+def score_at(track: Track, boxes: Sequence[Box]) -> float:
+    """The best score among boxes of a track's label at its place; 0 where there is none."""
+    there = (box.score for box in boxes if box.label == track.label and overlap(box, track.box) >= THERE)
+    return max(there, default=0.0)

@@ -1,0 +1,1 @@
+"""Boxes followed from picture to picture, and what they do at zones and lines."""

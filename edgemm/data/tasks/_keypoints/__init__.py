@@ -1,0 +1,1 @@
+"""What the keypoints task is made of."""

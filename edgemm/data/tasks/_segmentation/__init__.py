@@ -1,0 +1,1 @@
+"""What the segmentation task is made of."""

@@ -1,0 +1,91 @@
+"""The folder of a search: whose it is, what it was begun for, and the files in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from edgemm.errors import OutputError
+from edgemm.store.artifact import require_writable, sha256_of, write_bytes, write_json
+
+BEST, FRONT, LOG, RECIPES = "best", "front.json", "study.log", "recipes"
+JOURNAL, BEGUN, LOCK = "study.journal", ".search.json", ".search.lock"
+FORMAT = 1
+
+
+@contextmanager
+def taken(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """While the block runs, the folder is this process's; a search that was begun there for the same goes on.
+
+    Args:
+        about: What the trials of the search depend on, as plain values.
+
+    Raises:
+        OutputError: Another search runs there, or it holds something else than this search.
+    """
+    require_writable(folder / LOG)
+    if not (folder / BEGUN).exists() and any(path.name != LOCK for path in folder.iterdir()):
+        foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)[0]
+        raise OutputError(f"{folder} holds '{foreign}', which no search wrote.", fix="choose an empty or new folder with -o.")
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            _lock(lock)
+        except BlockingIOError as err:
+            lock.seek(0)
+            raise OutputError(
+                f"another search runs in {folder}{lock.read(200)}.",
+                why="two would write one study, each over the other's trials.",
+                fix="wait for it, or choose another folder with -o.",
+            ) from err
+        lock.truncate(0)
+        lock.write(f" (process {os.getpid()} on {socket.gethostname()})")
+        lock.flush()
+        _begin(folder, about)
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _lock(file: IO[str]) -> None:
+    """Raises BlockingIOError where another process has it; a file system without locks tells nobody."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
+
+
+def _begin(folder: Path, about: Mapping[str, Any]) -> None:
+    """Note what the search is for, or hold it against what was noted.
+
+    Raises:
+        OutputError: It is for something else.
+    """
+    digests = {name: sha256_of(value) for name, value in about.items()}
+    try:
+        before = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        write_json(folder / BEGUN, {"format": FORMAT, **digests})
+        return
+    except (OSError, ValueError):
+        before = {}
+    changed = [name for name, digest in digests.items() if before.get(name) != digest]
+    if changed:
+        raise OutputError(
+            f"{folder} holds another search.",
+            why=f"it was begun with other values of: {', '.join(changed)}.",
+            fix="choose another folder with -o, or remove that one to search anew.",
+        )
+
+
+def write_log(folder: Path, lines: Sequence[str]) -> None:
+    """``study.log``, whole."""
+    write_bytes(folder / LOG, "".join(f"{line}\n" for line in lines).encode())
