@@ -231,6 +231,10 @@ class Task:
         """Label -> the score from which it counts, as these rows have it best; where ``has_thresholds``."""
         return {}
 
+    def counting_from(self, thresholds: Mapping[str, float]) -> Task:
+        """The task as it is read where labels count from these scores on (``thresholds``); ``read`` leaves out nothing that they count."""
+        return self
+
     def notes(self, truth: np.ndarray) -> Sequence[str]:
         """What a reader of the metric should know of the rows that it rests on, a sentence each; does not name the output."""
         return ()
