@@ -15,7 +15,7 @@ from edgemm.contracts.marks import Mark
 from edgemm.contracts.stream import Pictures
 from edgemm.contracts.task import Arrays, Cells, Entity, InputName, Labels, Task
 from edgemm.data import labels as words
-from edgemm.data.boxes import average_precision, cells, forms, geometry, matching, shapes, suppression
+from edgemm.data.boxes import average_precision, cells, forms, geometry, matching, quality, shapes, suppression
 from edgemm.data.boxes.average_precision import EVERY, SIZES, MeanPrecision
 from edgemm.data.boxes.layout import Layout
 from edgemm.data.tasks._detection import options, summary, units
@@ -159,8 +159,7 @@ class Detection(Task):
         return options.suppression(self.nms, self.layout, self.most)
 
     def detections(self, answers: Arrays) -> list[np.ndarray]:
-        """What the model found in each row, as metrics count it: float32 (K, 6), label index, score, x0, y0, x1, y1 in pixels of the model's
-        picture.
+        """What metrics count of each row: float32 (K, 6), label index, score, x0, y0, x1, y1 in pixels of the model's picture.
 
         Raises:
             MeasureError: Boxes are told in another unit than the card says.
@@ -254,6 +253,15 @@ class Detection(Task):
         found = self.detections(answers)
         matched = self._matched(found, truth)
         return summary.found(found, truth, matched, self._thresholds(matched))
+
+    def qualities(self, answers: Arrays, truth: np.ndarray) -> np.ndarray:
+        """Panoptic quality of boxes, at the same scores."""
+        found = self.detections(answers)
+        return quality.of_boxes(found, truth, np.array([*self._thresholds(self._matched(found, truth)).values()]))
+
+    def there(self, truth: np.ndarray) -> Observation:
+        labels = self.labels or ()
+        return Observation(boxes=tuple(Box(labels[int(row[0])], 1.0, *row[1:5].tolist()) for row in truth if row[0] >= 0))
 
     def thresholds(self, answers: Arrays, truth: np.ndarray) -> Mapping[str, float]:
         """Those of the best F1 at an overlap of 0.5; 1 where nothing right was found."""

@@ -231,6 +231,11 @@ def test_metrics_count_boxes_that_score_too_little_to_be_told_and_a_fitted_thres
     assert len(eager.detections(faint)[0]) == len(eager.read(faint).boxes) == 3
 
 
+def test_answers_are_not_told_in_a_warped_picture():
+    with pytest.raises(CardError, match=r"outputs.objects: it is told in the picture of 'rgb', which is warped"):
+        task(rgb={"homography": [1, 0, 0.1, 0, 1, 0, 0, 0, 1]})
+
+
 def test_few_rows_and_labels_without_any_are_told():
     truth = np.full((9, 100, 6), -1, np.float32)
     truth[:3, 0] = [0, 38, 27, 58, 37, 0]
