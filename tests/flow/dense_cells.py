@@ -109,7 +109,7 @@ def make(name: str) -> FusedModel:
         encoders, fusion, output, head = REFERENCE[name]
         inputs = {key: {"night": NIGHT}.get(key) or dense_models.INPUTS[key] for key in encoders}
         plain = {"encoders": encoders, "fusion": fusion, "heads": {"found": head}}
-        card = cards.parse({"factory": "models:own", "kwargs": plain, "inputs": inputs, "outputs": {"found": output}})
+        card = cards.parse({"factory": "models:digits", "kwargs": plain, "inputs": inputs, "outputs": {"found": output}})
         model = FusedModel(card, build(card))
     model.train()
     with torch.no_grad():

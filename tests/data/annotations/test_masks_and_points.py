@@ -59,6 +59,7 @@ def test_packed_run_lengths_are_what_pycocotools_makes_of_them(coco):
     assert told["found"][0].tolist() == [0, x0, y0, x0 + wide, y0 + high, 0]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, with numpy 2
 def test_a_polygon_covers_the_pixels_whose_middles_lie_in_it():
     oracle = pytest.importorskip("pycocotools.mask")
     corners = np.array([[3.2, 4.1], [40.7, 9.3], [25.5, 29.8], [18.0, 15.0]])
@@ -88,7 +89,7 @@ def test_what_yolo_marks_is_read_the_same_way(yolo):  # noqa: F811
     assert mask.sum() == 2 * 16 * 24
 
 
-def test_masks_in_a_folder_of_their_own_go_before_outlines(coco, tmp_path):
+def test_masks_of_their_own_go_before_outlines(coco, tmp_path):
     (tmp_path / "area").mkdir()
     Image.fromarray(np.full((32, 48), 2, np.uint8)).save(tmp_path / "area" / "a.png")
     (tmp_path / "manifest.csv").write_text("image,area\na.png,area/a.png\n")

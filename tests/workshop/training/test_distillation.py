@@ -381,7 +381,7 @@ SEEN = {
 def test_maps_of_a_picture_are_learned_where_the_teacher_s_answer_has_something(name):
     encoders = {"image": {"c2f": {"channels": [4, 8, 8]}}, "left": {"mlp": {"width": 8}}}
     inputs = {"image": {"modality": "image", "height": 32, "width": 32}, "left": SENSORS["left"]}
-    plain = {"factory": "models:own", "kwargs": {"encoders": encoders, "fusion": {"film": {"width": 8}}}, "inputs": inputs}
+    plain = {"factory": "models:digits", "kwargs": {"encoders": encoders, "fusion": {"film": {"width": 8}}}, "inputs": inputs}
     card = cards.parse({**plain, "outputs": {name: SEEN[name]}})
     torch.manual_seed(0)
     teacher, student = (FusedModel(card, build(card)).eval() for _ in range(2))

@@ -36,7 +36,7 @@ def written(marks: Sequence[Mark], width: int, height: int) -> dict[str, Any]:
             raise DataError(
                 f"'{mark.label}' at {' '.join(f'{edge:g}' for edge in mark.box)} has no outline.",
                 why="a box says nothing of its pixels.",
-                fix="give it a segmentation, or masks of their own in a folder or manifest beside the pictures.",
+                fix="give it a segmentation, or a column of masks in a manifest.csv beside the pictures.",
             )
         entries.append(entry)
     return {SIZE: [height, width], MARKS: entries}
