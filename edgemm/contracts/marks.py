@@ -14,6 +14,8 @@ class Mark:
         ignored: Neither to be found nor wrong to find: a crowd, or too hard to tell.
         points: x, y and visibility (0 = not marked, 1 = hidden, 2 = seen) of each keypoint.
         polygons: x, y of the corners of each part of its outline.
+        runs: Pixels that are not of it, that are, and so on, down the columns from the left.
+        run_size: Height and width of the picture that ``runs`` are of.
     """
 
     label: str
@@ -21,6 +23,8 @@ class Mark:
     ignored: bool = False
     points: tuple[float, ...] = ()
     polygons: tuple[tuple[float, ...], ...] = ()
+    runs: tuple[int, ...] = ()
+    run_size: tuple[int, int] = (0, 0)
 
     def scaled(self, width: float, height: float) -> Mark:
         """The mark in a picture of so many pixels, where its own numbers are parts of it."""

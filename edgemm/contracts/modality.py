@@ -175,6 +175,14 @@ class Modality(Protocol):
         """
         raise NotImplementedError
 
+    def whole(self, cell: Any, folder: Path) -> np.ndarray:
+        """The picture in a cell as people see it, upright and before it is fitted: uint8 (height, width, 3), red first.
+
+        Raises:
+            DataError: The cell cannot be read.
+        """
+        raise NotImplementedError
+
     def remark(self, cell: Any, folder: Path) -> str:
         """What is odd about a cell and no error, in words; "" where nothing is."""
         return ""
@@ -191,6 +199,14 @@ class Modality(Protocol):
     def received(self, value: Any) -> np.ndarray:
         """One sample of what a source delivered: a ``Frame`` for a stream of pictures, a text, a measurement."""
         return self.decode(value, Path())
+
+    def picture(self, sample: np.ndarray) -> np.ndarray | None:
+        """A sample as people see it: uint8 (height, width, 3), red first; None of what cannot be looked at."""
+        return None
+
+    def jpeg(self, picture: np.ndarray, width: int) -> bytes:
+        """``picture``'s, at most ``width`` pixels wide."""
+        raise NotImplementedError
 
     def axes(self) -> tuple[str, ...]:
         """What each axis of a sample counts as ``forward`` receives it."""

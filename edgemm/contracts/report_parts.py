@@ -10,6 +10,7 @@ from edgemm.contracts import plain_values
 from edgemm.contracts import timing_parts as timing
 from edgemm.contracts.detection_parts import Detected
 from edgemm.contracts.interval import Interval
+from edgemm.contracts.picture_parts import SamplePicture
 from edgemm.contracts.rung import Rung
 from edgemm.contracts.search_parts import Searched
 from edgemm.contracts.sensitivity import Sensitivity
@@ -200,6 +201,7 @@ class Details:
         layers: Of the bundle.
         confusion: Output -> its matrices.
         detected: Output -> what its boxes come to.
+        pictures: Output -> some of the test rows' pictures, with what was answered.
         curves: ``<chart>/<line>`` such as ``loss/train``, ``loss/val`` -> ``[[epoch, value], ...]``.
         parity: The ladder's rungs from the original to the target.
         guard: What was tried to keep accuracy, in order.
@@ -232,6 +234,7 @@ class Details:
     layers: Sequence[LayerRan] = ()
     confusion: Mapping[str, Confusion] = field(default_factory=dict)
     detected: Mapping[str, Detected] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[SamplePicture]] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     parity: Sequence[Rung] = ()
     precision: Sequence[timing.PrecisionChoice] = ()

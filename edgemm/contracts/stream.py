@@ -17,6 +17,7 @@ class Pictures:
         order: Channel order of the array that is made.
         bar: Colour of the bars, red first.
         bits: Of a value. 8: the array that is made is uint8; more: float32 in the picture's own values, and 32 takes floats as they are.
+        homography: How the fitted picture is warped to what another camera sees, row by row; None: not at all.
     """
 
     height: int
@@ -26,6 +27,7 @@ class Pictures:
     order: Literal["rgb", "bgr"] = "rgb"
     bar: tuple[float, ...] = (0, 0, 0)
     bits: int = 8
+    homography: tuple[float, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from edgemm.contracts.decision import Observation
 from edgemm.contracts.detection_parts import Found
 from edgemm.contracts.marks import Mark
 from edgemm.contracts.modality import Modality
-from edgemm.errors import MeasureError, naming
+from edgemm.errors import CardError, MeasureError, naming
 
 Sizes = Mapping[str, tuple[int, int]]
 """Input -> height and width of its picture."""
@@ -231,6 +231,10 @@ class Task:
         """Label -> the score from which it counts, as these rows have it best; where ``has_thresholds``."""
         return {}
 
+    def counting_from(self, thresholds: Mapping[str, float]) -> Task:
+        """The task as it is read where labels count from these scores on (``thresholds``); ``read`` leaves out nothing that they count."""
+        return self
+
     def notes(self, truth: np.ndarray) -> Sequence[str]:
         """What a reader of the metric should know of the rows that it rests on, a sentence each; does not name the output."""
         return ()
@@ -247,6 +251,17 @@ class Task:
     def boxes_found(self, answers: Arrays, truth: np.ndarray) -> Found | None:
         """Of boxes, for the report's page: precision over recall of each label, and what is wrong with them; None where there are none."""
         return None
+
+    def qualities(self, answers: Arrays, truth: np.ndarray) -> np.ndarray | None:
+        """How well the picture of each row was answered, float64 (rows,), 0 to 1: by which a report chooses those that it shows.
+
+        None of answers that are not about places in the picture of an input ``frame``.
+        """
+        return None
+
+    def there(self, truth: np.ndarray) -> Observation:
+        """The truth of one row as ``read`` would tell it, where there are ``qualities``."""
+        raise NotImplementedError
 
     def read(self, answers: Arrays) -> Observation | None:
         """What the answer to one sample says; None where nothing that people could read."""
@@ -315,6 +330,13 @@ def of(spec: Output) -> Task:
         named = [value] if isinstance(value, str) else value or ()
         parts |= {name: modality.of(spec.inputs[name]) for name in named if name in spec.inputs}
     with naming(f"outputs.{spec.name}"):
+        for name, part in parts.items():
+            if getattr(part.stream(), "homography", None) is not None:
+                raise CardError(
+                    f"it is told in the picture of '{name}', which is warped by a homography.",
+                    why="nobody sees that picture: its places are those of another camera.",
+                    fix="name the picture that the other is warped to, and remove homography there.",
+                )
         return kind(spec.name, **plugins.parameters(spec.options), parts=parts)
 
 

@@ -29,6 +29,7 @@ class Prepared:
         forbid: Float types that must not run.
         fitted: The forms of the front-ends.
         decided: The graph steps, every ``auto`` among them decided by timing.
+        is_trained: Training put Q/DQ into ``start``.
     """
 
     floats: Deployment
@@ -38,6 +39,7 @@ class Prepared:
     forbid: frozenset[str]
     fitted: Fitted
     decided: Decided
+    is_trained: bool = False
 
     def quantized(self, job: Job, graph: Artifact, original: tuple[Job, Artifact]) -> Partial:
         """``graph`` in INT8 on the target, with the safe runtime options.
@@ -45,7 +47,7 @@ class Prepared:
         Args:
             original: The run and the float graph that accuracy is held against.
         """
-        model = quantize(job, graph, self.decided.steps, self.floats.target)
+        model = quantize(job, graph, self.decided.steps, self.floats.target, is_trained=self.is_trained)
         return Partial(job, graph, model, self.floats.holding(model.main).running(self.safe), original, self.exported)
 
 
@@ -61,7 +63,7 @@ def prepare(job: Job, exported: Artifact, recipe: Recipe, name: str, *, start: A
     formed = fitted.apply(job, exported)
     begin = fitted.apply(job, start) if start else formed
     decided = decide(job, formed, recipe.graph_steps(), floats, forbid=forbid, trained=start is not None)
-    return Prepared(floats, formed, begin, floats.plugin().choices(forbid=forbid)[0], forbid, fitted, decided)
+    return Prepared(floats, formed, begin, floats.plugin().choices(forbid=forbid)[0], forbid, fitted, decided, start is not None)
 
 
 def forbidden(recipe: Recipe) -> frozenset[str]:

@@ -22,6 +22,7 @@ from edgemm.box.measuring.timed import Timed, shown_by, untimed
 from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.interval import show_interval
+from edgemm.contracts.picture_parts import SamplePicture
 from edgemm.contracts.plain_values import read
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Measurement, Report, Verdict, judge
@@ -29,7 +30,7 @@ from edgemm.contracts.report_parts import BranchSummary, StageRan
 from edgemm.contracts.rung import Rung
 from edgemm.contracts.timing_parts import Ratio
 from edgemm.pipeline import answers as answering
-from edgemm.pipeline import thresholds
+from edgemm.pipeline import picturing, thresholds
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.job import Job, samples
@@ -160,7 +161,29 @@ def _scores(job: Job, forms: Sequence[Form], timed: Timed, reference: Artifact) 
         else Answers(answering.answers(job, form.candidate, form.made_of.folder.name).predictions, original.truth)
         for form in forms
     }
-    return scored(job.card, [form.candidate for form in forms], timed.precisions(), answers, original.predictions)
+    findings = scored(job.card, [form.candidate for form in forms], timed.precisions(), answers, original.predictions)
+    bundle = next((form for form in forms if form.candidate.subject == "bundle"), None)
+    pictures = _pictures(job, original, bundle, answers) if bundle else {}
+    return replace(findings, details={**findings.details, "pictures": pictures})
+
+
+def _pictures(job: Job, original: Answers, bundle: Form, answers: Mapping[str, Answers]) -> dict[str, list[SamplePicture]]:
+    """Some of the test rows, as the first target answers them beside the original."""
+
+    def drawn() -> dict[str, list[SamplePicture]]:
+        return picturing.pictures(job, original.truth, {"before": original, "after": answers[bundle.candidate.name]})
+
+    facts = {
+        "model": job.identity,
+        "bundle": bundle.made_of.folder.name,
+        "deployment": bundle.candidate.deployment.key(),
+        "data": job.fingerprint,
+        "skip_bad_rows": job.skip_bad_rows,
+    }
+    if not any("frame" in output.options for output in job.card.outputs.values()):
+        return {}
+    name, kind = f"pictures {bundle.candidate.target}", dict[str, list[SamplePicture]]
+    return job.value(kind, name, facts, drawn, steps=(), runs=[bundle.candidate.deployment], on_this_machine=True)
 
 
 def _parity(exported: Artifact, compiled: Sequence[Compiled]) -> list[Rung]:

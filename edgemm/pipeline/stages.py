@@ -138,13 +138,15 @@ def notes_of(quantized: Artifact) -> list[str]:
     return list(json.loads(quantized.sibling(NOTES).read_text(encoding="utf-8")))
 
 
-def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: str) -> Artifact:
+def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: str, *, is_trained: bool = False) -> Artifact:
     """``model.onnx`` with Q/DQ in the numerics of a target, by the recipe's graph steps.
 
     Args:
-        exported: The float graph, or one in which training put Q/DQ already.
+        exported: The float graph, or one in which training put Q/DQ already (``is_trained``): where no step quantizes, that is brought into
+            the target's numerics all the same. Signed integers run in float in ONNX Runtime on x86, and OpenVINO computes some wrongly.
     """
     target = plugins.load(Target, target_name)
+    settles = is_trained and not any(step.quantizes for step in steps)
 
     def make(scratch: Path) -> Path:
         from edgemm.contracts.step import Context
@@ -165,6 +167,10 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
         )
         for step in steps:
             model = plugins.function("steps", step.name)(model, context, **step.options)
+        if settles:
+            from edgemm.workshop.quantizing import numerics
+
+            model = numerics.as_trained(model, context)
         write_json(scratch / NOTES, notes)
         return files.save(model, scratch / "model.onnx")
 
@@ -172,6 +178,7 @@ def quantize(job: Job, exported: Artifact, steps: Sequence[Step], target_name: s
         "graph": exported.folder.name,
         "steps": [[step.name, dict(step.options)] for step in steps],
         "numerics": repr(target.numerics),
+        **({"settles": True} if settles else {}),
         "data": job.fingerprint,
         "seed": job.seed,
     }

@@ -23,6 +23,7 @@ from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
 from edgemm.report.headline import lead, tiles
 from edgemm.report.measured import measured
 from edgemm.report.modalities import modalities
+from edgemm.report.pictured import pictured
 from edgemm.report.searched import searched
 from edgemm.report.sections import branches, curves, environment, files, parity, ratios, section, steps, table
 from edgemm.report.sensitivity import sensitivity
@@ -168,6 +169,6 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, _confusion, modalities, calibration,
-    branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
+    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, pictured, _confusion, modalities,
+    calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
 )  # fmt: skip

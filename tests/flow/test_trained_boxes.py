@@ -1,5 +1,6 @@
 """The reference detector of a picture and a sound: trained, cut, taught by what it was, trained in INT8, compressed."""
 
+import functools
 import json
 
 import numpy as np
@@ -62,11 +63,24 @@ def test_training_finds_boxes(trained):
     assert trained.metrics["test"]["objects"]["map50"] > 0.02
 
 
+@pytest.fixture(scope="module")
+def compressed(trained, spoken, tmp_path_factory):  # noqa: F811
+    """``compressed(steps)``: the folder with its bundle and checkpoint ``small``, and what ``compress`` says; made once."""
+
+    @functools.cache
+    def once(steps):
+        folder = tmp_path_factory.mktemp("compressed")
+        plan = {"steps": STEPS[steps], "targets": {"onnxruntime": {}}, "for": "size", "tune": False}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(plan))
+        options = {"recipe": folder / "recipe.yaml", "output": folder / "bundle", "checkpoint": folder / "small"}
+        return folder, compress(trained.card, data=spoken, **options)
+
+    return once
+
+
 @pytest.mark.parametrize("steps", ["cut and taught", pytest.param("trained in INT8", marks=pytest.mark.slow)])
-def test_a_detector_goes_through_all_steps(steps, trained, spoken, tmp_path):  # noqa: F811
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"steps": STEPS[steps], "targets": {"onnxruntime": {}}, "for": "size"}))
-    done = compress(trained.card, recipe=recipe, data=spoken, output=tmp_path / "bundle", checkpoint=tmp_path / "small")
+def test_a_detector_goes_through_all_steps(steps, compressed):
+    _, done = compressed(steps)
     assert verify(done.bundle).ok
     opened = open_bundle(done.bundle)
     named = {row["step"] for row in opened.manifest["provenance"]["steps"]}
@@ -77,18 +91,22 @@ def test_a_detector_goes_through_all_steps(steps, trained, spoken, tmp_path):  #
 
 
 @pytest.fixture(scope="module")
-def float_graphs(trained, spoken, tmp_path_factory):  # noqa: F811
+def float_graphs(trained, compressed, tmp_path_factory):
     """Name -> float graph: of the model as it was trained, and of what is left of it when it was cut and taught."""
-    folder, card = tmp_path_factory.mktemp("floats"), cards.load(trained.card)
-    whole = load_model(card)
-    context = Context(card, open_dataset(str(spoken), card), folder / "scratch", teacher=load_model(card))
-    cut = plugins.function("steps", "prune")(whole, context, macs_ratio=0.5)
-    taught = plugins.function("steps", "distill")(cut, context, epochs=2, device="cpu")
-    return {name: export_onnx(model, folder / f"{name}.onnx") for name, model in (("whole", whole), ("cut", taught))}
+    folder, (made, _) = tmp_path_factory.mktemp("floats"), compressed("cut and taught")
+    models = {"whole": load_model(cards.load(trained.card)), "cut": load_model(cards.load(made / "small"))}
+    return {name: export_onnx(model, folder / f"{name}.onnx") for name, model in models.items()}
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", ["whole", "cut"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("cut", "openvino"),
+        ("whole", "onnxruntime"),
+        pytest.param("cut", "onnxruntime", marks=pytest.mark.slow),
+        pytest.param("whole", "openvino", marks=pytest.mark.slow),
+    ],
+)
 def test_int8_finds_the_boxes_that_its_own_float_finds(name, target, float_graphs, trained, spoken, tmp_path):  # noqa: F811
     """Scores of 0.02 lie in one tensor with boxes of 96 pixels here: 8 bits for both would leave nothing of them."""
     card = cards.load(trained.card)

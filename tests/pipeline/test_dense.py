@@ -10,10 +10,9 @@ torch = pytest.importorskip("torch")
 
 from edgemm.box.devices.environment import onednn_instructions  # noqa: E402
 from edgemm.box.targets.openvino import OpenVINO  # noqa: E402
-from edgemm.box.targets.tensorrt import TensorRT  # noqa: E402
 from edgemm.contracts import recipe  # noqa: E402
 from edgemm.contracts.deployment import Deployment  # noqa: E402
-from edgemm.graph import checks, parity, placement  # noqa: E402
+from edgemm.graph import parity, placement  # noqa: E402
 from edgemm.graph.back_to_float import int8_layers, quantized_readers  # noqa: E402
 from edgemm.graph.float_tail import float_tail  # noqa: E402
 from edgemm.pipeline import compiling, short_floats, stages  # noqa: E402
@@ -30,6 +29,8 @@ MODELS = {
 }
 
 
+IN_CI = {("boxes", "openvino"), ("set", "onnxruntime"), ("mask", "tensorrt")}
+"""What every form of head goes through by itself is in tests/flow/test_dense_matrix.py."""
 OPTIONS = {"openvino": {"threads": 1, "precision": "f32", "snippets": "off"}, "onnxruntime": {"threads": 1}, "tensorrt": {}}
 """One choice each, so that there is little to time."""
 
@@ -61,8 +62,14 @@ def exported(tmp_path_factory):
     return once
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        pytest.param(name, target, marks=() if (name, target) in IN_CI else pytest.mark.slow)
+        for name in MODELS
+        for target in ("openvino", "onnxruntime", "tensorrt")
+    ],
+)
 def test_no_branch_is_left_in_float_and_every_layer_before_the_tail_is_int8(exported, name, target):
     job, graph = exported(name)
     made = compiling.compile_for(job, graph, recipe.parse(plan(target), card=job.card), target)
@@ -105,7 +112,7 @@ def test_bf16_is_not_taken_for_a_set_unless_rows_show_that_its_layers_bear_it(ex
     assert short_floats.unproved(partial, {"precision": "bf16"}) == ""
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["boxes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("set", "mask"))])
 def test_openvino_runs_them_in_int8_kernels(exported, name):
     job, graph = exported(name)
     made = compiling.compile_for(job, graph, recipe.parse(plan("openvino"), card=job.card), "openvino")
@@ -113,12 +120,3 @@ def test_openvino_runs_them_in_int8_kernels(exported, name):
         precisions = [layer.precision for layer in session.layers() if layer.kind == "Convolution"]
     assert set(precisions) == {"int8"}
     assert len(precisions) > 20
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_tensorrt_builds_them(exported, name, tmp_path, empty_cache):
-    pytest.importorskip("tensorrt_rtx")
-    job, graph = exported(name)
-    quantized = stages.quantize(job, graph, recipe.parse(plan("tensorrt"), card=job.card).graph_steps(), "tensorrt")
-    assert checks.check(onnx.load(quantized.main), job.card) == []
-    assert TensorRT().ahead(quantized.main, tmp_path, ["SM86"], precision="f16").main.stat().st_size > 1000

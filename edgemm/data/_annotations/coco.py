@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.contracts.marks import Mark
-from edgemm.data._annotations import places
+from edgemm.data._annotations import places, runs
 from edgemm.data._annotations.pictures import Annotations, Findings, Mistake, Picture, extent, label_of, numbers
 from edgemm.data.manifest import SPLIT, SPLITS, split_named
 from edgemm.errors import DataError
@@ -147,8 +147,12 @@ class _File:
         outline = annotation.get("segmentation")
         parts = [numbers(part) for part in outline] if isinstance(outline, list) else []
         polygons = tuple(part for part in parts if part and len(part) >= CORNERS and len(part) % 2 == 0)
+        covered = runs.read(outline)
         box = numbers(annotation.get("bbox"))
-        if annotation.get("bbox") is None and polygons:
+        around = runs.extent(*covered) if covered and annotation.get("bbox") is None else None
+        if around is not None:
+            edges = around
+        elif annotation.get("bbox") is None and polygons:
             edges = extent(polygons)
         elif box is not None and len(box) == 4:
             edges = (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -156,7 +160,7 @@ class _File:
             return Mistake("boxes that are no four numbers", f"{place} has {annotation.get('bbox')!r:.60}")
         points = numbers(annotation.get("keypoints") or []) or ()
         ignored = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-        return Mark(label, edges, ignored, points, polygons)
+        return Mark(label, edges, ignored, points, polygons, *(covered or ()))
 
     def _add(self, what: str, place: str) -> None:
         self.findings.add(what, f"{self.path.name}: {place}", fix="mend the file.")

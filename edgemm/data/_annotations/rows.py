@@ -73,7 +73,7 @@ class _Columns:
         self.marked = {card.column(name): task for name, task in outputs.items() if task.is_annotated}
         self.inputs = {card.column(name): (name, part) for name, part in self.parts.items() if name != pictures[0]}
         self.others: dict[str, Modality | None] = {column: part for column, (_, part) in self.inputs.items()}
-        self.others |= {card.column(name): None for name, task in outputs.items() if not task.is_annotated}
+        self.others |= {card.column(name): None for name, task in outputs.items() if not task.has_boxes}
         self.needed = [
             column
             for column, (name, part) in self.inputs.items()
@@ -86,8 +86,8 @@ def _rows(annotations: Annotations, layout: _Columns, findings: Findings) -> Ite
     seen = set[tuple[str, Path]]()
     for number, picture in enumerate(annotations.pictures, 1):
         name = Path(os.path.relpath(picture.file, annotations.folder)).as_posix()
-        marked = _marked(picture, name, annotations.folder, number, layout, findings)
         others = beside.cells(picture, number)
+        marked = _marked(picture, name, annotations.folder, number, layout, findings, [*others])
         for column in layout.needed:
             if column not in others:
                 fix = f"{HOW.format(column)}, {OPTIONAL.format(layout.inputs[column][0])}"
@@ -101,8 +101,10 @@ def _rows(annotations: Annotations, layout: _Columns, findings: Findings) -> Ite
 HOW = "give images a key '{0}' (COCO), or lay a manifest.csv with columns of the picture and '{0}' beside, or a folder '{0}' of such names"
 
 
-def _marked(picture: Picture, name: str, folder: Path, number: int, layout: _Columns, findings: Findings) -> dict[str, Any]:
-    """What is marked in a picture, by column; mistakes are noted."""
+def _marked(
+    picture: Picture, name: str, folder: Path, number: int, layout: _Columns, findings: Findings, told: Sequence[str]
+) -> dict[str, Any]:
+    """What is marked in a picture, by column, but for those that are told beside it; mistakes are noted."""
     for mistake in picture.mistakes:
         findings.add(mistake.what, mistake.place, fix=mistake.fix, row=number)
     try:
@@ -120,7 +122,7 @@ def _marked(picture: Picture, name: str, folder: Path, number: int, layout: _Col
         return {}
     marks = [mark.scaled(width, height) for mark in picture.marks] if picture.is_ratio else list(picture.marks)
     try:
-        return {column: task.annotated(marks, width, height) for column, task in layout.marked.items()}
+        return {column: task.annotated(marks, width, height) for column, task in layout.marked.items() if column not in told}
     except DataError as err:
         findings.add("marks that cannot be", f"{picture.where}: {err.what}".rstrip("."), fix=err.fix, row=number)
         return {}

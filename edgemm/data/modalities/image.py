@@ -17,7 +17,7 @@ from edgemm.contracts.frontend_ops import Cast, Op, Transpose, standardizing
 from edgemm.contracts.modality import PICTURE_AXES, Form, Modality, existing, needing
 from edgemm.contracts.number_cells import is_npy, numbers
 from edgemm.contracts.stream import Pictures
-from edgemm.data.modalities._image import deep
+from edgemm.data.modalities._image import deep, warping
 from edgemm.errors import CardError, DataError
 
 PACKAGES = ("pillow",)
@@ -51,6 +51,9 @@ class Image(Modality):
         scale: Factor on the values; None = 1 / 255, with more bits 1 / (2 ** bits - 1), with bits: 32 none.
         bits: Of a value: 8; 9 to 16 for depth in mm, thermal cameras and the like (16-bit PNG and TIFF, .npy), each value as it is;
             32 for floats and whatever else, as they are.
+        homography: Where two fixed cameras see one scene differently: nine numbers, row by row, that take places of this picture to places
+            of the other input's, both as shares of the width and height that the model gets; the picture is warped so, and what it does
+            not show has the bars' colour.
     """
 
     height: int
@@ -62,6 +65,7 @@ class Image(Modality):
     order: Literal["rgb", "bgr"] = "rgb"
     scale: float | None = None
     bits: int = 8
+    homography: list[float] | None = None
 
     def __post_init__(self) -> None:
         for key in ("height", "width"):
@@ -83,6 +87,8 @@ class Image(Modality):
             raise CardError(f"scale is {self.scale}.", fix="write a number above 0, or remove it (1/255).")
         if not np.all(np.asarray(self.std) > 0):
             raise CardError(f"std is {self.std}.", why="forward gets (x - mean) / std.", fix="write numbers above 0.")
+        if self.homography is not None:
+            warping.check(self.homography)
         self.frontend()
 
     @property
@@ -107,7 +113,7 @@ class Image(Modality):
         if isinstance(cell, (bytes, Path)):
             with needing("reading pictures"):
                 from edgemm.data.modalities._image import pictures
-            return pictures.read(cell, self.stream())
+            return self._warped(pictures.read(cell, self.stream()))
         return self.prepare(cell)
 
     def extent(self, cell: Any, folder: Path) -> tuple[int, int]:
@@ -133,10 +139,14 @@ class Image(Modality):
             DataError: Another dtype or shape.
         """
         if self.bits > 8:
-            return deep.fit(picture, self.stream())
+            return self._warped(deep.fit(picture, self.stream()))
         with needing("resizing pictures"):
             from edgemm.data.modalities._image import pictures
-        return pictures.prepare(picture, self.stream())
+        return self._warped(pictures.prepare(picture, self.stream()))
+
+    def _warped(self, picture: np.ndarray) -> np.ndarray:
+        stream = self.stream()
+        return picture if stream.homography is None else warping.warped(picture, stream.homography, stream.swap(stream.bar))
 
     def stream(self) -> Pictures:
         return self._pictures
@@ -145,7 +155,8 @@ class Image(Modality):
     def _pictures(self) -> Pictures:
         """Bars have the mean's colour, so that they are 0 for ``forward``."""
         mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.factor, (self.channels,))
-        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order, bits=self.bits)
+        warp = None if self.homography is None else tuple(map(float, self.homography))
+        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order, bits=self.bits, homography=warp)
         if self.bits > 8:
             return replace(geometry, bar=geometry.swap(tuple(mean.tolist())))
         return replace(geometry, bar=geometry.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))
@@ -154,7 +165,29 @@ class Image(Modality):
         if not hasattr(value, "fitted"):
             return self.decode(value, Path())
         is_camera = not hasattr(value, "values")  # a file's values are ``decode``'s already
-        return self.prepare(value.deep()) if self.bits > 8 and is_camera else value.fitted(self.stream())
+        if self.bits > 8 and is_camera:
+            return self.prepare(value.deep())
+        return self._warped(value.fitted(self.stream())) if is_camera else value.fitted(self.stream())
+
+    def whole(self, cell: Any, folder: Path) -> np.ndarray:
+        """Of a file of 8 bits."""
+        with needing("reading pictures"):
+            from edgemm.data.modalities._image import pictures
+        return pictures.whole(existing(cell, folder))
+
+    def picture(self, sample: np.ndarray) -> np.ndarray | None:
+        """Of deeper pictures the lowest value is black and the highest white."""
+        values = sample.astype(np.float32)
+        if self.bits > 8:
+            low, high = float(values.min()), float(values.max())
+            values = (values - low) * (255 / max(high - low, 1e-9))
+        colours = values[..., [2, 1, 0]] if self.order == "bgr" else values[..., :3]
+        return np.ascontiguousarray(np.broadcast_to(np.rint(colours).astype(np.uint8), (*values.shape[:2], 3)))
+
+    def jpeg(self, picture: np.ndarray, width: int) -> bytes:
+        with needing("showing pictures"):
+            from edgemm.data.modalities._image import pictures
+        return pictures.jpeg(picture, width)
 
     def axes(self) -> tuple[str, ...]:
         return PICTURE_AXES

@@ -15,7 +15,7 @@ from edgemm.contracts.marks import Mark
 from edgemm.contracts.stream import Pictures
 from edgemm.contracts.task import Arrays, Cells, Entity, InputName, Labels, Task
 from edgemm.data import labels as words
-from edgemm.data.boxes import average_precision, cells, forms, geometry, matching, shapes, suppression
+from edgemm.data.boxes import average_precision, cells, forms, geometry, matching, quality, shapes, suppression
 from edgemm.data.boxes.average_precision import EVERY, SIZES, MeanPrecision
 from edgemm.data.boxes.layout import Layout
 from edgemm.data.tasks._detection import options, summary, units
@@ -29,6 +29,9 @@ NOTHING = "nothing"
 TRUTHS = 100
 FEWEST_PICTURES, FEWEST_BOXES = 50, 20
 """Below these an interval of mAP is wider than any loss that matters (six points of 87 pictures, unpaired)."""
+FLOOR, CANDIDATES = 0.001, 5000
+"""Score from which metrics count boxes, and how many of a picture they look at: a curve of precision over recall wants its tail, which no
+box tells. It is what people give pycocotools; YOLOv8 is judged by it."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Detection(Task):
             for no thing.
         nothing: Where the score for no thing stands, where there is one: ``first`` or ``last``.
         objectness: A score is multiplied by its objectness (``product``), or the ``root`` of that is taken (YuNet).
-        nms: What overlaps a better box of its label by more than ``iou`` (0.6) is left out, and what scores less than ``score`` (0.05);
-            at most ``most`` (100) are kept.
+        nms: What overlaps a better box of its label by more than ``iou`` (0.6) is left out, and on the box what scores less than ``score``
+            (0.05); at most ``most`` (100) are kept.
         most: How many boxes are kept; of a set the best.
         truths: Room for the boxes of one row.
     """
@@ -150,14 +153,25 @@ class Detection(Task):
         self.check(answers)
         return truth is None or truth[1:] == (self.truths, 6)
 
+    @property
+    def rules(self) -> dict[str, float]:
+        """What is suppressed, and what is kept, on the box."""
+        return options.suppression(self.nms, self.layout, self.most)
+
     def detections(self, answers: Arrays) -> list[np.ndarray]:
-        """What the model found in each row: float32 (K, 6), label index, score, x0, y0, x1, y1 in pixels of the model's picture.
+        """What metrics count of each row: float32 (K, 6), label index, score, x0, y0, x1, y1 in pixels of the model's picture.
 
         Raises:
             MeasureError: Boxes are told in another unit than the card says.
         """
-        decoded = [self._chosen(boxes[0], scores[0]) for boxes, scores in (forms.decode(row, self.form) for row in self._rows(answers))]
-        units.require_plausible([found[:, 2:] for found in decoded], self.form, self.name)
+        rules = self.rules
+        return self._decoded(answers, rules | {"score": min(rules["score"], FLOOR)}, CANDIDATES)
+
+    def _decoded(self, answers: Arrays, rules: Mapping[str, float], candidates: int) -> list[np.ndarray]:
+        rows = (forms.decode(row, self.form) for row in self._rows(answers))
+        decoded = [self._chosen(boxes[0], scores[0], rules, candidates) for boxes, scores in rows]
+        told = self.rules["score"]
+        units.require_plausible([found[found[:, 1] > told, 2:] for found in decoded], self.form, self.name)
         return [self._inside(found) for found in decoded]
 
     def _rows(self, answers: Arrays) -> Iterable[dict[str, np.ndarray]]:
@@ -165,12 +179,11 @@ class Detection(Task):
         for row in range(len(answers[self.reads[0]])):
             yield {name: np.asarray(answers[name][row : row + 1], np.float32) for name in self.reads}
 
-    def _chosen(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        rules = options.suppression(self.nms, self.layout, self.most)
+    def _chosen(self, boxes: np.ndarray, scores: np.ndarray, rules: Mapping[str, float], candidates: int) -> np.ndarray:
+        score, most = rules["score"], int(rules["most"])
         if self.layout == "set":
-            one_each = self.scores.startswith("softmax")
-            return suppression.best(boxes, scores, score=rules["score"], most=int(rules["most"]), one_each=one_each)
-        return suppression.suppress(boxes, scores, iou=rules["iou"], score=rules["score"], most=int(rules["most"]))
+            return suppression.best(boxes, scores, score=score, most=most, one_each=self.scores.startswith("softmax"))
+        return suppression.suppress(boxes, scores, iou=rules["iou"], score=score, most=most, candidates=candidates)
 
     def _inside(self, found: np.ndarray) -> np.ndarray:
         edges = geometry.clip(found[:, 2:], self.form.width, self.form.height) if self.form.width else found[:, 2:]
@@ -179,7 +192,7 @@ class Detection(Task):
 
     def compared(self, reference: Arrays, other: Arrays) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
         """Scores of every place, and boxes of those places where the reference finds something; a set's things are first matched."""
-        score = options.suppression(self.nms, self.layout, self.most)["score"]
+        score = self.rules["score"]
         scores, boxes = list[tuple[np.ndarray, np.ndarray]](), list[tuple[np.ndarray, np.ndarray]]()
         for ours, theirs in zip(self._rows(reference), self._rows(other), strict=True):
             (box, score_of), (other_box, other_score) = ((part[0] for part in forms.decode(row, self.form)) for row in (ours, theirs))
@@ -241,6 +254,15 @@ class Detection(Task):
         matched = self._matched(found, truth)
         return summary.found(found, truth, matched, self._thresholds(matched))
 
+    def qualities(self, answers: Arrays, truth: np.ndarray) -> np.ndarray:
+        """Panoptic quality of boxes, at the same scores."""
+        found = self.detections(answers)
+        return quality.of_boxes(found, truth, np.array([*self._thresholds(self._matched(found, truth)).values()]))
+
+    def there(self, truth: np.ndarray) -> Observation:
+        labels = self.labels or ()
+        return Observation(boxes=tuple(Box(labels[int(row[0])], 1.0, *row[1:5].tolist()) for row in truth if row[0] >= 0))
+
     def thresholds(self, answers: Arrays, truth: np.ndarray) -> Mapping[str, float]:
         """Those of the best F1 at an overlap of 0.5; 1 where nothing right was found."""
         return self._thresholds(self._matched(self.detections(answers), truth))
@@ -249,10 +271,15 @@ class Detection(Task):
         best = [average_precision.best_threshold(one)[0] for one in matched.of_labels]
         return dict(zip(self.labels or (), best, strict=True))
 
+    def counting_from(self, thresholds: Mapping[str, float]) -> Detection:
+        """With boxes told from the lowest of them on, where ``nms`` leaves out more than they do."""
+        score = min([self.rules["score"], *(0.99 * one for one in thresholds.values())])
+        return self if score == self.rules["score"] else replace(self, nms={**(self.nms or {}), "score": score})
+
     def read(self, answers: Arrays) -> Observation:
         """Its boxes in the model's picture; of each label the best score."""
         labels = self.labels or ()
-        boxes = tuple(Box(labels[int(row[0])], *row[1:].tolist()) for row in self.detections(answers)[0])
+        boxes = tuple(Box(labels[int(row[0])], *row[1:].tolist()) for row in self._decoded(answers, self.rules, suppression.CANDIDATES)[0])
         best = {label: max((box.score for box in boxes if box.label == label), default=0.0) for label in labels}
         return Observation(best, boxes=boxes)
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from edgemm.contracts.decision import Observation, Point, Pose
+from edgemm.contracts.marks import Mark
 from edgemm.contracts.stream import Pictures
 from edgemm.contracts.task import Arrays, Cells, Entity, InputName, Labels, Task
 from edgemm.data import labels as names
-from edgemm.data.boxes import average_precision
+from edgemm.data.boxes import average_precision, quality
 from edgemm.data.boxes.average_precision import Likeness, MeanPrecision, mean_of_known
 from edgemm.data.boxes.geometry import Placement, clip
 from edgemm.data.scoring import Metric
@@ -51,6 +52,7 @@ class Keypoints(Task):
 
     has_thresholds: ClassVar[bool] = True
     is_mean_of_labels: ClassVar[bool] = True
+    is_annotated: ClassVar[bool] = True
 
     labels: Labels
     points: Labels
@@ -104,6 +106,10 @@ class Keypoints(Task):
 
     def labels_in(self, cell: Any) -> Iterable[str]:
         return [self.labels[thing.label] for thing in objects.things(cell, self.labels, self.points, self.name)]
+
+    def annotated(self, marks: Sequence[Mark], width: int, height: int) -> str:
+        """Objects of its labels; a set may hold others, which have no points."""
+        return objects.written([mark for mark in marks if mark.label in self.labels], self.points)
 
     def truth(self, cell: Any, row: Cells) -> np.ndarray:
         """``label x y v x y v ...; ...`` in pixels of the file, or ``-``; four numbers before the points are the edges of a box.
@@ -172,6 +178,21 @@ class Keypoints(Task):
         """Those of the best F1 at an OKS of 0.5; 1 where nothing right was found."""
         pieces = self._precision(self.found(answers), truth).of_labels
         return {label: average_precision.best_threshold(one)[0] for label, one in zip(self.labels, pieces, strict=True)}
+
+    def qualities(self, answers: Arrays, truth: np.ndarray) -> np.ndarray:
+        """Panoptic quality of objects by their OKS, from each label's best score on."""
+        least = np.array([*self.thresholds(answers, truth).values()])
+        qualities = []
+        for found, rows in zip(self.found(answers), truth, strict=True):
+            ours, theirs = found[found[:, 1] >= least[found[:, 0].astype(int)]], rows[rows[:, similarity.LABEL] >= 0]
+            same = ours[:, :1] == theirs[None, :, similarity.LABEL]
+            qualities.append(quality.of_picture(np.where(same, self._alike(ours, theirs), 0.0)))
+        return np.array(qualities)
+
+    def there(self, truth: np.ndarray) -> Observation:
+        rows = truth[truth[:, similarity.LABEL] >= 0]
+        objects = [np.concatenate([[row[similarity.LABEL], 1.0], row[similarity.POINTS :]]) for row in rows]
+        return Observation(poses=tuple(self._told(line) for line in objects))
 
     def notes(self, truth: np.ndarray) -> Sequence[str]:
         """Labels that no row has, or few have."""

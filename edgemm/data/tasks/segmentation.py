@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from edgemm.contracts.decision import Mask, Observation
+from edgemm.contracts.marks import Mark
 from edgemm.contracts.modality import existing, needing
 from edgemm.contracts.number_cells import is_npy, numbers
 from edgemm.contracts.stream import Pictures
 from edgemm.contracts.task import Arrays, Cells, Entity, InputName, Labels, Task
 from edgemm.data import labels as cells
 from edgemm.data.boxes.geometry import Placement
-from edgemm.data.tasks._segmentation import fitting, overlaps, pixels
+from edgemm.data.tasks._segmentation import fitting, outlines, overlaps, pixels
 from edgemm.data.tasks._segmentation.overlaps import IGNORED, Overlaps
 from edgemm.errors import CardError, DataError
 
@@ -35,6 +36,8 @@ class Segmentation(Task):
         ground: Whether the first label is in the mean; its pixels count against the others all the same.
         ignore: Value of a mask's pixels that do not count.
     """
+
+    is_annotated: ClassVar[bool] = True
 
     labels: Labels
     frame: InputName | None = None
@@ -58,7 +61,7 @@ class Segmentation(Task):
         """A path (a PNG of one channel, or .npy), a file's bytes, or an array (height, width), of the size of the picture beside it."""
         if cells.is_empty(cell):
             raise cells.empty()
-        mask = _values(cell, row)
+        mask = self._values(cell, row)
         known = (mask >= 0) & (mask < len(self.labels))
         wrong = ~known & (mask != self.ignore)
         if wrong.any():
@@ -68,6 +71,15 @@ class Segmentation(Task):
             return numbers
         self._require_size(numbers, row)
         return fitting.to_model(numbers, self._placement(numbers.shape), IGNORED)
+
+    def annotated(self, marks: Sequence[Mark], width: int, height: int) -> dict[str, Any]:
+        """Outlines and runs; what is marked nowhere is the first label."""
+        return outlines.written(marks, width, height)
+
+    def _values(self, cell: Any, row: Cells) -> np.ndarray:
+        if isinstance(cell, dict) and outlines.MARKS in cell:
+            return outlines.read(cell, lambda label: cells.index_of(label, self.labels, self.name), self.ignore)
+        return _values(cell, row)
 
     def _placement(self, size: tuple[int, ...]) -> Placement:
         """Where a picture of this height and width lies in the model's."""
@@ -148,6 +160,13 @@ class Segmentation(Task):
         for one in overlaps.counts(answers[self.name], truth, len(self.labels)):
             matrix += one
         return matrix
+
+    def qualities(self, answers: Arrays, truth: np.ndarray) -> np.ndarray | None:
+        """The mean IoU over the labels that the picture's truth holds; 0 where that holds none that counts."""
+        return None if self.frame is None else np.nan_to_num(self.statistics(answers, truth).values(np.eye(len(truth))))
+
+    def there(self, truth: np.ndarray) -> Observation:
+        return self._told(truth)
 
     def read(self, answers: Arrays) -> Observation:
         """Each label's share of the picture, and the mask."""

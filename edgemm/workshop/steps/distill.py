@@ -49,6 +49,7 @@ def distill(
     loss_weights: dict[str, float] | None = None,
     features: dict[Branch, float] | None = None,
     feature_loss: Literal["mse", "cosine"] = "mse",
+    foreground: float = 0.5,
     relations: float = 0.0,
     modality_dropout: float = 0.0,
     unlabeled: str | None = None,
@@ -82,6 +83,8 @@ def distill(
         features: Branch or ``fusion`` -> weight of making the tensor in which it ends like the teacher's. Where widths differ a linear
             projector is learned along, and dropped afterwards.
         feature_loss: ``mse`` in units of the teacher's variance, or ``cosine``.
+        foreground: Of ``mse`` between maps, where an output says places in that picture: the share that cells count in which the teacher
+            sees something, since most cells hold nothing; 0 = all cells alike.
         relations: Weight of finding the same samples of a batch alike as the teacher (and the same tokens of a sample), at all branches'
             ends and the fusion's.
         modality_dropout: Chance of each modality of each sample to be taken from the student in training, while the teacher sees it.
@@ -157,6 +160,7 @@ class _Asked:
     task_weight: float
     features: Mapping[str, float]
     feature_loss: Literal["mse", "cosine"]
+    foreground: float
     relations: float
     modality_dropout: float
 
@@ -170,6 +174,7 @@ class _Asked:
                 "write a share from 0 to below 1, such as 0.2.",
                 not 0 <= self.modality_dropout < 1,
             ),
+            "foreground": (self.foreground, "write a share from 0 to 1.", not 0 <= self.foreground <= 1),
         }
         for name in ("logits_weight", "task_weight", "relations"):
             value = getattr(self, name)
@@ -245,6 +250,7 @@ def _loss(
         taps=compared.student if compared else None,
         features=compared.weights if compared else {},
         feature_loss=asked.feature_loss,
+        foreground=asked.foreground,
         relations=asked.relations if compared else 0.0,
     )
     if compared is not None:

@@ -11,12 +11,11 @@ import onnx
 from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import back_to_float, joint, masks, openvino, symmetric_qdq, trained_qdq
+from edgemm.graph import masks, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.graph.checks import FOREIGN
 from edgemm.graph.costs import branch_costs
-from edgemm.graph.float_tail import float_tail
-from edgemm.workshop.quantizing import calibration, choosing, nncf, onnxruntime, tensorrt
+from edgemm.workshop.quantizing import calibration, choosing, nncf, numerics, onnxruntime, tensorrt
 
 STAGE = "graph"
 QUANTIZES = True
@@ -71,7 +70,7 @@ def quantize(
     _refuse_integers(model)
     branches = find_branches(model, ctx.card)
     untouched = left_alone(branches, ctx, {"default": precision} if isinstance(precision, str) else precision or {})
-    untouched += sorted({*float_tail(model), *joint.joint_nodes(model)} - {*untouched})
+    untouched += sorted(numerics.always_float(model, branches) - {*untouched})
     if trained_qdq.has_pairs(model):
         model, untouched = _after_training(model, branches, ctx, precision, untouched)
         branches = find_branches(model, ctx.card)
@@ -79,11 +78,11 @@ def quantize(
         untouched = tensorrt.left_alone(model, branches, untouched, ctx)
     untouched += sorted(masks.masking_nodes(model) - {*untouched})
     if len(untouched) == len(branches.of_node):
-        return _finished(_copy(model), ctx)
+        return numerics.in_form(_copy(model), ctx)
     samples = calibration.samples(model, ctx, calibration_samples)
 
     def calibrated(rows: list[dict[str, np.ndarray]], rule: str = MINMAX, *, correct_biases: bool = False) -> onnx.ModelProto:
-        return _finished(_calibrated(model, rows, branches, untouched, ctx, rule, correct_biases), ctx)
+        return numerics.in_form(_calibrated(model, rows, branches, untouched, ctx, rule, correct_biases), ctx)
 
     if ranges not in (AUTO, CLIPPED):
         return calibrated(samples, ranges)
@@ -146,24 +145,11 @@ def _refuse_integers(model: onnx.ModelProto) -> None:
         )
 
 
-def _finished(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:
-    """``model`` in the form its target takes; changed in place."""
-    if ctx.numerics.placement == "fusing":
-        tensorrt.finish(model, ctx)
-    elif ctx.numerics.activations == "int8":
-        symmetric_qdq.make_symmetric(model)
-    elif ctx.numerics.activations == "mixed":
-        openvino.normalise(model)
-    return model
-
-
 def _after_training(
     model: onnx.ModelProto, branches: Branches, ctx: Context, precision: dict[str, str] | str | None, floats: list[str]
 ) -> tuple[onnx.ModelProto, list[str]]:
     """A copy of a graph with Q/DQ, in the target's numerics, ``floats`` in float again; and the nodes in which nothing is left to do."""
-    model = back_to_float.revert(model, model, set(floats))
-    if ctx.numerics.activations == "uint8":
-        trained_qdq.make_unsigned(model)
+    model = numerics.without(model, floats, ctx)
     precisions = precision if isinstance(precision, dict) else {}
     left = find_branches(model, ctx.card)
     done = {*floats, *trained_qdq.finished(model, left, ctx.card, precisions)}

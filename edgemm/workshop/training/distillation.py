@@ -14,9 +14,11 @@ from edgemm.workshop.models.feature_taps import Taps
 from edgemm.workshop.training import loss as losses
 from edgemm.workshop.training.loss import feature_loss
 from edgemm.workshop.training.task_losses import TaskLosses, Tensors
-from edgemm.workshop.training.teacher import Teacher
+from edgemm.workshop.training.teacher import Known, Teacher
 
 TEMPERATURE = 2.0
+MAP_AXES = 4  # samples, channels, height, width
+FUSION = "fusion"
 
 
 class Distillation(nn.Module):
@@ -32,12 +34,15 @@ class Distillation(nn.Module):
         taps: Listens to the student; None = answers only.
         features: Tap -> weight of its feature loss.
         feature_loss: ``mse`` in units of the teacher's variance, or ``cosine``.
+        foreground: Of ``mse`` between maps of a picture that an output says places of: the share that cells count in which the teacher sees
+            something; the others count the rest. 0 = all cells alike.
         relations: Weight of the loss on how alike the samples of a batch are.
 
     Raises:
         CardError: A weight for no output.
 
-    Source: Hinton et al. 2015 (answers), Romero et al. 2015 (features), Tung & Mori 2019 (relations).
+    Source: Hinton et al. 2015 (answers), Romero et al. 2015 (features), Tung & Mori 2019 (relations), Guo et al. 2021, "Distilling Object
+    Detectors via Decoupled Features" (foreground).
     """
 
     def __init__(
@@ -53,9 +58,11 @@ class Distillation(nn.Module):
         taps: Taps | None = None,
         features: Mapping[str, float] | None = None,
         feature_loss: Literal["mse", "cosine"] = "mse",
+        foreground: float = 0.0,
         relations: float = 0.0,
     ) -> None:
         super().__init__()
+        self.foreground = foreground
         self.card, self.teacher, self.taps = card, teacher, taps
         self.temperature, self.logits_weight, self.task_weight = temperature, logits_weight, task_weight
         self.weights, self.deviations = dict(loss_weights or {}), dict(deviations or {})
@@ -86,7 +93,7 @@ class Distillation(nn.Module):
         if self.logits_weight:
             parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, answers.outputs).items()}
         if self.taps is not None and (self.features or self.relations):
-            parts |= self._features(self.taps.features(len(batch.rows)), answers.features)
+            parts |= self._features(self.taps.features(len(batch.rows)), answers)
         return parts
 
     def _answers(self, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,16 +103,31 @@ class Distillation(nn.Module):
             for name, loss in self.imitated.items()
         }
 
-    def _features(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        parts = {}
+    def _features(self, student: Mapping[str, Tensor], known: Known) -> dict[str, Tensor]:
+        parts, teacher = {}, known.features
         for name, weight in self.features.items():
             key = _key(name)
             own = self.projectors[key](student[name]) if key in self.projectors else student[name]
-            parts[f"{name} (features)"] = weight * feature_loss(own, teacher[name], self.feature_loss)
+            seen = self._foreground(name, teacher[name], known.outputs)
+            apart = (
+                feature_loss(own, teacher[name], self.feature_loss) if seen is None else map_loss(own, teacher[name], seen, self.foreground)
+            )
+            parts[f"{name} (features)"] = weight * apart
         if self.relations:
             compared = [relation_loss(student[name], teacher[name]) for name in student if name in teacher]
             parts["relations"] = self.relations * torch.stack(compared).mean()
         return parts
+
+    def _foreground(self, tap: str, features: Tensor, outputs: Mapping[str, Tensor]) -> Tensor | None:
+        """What the teacher sees in each cell of a tap's map, (n, height, width); None where no output says places of it."""
+        if not self.foreground or self.feature_loss != "mse" or features.dim() != MAP_AXES:
+            return None
+        frames = {name: self.card.outputs[name].options.get("frame") for name in self.imitated}
+        size = (features.shape[2], features.shape[3])
+        of_this = [name for name, frame in frames.items() if frame is not None and any(_is_of(tap, part) for part in (FUSION, str(frame)))]
+        seen = [self.imitated[name].foreground(outputs, size) for name in of_this]
+        told = [one for one in seen if one is not None]
+        return torch.stack(told).amax(0) if told else None
 
 
 class Projector(nn.Module):
@@ -129,6 +151,15 @@ def width_axis(student: tuple[int, ...], teacher: tuple[int, ...]) -> int | None
     return next((axis for axis, (ours, theirs) in enumerate(zip(student, teacher, strict=True)) if ours != theirs), None)
 
 
+def map_loss(student: Tensor, teacher: Tensor, seen: Tensor, share: float) -> Tensor:
+    """``feature_loss`` by ``mse`` of maps (n, channels, h, w), ``share`` of it by cells where something is ``seen``, (n, h, w)."""
+    student, teacher = student.float(), teacher.float()
+    spread = (teacher - teacher.mean(0)).square().mean().clamp(min=losses.SMALL)
+    apart = (student - teacher).square().mean(1)
+    means = [(apart * weight).sum() / weight.sum().clamp(min=losses.SMALL) for weight in (seen, 1 - seen)]
+    return (share * means[0] + (1 - share) * means[1]) / spread
+
+
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """How differently two models find the samples of a batch alike; for sequences of one length also the tokens of a sample.
 
@@ -145,6 +176,11 @@ def _alike(x: Tensor) -> Tensor:
     """Cosine of every pair of rows: (..., n, width) -> (..., n, n)."""
     unit = F.normalize(x, dim=-1)
     return unit @ unit.transpose(-1, -2)
+
+
+def _is_of(tap: str, part: str) -> bool:
+    """Whether a tap is one of this part's ends: called as it, or so and a number."""
+    return tap == part or (tap.startswith(f"{part}.") and tap.removeprefix(f"{part}.").isdecimal())
 
 
 def _key(name: str) -> str:

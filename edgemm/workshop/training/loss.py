@@ -44,6 +44,13 @@ class Loss:
         """
         return feature_loss(student[self.name], teacher[self.name], "mse")
 
+    def foreground(self, teacher: Answers, size: tuple[int, int]) -> Tensor | None:
+        """How much is to be seen, by a teacher's answers, in each cell of the picture that they are about: (rows, height, width), 0 to 1.
+
+        None where the answers say nothing of places. The picture is that of the output's ``frame``.
+        """
+        return None
+
 
 def of(output: Output, *, deviation: float = 1.0) -> Loss:
     """The loss of a card's output.

@@ -1,6 +1,7 @@
 """Sources on real media and a real RTSP server: pictures and sound on one connection, and every way to lose it."""
 
 import http.server
+import io
 import logging
 import re
 import signal
@@ -492,3 +493,22 @@ def test_whatever_a_library_raises_is_a_loss_like_any_other(capfd):
     feeder.join(5)
     assert feeder.error == "ZeroDivisionError: in rtsp://***@camera/live"
     assert "hidden-value-78" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("turn", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (1, 0)), (8, (0, 1))])
+def test_a_picture_that_its_exif_turns_is_shown_upright_with_what_is_drawn_on_it(turn, corner, tmp_path):
+    """``corner``: where the stored picture's upper left corner is to be seen, right and down."""
+    from edgemm.box.serving.sources._av.recorded import items_of
+
+    pixels, exif = np.full((64, 96, 3), 90, np.uint8), Pillow.Exif()
+    pixels[:32, :48] = [250, 30, 30]
+    exif[0x0112] = turn
+    Pillow.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    (item,) = items_of(tmp_path / "a.jpg", {"image": WANTS["image"]})
+    height, width = item.value.extent
+    assert (width, height) == ((96, 64) if turn in (1, 3) else (64, 96))
+    seen = np.asarray(Pillow.open(io.BytesIO(item.value.jpeg(width, paint=lambda array: array[:8, -8:].fill(0)))).convert("RGB"))
+    assert seen.shape[:2] == (height, width)
+    middle = seen[height * (1 + 2 * corner[1]) // 4, width * (1 + 2 * corner[0]) // 4]
+    assert middle[0] > 200 > 100 > middle[1]
+    assert seen[2, -3].max() < 60, "what is drawn is not turned"

@@ -190,3 +190,43 @@ def test_an_array_that_is_no_picture_is_an_error(array):
 def test_impossible_options_are_card_errors(options, words):
     with pytest.raises(CardError, match=words):
         Image(**{"height": 4, "width": 4} | options)
+
+
+def test_a_picture_is_warped_to_what_another_camera_sees_in_files_arrays_and_frames(tmp_path):
+    pixels = noise(32, 64)
+    right = [1.0, 0.0, 0.25, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]  # the other camera sees everything a fourth of the picture further to the right
+    spec = Image(height=32, width=64, mean=[0.2, 0.4, 0.6], homography=right)
+    got = spec.decode(save(tmp_path, pixels), tmp_path)
+    np.testing.assert_array_equal(got[:, 16:], pixels[:, :-16])
+    assert (got[:, :16] == [51, 102, 153]).all()
+
+    class Frame:
+        def fitted(self, wanted):
+            return pixels
+
+    for other in (spec.prepare(pixels), spec.received(Frame())):
+        np.testing.assert_array_equal(other, got)
+    deep = Image(height=32, width=64, channels=1, bits=16, homography=right)
+    values = np.arange(32 * 64, dtype=np.uint16).reshape(32, 64)
+    np.testing.assert_array_equal(deep.prepare(values)[:, 16:, 0], values[:, :-16])
+
+
+def test_a_homography_with_perspective_takes_corners_where_it_says():
+    corners = np.array([[0.25, 0.25], [0.75, 0.2], [0.8, 0.8], [0.2, 0.75]])
+    matrix = np.array([[0.9, 0.05, 0.05], [0.02, 1.0, -0.03], [0.1, -0.05, 1.0]])
+    picture = np.zeros((100, 200, 1), np.uint8)
+    for x, y in corners:
+        picture[round(y * 100) - 3 : round(y * 100) + 3, round(x * 200) - 3 : round(x * 200) + 3] = 255
+    got = Image(height=100, width=200, channels=1, homography=matrix.reshape(-1).tolist()).prepare(picture)
+    for x, y in corners:
+        across, down, depth = matrix @ (x, y, 1.0)
+        assert got[int(down / depth * 100), int(across / depth * 200), 0] == 255
+
+
+@pytest.mark.parametrize(
+    ("numbers", "what"),
+    [([1, 0, 0], "homography has 3 numbers"), ([1, 0, 0, 0, 0, 0, 0, 0, 1], "cannot be inverted"), ([0] * 9, "cannot be inverted")],
+)
+def test_what_is_no_homography_is_refused(numbers, what):
+    with pytest.raises(CardError, match=what):
+        Image(height=8, width=8, homography=numbers)

@@ -215,6 +215,27 @@ def test_thresholds_are_those_of_the_best_f1():
     assert task().thresholds({"objects": answers}, truth) == pytest.approx({"person": 0.6, "parcel": 1.0})
 
 
+def test_metrics_count_boxes_that_score_too_little_to_be_told_and_a_fitted_threshold_below_lets_them_be_told():
+    truth = np.full((1, 100, 6), -1, np.float32)
+    truth[0, :2] = [[0, 38, 27, 58, 37, 0], [0, 4, 4, 16, 16, 0]]
+    faint = answer([48, 32, 20, 10, 0.9, 0.0], [10, 10, 12, 12, 0.02, 0.0], [80, 50, 8, 8, 0.0005, 0.0])
+    detection = task()
+    assert [len(found) for found in detection.detections(faint)] == [2]
+    assert detection.measure(faint, truth).score().value == pytest.approx(1.0)
+    assert len(detection.read(faint).boxes) == 1
+    fitted = detection.thresholds(faint, truth)
+    assert fitted == pytest.approx({"person": 0.02, "parcel": 1.0})
+    assert len(detection.counting_from(fitted).read(faint).boxes) == 2
+    assert detection.counting_from({"person": 0.5}) is detection
+    eager = task(nms={"score": 0.0001})
+    assert len(eager.detections(faint)[0]) == len(eager.read(faint).boxes) == 3
+
+
+def test_answers_are_not_told_in_a_warped_picture():
+    with pytest.raises(CardError, match=r"outputs.objects: it is told in the picture of 'rgb', which is warped"):
+        task(rgb={"homography": [1, 0, 0.1, 0, 1, 0, 0, 0, 1]})
+
+
 def test_few_rows_and_labels_without_any_are_told():
     truth = np.full((9, 100, 6), -1, np.float32)
     truth[:3, 0] = [0, 38, 27, 58, 37, 0]

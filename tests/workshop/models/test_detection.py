@@ -27,7 +27,9 @@ SET = {
 CASES = {
     "film": (SCENE, {"film": {"width": 8}}, {}),
     "gated_maps": (CAMERAS, {"gated_maps": {"width": 8}}, {}),
+    "attended_maps": (CAMERAS, {"attended_maps": {"width": 8, "heads": 2}}, {}),
     "queries": (SCENE, {"film": {"width": 8}}, {"queries": 6, "heads": 2}),
+    "scene": (SCENE, {"film": {"width": 8}}, {"scene": True}),
     "one picture": ({"image": C2F}, {"film": {"width": 8}}, {"hidden": 4, "layers": 1}),
 }
 CELLS = 8 * 8 + 4 * 4  # strides 4 and 8 of 32 x 32 pixels

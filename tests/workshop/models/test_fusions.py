@@ -35,13 +35,15 @@ CASES = {
     "towers": {},
     "film": {"width": 8},
     "gated_maps": {"width": 8},
+    "attended_maps": {"width": 8, "heads": 2},
 }
 INDEX_OPS = {"Shape", "Range", "Loop", "GatherND", "ConstantOfShape", "IsNaN"}
 
 
 def _model(case, make_model):
     kind = case.partition(",")[0]
-    inputs, outputs = {"towers": (TINY, TOWERS), "film": (MAPS, BOXES), "gated_maps": (CAMERAS, BOXES)}.get(kind, (THREE, None))
+    seen = {"towers": (TINY, TOWERS), "film": (MAPS, BOXES), "gated_maps": (CAMERAS, BOXES), "attended_maps": (CAMERAS, BOXES)}
+    inputs, outputs = seen.get(kind, (THREE, None))
     return make_model(inputs, outputs=outputs, fusion={kind: CASES[case]})
 
 
@@ -124,7 +126,7 @@ def test_towers_pair_outputs_and_inputs_in_card_order_or_as_told():
     assert _fusion("towers", outputs=("x", "y"), branches={"x": "b", "y": "a"})({"a": a, "b": b}) == {"x": b, "y": a}
 
 
-@pytest.mark.parametrize("case", ["film", "gated_maps"])
+@pytest.mark.parametrize("case", ["film", "gated_maps", "attended_maps"])
 def test_branches_around_a_fusion_of_maps_can_be_done_without_one_by_one(case, make_model):
     """Each ends in submodules, where a mean can stand in for it."""
     model = _model(case, make_model)
@@ -151,6 +153,17 @@ def test_gates_of_maps_share_one_at_every_place():
     assert not torch.allclose(fusion(seen)[0], fusion(dark)[0])
 
 
+def test_a_cell_finds_what_another_camera_sees_at_any_place_of_a_picture_of_another_size():
+    maps = _maps("day") | _maps("night", size=(64, 32))
+    fusion = plugins.find(Fusion, "attended_maps")({"day": 4, "night": 4}, ("label",), maps, width=4, heads=2).eval()
+    seen = {name: tuple(torch.rand(1, 4, *cells) for cells in of.cells) for name, of in maps.items()}
+    far = tuple(x.clone() for x in seen["night"])
+    far[-1][..., -1, -1] += 3.0
+    before, after = fusion(seen)[0], fusion({**seen, "night": far})[0]
+    assert before.shape == (1, 4, 8, 8)
+    assert not torch.allclose(before[..., 0, 0], after[..., 0, 0])
+
+
 @pytest.mark.parametrize(
     ("name", "maps", "what", "fix"),
     [
@@ -163,6 +176,7 @@ def test_gates_of_maps_share_one_at_every_place():
         ),
         ("film", _maps("image", size=(90, 96)), "inputs.image: a picture of 90 x 96 pixels has no maps that fit each other.", "88 x 96"),
         ("gated_maps", _maps("image"), "fusion 'gated_maps': one input has feature maps.", "fusion: film"),
+        ("attended_maps", _maps("image"), "fusion 'attended_maps': one input has feature maps.", "fusion: film"),
         (
             "gated_maps",
             _maps("image") | _maps("night", size=(64, 64)),

@@ -13,11 +13,12 @@ from edgemm.contracts import card_file as cards
 from edgemm.contracts.card import Output
 from edgemm.data.modalities.text import build_vocabulary
 from edgemm.errors import EdgemmError, TrainError
+from edgemm.workshop.models.build import build
 from edgemm.workshop.models.checkpoint.loading import load_model
 from edgemm.workshop.models.feature_taps import Deprivation, Taps, find_ends
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.tried import sample_inputs
-from edgemm.workshop.training.distillation import Distillation, Projector, comparable, relation_loss, width_axis
+from edgemm.workshop.training.distillation import Distillation, Projector, comparable, map_loss, relation_loss, width_axis
 from edgemm.workshop.training.layer_pairs import pair
 from edgemm.workshop.training.loss import feature_loss, of
 from edgemm.workshop.training.task_losses import Tensors
@@ -354,3 +355,42 @@ def test_a_copy_of_a_model_is_heard_by_the_same_taps():
     twin = copy.deepcopy(model)
     twin(batch_of(3).inputs)
     assert np.shape(taps.features(3)["left"]) == (3, 6)
+
+
+def test_of_maps_the_cells_count_in_which_something_is_seen():
+    teacher, seen = torch.randn(4, 3, 6, 6), torch.zeros(4, 6, 6)
+    seen[:, :2, :2] = 1.0
+    wrong = {"there": teacher.clone(), "elsewhere": teacher.clone()}
+    wrong["there"][..., :2, :2] += 1.0
+    wrong["elsewhere"][..., 2:, 2:] += 1.0
+    there, elsewhere = (float(map_loss(wrong[where], teacher, seen, 1.0)) for where in ("there", "elsewhere"))
+    assert there > 0.5
+    assert elsewhere == 0.0
+    assert float(map_loss(wrong["elsewhere"], teacher, seen, 0.5)) > 0
+    assert feature_loss(wrong["there"], teacher, "mse") < 0.2 * there, "of all cells alike the few say little"
+
+
+SEEN = {
+    "boxes": {"task": "detection", "labels": ["a", "b"], "frame": "image"},
+    "area": {"task": "segmentation", "labels": ["ground", "a"], "frame": "image"},
+    "corners": {"task": "keypoints", "labels": ["a"], "points": ["top", "left"], "frame": "image", "layout": "centres"},
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_maps_of_a_picture_are_learned_where_the_teacher_s_answer_has_something(name):
+    encoders = {"image": {"c2f": {"channels": [4, 8, 8]}}, "left": {"mlp": {"width": 8}}}
+    inputs = {"image": {"modality": "image", "height": 32, "width": 32}, "left": SENSORS["left"]}
+    plain = {"factory": "models:digits", "kwargs": {"encoders": encoders, "fusion": {"film": {"width": 8}}}, "inputs": inputs}
+    card = cards.parse({**plain, "outputs": {name: SEEN[name]}})
+    torch.manual_seed(0)
+    teacher, student = (FusedModel(card, build(card)).eval() for _ in range(2))
+    compared = pair(student, teacher, {"image": 1.0, "left": 1.0, "fusion": 1.0}, pytest.fail)
+    loss = Distillation(card, Teacher(teacher, taps=compared.teacher), taps=compared.student, features=compared.weights, foreground=1.0)
+    batch = Tensors(sample_inputs(card), {}, {}, torch.arange(2))
+    parts = loss(student(batch.inputs), batch)
+    assert {tap for tap in ("image", "fusion", "left") if f"{tap} (features)" in parts} == {"image", "fusion", "left"}
+    loss.foreground = 0.0
+    alike = loss(student(batch.inputs), batch)
+    changed = {tap.removesuffix(" (features)") for tap in parts if parts[tap] != alike[tap]}
+    assert changed == {tap for tap in compared.weights if tap != "left"}

@@ -28,13 +28,15 @@ class Scenes:
 
     def __init__(self, card: Card, followers: Mapping[str, Follower]) -> None:
         self._followers = followers
-        self._tasks = {name: task for name, task in tasks.tasks(card).items() if name in followers}
+        self._own = {name: task for name, task in tasks.tasks(card).items() if name in followers}
+        self._tasks = dict(self._own)
         self._labels = {name: card.outputs[name].labels or () for name in followers}
 
     def refit(self, fitted: Mapping[str, Mapping[str, float]]) -> None:
         """Take a bundle's thresholds: output -> label -> score (``Bundle.thresholds``)."""
         for name, follower in self._followers.items():
             follower.fitted = fitted.get(name, {})
+            self._tasks[name] = self._own[name].counting_from(follower.fitted)
 
     @property
     def frames(self) -> dict[str, str]:

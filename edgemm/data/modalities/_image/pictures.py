@@ -59,6 +59,19 @@ def read(source: Path | bytes, spec: Pictures) -> np.ndarray:
         raise _unreadable(source, err) from err
 
 
+def whole(source: Path) -> np.ndarray:
+    """A file's picture, upright: uint8 (height, width, 3), red first.
+
+    Raises:
+        DataError: pillow cannot read it.
+    """
+    try:
+        with _opened(source) as picture:
+            return np.array(_convert(_turned(picture), MODES[3]), np.uint8)
+    except BROKEN as err:
+        raise _unreadable(source, err) from err
+
+
 def extent(source: Path | bytes) -> tuple[int, int]:
     """Height and width of a file's picture, upright; its pixels are not decoded.
 
@@ -174,6 +187,15 @@ def _over_black(values: np.ndarray, channels: int) -> np.ndarray:
     if values.shape[-1] not in (2, channels + 1):
         return values
     return np.rint(values[..., :-1] * (values[..., -1:] / 65535)).astype(np.uint16)
+
+
+def jpeg(array: np.ndarray, width: int) -> bytes:
+    """uint8 (height, width, 3), at most ``width`` pixels wide."""
+    picture, stored = Pillow.fromarray(array), io.BytesIO()
+    if picture.width > width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Pillow.Resampling.BILINEAR)
+    picture.save(stored, "JPEG", quality=80)
+    return stored.getvalue()
 
 
 def prepare(array: Any, spec: Pictures) -> np.ndarray:

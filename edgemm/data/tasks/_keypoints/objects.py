@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.contracts.marks import Mark
 from edgemm.data import labels as cells
-from edgemm.data.boxes.cells import NOTHING
+from edgemm.data.boxes.cells import BETWEEN, NOTHING, number
 from edgemm.errors import DataError
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
@@ -52,6 +53,25 @@ def things(cell: Any, labels: tuple[str, ...], points: Sequence[str], output: st
         if entry.label == other.label and np.array_equal(entry.points, other.points):
             raise DataError(f"'{labels[entry.label]}' stands there twice with the same points.", fix="remove one of them.")
     return found
+
+
+def written(marks: Sequence[Mark], points: Sequence[str]) -> str:
+    """The cell of a picture with these marks. Of a crowd, and of what has a box alone, no point is known: it is neither right nor wrong.
+
+    Raises:
+        DataError: A mark has another number of points.
+    """
+    entries = []
+    for mark in marks:
+        values = (0.0,) * (3 * len(points)) if mark.ignored or not mark.points else mark.points
+        if len(values) != 3 * len(points):
+            raise DataError(
+                f"'{mark.label}' has {len(values) / 3:g} points.",
+                why=f"the card names {len(points)}: {', '.join(points)}.",
+                fix="list the set's points in the card, in their order.",
+            )
+        entries.append(" ".join([mark.label, *map(number, (*mark.box, *values))]))
+    return f"{BETWEEN} ".join(entries) or NOTHING
 
 
 def _thing(cell: Any, labels: tuple[str, ...], points: Sequence[str], output: str) -> Thing:

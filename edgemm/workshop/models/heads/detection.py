@@ -26,6 +26,8 @@ class Detection(Head):
     Args:
         hidden: Channels of the layers in between; None = those of the maps.
         layers: 3x3 convolutions in between.
+        scene: The mean over the coarsest map is heard for each label, everywhere alike: what a sound or a question rules in or out need not
+            be learned at every place.
 
     Raises:
         CardError: The card says another form, or the boxes are in another picture.
@@ -37,13 +39,14 @@ class Detection(Head):
     middles: Tensor
     strides: Tensor
 
-    def __init__(self, width: int, output: Output, maps: Maps, *, hidden: int | None = None, layers: int = 2) -> None:
+    def __init__(self, width: int, output: Output, maps: Maps, *, hidden: int | None = None, layers: int = 2, scene: bool = False) -> None:
         super().__init__(width, output)
         labels, inside = labels_of(output, "detection"), hidden or width
         _require_form(output, maps)
         edges, scores = ([_tower(width, inside, layers, size) for _ in maps.strides] for size in (4, labels))
         for last, bias in [(tower[-1], 1.0) for tower in edges] + [(tower[-1], math.log(PRIOR / (1 - PRIOR))) for tower in scores]:
             nn.init.constant_(cast(Tensor, last.bias), bias)
+        self.scene = nn.Linear(width, labels) if scene else None
         self.edges, self.scores = nn.ModuleList(edges), nn.ModuleList(scores)
         self.register_buffer("middles", _middles(maps), persistent=False)
         strides = [torch.full((high * wide,), float(stride)) for stride, (high, wide) in zip(maps.strides, maps.cells, strict=True)]
@@ -53,6 +56,8 @@ class Detection(Head):
         """Maps (N, width, H, W), the finest first -> (N, 4 + labels, cells)."""
         edges = torch.cat([layers(seen).flatten(2) for layers, seen in zip(self.edges, x, strict=True)], 2)
         scores = torch.cat([layers(seen).flatten(2) for layers, seen in zip(self.scores, x, strict=True)], 2)
+        if self.scene is not None:
+            scores = scores + self.scene(x[-1].mean((2, 3))).unsqueeze(-1)
         away = nn.functional.softplus(edges) * self.strides
         before, behind = away[:, :2], away[:, 2:]
         return torch.cat([self.middles + (behind - before) * 0.5, before + behind, scores.sigmoid()], 1)

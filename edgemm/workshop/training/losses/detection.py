@@ -31,3 +31,7 @@ class Detection(Loss):
         """Nothing is softened: each label is a yes or no of its own, and a teacher that is sure says most."""
         ours, theirs = (Answered.of(answers, self.layout) for answers in (student, teacher))
         return dense.imitation(sets.in_order_of(ours, theirs) if self.layout.kind == "set" else ours, theirs)
+
+    def foreground(self, teacher: Answers, size: tuple[int, int]) -> Tensor | None:
+        """The best score of the boxes that cover a cell."""
+        return dense.covered(Answered.of(teacher, self.layout), self.layout, size)

@@ -76,6 +76,14 @@ class Keypoints(Loss):
         off = (ours.offsets - theirs.offsets).abs().mean((1, 2))
         return loss + OFFSETS * (off * sure.amax(1)).sum() / many
 
+    def foreground(self, teacher: Answers, size: tuple[int, int]) -> Tensor | None:
+        """The surest point or middle within a cell; None of a ``list``."""
+        if not self.learns:
+            return None
+        maps = self._maps(teacher)
+        seen = maps.points if maps.centres is None else torch.cat([maps.points, maps.centres], 1)
+        return F.adaptive_max_pool2d(seen.sigmoid().amax(1, keepdim=True), size).squeeze(1)
+
     def _maps(self, answers: Answers) -> Maps:
         answer = answers[self.name]
         if not self.form.fits(tuple(answer.shape)):

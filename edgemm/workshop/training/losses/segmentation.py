@@ -41,6 +41,10 @@ class Segmentation(Loss):
         apart = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), log_target=True, reduction="none").sum(1)
         return temperature**2 * apart.mean()
 
+    def foreground(self, teacher: Answers, size: tuple[int, int]) -> Tensor | None:
+        """The share of all labels but the first, which is the ground."""
+        return F.adaptive_avg_pool2d(1 - teacher[self.name].softmax(1)[:, :1], size).squeeze(1)
+
     def _logits(self, answers: Answers, size: torch.Size) -> Tensor:
         logits = answers[self.name]
         if logits.dim() != 4 or logits.shape[1] != len(self.output.labels or ()):

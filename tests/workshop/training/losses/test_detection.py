@@ -221,3 +221,11 @@ def test_the_loss_of_a_card_reads_the_answer_in_the_cards_form():
     assert loss.supervised({"y": right}, TRUTH) == pytest.approx(0, abs=1e-3)
     assert loss.supervised({"y": right.roll(1, 0)}, TRUTH) > 5
     assert loss.imitation({"y": right.roll(1, 0)}, {"y": right}, temperature=2.0) > 1
+
+
+def test_cells_under_a_sure_box_are_what_is_seen():
+    boxes = torch.tensor([[[0.0, 0, 16, 8], [8, 8, 32, 32], [0, 0, 32, 32]]])
+    scores = torch.tensor([[[0.9, 0.1, 0.0], [0.0, 0.5, 0.2], [0.2, 0.1, 0.1]]])
+    seen = dense.covered(Answered(boxes, scores, None), FORMS["xyxy"], (4, 4))
+    expected = [[0.9, 0.9, 0, 0], [0, 0.5, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0, 0.5, 0.5, 0.5]]
+    torch.testing.assert_close(seen, torch.tensor([expected]))

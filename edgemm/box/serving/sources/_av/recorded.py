@@ -32,12 +32,14 @@ class StillFrame:
     """A picture file.
 
     Attributes:
-        values: What the modality made of it, as in training.
+        modality: What reads it.
+        values: What that made of it, as in training.
         pixels: Their pixel format.
         extent: Height and width of the file's picture, upright.
     """
 
     path: Path
+    modality: Modality
     values: np.ndarray
     pixels: str
     extent: tuple[int, int]
@@ -50,16 +52,15 @@ class StillFrame:
 
     def jpeg(self, width: int, *, region: Region | None = None, paint: Paint | None = None) -> bytes:
         picture = self._picture()
-        if picture.extent != self.extent:  # it is the fitted one, or lies on its side: nothing stands where it did
+        if picture.extent != self.extent:  # it is the fitted one: nothing stands where it did
             return picture.jpeg(width)
         return picture.jpeg(width, region=region, paint=paint)
 
     def _picture(self) -> AvFrame:
         if self.values.dtype == np.uint8:
             try:
-                with av.open(str(self.path)) as file:
-                    return AvFrame(next(file.decode(video=0)), VideoReformatter())
-            except (av.error.FFmpegError, OSError, ValueError, StopIteration):  # pillow reads more kinds of files, and .npy is none
+                return _frame_of(self.modality.whole(str(self.path), Path()), "rgb24")  # upright, which FFmpeg does not turn it
+            except DataError:  # .npy is no file of pictures
                 return _frame_of(self.values, self.pixels)
         grey = self.values[..., :1]
         low, high = float(grey.min()), float(grey.max())
@@ -129,7 +130,7 @@ def _value(file: Path, modality: Modality) -> StillFrame | np.ndarray | str:
     stream = modality.stream()
     if isinstance(stream, Pictures):
         pixels = FORMATS[stream.channels, stream.order]
-        return StillFrame(file, modality.decode(str(file), Path()), pixels, modality.extent(str(file), Path()))
+        return StillFrame(file, modality, modality.decode(str(file), Path()), pixels, modality.extent(str(file), Path()))
     if file.suffix.lower() in ARRAYS:
         return _measured(numbers(str(file), Path()), modality)
     try:

@@ -20,6 +20,7 @@ BOX, DISTRIBUTION = 7.5 / 0.5, 1.5 / 0.5
 """What an edge counts beside a score: the weights of YOLOv8 (7.5, 1.5 and 0.5)."""
 LEAST = 0.05  # of a box in the loss of edges: a place that covers nothing of its box yet has a score to reach of 0, and moves all the same
 SURE = 0.3  # score from which a teacher's box is learned
+COVERING = 100  # boxes of a picture: what COCO counts
 LEAST_SCORE, MOST_SCORE = 1e-12, 1 - 6e-8  # float32 knows no number nearer to 1, and the logarithm of 0 is none
 
 
@@ -76,6 +77,19 @@ def imitation(student: Answered, teacher: Answered) -> Tensor:
         return loss
     shared, itself = (complete_iou(boxes[taught], teacher.boxes[taught]) for boxes in (student.boxes, teacher.boxes))
     return loss + BOX * ((itself - shared) * best[taught]).sum() / many
+
+
+def covered(answered: Answered, layout: Layout, size: tuple[int, int]) -> Tensor:
+    """(N, high, wide): the best score above ``SURE`` of the ``COVERING`` best boxes over each cell of a grid on the picture."""
+    high, wide = size
+    best, which = answered.scores.amax(-1).topk(min(COVERING, answered.scores.shape[1]), 1)
+    boxes = answered.boxes.gather(1, which.unsqueeze(-1).expand(-1, -1, 4))
+    y, x = (torch.arange(count, device=boxes.device) + 0.5 for count in (high, wide))
+    across, down = x * (layout.width / wide), y * (layout.height / high)
+    in_rows = (down > boxes[..., 1:2]) & (down < boxes[..., 3:4])  # (N, K, high)
+    in_columns = (across > boxes[..., 0:1]) & (across < boxes[..., 2:3])
+    worth = best * (best > SURE)
+    return (in_rows.unsqueeze(3) & in_columns.unsqueeze(2)).mul(worth[..., None, None]).amax(1)
 
 
 def cross_entropy(scores: Tensor, wanted: Tensor) -> Tensor:
