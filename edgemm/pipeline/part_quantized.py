@@ -133,12 +133,18 @@ class Partial:
     def weights(self) -> dict[str, int]:
         """INT8 layer -> how many weights it has."""
         from edgemm.graph import files
+        from edgemm.graph.packed_weights import packed_sizes
 
-        graph = files.frame(self.quantized.main).graph
+        frame = files.frame(self.quantized.main)
+        graph, packed = frame.graph, packed_sizes(frame)
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1}
         dequantized = {node.output[0]: sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear"}
         layers = {name for names in self.layers.values() for name in names}
-        return {node.name: max((dequantized.get(name, 0) for name in node.input), default=0) for node in graph.node if node.name in layers}
+        return {
+            node.name: max(packed.get(node.name, 0), *(dequantized.get(name, 0) for name in node.input), 0)
+            for node in graph.node
+            if node.name in layers
+        }
 
     def nodes(self, *branches: str) -> list[str]:
         """Names of all nodes of some branches that quantizing may touch."""
