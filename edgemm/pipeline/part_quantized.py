@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgemm.box.measuring.candidate import Candidate
+from edgemm.contracts import onnx_file
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
@@ -78,6 +79,12 @@ class Partial:
     def target(self) -> str:
         """Name of the target."""
         return self.deployment.target
+
+    @cached_property
+    def form(self) -> str:
+        """What the quantized graph is in, as notes call it: ``INT8``, ``w4``, ``INT8 and w4``; INT8 where nothing of it is quantized."""
+        words = onnx_file.read(self.quantized.main).precision_words
+        return " and ".join(word.upper() if word == "int8" else word for word in words) or "INT8"
 
     def holding(self, quantized: Artifact) -> Partial:
         """The same with another Q/DQ graph of the same float one."""

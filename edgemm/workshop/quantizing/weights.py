@@ -188,11 +188,13 @@ def _measuring(model: onnx.ModelProto, depths: Mapping[str, int]) -> Iterator[li
 
 
 def _moment(name: str, tensor: str, *, with_axes: bool) -> Sequence[onnx.NodeProto]:
-    inputs, attributes = ([f"{MOMENT}axes"], {}) if with_axes else ([], {"axes": [0]})
+    mean = helper.make_node("ReduceMean", [f"{name}/flat", *([f"{MOMENT}axes"] if with_axes else [])], [name], name=name, keepdims=0)
+    if not with_axes:
+        mean.attribute.append(helper.make_attribute("axes", [0]))
     return [
         helper.make_node("Mul", [tensor, tensor], [f"{name}/square"], name=f"{name}/square"),
         helper.make_node("Reshape", [f"{name}/square", f"{name}/shape"], [f"{name}/flat"], name=f"{name}/flat"),
-        helper.make_node("ReduceMean", [f"{name}/flat", *inputs], [name], name=name, keepdims=0, **attributes),
+        mean,
     ]
 
 

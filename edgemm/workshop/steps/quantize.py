@@ -11,7 +11,7 @@ import onnx
 from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import back_to_float, joint, masks, openvino, symmetric_qdq, trained_qdq
+from edgemm.graph import back_to_float, joint, masks, merging, openvino, symmetric_qdq, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.graph.checks import FOREIGN
 from edgemm.graph.costs import branch_costs
@@ -92,7 +92,7 @@ def _calibrated_or_copied(
     """A copy with Q/DQ in the branches that ``precision`` calls int8."""
     branches = find_branches(model, ctx.card)
     untouched = left_alone(branches, ctx, precision)
-    untouched += sorted({*float_tail(model), *joint.joint_nodes(model)} - {*untouched})
+    untouched += sorted({*float_tail(model), *joint.joint_nodes(model), *merging.merging_nodes(model)} - {*untouched})
     if trained_qdq.has_pairs(model):
         model, untouched = _after_training(model, branches, ctx, precision, untouched)
         branches = find_branches(model, ctx.card)
