@@ -1,6 +1,6 @@
 """Transformer layers in a model that tokens can be merged between, and the hooks that do it.
 
-Hooks, and no wrappers: parameters and submodules keep their names, so that weights, records of other steps and a teacher's layers still fit.
+Hooks, and no wrappers: parameters and submodules keep their names, so that weights, other steps' records and a teacher's layers still fit.
 """
 
 from __future__ import annotations
