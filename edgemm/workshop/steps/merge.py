@@ -11,11 +11,12 @@ from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
 from edgemm.errors import CheckpointError, MergeError
 from edgemm.store.artifact import write_json
-from edgemm.workshop.merging import towers
+from edgemm.workshop.merging.hooks import Merge
 from edgemm.workshop.merging.matching import most
-from edgemm.workshop.merging.towers import Merge, Sizes, Tower
+from edgemm.workshop.models import towers
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, selected
+from edgemm.workshop.models.towers import Sizes, Tower
 
 STAGE = "torch"
 FORMAT = 1
@@ -86,7 +87,7 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
 
 def _wanted(model: FusedModel, parts: TorchBranches, count: int, by_branch: Mapping[str, int] | None) -> list[tuple[Tower, str, int]]:
     """Towers, their branches, and how many tokens go after each layer."""
-    owners = {tower.name: _branch(model, tower, parts) for tower in towers.towers(model.module)}
+    owners = {tower.name: towers.branch_of(tower, parts) for tower in towers.towers(model.module)}
     texts = {name for name, spec in model.card.inputs.items() if spec.modality == "text"}
     named = set(by_branch or ())
     if refused := sorted(named & texts):
@@ -108,12 +109,6 @@ def _wanted(model: FusedModel, parts: TorchBranches, count: int, by_branch: Mapp
             fix="leave the step merge out, or name other branches.",
         )
     return [(tower, owners[tower.name], count if by_branch is None else by_branch[owners[tower.name]]) for tower in chosen]
-
-
-def _branch(model: FusedModel, tower: Tower, parts: TorchBranches) -> str:
-    """The input whose branch the tower is in; "" where it is in none, or the model does not use it."""
-    owner = parts.of_parameter.get(f"{tower.keys[0]}.weight", "")
-    return owner if owner in model.card.inputs else ""
 
 
 def _require_left(tower: Tower, branch: str, count: int, size: Sizes) -> None:
