@@ -90,6 +90,19 @@ def skeleton(model: onnx.ModelProto, *, small_bytes: int = SMALL_BYTES) -> onnx.
     return frame
 
 
+def filled(frame: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """``frame``, a ``skeleton`` of ``model`` that may have changed since, with the data that it lacks; in place."""
+    whole = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in frame.graph.initializer:
+        if is_bare(tensor):
+            tensor.CopyFrom(whole[tensor.name])
+    constants = {node.output[0]: node for node in model.graph.node if node.op_type == "Constant"}
+    for node in frame.graph.node:
+        if node.op_type == "Constant" and any(is_bare(entry.t) for entry in node.attribute if entry.name == "value"):
+            node.CopyFrom(constants[node.output[0]])
+    return frame
+
+
 def is_bare(tensor: onnx.TensorProto) -> bool:
     """Whether ``skeleton`` left this tensor's data out."""
     return tensor.data_location == onnx.TensorProto.EXTERNAL and not tensor.raw_data

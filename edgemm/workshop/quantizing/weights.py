@@ -55,31 +55,34 @@ def check(ctx: Context, bits: int, group: int) -> None:
         )
 
 
-def pack(model: onnx.ModelProto, bits_of: Mapping[str, int], group: int, ctx: Context, samples: int) -> onnx.ModelProto:
+def pack(
+    model: onnx.ModelProto, floats: onnx.ModelProto, bits_of: Mapping[str, int], group: int, ctx: Context, samples: int
+) -> onnx.ModelProto:
     """``model`` with the weights of its products and tables in few bits; changed in place.
 
     Args:
+        model: The same nodes as ``floats``, some quantized already; weights that are packed here need not be there (``files.skeleton``).
+        floats: Where float weights are read.
         bits_of: Node name -> bits wanted; of other nodes, and of those without weights that can be packed, nothing changes.
         group: Weights to a scale; of a layer whose depth it does not divide, the largest power of two that does.
         samples: Rows at most that weights are weighed on.
     """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = [(node, tensor) for node, tensor in _layers(model, constants) if node.name in bits_of]
+    layers = [(node, tensor) for node, tensor in _layers(floats) if node.name in bits_of]
     fewer = {node.name: node.input[0] for node, _ in layers if bits_of[node.name] < 8 and node.op_type != "Gather"}
-    moments = _moments(model, fewer, ctx, samples) if fewer else {}
-    weights = 0
+    moments = _moments(floats, fewer, ctx, samples) if fewer else {}
+    signed, exact = ctx.numerics.weight_form == packed_weights.OPERATORS, ctx.numerics.activations != UNSIGNED
+    nodes, weights = {node.name: node for node in model.graph.node}, 0
     for number, (node, tensor) in enumerate(layers):
         ctx.progress("rounding weights", number / len(layers))
         rows = packed_weights.in_rows(node, numpy_helper.to_array(tensor))
-        size = _fitting(rows.shape[1], group)
         moment = moments.get(fewer.get(node.name, ""))
-        rounded = rounded_rows(rows, bits_of[node.name], size, moment, signed=ctx.numerics.weight_form == packed_weights.OPERATORS)
-        packed_weights.write(model, node, rounded, ctx.numerics.weight_form, exact=ctx.numerics.activations != UNSIGNED)
+        rounded = rounded_rows(rows, bits_of[node.name], _fitting(rows.shape[1], group), moment, signed=signed)
+        packed_weights.write(model, nodes[node.name], rounded, ctx.numerics.weight_form, exact=exact)
         weights += rows.size
     if not layers:
         return model
     drop_unread(model)
-    ctx.note(_told(model, layers, bits_of, weights))
+    ctx.note(_told(model, [bits_of[node.name] for node, _ in layers], weights))
     return packed_weights.finish(model, ctx.numerics.weight_form)
 
 
@@ -128,9 +131,10 @@ def _searched(groups: np.ndarray, weight: np.ndarray, *, signed: bool) -> tuple[
     return best, np.where(power > 0, fitted, chosen).astype(np.float32)
 
 
-def _layers(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto]]:
+def _layers(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto]]:
     """Products and tables whose weights can be packed, with them."""
-    for node in list(model.graph.node):
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
         slot = packed_weights.weight_slot(node)
         tensor = constants.get(node.input[slot]) if slot is not None else None
         if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
@@ -198,15 +202,12 @@ def _moment(name: str, tensor: str, *, with_axes: bool) -> Sequence[onnx.NodePro
     ]
 
 
-def _told(
-    model: onnx.ModelProto, layers: Sequence[tuple[onnx.NodeProto, onnx.TensorProto]], bits_of: Mapping[str, int], weights: int
-) -> str:
+def _told(model: onnx.ModelProto, bits: Sequence[int], weights: int) -> str:
     """What was packed, and what of it stays in float."""
-    bits = sorted({bits_of[node.name] for node, _ in layers})
     floats = (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and _is_kernel(tensor))
     left = sum(int(np.prod(tensor.dims)) for tensor in floats)
     rest = f"; {left / 1e6:.3g} M weights of convolutions, recurrent and other layers stay float" if left > FEWEST_WEIGHTS else ""
-    return f"{weights / 1e6:.3g} M weights of {len(layers)} layers are kept in {' and '.join(map(str, bits))} bits{rest}."
+    return f"{weights / 1e6:.3g} M weights of {len(bits)} layers are kept in {' and '.join(map(str, sorted({*bits})))} bits{rest}."
 
 
 def _is_kernel(tensor: onnx.TensorProto) -> bool:

@@ -11,7 +11,7 @@ import onnx
 from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import back_to_float, joint, masks, merging, openvino, symmetric_qdq, trained_qdq
+from edgemm.graph import back_to_float, files, joint, masks, merging, openvino, symmetric_qdq, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.graph.checks import FOREIGN
 from edgemm.graph.costs import branch_costs
@@ -81,9 +81,11 @@ def quantize(
     meant = _meant(method, bits)
     asked = {DEFAULT: meant} | _by_selector(precision) if meant != INT8 else _by_selector(precision)
     words = {selector: _known(selector, word, ctx, meant) for selector, word in asked.items()}
-    quantized = _calibrated_or_copied(model, ctx, calibration_samples, ranges, {key: _beside(word) for key, word in words.items()})
     bits_of = _few_bits(model, ctx, words)
-    return weights.pack(quantized, bits_of, group, ctx, calibration_samples) if bits_of else quantized
+    if INT8 not in words.values() and bits_of and not trained_qdq.has_pairs(model):  # what is packed is never copied
+        return files.filled(weights.pack(files.skeleton(model), model, bits_of, group, ctx, calibration_samples), model)
+    quantized = _calibrated_or_copied(model, ctx, calibration_samples, ranges, {key: _beside(word) for key, word in words.items()})
+    return weights.pack(quantized, model, bits_of, group, ctx, calibration_samples) if bits_of else quantized
 
 
 def _calibrated_or_copied(
