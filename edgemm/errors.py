@@ -86,6 +86,10 @@ class PruneError(EdgemmError):
     """Channels cannot be removed as asked, or the proof that nothing else changed failed."""
 
 
+class MergeError(EdgemmError):
+    """Tokens cannot be merged as asked."""
+
+
 class QuantizeError(EdgemmError):
     """The graph could not be quantized."""
 

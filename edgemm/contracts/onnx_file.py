@@ -18,14 +18,20 @@ from edgemm.contracts.specs import BATCH, TensorSpec
 from edgemm.errors import TargetError
 
 MODEL_GRAPH, MODEL_FUNCTIONS, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 25, 1, 5, 11, 12
-NODE_OUTPUT, NODE_NAME, NODE_TYPE, NODE_DOMAIN = 2, 3, 4, 7
+NODE_OUTPUT, NODE_NAME, NODE_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 2, 3, 4, 5, 7
 TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 2, 8, 13
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
           12: "uint32", 13: "uint64"}  # fmt: skip
 """TensorProto.DataType -> numpy name."""
+FOUR_BITS = (21, 22)
+"""TensorProto.DataType of four bits, which numpy lacks."""
 QUANTIZERS = frozenset(
     {"FakeQuantize", "QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"}
 )
+ROUNDING = frozenset({"FakeQuantize", "QuantizeLinear", "com.microsoft:QuantizeLinear"})
+"""Those of them that round activations too."""
+PACKED = frozenset({"com.microsoft:MatMulNBits", "com.microsoft:GatherBlockQuantized"})
+"""Operators on weights in few bits, activations in float."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class OnnxFile:
         operators: ``domain:type`` of each node of the main graph, without the domain for the standard one.
         has_functions: Whether it defines operators of its own, which not every runtime takes.
         types: numpy names of the types of its weights; ``object`` for those that numpy lacks, such as bfloat16.
+        weight_bits: Bits of weights that stand in few bits beside activations in float.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -45,10 +52,18 @@ class OnnxFile:
     operators: tuple[str, ...]
     types: frozenset[str] = frozenset()
     has_functions: bool = False
+    weight_bits: frozenset[int] = frozenset()
+
+    @property
+    def precision_words(self) -> tuple[str, ...]:
+        """What of it is in few bits, as reports call it: ``int8``, and ``w8`` and ``w4`` where that is weights alone."""
+        rounds = self.is_quantized and not ROUNDING.isdisjoint(self.operators)
+        bits = self.weight_bits or ({8} if self.is_quantized and not rounds else ())
+        return (*(["int8"] if rounds else []), *(f"w{count}" for count in sorted(bits, reverse=True)))
 
     @property
     def is_quantized(self) -> bool:
-        """Whether some of its operators round to few bits."""
+        """Whether some of its operators round to few bits: activations, or weights through a DequantizeLinear."""
         return not QUANTIZERS.isdisjoint(self.operators)
 
 
@@ -132,6 +147,7 @@ def _model(data: memoryview) -> OnnxFile:
     external: set[str] = set()
     operators: list[str] = []
     types: set[str] = set()
+    bits: set[int] = set()
     for number, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
@@ -141,11 +157,15 @@ def _model(data: memoryview) -> OnnxFile:
             outputs.append(_spec(value))
         elif number == GRAPH_NODE:
             operators.append(_operator(value))
+            if operators[-1] in PACKED:
+                bits.add(_bits(value))
         elif number == GRAPH_INITIALIZER:
-            initializers.add(_tensor(value, external, types))
+            initializers.add(_tensor(value, external, types, bits))
     inputs = [spec for spec in inputs if spec.name not in initializers]  # old files list weights among the inputs
     has_functions = any(number == MODEL_FUNCTIONS for number, _ in _fields(data))
-    return OnnxFile(tuple(inputs), tuple(outputs), frozenset(external), tuple(operators), frozenset(types), has_functions)
+    return OnnxFile(
+        tuple(inputs), tuple(outputs), frozenset(external), tuple(operators), frozenset(types), has_functions, frozenset(bits)
+    )  # fmt: skip
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -224,13 +244,22 @@ def _operator(data: memoryview) -> str:
     return f"{domain}:{kind}" if domain not in ("", "ai.onnx") else kind
 
 
-def _tensor(data: memoryview, external: set[str], types: set[str]) -> str:
+def _bits(data: memoryview) -> int:
+    """Attribute ``bits`` of a node on packed weights; 4 where it is left out."""
+    for number, value in _fields(data):
+        if number == NODE_ATTRIBUTE and isinstance(value, memoryview) and _text(_inner(value, 1)) == "bits":
+            return next((whole for field, whole in _fields(value) if field == 3 and isinstance(whole, int)), 4)
+    return 4
+
+
+def _tensor(data: memoryview, external: set[str], types: set[str], bits: set[int]) -> str:
     name = ""
     for number, value in _fields(data):
         if number == TENSOR_NAME:
             name = _text(value)
         elif number == TENSOR_TYPE and isinstance(value, int):
             types.add(DTYPES.get(value, "object"))
+            bits.update([4] if value in FOUR_BITS else [])
         elif number == TENSOR_EXTERNAL and isinstance(value, memoryview) and _text(_inner(value, 1)) == "location":
             external.add(_text(_inner(value, 2)))
     return name

@@ -35,6 +35,8 @@ class Numerics:
         placement: ``everywhere`` the quantizer puts pairs, or ``fusing`` = only where TensorRT takes them into an INT8 kernel.
         floats: Float types a branch may ask for on this target.
         opset: ONNX opset to export.
+        weight_bits: Bits in which it keeps weights alone small in memory, activations in float (``method: weights``).
+        weight_form: How a graph says so: ``operators`` of com.microsoft, or ``blocks``, a DequantizeLinear with block_size.
     """
 
     activations: str
@@ -42,6 +44,8 @@ class Numerics:
     floats: tuple[str, ...] = ("fp32",)
     opset: int = 18
     placement: str = "everywhere"
+    weight_bits: tuple[int, ...] = ()
+    weight_form: str = "operators"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, drop_dead
+from edgemm.graph.packed_weights import is_packed, packed_nodes
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FLOAT_NAME = "{}/float"
@@ -39,15 +40,18 @@ def revert(quantized: onnx.ModelProto, floats: onnx.ModelProto, nodes: Collectio
 
 
 def int8_layers(quantized: onnx.ModelProto) -> list[str]:
-    """Names of the layers with weights that read dequantized values, in topological order."""
+    """Names of the layers with weights that read dequantized values, or packed weights, in topological order."""
     dequantized = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
-    return [node.name for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and dequantized & set(node.input)]
+    layers = [node for node in quantized.graph.node if node.op_type in (*WEIGHTED, "Gather") and dequantized & set(node.input)]
+    names = {node.name for node in (*layers, *packed_nodes(quantized))}
+    return [node.name for node in quantized.graph.node if node.name in names]
 
 
 def quantized_readers(quantized: onnx.ModelProto) -> list[str]:
     """Names of the nodes that read dequantized values, weights or not, in topological order: what ``revert`` can free of pairs."""
     dequantized = {name for node in quantized.graph.node if node.op_type == DEQUANTIZE for name in node.output}
-    return [node.name for node in quantized.graph.node if node.op_type not in (QUANTIZE, DEQUANTIZE) and dequantized & set(node.input)]
+    readers = (node for node in quantized.graph.node if node.op_type not in (QUANTIZE, DEQUANTIZE))
+    return [node.name for node in readers if is_packed(node) or dequantized & set(node.input)]
 
 
 def groups(branch: str, branches: Branches, layers: Sequence[str], most: int) -> dict[str, list[str]]:
@@ -87,6 +91,9 @@ class _Reverting:
         self.floats |= {node.output[0]: node.attribute[0].t for node in constant_nodes}
 
     def revert(self, node: onnx.NodeProto, before: onnx.NodeProto) -> None:
+        if is_packed(node):
+            node.op_type, node.domain = before.op_type, before.domain
+            del node.input[len(before.input) :]
         for slot, name in enumerate(before.input):
             if slot < len(node.input):
                 node.input[slot] = self.weight(name) if name in self.floats else self.source(node.input[slot])

@@ -21,7 +21,7 @@ from edgemm.errors import EdgemmError, nearest
 
 FRONTEND = "frontend/"
 SIZE_OPS = ("Shape", "Size")
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN", "Einsum")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "GRU", "LSTM", "RNN", "Einsum")
 MASK_SUFFIX = "_mask"
 BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids")  # what Hugging Face exports call the companions of input_ids
 

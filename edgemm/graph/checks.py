@@ -19,7 +19,8 @@ from edgemm.contracts.card import Card
 from edgemm.errors import Collector, EdgemmError, QuantizeError
 from edgemm.graph import placement
 from edgemm.graph.branches import find_branches
-from edgemm.graph.qdq_pairs import DEQUANTIZE, PAIR, PRODUCTS, QUANTIZE, Wiring, output_axis
+from edgemm.graph.packed_weights import is_packed
+from edgemm.graph.qdq_pairs import DEQUANTIZE, PAIR, PRODUCTS, QUANTIZE, Wiring, attribute, output_axis
 
 REQUANTIZE = "quantize the float model again with `edgemm quantize -r tensorrt-int8`."
 FOREIGN = (
@@ -137,6 +138,8 @@ def _numbers(node: onnx.NodeProto, wiring: Wiring) -> Iterator[Fault]:
         return
     if not np.isfinite(scale).all() or not (scale > 0).all():
         yield Fault("scale", node.name, f"has the scale {float(np.min(scale)):g}.")
+    if attribute(node, "block_size", 0):  # weights alone, in blocks
+        return
     yield from _zero(node, wiring)
     yield from _channels(node, wiring, scale)
     if node.op_type == DEQUANTIZE and wiring.made_by(node.input[0]) not in (QUANTIZE, "Constant", "") and not _is_input(node, wiring):
@@ -196,6 +199,8 @@ def _channels(node: onnx.NodeProto, wiring: Wiring, scale: np.ndarray) -> Iterat
 def _operators(node: onnx.NodeProto) -> Iterator[Fault]:
     if node.op_type in FOREIGN:
         yield Fault("operator", node.name, f"is a {node.op_type}.", "export the model with Q/DQ pairs instead; " + REQUANTIZE)
+    elif is_packed(node):
+        yield Fault("operator", node.name, f"is a {node.op_type}.", "quantize the float model for tensorrt: method: weights writes blocks.")
     elif node.op_type == "Attention":
         yield Fault("attention", node.name, "is an Attention.", f"export with an opset up to {LAST_OPSET}: edgemm export --opset 18.")
 

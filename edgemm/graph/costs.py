@@ -12,6 +12,7 @@ from onnx import TensorProto, shape_inference
 from edgemm.contracts.specs import BATCH
 from edgemm.graph import files
 from edgemm.graph.branches import Branches, node_inputs
+from edgemm.graph.packed_weights import unpacked
 
 QUANTIZED_AT = {
     "Conv": (1,),
@@ -24,7 +25,7 @@ QUANTIZED_AT = {
 CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gather": 0}
 """Operator -> the axis of its weight along which INT8 keeps one scale each; the last one elsewhere."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-BYTES = (*FLOATS, TensorProto.INT8, TensorProto.UINT8)
+BYTES = (*FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 PRECISIONS = ("fp32", "fp16", "int8")
 FREE_AXIS = 16  # assumed length of an axis other than the batch that the graph leaves open
@@ -58,6 +59,7 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
     Args:
         sizes: Input -> its shape, where the graph leaves axes open that the card does not (the length of a sound).
     """
+    model, packed = unpacked(model)
     shapes = tensor_shapes(model, sizes)
     counts = {name: dict.fromkeys(("parameters", "macs", "nodes", "stored", *PRECISIONS), 0) for name in branches.rows()}
     for node in model.graph.node:
@@ -71,7 +73,7 @@ def branch_costs(model: onnx.ModelProto, branches: Branches, sizes: Mapping[str,
         used = shapes.get(node_inputs(user)[slot], tuple(tensor.dims))
         for key, amount in zip(("parameters", *PRECISIONS), (size, 4 * size, 2 * size, _int8_bytes(user, slot, size, used)), strict=True):
             count[key] += amount
-        count["stored"] += files.tensor_bytes(tensor)
+        count["stored"] += packed.get(tensor.name, files.tensor_bytes(tensor))
     for row, size in _frontend_bytes(model, branches).items():
         for key in ("stored", *PRECISIONS):
             counts[row][key] += size

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 LIMIT_BYTES = 2_000_000_000  # protobuf refuses messages of 2 GiB and more; the nodes need their room too
 SMALL_BYTES = 1024  # constants up to this size steer shapes (axes, reshape targets); they stay in the main file and in skeletons
+FOUR_BITS = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
 ALIGN_BYTES = 4096  # page size, so that runtimes can map the data file
 
 
@@ -59,8 +60,11 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Size of a tensor's data, from its dtype and dims."""
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    if tensor.data_type in FOUR_BITS:
+        return -(-count // 2)
     item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if tensor.data_type != onnx.TensorProto.STRING else 8
-    return int(np.prod(tensor.dims, dtype=np.int64)) * item
+    return count * item
 
 
 def skeleton(model: onnx.ModelProto, *, small_bytes: int = SMALL_BYTES) -> onnx.ModelProto:
@@ -83,6 +87,19 @@ def skeleton(model: onnx.ModelProto, *, small_bytes: int = SMALL_BYTES) -> onnx.
             _copy_tensor(attribute.t, next(a.t for a in node.attribute if a.name == "value"), small_bytes)
         else:
             copy.CopyFrom(node)
+    return frame
+
+
+def filled(frame: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """``frame``, a ``skeleton`` of ``model`` that may have changed since, with the data that it lacks; in place."""
+    whole = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in frame.graph.initializer:
+        if is_bare(tensor):
+            tensor.CopyFrom(whole[tensor.name])
+    constants = {node.output[0]: node for node in model.graph.node if node.op_type == "Constant"}
+    for node in frame.graph.node:
+        if node.op_type == "Constant" and any(is_bare(entry.t) for entry in node.attribute if entry.name == "value"):
+            node.CopyFrom(constants[node.output[0]])
     return frame
 
 

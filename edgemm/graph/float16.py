@@ -146,8 +146,8 @@ class _Halving:
                 entry.i = HALF
             elif node.op_type in ("Constant", "ConstantOfShape") and entry.name == "value" and entry.t.data_type == FLOAT:
                 entry.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry.t).astype(np.float16), entry.t.name))
-        if node.op_type == DEQUANTIZE and self.wiring.is_weight(node):
-            self._round_again(node)
+        if node.op_type == DEQUANTIZE and self.wiring.is_weight(node) and not attribute(node, "block_size", 0):
+            self._round_again(node)  # in blocks a step's rounding is far below what the few bits cost
 
     def _round_again(self, node: onnx.NodeProto) -> None:
         """Weights in steps that float16 holds exactly: else the step's rounding would shift all weights of its channel."""

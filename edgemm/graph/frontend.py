@@ -26,14 +26,15 @@ OPSET, IR_VERSION = 18, 10
 AXES_AS_INPUT = 18  # ReduceMean and ReduceMax take their axes as an input since this opset
 
 
-def prepend(model: ModelProto, card: Card) -> ModelProto:
+def prepend(model: ModelProto, card: Card, *, in_place: bool = False) -> ModelProto:
     """The same graph, taking what the box has: its inputs become those of ``input_specs(card)``.
 
     Args:
         model: Takes what ``forward`` receives: its inputs bear the card's names (a mask: ``<input>_mask``), or stand in card order.
+        in_place: Change ``model`` itself, whose weights may be gigabytes.
 
     Returns:
-        A new model. Front-end nodes are called ``frontend/<input>/<number>_<Op>`` and come first, in float32.
+        A new model, or ``model``. Front-end nodes are called ``frontend/<input>/<number>_<Op>`` and come first, in float32.
 
     Raises:
         CardError: The graph has another number of inputs.
@@ -46,8 +47,10 @@ def prepend(model: ModelProto, card: Card) -> ModelProto:
             fix="convert it with onnx.version_converter.convert_version(model, 18).",
         )
     parts, taken = modalities(card), features(model.graph, card)
-    merged = ModelProto()
-    merged.CopyFrom(model)
+    merged = model
+    if not in_place:
+        merged = ModelProto()
+        merged.CopyFrom(model)
     graph = merged.graph
     initializers = {value.name for value in graph.initializer}
     old_inputs = {value.name: value for value in graph.input if value.name not in initializers}

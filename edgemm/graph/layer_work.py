@@ -15,6 +15,7 @@ from edgemm.contracts.specs import BATCH
 from edgemm.graph import files
 from edgemm.graph.branches import find_branches, node_inputs
 from edgemm.graph.costs import QUANTIZED_AT, macs_of, parameters_of, tensor_shapes
+from edgemm.graph.packed_weights import unpacked
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 OWN = (
@@ -27,7 +28,7 @@ OWN = (
 
 def layers(path: Path, card: Card | None) -> list[LayerWork]:
     """The layers of an ONNX file for one sample, float or with Q/DQ, in the order of the graph."""
-    model = files.load(path)
+    model, _ = unpacked(files.load(path))
     branches = find_branches(model, card)
     sizes = {spec.name: tuple(1 if size == BATCH else size for size in spec.shape) for spec in input_specs(card)} if card else {}
     shapes = tensor_shapes(model, sizes)

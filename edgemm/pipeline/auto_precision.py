@@ -1,5 +1,8 @@
 """``precision: auto``: each branch alone, timed on the target in every precision the target has; only what gains is quantized.
 
+Under ``method: weights`` its weights alone in few bits are timed too, and taken where they are not slower beyond doubt: they are there for
+the memory.
+
 A branch alone is its part of the split graph, in processes of their own, in interleaved rounds. INT8 is taken where the interval of its
 ratio to the fastest float lies below 1; else the branch stays in float, in the short float type where the target has one, and so do the
 boundaries between branches: no quantizer is put there for the float side. Fusion and heads are one part and decided together.
@@ -25,6 +28,8 @@ from edgemm.pipeline.stages import quantize
 from edgemm.store.artifact import Artifact
 
 AUTO, INT8 = "auto", "int8"
+WEIGHTS, PACKED = "weights", "w"
+"""The quantize step's method that keeps activations in float, and what begins the words of its precisions."""
 WORDS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 """A runtime's word for a float type -> a recipe's."""
 REST = "fusion and heads"
@@ -63,22 +68,33 @@ def decide(
     by_selector: dict[str, str] = next((step.options["precision"] for step in written if step.quantizes), {})
     if AUTO not in by_selector.values():
         return Decided(written)
-    all_int8 = _with(written, {key: INT8 if word == AUTO else word for key, word in by_selector.items()})
+    forms = _forms(written)
+    whole = {form: _with(written, {key: form if word == AUTO else word for key, word in by_selector.items()}) for form in forms}
     name = deployment.target
     reason = deployment.plugin().cannot_run() or ("training decided what is quantized." if trained else "")
     if reason:
-        return Decided(all_int8, notes=[f"{name}: precision auto is INT8 everywhere: {reason}"])
-    quantized = quantize(job, exported, all_int8, name)
+        return Decided(whole[forms[-1]], notes=[f"{name}: precision auto is {_word(forms[-1])} everywhere: {reason}"])
+    quantized = {form: quantize(job, exported, steps, name) for form, steps in whole.items()}
     choices = _timed(job, exported, quantized, deployment, forbid)
-    by_branch = _wanted(exported, job, by_selector)
+    by_branch = _wanted(exported, job, {DEFAULT: forms[-1]} | by_selector)
     table = [
         replace(choices[branch if branch in choices else REST], target=name, branch=branch)
         for branch, word in by_branch.items()
         if word == AUTO
     ]
     chosen = {**by_branch, **{row.branch: row.choice for row in table}}
-    notes = [] if INT8 in chosen.values() else [f"{name}: precision auto quantized nothing: {GAINS_NOTHING}"]
+    notes = [] if {*forms} & {*chosen.values()} else [f"{name}: precision auto quantized nothing: {GAINS_NOTHING}"]
     return Decided(_with(written, chosen), table, notes)
+
+
+def _forms(steps: Sequence[Step]) -> list[str]:
+    """What ``auto`` stands for, the form that the step's method means last."""
+    options = next(step.options for step in steps if step.quantizes)
+    return [INT8, f"{PACKED}{options['bits']}"] if options.get("method") == WEIGHTS else [INT8]
+
+
+def _word(form: str) -> str:
+    return form.upper() if form == INT8 else form
 
 
 def normal(step: Step) -> Step:
@@ -103,28 +119,34 @@ def _wanted(exported: Artifact, job: Job, by_selector: Mapping[str, str]) -> dic
     from edgemm.graph.branches import find_branches
 
     branches = find_branches(files.frame(exported.main), job.card)
-    by_branch = dict.fromkeys(branches.names(), by_selector.get(DEFAULT, INT8))
+    by_branch = dict.fromkeys(branches.names(), by_selector[DEFAULT])
     for selector, word in by_selector.items():
         if selector != DEFAULT:
             by_branch |= dict.fromkeys(branches.select(selector, job.card), word)
     return by_branch
 
 
-def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deployment, forbid: frozenset[str]) -> dict[str, PrecisionChoice]:
-    """Part -> its choice."""
+def _timed(
+    job: Job, exported: Artifact, quantized: Mapping[str, Artifact], deployment: Deployment, forbid: frozenset[str]
+) -> dict[str, PrecisionChoice]:
+    """Part -> its choice.
+
+    Args:
+        quantized: Form -> the whole graph in it.
+    """
 
     def choices() -> dict[str, PrecisionChoice]:
         with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
             parts = _parts(job, exported, quantized, Path(scratch))
             chosen = {}
-            for number, (part, (floats, integers, feed)) in enumerate(parts.items()):
+            for number, (part, (floats, others, feed)) in enumerate(parts.items()):
                 job.show(f"timing {part}", number / len(parts))
-                chosen[part] = _choose(floats, integers, feed, deployment, forbid)
+                chosen[part] = _choose(floats, others, feed, deployment, forbid)
             return chosen
 
     facts = {
         "graph": exported.folder.name,
-        "quantized": quantized.folder.name,
+        "quantized": {form: graph.folder.name for form, graph in quantized.items()},
         "deployment": deployment.key(),
         "forbid": sorted(forbid),
         "data": job.fingerprint,
@@ -134,33 +156,37 @@ def _timed(job: Job, exported: Artifact, quantized: Artifact, deployment: Deploy
     return job.value(kind, name, facts, choices, steps=(), packages=("onnx",), runs=[deployment], timed=True)
 
 
-def _parts(job: Job, exported: Artifact, quantized: Artifact, folder: Path) -> dict[str, tuple[Path, Path | None, dict[str, np.ndarray]]]:
-    """Part -> its float graph, its graph with Q/DQ (None where nothing of it is quantized), and one sample for it."""
+def _parts(
+    job: Job, exported: Artifact, quantized: Mapping[str, Artifact], folder: Path
+) -> dict[str, tuple[Path, dict[str, Path], dict[str, np.ndarray]]]:
+    """Part -> its float graph, its graph in each form in which something of it is quantized, and one sample for it."""
     from edgemm.graph import files, parity
+    from edgemm.graph.back_to_float import quantized_readers
     from edgemm.graph.split import split
 
     model = files.load(exported.main)
-    floats, integers = split(model, job.card), split(files.load(quantized.main), job.card, like=model)
+    floats = split(model, job.card)
+    others = {form: split(files.load(graph.main), job.card, like=model) for form, graph in quantized.items()}
     feed = dict(samples(job, 1)[0])
-    sides = {**floats.branches, REST: floats.rest}
     parts = {}
-    for number, (part, graph) in enumerate(sides.items()):
-        other = integers.rest if part == REST else integers.branches.get(part)
-        files_of_part = [files.save(graph, folder / f"{number}.float.onnx")]
-        if other is not None and any(node.op_type == "DequantizeLinear" for node in other.graph.node):
-            files_of_part.append(files.save(other, folder / f"{number}.int8.onnx"))
+    for number, (part, graph) in enumerate({**floats.branches, REST: floats.rest}.items()):
+        path, by_form = files.save(graph, folder / f"{number}.float.onnx"), dict[str, Path]()
+        for form, other in others.items():
+            own = other.rest if part == REST else other.branches.get(part)
+            if own is not None and quantized_readers(own):
+                by_form[form] = files.save(own, folder / f"{number}.{form}.onnx")
         input_names = {value.name for value in graph.graph.input}
-        own = {key: array for key, array in feed.items() if key in input_names}
-        parts[part] = (files_of_part[0], files_of_part[1] if len(files_of_part) > 1 else None, own)
+        inputs = {key: array for key, array in feed.items() if key in input_names}
+        parts[part] = (path, by_form, inputs)
         if part != REST:
             session = parity.reference_session(graph)
             names = [value.name for value in session.get_outputs()]
-            feed |= dict(zip(names, session.run(names, own), strict=True))
+            feed |= dict(zip(names, session.run(names, inputs), strict=True))
     return parts
 
 
 def _choose(
-    floats: Path, integers: Path | None, feed: Mapping[str, np.ndarray], deployment: Deployment, forbid: frozenset[str]
+    floats: Path, others: Mapping[str, Path], feed: Mapping[str, np.ndarray], deployment: Deployment, forbid: frozenset[str]
 ) -> PrecisionChoice:
     """Time one part in every precision and choose."""
     choices = deployment.plugin().choices(forbid=forbid)
@@ -172,29 +198,37 @@ def _choose(
         return Candidate(word, "bundle", deployment.holding(model).running(options), asked)
 
     candidates = [candidate(WORDS[word], floats, word, word) for word in types]
-    if integers is None:
+    if not others:
         return PrecisionChoice({}, short, "it has no layer that is quantized.")
-    candidates.append(candidate(INT8, integers, types[-1], f"int8+{types[-1]}"))
+    candidates += [candidate(form, model, types[-1], f"{form}+{types[-1]}") for form, model in others.items()]
     timings = time_candidates(candidates, feed, rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.3, launches=LAUNCHES, cold=False)
     return choose(timings, short)
 
 
 def choose(timings: Mapping[str, Timing], short: str) -> PrecisionChoice:
-    """What one part gets, and why.
+    """What one part gets, and why: the fastest form that is beyond doubt faster than float; else weights alone in few bits where that was
+    asked and they are not slower; else float.
 
     Args:
         timings: By precision, rounds side by side.
         short: The shortest float type that the target has: what a branch that is not quantized may run in.
     """
     table = {word: percentiles(timing.samples_ms, [50])[0] for word, timing in timings.items() if timing.error is None}
-    floats = [word for word in table if word != INT8]
-    if INT8 not in table or not floats:
+    floats = [word for word in table if word in WORDS.values()]
+    forms = [word for word in table if word not in floats]
+    if not forms or not floats:
         error = next(timing.error for timing in timings.values() if timing.error is not None)
-        return PrecisionChoice(table, short if floats else INT8, f"could not be timed: {error.what} {error.why}".strip())
+        left = short if floats else INT8 if INT8 in forms else forms[0] if forms else INT8
+        return PrecisionChoice(table, left, f"could not be timed: {error.what} {error.why}".strip())
     best = min(floats, key=lambda word: table[word].value)
-    gain = ratio(timings[INT8].samples_ms, timings[best].samples_ms, launches=timings[INT8].launches)
+    gains = {form: ratio(timings[form].samples_ms, timings[best].samples_ms, launches=timings[form].launches) for form in forms}
+    by_time = sorted(forms, key=lambda form: table[form].value)
+    winner = next((form for form in by_time if gains[form].verdict == "faster"), "")
+    smaller = next((form for form in by_time if form.startswith(PACKED) and gains[form].verdict != "slower"), "")
+    form = winner or smaller or by_time[0]
+    gain = gains[form]
     interval = "" if gain.low is None or gain.high is None else f" [{gain.low:.2f}, {gain.high:.2f}]"
-    sentence = f"INT8 takes {gain.value:.2f}{interval} of the time of {best}"
-    if gain.verdict == "faster":
-        return PrecisionChoice(table, INT8, f"{sentence}.")
+    sentence = f"{_word(form)} takes {gain.value:.2f}{interval} of the time of {best}"
+    if winner or smaller:
+        return PrecisionChoice(table, form, f"{sentence}." if winner else f"{sentence}: it is smaller, and not shown to be slower.")
     return PrecisionChoice(table, short, f"{sentence}: no gain is shown.")

@@ -75,7 +75,7 @@ def guard(partial: Partial, policy: Policy, *, retrained: Callable[[], Partial] 
     if policy.retrains and not trains:
         why = "an ONNX file cannot be trained, and a trained graph was already."
         notes.append(f"{partial.target}: on_miss: {policy.on_miss} could only revert: {why}")
-    search = _Search(partial, policy, "everything in INT8", share=MOST_FLOAT if trains else 1.0, heaviest_cut=heaviest_cut)
+    search = _Search(partial, policy, f"everything in {partial.form}", share=MOST_FLOAT if trains else 1.0, heaviest_cut=heaviest_cut)
     guarded = search.run()
     if not guarded.met and trains and retrained is not None:
         again = _Search(retrained(), policy, "trained with quantization", table=search.table, heaviest_cut=heaviest_cut).run()
@@ -122,6 +122,7 @@ class _Search:
         heaviest_cut: str = "",
     ) -> None:
         self.partial, self.policy, self.what, self.most, self.heaviest_cut = partial, policy, what, share, heaviest_cut
+        self.form = partial.form
         self.table: list[dict[str, Any]] = [] if table is None else table
         self.legal: list[_Tried] = []
 
@@ -165,7 +166,7 @@ class _Search:
         ranking = self.partial.alone(self.policy.limits)
         for rank, alone in enumerate(ranking, 1):
             outputs = {name: {**_plain(m), "limit": self.policy.limits.get(name)} for name, m in alone.lost.items()}
-            step = f"only {alone.branch} in INT8"
+            step = f"only {alone.branch} in {self.form}"
             decision = f"number {rank} in harm, noise {alone.noise_db:.0f} dB below the signal"
             self.table.append({"target": self.partial.target, "step": step, "outputs": outputs, "decision": decision})
         return ranking
@@ -179,7 +180,7 @@ class _Search:
                 continue
             pieces = self.allowed(alone.branch, floating)
             if not pieces:
-                self.say(f"{alone.branch} in float", "not tried: more than half of the INT8 weights would be float")
+                self.say(f"{alone.branch} in float", f"not tried: more than half of the {self.form} weights would be float")
                 continue
             reverted = [*floating, *(node for nodes in pieces.values() for node in nodes)]
             tried = self.attempt(f"{self.words(reverted)} in float", reverted)
@@ -256,10 +257,12 @@ class _Search:
         tried.row["decision"] += "; taken"
         target, was = self.partial.target, self.legal[0]
         if tried.nodes:
-            notes.append(f"{target}: INT8 lost {_said(was)} on val; {self.words(tried.nodes)} went back to float: {_said(tried)} now.")
+            notes.append(
+                f"{target}: {self.form} lost {_said(was)} on val; {self.words(tried.nodes)} went back to float: {_said(tried)} now."
+            )
         if self.is_float(tried.nodes):
             notes.append(
-                f"{target}: NOTHING IS QUANTIZED: no graph with INT8 held the accuracy budget, so the bundle runs the float graph."
+                f"{target}: NOTHING IS QUANTIZED: no graph with {self.form} held the accuracy budget, so the bundle runs the float graph."
             )
         entries = tried.row["outputs"]
         unsure = [name for name, e in entries.items() if not e["missed"] and e["high"] is not None and e["high"] > e["limit"]]

@@ -12,7 +12,7 @@ import numpy as np
 from edgemm.box.bundle.golden import Golden, stack, tolerance
 from edgemm.box.bundle.golden import run as run_golden
 from edgemm.box.measuring.candidate import Candidate
-from edgemm.box.measuring.forms import compressed, precision_asked
+from edgemm.box.measuring.forms import compressed
 from edgemm.box.measuring.statistics import RatioInterval
 from edgemm.box.measuring.tuning import Raced, Tuned, race, settle
 from edgemm.contracts import plugins
@@ -74,10 +74,15 @@ class Compiled:
         """Name of the target."""
         return self.deployment.target
 
+    @property
+    def form(self) -> str:
+        """``int8``, ``w8``, ``w4``: what something of it is in; ``compressed`` where nothing is."""
+        words = self.deployment.plugin().describe(self.deployment.model).precision_words
+        return words[0] if words else "compressed"
+
     def candidate(self) -> Candidate:
-        """This bundle part as something to measure; it is called int8 only where something of it is."""
-        quantized = precision_asked(self.deployment).startswith("int8")
-        return compressed(self.deployment, f"{self.target} {'int8' if quantized else 'compressed'}")
+        """This bundle part as something to measure."""
+        return compressed(self.deployment, f"{self.target} {self.form}")
 
 
 def compile_for(
@@ -136,7 +141,7 @@ def compile_for(
     if tuned.options != safe:
         rungs = ladder(job, exported, partial.quantized, deployment, search=False)
     notes = [*prepared.decided.notes, *dict.fromkeys(said)]
-    notes += [f"{name}: branch '{branch}' stays in float, this target computes its INT8 wrongly." for branch in (*kept, *more)]
+    notes += [f"{name}: branch '{branch}' stays in float, this target computes its {partial.form} wrongly." for branch in (*kept, *more)]
     notes += [f"{name}: {why} Accuracy was measured in ONNX Runtime on the same graph; latency is not known."] if why else []
     notes += (
         []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgemm.box.measuring.candidate import Candidate
+from edgemm.contracts import onnx_file
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Measurement
@@ -79,6 +80,12 @@ class Partial:
         """Name of the target."""
         return self.deployment.target
 
+    @cached_property
+    def form(self) -> str:
+        """What the quantized graph is in, as notes call it: ``INT8``, ``w4``, ``INT8 and w4``; INT8 where nothing of it is quantized."""
+        words = onnx_file.read(self.quantized.main).precision_words
+        return " and ".join(word.upper() if word == "int8" else word for word in words) or "INT8"
+
     def holding(self, quantized: Artifact) -> Partial:
         """The same with another Q/DQ graph of the same float one."""
         return replace(self, quantized=quantized, deployment=self.deployment.holding(quantized.main))
@@ -133,12 +140,18 @@ class Partial:
     def weights(self) -> dict[str, int]:
         """INT8 layer -> how many weights it has."""
         from edgemm.graph import files
+        from edgemm.graph.packed_weights import packed_sizes
 
-        graph = files.frame(self.quantized.main).graph
+        frame = files.frame(self.quantized.main)
+        graph, packed = frame.graph, packed_sizes(frame)
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1}
         dequantized = {node.output[0]: sizes.get(node.input[0], 0) for node in graph.node if node.op_type == "DequantizeLinear"}
         layers = {name for names in self.layers.values() for name in names}
-        return {node.name: max((dequantized.get(name, 0) for name in node.input), default=0) for node in graph.node if node.name in layers}
+        return {
+            node.name: max(packed.get(node.name, 0), *(dequantized.get(name, 0) for name in node.input), 0)
+            for node in graph.node
+            if node.name in layers
+        }
 
     def nodes(self, *branches: str) -> list[str]:
         """Names of all nodes of some branches that quantizing may touch."""

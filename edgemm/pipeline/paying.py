@@ -15,7 +15,7 @@ from edgemm.contracts import plugins
 from edgemm.contracts.interval import show_interval
 from edgemm.contracts.recipe import DEFAULT, Recipe, Step
 from edgemm.contracts.target import Target
-from edgemm.pipeline.auto_precision import AUTO, normal
+from edgemm.pipeline.auto_precision import AUTO, INT8, normal
 from edgemm.pipeline.compiling import Compiled, compile_for
 from edgemm.pipeline.job import Job
 from edgemm.store.artifact import Artifact
@@ -37,7 +37,7 @@ def compile_paying(job: Job, exported: Artifact, recipe: Recipe, name: str, **mo
         other = compile_for(job, exported, replace(recipe, steps=steps), name, **more)
         if other.against is None or best.against is None or other.against.value < best.against.value:
             best = other
-    notes = _notes(name, first.against, best.against, changed=best is not first)
+    notes = _notes(name, first, best.against, changed=best is not first)
     return replace(best, notes=[*best.notes, *notes])
 
 
@@ -62,10 +62,11 @@ def _is_slower(against: RatioInterval | None) -> bool:
     return against is not None and against.verdict == "slower"
 
 
-def _notes(name: str, first: RatioInterval | None, best: RatioInterval | None, *, changed: bool) -> list[str]:
-    if not _is_slower(first):
+def _notes(name: str, first: Compiled, best: RatioInterval | None, *, changed: bool) -> list[str]:
+    if not _is_slower(first.against):
         return []
-    words = f"{name}: in INT8 the model took {_words(first)} of the time of the float graph as {name} takes it by itself"
+    form = first.form.upper() if first.form == INT8 else first.form
+    words = f"{name}: in {form} the model took {_words(first.against)} of the time of the float graph as {name} takes it by itself"
     if not changed:
         return [f"{words}; it is kept, since nothing else that the recipe allows was faster."]
     now = f"; now it takes {_words(best)}" if best is not None else ""

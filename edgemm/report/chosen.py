@@ -24,7 +24,8 @@ def precision(report: Report) -> str:
         ]
         for row in choices
     ]
-    about = "Each branch alone on the target, in rounds side by side. INT8 is taken only where it is shown to be faster."
+    about = "Each branch alone on the target, in rounds side by side. INT8 is taken only where it is shown to be faster"
+    about += ", weights alone (w4, w8) where they are not shown to be slower."
     head = ["Branch", "Target", *(f"#{word}, ms" for word in kinds), "Choice", "Why"]
     return section("Precision by measurement", about, table(head, rows)) if rows else ""
 

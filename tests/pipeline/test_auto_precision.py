@@ -44,6 +44,12 @@ def test_float_stays_where_no_gain_is_shown(ms):
     assert found.reason.endswith("no gain is shown.")
 
 
+@pytest.mark.parametrize(("w4", "int8", "choice"), [(1.0, 0.99, "w4"), (1.4, 1.0, "fp32"), (0.7, 0.5, "int8"), (0.5, 0.7, "w4")])
+def test_weights_alone_are_taken_where_they_are_not_slower_and_the_fastest_where_one_is_faster(w4, int8, choice):
+    found = choose({"fp32": timing(1.0, 0.3), "int8": timing(int8, 0.3, seed=1), "w4": timing(w4, 0.3, seed=2)}, "fp32")
+    assert found.choice == choice
+
+
 def test_int8_that_cannot_run_is_not_taken_and_the_reason_told():
     broken = Timing(error=TargetError("no kernel.", why="too old."))
     found = choose({"fp32": timing(1.0), "int8": broken}, "fp32")
@@ -87,6 +93,17 @@ def test_every_branch_is_timed_on_the_target_and_decided(exported, monkeypatch):
     quantized = stages.quantize(job, made, found.steps, "openvino")
     owners = {"first": "wrong", "second": "wrong", "other": "right", "head": "head:event"}
     assert set(int8_layers(onnx.load(quantized.main))) == {layer for layer, branch in owners.items() if chosen[branch] == "int8"}
+
+
+def test_weights_alone_are_timed_beside_int8_where_the_recipe_asks_for_them(exported, monkeypatch):
+    monkeypatch.setattr(auto_precision, "SECONDS", 0.1)
+    monkeypatch.setattr(auto_precision, "LAUNCHES", 0)
+    monkeypatch.setattr("edgemm.workshop.quantizing.weights.FEWEST_WEIGHTS", 16)
+    job, made = exported
+    on = Deployment("openvino", made.main, {"threads": 1})
+    found = decide(job, made, quantize_step(method="weights", bits=8, group=16, precision="auto"), on, forbid=frozenset({"bf16", "fp16"}))
+    assert {"int8", "w8"} <= {*found.table[-1].ms}
+    assert {row.choice for row in found.table} <= {"int8", "w8", "fp32"}
 
 
 def test_explicit_precisions_override_and_are_not_timed(exported, monkeypatch):

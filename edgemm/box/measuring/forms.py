@@ -38,9 +38,9 @@ def compressed(deployment: Deployment, name: str, *, source: str = "") -> Candid
 
 
 def precision_asked(deployment: Deployment) -> str:
-    """The precision a model asks for: its Q/DQ nodes, and the float option beside them."""
+    """The precision a model asks for: its Q/DQ nodes, its weights in few bits, and the float option beside them."""
     floats = str({**deployment.options, **deployment.runtime_options}.get("precision", "f32"))
-    return f"int8+{floats}" if deployment.plugin().describe(deployment.model).is_quantized else floats
+    return "+".join([*deployment.plugin().describe(deployment.model).precision_words, floats])
 
 
 def _name(source: str, words: str) -> str:

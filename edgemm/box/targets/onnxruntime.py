@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class OnnxRuntime(Target):
         optimize: ``all`` graph rewrites, or ``none``.
     """
 
-    numerics = Numerics(activations="uint8", floats=("fp32",))
+    numerics = Numerics(activations="uint8", floats=("fp32",), weight_bits=(4, 8))
 
     def __init__(self, *, threads: int | None = None, optimize: Literal["all", "none"] = "all") -> None:
         self._fixed = {"threads": threads} if threads else {}
@@ -101,7 +102,7 @@ class OnnxRuntimeSession(Session):
 
     def precision(self) -> str:
         words = {layer.precision for layer in self.layers() if layer.kind not in MOVES}
-        return "+".join(word for word in ("int8", "bf16", "f16", "f32", "f64") if word in words) or "f32"
+        return "+".join(word for word in ("int8", "w8", "w4", "bf16", "f16", "f32", "f64") if word in words) or "f32"
 
     def close(self) -> None:
         self._session = None
@@ -143,7 +144,21 @@ def _layer(event: Mapping[str, Any]) -> LayerRan:
     facts = event["args"]
     types = {kind for entry in facts.get("input_type_shape", ()) for kind in entry}
     kind = facts["op_name"]
-    return LayerRan(event["name"].removesuffix("_kernel_time"), kind, _precision(kind, types), kind, float(event["dur"]))
+    precision = _packed(kind, facts) or _precision(kind, types)
+    return LayerRan(event["name"].removesuffix("_kernel_time"), kind, precision, kind, float(event["dur"]))
+
+
+def _packed(kind: str, facts: Mapping[str, Any]) -> str:
+    """``w4`` or ``w8`` of an operator on packed weights, by how many of their bytes stand for how many values; "" of others."""
+    shapes = [shape for entry in facts.get("input_type_shape", ()) for shape in entry.values()]
+    results = [shape for entry in facts.get("output_type_shape", ()) for shape in entry.values()]
+    if kind == "MatMulNBits":
+        stored, values = prod(shapes[1][1:]), shapes[0][-1]
+    elif kind == "GatherBlockQuantized":
+        stored, values = shapes[0][-1], results[0][-1]
+    else:
+        return ""
+    return f"w{8 * stored // values}"
 
 
 def _precision(kind: str, types: set[str]) -> str:

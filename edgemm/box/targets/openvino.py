@@ -53,7 +53,7 @@ class OpenVINO(Target):
             wrong are kept in float.
     """
 
-    numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"))
+    numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"), weight_bits=(4, 8))
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class TensorRT(Target):
         fallback: ``onnxruntime`` = where TensorRT cannot run, ONNX Runtime does, and says so on stderr; ``never`` = that is an error.
     """
 
-    numerics = Numerics(activations="int8", floats=("fp32", "fp16"), placement="fusing")
+    numerics = Numerics(activations="int8", floats=("fp32", "fp16"), placement="fusing", weight_bits=(4, 8), weight_form="blocks")
 
     def __init__(
         self, *, precision: Literal["auto", "f32", "f16"] = "auto", int8: Literal["auto", "on", "off"] = "auto",

@@ -28,14 +28,16 @@ class Attention(nn.Module):
         self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(N, T, width) looks at ``source`` (N, S, width) where ``mask`` (N, S) is 1 -> (N, T, width)."""
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """(N, T, width) looks at ``source`` (N, S, width) where ``mask`` (N, S) is 1, ``bias`` added to the scores -> (N, T, width)."""
         query = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         key = self.key(source).unflatten(-1, (-1, self.head_dim)).permute(0, 2, 3, 1)
         value = self.value(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         scores = torch.matmul(query * self.head_dim**-0.5, key)
         if mask is not None:
             scores = scores + ((1.0 - mask) * MASKED).unsqueeze(1).unsqueeze(1)
+        if bias is not None:
+            scores = scores + bias
         return self.out(torch.matmul(scores.softmax(-1), value).transpose(1, 2).flatten(2))
 
 
@@ -49,8 +51,8 @@ class TransformerLayer(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, width * expand), nn.GELU(), nn.Linear(width * expand, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(N, T, width) -> (N, T, width)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """(N, T, width) -> (N, T, width); ``bias`` (N, 1, 1, T) is added to attention's scores, as token merging does."""
         normed = self.before_attention(x)
-        x = x + self.dropout(self.attention(normed, normed, mask))
+        x = x + self.dropout(self.attention(normed, normed, mask, bias))
         return x + self.dropout(self.layers(self.before_layers(x)))

@@ -48,7 +48,7 @@ def export_onnx(model: FusedModel, out: Path, *, opset: int = 18) -> Path:
         ExportError: The exporter cannot follow the model; names module and line of the user's code where known.
         CardError: The module does not take or return what the card says.
     """
-    proto = prepend(trace(model, opset=opset).model, model.card)
+    proto = prepend(trace(model, opset=opset).model, model.card, in_place=True)
     if isinstance(model, QuantizedModel):
         own_zero_points(proto)
         pairs_before_maxima(proto)

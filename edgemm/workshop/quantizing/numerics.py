@@ -7,15 +7,15 @@ from collections.abc import Collection
 import onnx
 
 from edgemm.contracts.step import Context
-from edgemm.graph import back_to_float, joint, openvino, symmetric_qdq, trained_qdq
+from edgemm.graph import back_to_float, joint, merging, openvino, symmetric_qdq, trained_qdq
 from edgemm.graph.branches import Branches, find_branches
 from edgemm.graph.float_tail import float_tail
 from edgemm.workshop.quantizing import tensorrt
 
 
 def always_float(model: onnx.ModelProto, branches: Branches) -> set[str]:
-    """Nodes that no precision makes INT8: front-ends, the joints of late fusion, and what follows the last layers with weights."""
-    return {*branches.frontend, *float_tail(model), *joint.joint_nodes(model)}
+    """Nodes that no precision makes INT8: front-ends, the joints of late fusion, merging of tokens, what follows the last layers with weights."""
+    return {*branches.frontend, *float_tail(model), *joint.joint_nodes(model), *merging.merging_nodes(model)}
 
 
 def in_form(model: onnx.ModelProto, ctx: Context) -> onnx.ModelProto:

@@ -29,6 +29,7 @@ from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.layer_pairs import pair
 from edgemm.workshop.training.loop import Diverged, train_model
 from edgemm.workshop.training.loss import supervised_outputs
+from edgemm.workshop.training.negatives import paired
 from edgemm.workshop.training.options import DISTILL, TrainOptions
 from edgemm.workshop.training.task_losses import check_weights
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
@@ -51,6 +52,7 @@ def distill(
     feature_loss: Literal["mse", "cosine"] = "mse",
     foreground: float = 0.5,
     relations: float = 0.0,
+    memory: int = 0,
     modality_dropout: float = 0.0,
     unlabeled: str | None = None,
     teacher: str | None = None,
@@ -87,6 +89,8 @@ def distill(
             sees something, since most cells hold nothing; 0 = all cells alike.
         relations: Weight of finding the same samples of a batch alike as the teacher (and the same tokens of a sample), at all branches'
             ends and the fusion's.
+        memory: With ``relations``: so many rows of earlier batches whose embeddings by the teacher each row is set against too, so that a
+            batch of 64 is told from thousands. Of cards with embeddings that are pairs.
         modality_dropout: Chance of each modality of each sample to be taken from the student in training, while the teacher sees it.
         unlabeled: A dataset whose train split is learned from too, without labels.
         teacher: A card; None = the model before compression.
@@ -127,7 +131,7 @@ def check(ctx: Context, **given: Any) -> None:
     options = _options(given, ctx.seed)
     options.check()
     check_weights(ctx.card, options.loss_weights)
-    _asked(given).check(given["unlabeled"])
+    _asked(given).check(given["unlabeled"], ctx.card)
     _labelled(ctx)
     if given["teacher"]:
         teacher = cards.load(given["teacher"])
@@ -162,10 +166,12 @@ class _Asked:
     feature_loss: Literal["mse", "cosine"]
     foreground: float
     relations: float
+    memory: int
     modality_dropout: float
 
-    def check(self, unlabeled: str | None) -> None:
+    def check(self, unlabeled: str | None, card: Card) -> None:
         """Raises TrainError naming the first option that cannot be."""
+        self._check_memory(card)
         advice = "write a number of at least 0."
         wrong: dict[str, tuple[Any, str, bool]] = {
             "temperature": (self.temperature, "write a number above 0; 2 is usual.", not 0 < self.temperature < float("inf")),
@@ -188,6 +194,22 @@ class _Asked:
                 "distill: nothing is learned from the teacher.",
                 why="logits_weight, features and relations are all 0" + ("; unlabelled rows teach nothing else." if unlabeled else "."),
                 fix="set logits_weight to 1.0, or leave the step out.",
+            )
+
+    def _check_memory(self, card: Card) -> None:
+        if self.memory < 0:
+            raise TrainError(f"distill: memory is {self.memory!r}.", fix="write a whole number of rows; 4096 is usual, 0 is none.")
+        if self.memory and not self.relations:
+            raise TrainError(
+                "distill: memory stands without relations.",
+                why="it says with how many earlier rows relations are held.",
+                fix="add relations: 1.0, or leave memory out.",
+            )
+        if self.memory and not paired(card):
+            raise TrainError(
+                "distill: memory needs embeddings that are pairs.",
+                why="no output of the card has the task embedding and a pair.",
+                fix="leave memory out; relations alone works on every model.",
             )
 
     @property
@@ -252,6 +274,7 @@ def _loss(
         feature_loss=asked.feature_loss,
         foreground=asked.foreground,
         relations=asked.relations if compared else 0.0,
+        memory=asked.memory,
     )
     if compared is not None:
         loss.project(compared.student_shapes, compared.teacher_shapes)

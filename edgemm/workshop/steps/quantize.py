@@ -1,4 +1,4 @@
-"""Post-training INT8: Q/DQ in the ONNX graph, in the numerics the target wants, calibrated on real samples."""
+"""Post-training quantization as the target wants it: INT8 by Q/DQ in the ONNX graph, calibrated on real samples, or weights alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import onnx
 from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import masks, trained_qdq
+from edgemm.graph import files, masks, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.graph.checks import FOREIGN
 from edgemm.graph.costs import branch_costs
-from edgemm.workshop.quantizing import calibration, choosing, nncf, numerics, onnxruntime, tensorrt
+from edgemm.workshop.quantizing import calibration, choosing, nncf, numerics, onnxruntime, tensorrt, weights
 
 STAGE = "graph"
 QUANTIZES = True
 PACKAGES = ("nncf", "onnx", "onnxruntime")
-PRECISIONS = ("int8", "fp32", "bf16", "fp16")
-AUTO, CLIPPED, DEFAULT, MINMAX = "auto", "clipped", "default", "minmax"
+PRECISIONS = ("int8", "w8", "w4", "fp32", "bf16", "fp16")
+WEIGHTS = "w"
+"""Begins the word of a branch whose weights alone are in so many bits: w4, w8."""
+AUTO, CLIPPED, DEFAULT, INT8, MINMAX = "auto", "clipped", "default", "int8", "minmax"
 OTHERS = {
     "the mean of each sample's": ("mean", False),
     "the histogram with the least error": ("histogram", False),
@@ -36,13 +38,15 @@ def quantize(
     model: onnx.ModelProto,
     ctx: Context,
     *,
-    method: Literal["ptq"] = "ptq",
+    method: Literal["ptq", "weights"] = "ptq",
+    bits: int = 4,
+    group: int = 64,
     calibration_samples: int = 300,
     ranges: Literal["auto", "minmax", "clipped", "mean", "histogram"] = "auto",
     precision: dict[Branch, str] | Literal["auto"] | None = None,
     on_miss: Literal["revert", "report"] | Retrainer = "revert",
 ) -> onnx.ModelProto:
-    """A Q/DQ copy of ``model``.
+    """A copy of ``model`` with Q/DQ, or with its weights alone in few bits.
 
     Front-ends, recurrent layers, the joints of late fusion, what follows the last layers with weights (``graph.float_tail``) and branches
     not marked int8 stay in float. (Recurrent weights could be stored in one byte, but OpenVINO refuses that in some graphs: its GRU and
@@ -50,7 +54,11 @@ def quantize(
     float on purpose are calibrated; a branch asked for in float here loses its Q/DQ.
 
     Args:
-        calibration_samples: How many samples the ranges are taken from, at least 2.
+        method: ``ptq``: weights and activations in INT8. ``weights``: those of products and embedding tables alone, in ``bits``, for where
+            memory hurts; convolutions, recurrent layers and activations stay float.
+        bits: Of ``weights``: 4 or 8.
+        group: So many weights, a power of two from 16 on, share a scale where weights alone are quantized.
+        calibration_samples: How many samples the ranges are taken from, at least 2; weights in 4 bits are weighed on 32 at most.
         ranges: How an activation's range follows from them: ``minmax`` over all, the ``mean`` of each sample's (clips the rare ones: on
             spoken digits it lost 1.3 points where minmax lost 0.4, both with biases corrected), or the ``histogram`` with the least error
             (slow on large models); ONNX Runtime's numerics take minmax for both. ``clipped``: minmax, measurements far from all others of
@@ -58,9 +66,10 @@ def quantize(
             where answers to at least 30 labelled rows are then still far from the float model's, ``mean``, ``histogram`` and NNCF's
             correction of biases are tried, each kept if it answers val better (not on models of more than half a billion
             multiply-accumulates, nor in ONNX Runtime's numerics).
-        precision: Branch selector -> int8, fp32, bf16, fp16 or auto; ``default`` stands for branches not named, which are int8 without it.
+        precision: Branch selector -> int8, w8 or w4 (weights alone), fp32, bf16, fp16 or auto; ``default`` stands for branches not named,
+            which are what ``method`` says without it.
             ``auto`` alone is ``{default: auto}``. ``compress`` decides auto by timing each branch on the target; by itself this step
-            takes it for int8.
+            takes it for what ``method`` says.
         on_miss: What ``compress`` does where an accuracy budget is missed: ``revert`` the most harmful branches and layers to float,
             revert and then train by a step with quantization (``qat``), or only ``report`` it. Nothing here.
 
@@ -68,8 +77,22 @@ def quantize(
         QuantizeError: Too few samples, an unknown precision, one the target lacks, or a graph that cannot be quantized.
     """
     _refuse_integers(model)
+    meant = _meant(method, bits)
+    asked = {DEFAULT: meant} | _by_selector(precision) if meant != INT8 else _by_selector(precision)
+    words = {selector: _known(selector, word, ctx, meant) for selector, word in asked.items()}
+    bits_of = _few_bits(model, ctx, words)
+    if INT8 not in words.values() and bits_of and not trained_qdq.has_pairs(model):  # what is packed is never copied
+        return files.filled(weights.pack(files.skeleton(model), model, bits_of, group, ctx, calibration_samples), model)
+    quantized = _calibrated_or_copied(model, ctx, calibration_samples, ranges, {key: _beside(word) for key, word in words.items()})
+    return weights.pack(quantized, model, bits_of, group, ctx, calibration_samples) if bits_of else quantized
+
+
+def _calibrated_or_copied(
+    model: onnx.ModelProto, ctx: Context, calibration_samples: int, ranges: str, precision: dict[str, str]
+) -> onnx.ModelProto:
+    """A copy with Q/DQ in the branches that ``precision`` calls int8."""
     branches = find_branches(model, ctx.card)
-    untouched = left_alone(branches, ctx, {"default": precision} if isinstance(precision, str) else precision or {})
+    untouched = left_alone(branches, ctx, precision)
     untouched += sorted(numerics.always_float(model, branches) - {*untouched})
     if trained_qdq.has_pairs(model):
         model, untouched = _after_training(model, branches, ctx, precision, untouched)
@@ -99,9 +122,10 @@ def quantize(
 def check(ctx: Context, **given: Any) -> None:
     """What can be known before any work. Raises QuantizeError."""
     calibration.check(given["calibration_samples"])
-    precision = given["precision"]
-    for selector, word in ({DEFAULT: precision} if isinstance(precision, str) else precision or {}).items():
-        _known(selector, word, ctx)
+    if given["method"] == "weights":
+        weights.check(ctx, given["bits"], given["group"])
+    for selector, word in _by_selector(given["precision"]).items():
+        _known(selector, word, ctx, _meant(given["method"], given["bits"]))
 
 
 def _calibrated(
@@ -146,11 +170,10 @@ def _refuse_integers(model: onnx.ModelProto) -> None:
 
 
 def _after_training(
-    model: onnx.ModelProto, branches: Branches, ctx: Context, precision: dict[str, str] | str | None, floats: list[str]
+    model: onnx.ModelProto, branches: Branches, ctx: Context, precisions: dict[str, str], floats: list[str]
 ) -> tuple[onnx.ModelProto, list[str]]:
     """A copy of a graph with Q/DQ, in the target's numerics, ``floats`` in float again; and the nodes in which nothing is left to do."""
     model = numerics.without(model, floats, ctx)
-    precisions = precision if isinstance(precision, dict) else {}
     left = find_branches(model, ctx.card)
     done = {*floats, *trained_qdq.finished(model, left, ctx.card, precisions)}
     return model, [name for name in left.of_node if name in done]
@@ -159,23 +182,54 @@ def _after_training(
 def left_alone(branches: Branches, ctx: Context, precision: dict[str, str]) -> list[str]:
     """Names of the nodes that stay float, in graph order: front-ends, and branches whose precision is not int8.
 
-    A later selector overrides an earlier one, so that ``{head: fp32, "head:event": int8}`` says what it seems to say.
-
     Raises:
         QuantizeError: An unknown precision, or one the target lacks.
     """
-    floats: dict[str, bool] = {}
+    words = _by_branch(branches, ctx, precision)
+    return [name for name, branch in branches.of_node.items() if name in branches.frontend or words.get(branch, INT8) != INT8]
+
+
+def _by_branch(branches: Branches, ctx: Context, precision: dict[str, str]) -> dict[str, str]:
+    """Branch -> its precision, of those that ``precision`` names.
+
+    A later selector overrides an earlier one, so that ``{head: fp32, "head:event": int8}`` says what it seems to say.
+    """
+    words: dict[str, str] = {}
     for selector, word in sorted(precision.items(), key=lambda entry: entry[0] != DEFAULT):
         dtype = _known(selector, word, ctx)
-        meant = branches.names() if selector == DEFAULT else branches.select(selector, ctx.card)
-        floats.update(dict.fromkeys(meant, dtype != "int8"))
-    return [name for name, branch in branches.of_node.items() if name in branches.frontend or floats.get(branch, False)]
+        named = branches.names() if selector == DEFAULT else branches.select(selector, ctx.card)
+        words.update(dict.fromkeys(named, dtype))
+    return words
 
 
-def _known(selector: str, word: str, ctx: Context) -> str:
-    """The precision that is meant; ``auto`` is int8 until somebody measured."""
-    supported = ("int8", *ctx.numerics.floats)
-    dtype = "int8" if word == AUTO else word
+def _few_bits(model: onnx.ModelProto, ctx: Context, precision: dict[str, str]) -> dict[str, int]:
+    """Node -> bits of its weights, of nodes in branches whose weights alone are quantized; what stays float in INT8 too does so here."""
+    if not any(word.startswith(WEIGHTS) for word in precision.values()):
+        return {}
+    branches = find_branches(model, ctx.card)
+    words, left = _by_branch(branches, ctx, precision), numerics.always_float(model, branches)
+    owners = {name: words.get(branch, "") for name, branch in branches.of_node.items() if name not in left}
+    return {name: int(word.removeprefix(WEIGHTS)) for name, word in owners.items() if word.startswith(WEIGHTS)}
+
+
+def _beside(word: str) -> str:
+    """What a precision is to the calibrated part of this step: weights alone are none of its business."""
+    return "fp32" if word.startswith(WEIGHTS) else word
+
+
+def _by_selector(precision: dict[str, str] | str | None) -> dict[str, str]:
+    return {DEFAULT: precision} if isinstance(precision, str) else precision or {}
+
+
+def _meant(method: str, bits: int) -> str:
+    """The precision of branches of which nothing is said."""
+    return INT8 if method == "ptq" else f"{WEIGHTS}{bits}"
+
+
+def _known(selector: str, word: str, ctx: Context, meant: str = INT8) -> str:
+    """The precision that is wanted; ``auto`` is ``meant`` until somebody measured."""
+    supported = (INT8, *(f"{WEIGHTS}{bits}" for bits in ctx.numerics.weight_bits), *ctx.numerics.floats)
+    dtype = meant if word == AUTO else word
     if dtype not in PRECISIONS:
         raise QuantizeError(f"precision.{selector}: '{dtype}' is no precision.", fix=f"one of: {', '.join((*supported, AUTO))}.")
     if dtype not in supported:

@@ -13,6 +13,7 @@ from edgemm.contracts.card import Card
 from edgemm.workshop.models.feature_taps import Taps
 from edgemm.workshop.training import loss as losses
 from edgemm.workshop.training.loss import feature_loss
+from edgemm.workshop.training.negatives import Negatives, paired
 from edgemm.workshop.training.task_losses import TaskLosses, Tensors
 from edgemm.workshop.training.teacher import Known, Teacher
 
@@ -37,12 +38,13 @@ class Distillation(nn.Module):
         foreground: Of ``mse`` between maps of a picture that an output says places of: the share that cells count in which the teacher sees
             something; the others count the rest. 0 = all cells alike.
         relations: Weight of the loss on how alike the samples of a batch are.
+        memory: So many earlier rows each embedding is compared with too, weighted as ``relations``; 0 = none.
 
     Raises:
         CardError: A weight for no output.
 
-    Source: Hinton et al. 2015 (answers), Romero et al. 2015 (features), Tung & Mori 2019 (relations), Guo et al. 2021, "Distilling Object
-    Detectors via Decoupled Features" (foreground).
+    Source: Hinton et al. 2015 (answers), Romero et al. 2015 (features), Tung & Mori 2019 (relations), Wu et al. 2023 (memory), Guo et al.
+    2021, "Distilling Object Detectors via Decoupled Features" (foreground).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Distillation(nn.Module):
         feature_loss: Literal["mse", "cosine"] = "mse",
         foreground: float = 0.0,
         relations: float = 0.0,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         self.foreground = foreground
@@ -72,6 +75,7 @@ class Distillation(nn.Module):
         self.imitated = {name: losses.of(output, deviation=self.deviations.get(name, 1.0)) for name, output in card.outputs.items()}
         self.supervised = bool(losses.supervised_outputs(card))
         self.projectors = nn.ModuleDict()
+        self.negatives = Negatives(paired(card), memory) if memory and relations else None
 
     def project(self, student: Mapping[str, tuple[int, ...]], teacher: Mapping[str, tuple[int, ...]]) -> None:
         """Make a linear projector for every feature whose width differs.
@@ -94,6 +98,9 @@ class Distillation(nn.Module):
             parts |= {f"{name} (teacher)": self.logits_weight * part for name, part in self._answers(outputs, answers.outputs).items()}
         if self.taps is not None and (self.features or self.relations):
             parts |= self._features(self.taps.features(len(batch.rows)), answers)
+        if self.negatives is not None:
+            found = self.negatives(outputs, answers.outputs)
+            parts |= {f"{name} (memory)": self.relations * part for name, part in found.items()}
         return parts
 
     def _answers(self, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:

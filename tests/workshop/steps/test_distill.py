@@ -325,6 +325,8 @@ def test_a_step_without_a_teacher_is_an_error(crippled, context):
         ({"features": {"left": -2.0}}, r"features\.left is -2\.0"),
         ({"modality_dropout": 1.0}, r"modality_dropout is 1\.0"),
         ({"epochs": 0}, r"epochs is 0"),
+        ({"memory": 8}, r"memory stands without relations"),
+        ({"memory": 8, "relations": 1.0}, r"memory needs embeddings that are pairs"),
         ({"logits_weight": 0.0}, r"nothing is learned from the teacher"),
     ],
 )

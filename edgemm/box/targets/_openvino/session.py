@@ -35,6 +35,9 @@ COMPUTE = (
 )  # fmt: skip
 """Layer types that multiply weights: they name the precision of the whole."""
 
+FOUR_BITS, FLOAT_KERNELS, WEIGHT_WORDS = ("i4", "u4"), ("_f32", "_bf16", "_f16"), ("w8", "w4")
+"""A layer whose weights alone are in few bits tells these as its precision, and a kernel of floats."""
+
 NAMELESS = ("No suitable implementations", "could not create a primitive")
 """Words of OpenVINO's refusals that name no node."""
 
@@ -108,8 +111,8 @@ class OpenVINOSession(Session):
         words = {layer.precision for layer in layers if layer.kind in COMPUTE}
         asked = self._settings.get("INFERENCE_PRECISION_HINT")
         halves = {"bf16"} if asked in ("f32", "bf16") else {"bf16", "f16"}  # f16 beside them only turns inputs and outputs of that type
-        words |= {layer.precision for layer in layers} & (halves if words else {*halves, "f32"})
-        return "+".join(word for word in ("int8", "bf16", "f16", "f32") if word in words) or "f32"
+        words |= {layer.precision for layer in layers} & ({*halves, *WEIGHT_WORDS} if words else {*halves, *WEIGHT_WORDS, "f32"})
+        return "+".join(word for word in ("int8", *WEIGHT_WORDS, "bf16", "f16", "f32") if word in words) or "f32"
 
     def close(self) -> None:
         self._plan, self._model, self._is_open = None, None, False
@@ -234,6 +237,8 @@ def _layer(operation: Any) -> LayerRan:
     names = fact("originalLayersNames") or operation.get_friendly_name()
     time = fact("execTimeMcs")
     kind = fact("layerType")
+    if ran in FOUR_BITS or (kind == "FullyConnected" and precision == "int8" and kernel.endswith(FLOAT_KERNELS)):
+        precision = "w4" if ran in FOUR_BITS else "w8"
     if kind == "Subgraph" and FROM_INTEGERS in names:
         kind, precision = FUSED_PRODUCTS, "int8"
     return LayerRan(names, kind, precision, kernel, float(time) if time.replace(".", "", 1).isdigit() else None)

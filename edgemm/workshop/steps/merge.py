@@ -1,0 +1,133 @@
+"""Token merging: after each layer of a vision transformer the tokens that are most alike become one; what is left has less to do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgemm.contracts.specs import Branch
+from edgemm.contracts.step import Context
+from edgemm.errors import CheckpointError, MergeError
+from edgemm.store.artifact import write_json
+from edgemm.workshop.merging.hooks import Merge
+from edgemm.workshop.merging.matching import most
+from edgemm.workshop.models import towers
+from edgemm.workshop.models.fused import FusedModel
+from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, selected
+from edgemm.workshop.models.towers import Sizes, Tower
+
+STAGE = "torch"
+FORMAT = 1
+
+
+def merge(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, branches: dict[Branch, int] | None = None) -> FusedModel:
+    """A copy of ``model`` whose vision transformers go on with fewer tokens from layer to layer.
+
+    Of the tokens after a layer those whose attention keys are most alike are averaged, each weighed by how many it stands for already,
+    and attention counts it so often. Class tokens and registers stay by themselves. After the last layer every token is where it was, so
+    that whatever reads them (a pooling, a fusion) is as before. No weight changes; ``distill`` afterwards wins back what it cost.
+
+    Args:
+        tokens_per_layer: So many tokens go after each layer but the last of every transformer that sees or hears; words are left alone.
+        branches: Branch selector -> its own number; only the branches named here are changed then.
+
+    Raises:
+        MergeError: There is no such transformer, or so many tokens that none would be left.
+        ExportError: torch.export refuses the model; names the line.
+    """
+    check(ctx, tokens_per_layer=tokens_per_layer, branches=branches)
+    parts = find_parts(model)
+    by_branch = {branch: count for selector, count in (branches or {}).items() for branch in selected(parts, selector, model.card)}
+    wanted = _wanted(model, parts, tokens_per_layer, by_branch if branches else None)
+    sizes = towers.measure(model, [tower for tower, _, _ in wanted])
+    rows = []
+    for tower, branch, count in wanted:
+        size = sizes[tower.name]
+        _require_left(tower, branch, count, size)
+        rows.append({"tower": tower.name, "branch": branch, "count": count, "protected": size.protected})
+        left = size.tokens - count * (len(tower.layers) - 1)
+        alone = "" if tower.mask else "; its layers take no mask, so attention counts a merged token once"
+        ctx.note(f"merge: '{branch}' goes from {size.tokens} tokens to {left} over its {len(tower.layers)} layers{alone}.")
+    ctx.facts["towers"] = [{**row, "tokens": [sizes[row["tower"]].tokens, row["count"]]} for row in rows]
+    return _recorded(restore(copy.deepcopy(model).eval(), {"format": FORMAT, "towers": rows}), rows, ctx)
+
+
+def check(ctx: Context, **given: Any) -> None:
+    """What can be known before any work. Raises MergeError."""
+    for name, count in {"tokens_per_layer": given["tokens_per_layer"], **(given["branches"] or {})}.items():
+        if count < 1:
+            raise MergeError(f"{name}: {count} tokens a layer.", fix="write a whole number of at least 1; 8 of 196 is usual.")
+
+
+def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
+    """Let a freshly built model merge as a record tells.
+
+    Raises:
+        CheckpointError: The record is of another format or another model.
+    """
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"the record of a token merging has format {record.get('format')!r}; this edgemm reads {FORMAT}.",
+            fix="write the model again with this version.",
+        )
+    known = {tower.name: tower for tower in towers.towers(model.module)}
+    for row in record["towers"]:
+        if row["tower"] not in known:
+            raise CheckpointError(
+                "the record of a token merging does not fit what the factory builds.",
+                why=f"there is no transformer '{row['tower']}'.",
+                fix="use the factory and the kwargs that the model was merged with.",
+            )
+        tower = known[row["tower"]]
+        Merge(int(row["count"]), int(row["protected"]), tower.mask, towers.is_packed(tower)).attach(model.module, tower)
+    return model
+
+
+def _wanted(model: FusedModel, parts: TorchBranches, count: int, by_branch: Mapping[str, int] | None) -> list[tuple[Tower, str, int]]:
+    """Towers, their branches, and how many tokens go after each layer."""
+    owners = {tower.name: towers.branch_of(tower, parts) for tower in towers.towers(model.module)}
+    texts = {name for name, spec in model.card.inputs.items() if spec.modality == "text"}
+    named = set(by_branch or ())
+    if refused := sorted(named & texts):
+        raise MergeError(
+            f"branches: '{refused[0]}' is text.",
+            why="words have an order and an end, and merging them would lose both.",
+            fix="name branches that see or hear.",
+        )
+    chosen = [tower for tower in towers.towers(model.module) if owners[tower.name] and owners[tower.name] not in texts]
+    if by_branch is not None:
+        chosen = [tower for tower in chosen if owners[tower.name] in named]
+    lacking = sorted(named - {owners[tower.name] for tower in chosen})
+    if lacking or not chosen:
+        where = f"branch '{lacking[0]}'" if lacking else "the model"
+        raise MergeError(
+            f"{where} has no transformer whose tokens could be merged.",
+            why="there is no list of layers of one kind, each with a linear layer that makes keys (k_proj, key, qkv), on an input that is "
+            "no text.",
+            fix="leave the step merge out, or name other branches.",
+        )
+    return [(tower, owners[tower.name], count if by_branch is None else by_branch[owners[tower.name]]) for tower in chosen]
+
+
+def _require_left(tower: Tower, branch: str, count: int, size: Sizes) -> None:
+    able = most(size.tokens, size.protected, len(tower.layers))
+    if count > able:
+        raise MergeError(
+            f"tokens_per_layer: {count} leaves nothing of branch '{branch}'.",
+            why=f"its {len(tower.layers)} layers have {size.tokens} tokens, of which {size.tokens - size.protected} may go; after each but "
+            "the last at most every second one does.",
+            fix=f"at most {able}." if able else "leave this branch out.",
+        )
+
+
+def _recorded(merged: FusedModel, rows: list[dict[str, Any]], ctx: Context) -> FusedModel:
+    """The model with a card that names the record, so that it can be saved and built again."""
+    taken = {Path(name).name for entry in merged.card.applied for name in entry.values()}
+    path = ctx.scratch / next(name for name in ("merge.json", *(f"merge{number}.json" for number in range(2, 1000))) if name not in taken)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"format": FORMAT, "towers": rows})
+    recorded = FusedModel(merged.card.replace(applied=(*merged.card.applied, {"merge": str(path.resolve())})), merged.module)
+    recorded.silenced = merged.silenced
+    return recorded.eval()
