@@ -92,6 +92,7 @@ class Card:
         columns: Column of the dataset -> the input or output that it feeds, or several.
         source: Folder, relative to the card, in which the factory's module lies; None = beside the card, then the current
             directory, then the import path.
+        branch_weights: Input, or submodule -> file or Hugging Face folder with the weights of that branch alone.
         weights_key: Which of several state dicts in the file ``weights``: its key or prefix there.
         applied: What compression changed in the structure, replayed on loading: ``({"prune": "prune.json"}, ...)``.
         joint: Which whole models it is made of, and how their answers are joined; None of one that was trained as a whole.
@@ -104,6 +105,7 @@ class Card:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     weights_key: str | None = None
+    branch_weights: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
     source: str | None = None
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
@@ -163,7 +165,9 @@ class Card:
 
     def as_onnx(self, model: str) -> Card:
         """The card of the same model as an ONNX file: no factory, no weights."""
-        return self.replace(factory=None, kwargs={}, weights=None, weights_key=None, source=None, applied=(), model=model)
+        return self.replace(
+            factory=None, kwargs={}, weights=None, weights_key=None, branch_weights={}, source=None, applied=(), model=model
+        )
 
     def replace(self, **changes: Any) -> Card:
         return dataclasses.replace(self, **changes)
@@ -174,6 +178,8 @@ class Card:
         for key in ("factory", "source", "kwargs", "weights", "model"):
             if getattr(self, key):
                 plain[key] = _plain(getattr(self, key))
+        if self.branch_weights:
+            plain["weights"] = dict(self.branch_weights)
         if self.weights and self.weights_key:
             plain["weights"] = {"file": self.weights, "key": self.weights_key}
         plain["inputs"] = {

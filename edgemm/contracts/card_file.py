@@ -148,7 +148,7 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
             )
         )
     with mistakes.catch():
-        weights, weights_key = _weights(plain.get("weights"), where)
+        weights, weights_key, branch_weights = _weights(plain.get("weights"), where)
     mistakes.raise_if_any()
     inputs = {str(name): _input(str(name), value, where, mistakes) for name, value in plain["inputs"].items()}
     outputs = {str(name): _output(str(name), value, where, mistakes) for name, value in plain["outputs"].items()}
@@ -164,6 +164,7 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
         path=path.resolve() if path else None,
         weights=weights,
         weights_key=weights_key,
+        branch_weights=branch_weights,
         applied=tuple(plain.get("applied") or ()),
         joint=joint,
         **plain_values,
@@ -203,15 +204,19 @@ def _refuse_unfilled(path: Path, text: str) -> None:
     mistakes.raise_if_any()
 
 
-def _weights(plain: Any, where: str) -> tuple[str | None, str | None]:
-    """The file, and the key in it where one is named."""
+def _weights(plain: Any, where: str) -> tuple[str | None, str | None, dict[str, str]]:
+    """The file, and the key in it where one is named; or files of single branches."""
     if plain is None or isinstance(plain, str):
-        return plain, None
-    if isinstance(plain, dict) and set(plain) == {"file", "key"} and all(isinstance(value, str) and value for value in plain.values()):
-        return plain["file"], plain["key"]
+        return plain, None, {}
+    if isinstance(plain, dict) and plain and all(isinstance(value, str) and value for value in plain.values()):
+        if set(plain) == {"file", "key"}:
+            return plain["file"], plain["key"], {}
+        if not set(plain) & {"file", "key"}:
+            return None, None, {str(name): file for name, file in plain.items()}
     raise CardError(
         f"{where}: 'weights' must be a file, or a file and a key in it, not {plain!r}.",
-        fix="write `weights: best.pt`, or `weights: {file: best.pt, key: ema_state_dict}`.",
+        fix="write `weights: best.pt`, or `weights: {file: best.pt, key: ema_state_dict}`; "
+        "of single branches: `weights: {image: a.safetensors}`.",
     )
 
 

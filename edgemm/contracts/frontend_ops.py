@@ -193,15 +193,38 @@ class Log:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Zero mean, unit deviation over all axes after the batch, per sample."""
+    """Zero mean, unit deviation over all axes after the batch, per sample; ``added`` to the variance, ``floor`` to the deviation."""
 
     floor: float = 1e-5
+    added: float = 0.0
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         axes = tuple(range(1, x.ndim))
         centred = x - x.mean(axis=axes, keepdims=True)
-        scaled: np.ndarray = centred / (np.sqrt((centred * centred).mean(axis=axes, keepdims=True)) + np.float32(self.floor))
+        variance = (centred * centred).mean(axis=axes, keepdims=True)
+        deviation = np.sqrt(variance + np.float32(self.added) if self.added else variance)
+        scaled: np.ndarray = centred / (deviation + np.float32(self.floor) if self.floor else deviation)
         return scaled
+
+
+@dataclass(frozen=True)
+class Within:
+    """What is more than ``distance`` below a sample's largest value, over all axes after the batch, is raised to that."""
+
+    distance: float
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.maximum(x, x.max(axis=tuple(range(1, x.ndim)), keepdims=True) - np.float32(self.distance))
+
+
+@dataclass(frozen=True)
+class Extend:
+    """(bands, frames) -> (bands, frames + more), zeros behind; with ``more`` below 0 the last frames are cut off."""
+
+    more: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x[..., : self.more] if self.more < 0 else np.pad(x, ((0, 0), (0, 0), (0, self.more)))
 
 
 @dataclass(frozen=True)
@@ -216,7 +239,7 @@ class Mask:
 
 Op = (
     Cast | Transpose | Affine | Peak | Reflect | Frames | Power | Blocks | Spectrum | Bands | MatMul | Log | Normalize
-    | Mask
+    | Within | Extend | Mask
 )  # fmt: skip
 
 

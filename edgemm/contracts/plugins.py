@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "encoders": ("workshop/models/encoders",),
     "fusions": ("workshop/models/fusions",),
     "heads": ("workshop/models/heads",),
+    "families": ("workshop/models/families",),
     "losses": ("workshop/training/losses",),
     "sources": ("box/serving/sources",),
     "sinks": ("box/serving/sinks",),

@@ -16,6 +16,8 @@ class Pictures:
         fit: How another aspect is met: ``stretch`` it, ``crop`` the centre, or ``letterbox`` between bars.
         order: Channel order of the array that is made.
         bar: Colour of the bars, red first.
+        resample: How a picture is made smaller or larger.
+        short: With ``crop``: to how many pixels the shorter side is brought before the centre is cut out; None = as few as will do.
         bits: Of a value. 8: the array that is made is uint8; more: float32 in the picture's own values, and 32 takes floats as they are.
         homography: How the fitted picture is warped to what another camera sees, row by row; None: not at all.
     """
@@ -28,6 +30,14 @@ class Pictures:
     bar: tuple[float, ...] = (0, 0, 0)
     bits: int = 8
     homography: tuple[float, ...] | None = None
+    resample: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = "bilinear"
+    short: int | None = None
+
+    def before_crop(self, width: int, height: int) -> tuple[int, int]:
+        """With ``short``: (width, height) to which a picture is brought before its centre is cut out, as torchvision does."""
+        assert self.short is not None  # whoever asks has looked
+        longer = int(self.short * max(width, height) / min(width, height))
+        return (longer, self.short) if width >= height else (self.short, longer)
 
     @property
     def shape(self) -> tuple[int, int, int]:

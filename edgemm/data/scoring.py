@@ -261,6 +261,17 @@ def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The mean of the precision over the positive rows, found in the order of their scores, those that tie at once; NaN where none is."""
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order])
+    last = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
+    steps = np.diff(found[last], prepend=0)
+    return float((steps * found[last] / (last + 1)).sum() / found[-1])
+
+
 def confusions(
     outputs: Mapping[str, Output], truth: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
 ) -> dict[str, Confusion]:

@@ -274,8 +274,15 @@ class _Builder:
             case frontend_ops.Log(floor=floor, offset=offset):
                 x = self._node("Add", [x, self._constant(np.float32(offset))]) if offset else x
                 return self._node("Log", [self._node("Max", [x, self._constant(np.float32(floor))])], out)
-            case frontend_ops.Normalize(floor=floor):
-                return self._normalize(x, floor, out)
+            case frontend_ops.Normalize():
+                return self._normalize(x, op, out)
+            case frontend_ops.Within(distance=distance):
+                least = self._node("Sub", [self._reduced("ReduceMax", x, [1, 2]), self._constant(np.float32(distance))])
+                return self._node("Max", [x, least], out)
+            case frontend_ops.Extend(more=more):
+                if more < 0:
+                    return self._node("Slice", [x, *(self._constant(np.array([value])) for value in (0, more, 2))], out)
+                return self._node("Pad", [x, self._constant(np.array([0, 0, 0, 0, 0, more]))], out)
             case frontend_ops.Mask(pad=pad):
                 same = self._node("Equal", [x, self._constant(np.int64(pad))])
                 self._node("Cast", [self._node("Not", [same])], mask, to=TensorProto.INT64)
@@ -327,10 +334,14 @@ class _Builder:
     def _slice(self, x: str, start: int, end: int, *, axis: int) -> str:
         return self._node("Slice", [x, *(self._constant(np.array([value])) for value in (start, end, axis))])
 
-    def _normalize(self, x: str, floor: float, out: str | None) -> str:
-        centred = self._node("Sub", [x, self._reduced("ReduceMean", x, [1, 2])])
-        deviation = self._node("Sqrt", [self._reduced("ReduceMean", self._node("Mul", [centred, centred]), [1, 2])])
-        return self._node("Div", [centred, self._node("Add", [deviation, self._constant(np.float32(floor))])], out)
+    def _normalize(self, x: str, op: frontend_ops.Normalize, out: str | None) -> str:
+        axes = [1] if op.added else [1, 2]  # samples, or bands over time
+        centred = self._node("Sub", [x, self._reduced("ReduceMean", x, axes)])
+        variance = self._reduced("ReduceMean", self._node("Mul", [centred, centred]), axes)
+        variance = self._node("Add", [variance, self._constant(np.float32(op.added))]) if op.added else variance
+        deviation = self._node("Sqrt", [variance])
+        deviation = self._node("Add", [deviation, self._constant(np.float32(op.floor))]) if op.floor else deviation
+        return self._node("Div", [centred, deviation], out)
 
     def _reduced(self, op: str, x: str, axes: list[int]) -> str:
         if self.opset >= AXES_AS_INPUT:

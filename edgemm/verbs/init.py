@@ -25,17 +25,24 @@ FEW = 64  # a wider output may as well be an embedding: its task is left to be f
 
 
 def init(
-    factory: str, *, inputs: Sequence[str] = (), output: str | Path = "model.yaml", kwargs: Mapping[str, Any] | Sequence[str] = ()
+    factory: str,
+    *,
+    inputs: Sequence[str] = (),
+    output: str | Path = "model.yaml",
+    kwargs: Mapping[str, Any] | Sequence[str] = (),
+    words: str | Path | None = None,
 ) -> Path:
     """Run the factory, call its model once on made-up inputs, and draft the card of what came out.
 
     Args:
-        factory: ``module:function``, ``folder/module.py:function``, or what needs no ``inputs``: a Hugging Face folder of a classifier, an
-            ``.onnx`` file.
+        factory: ``module:function``, ``folder/module.py:function``, or what needs no ``inputs``: a Hugging Face folder (CLIP, SigLIP, CLAP,
+            Whisper, sentence encoders, ViT, DINOv2, wav2vec 2.0, ..., or any classifier), an ``.onnx`` file.
         inputs: One for each, in the order of forward: image=3x64x64, image=64x64x3, audio=16000@16000hz, audio=16000@16000hz:log_mel=40,
             imu=50x6@50hz, text=tokens:16, text=tokens:16+mask.
         output: The card to write; never replaces one. The factory is looked up beside it, in the current directory, on the import path.
         kwargs: For the factory: a mapping, or ``key=value`` strings with YAML values; may be repeated.
+        words: Of a Hugging Face folder with a text tower: a file of words, ``parcel: [a parcel on a doorstep, a cardboard box]``. The model
+            then answers which of them a picture or sound is, and only the words' vectors go along.
 
     Returns:
         The card. What could not be known (labels, mean and deviation, tokenizer) is marked ``# FILL IN`` and rejected until it is.
@@ -56,9 +63,10 @@ def init(
         write_bytes(path, _onnx_draft(Path(factory), Path(os.path.relpath(factory, path.resolve().parent)).as_posix()).encode())
         return path
     if huggingface_card.is_folder(Path(factory)):
-        weights = Path(os.path.relpath(factory, path.resolve().parent)).as_posix()
-        write_bytes(path, _draft(huggingface_card.read(Path(factory), weights), {}).encode())
+        write_bytes(path, _draft(_of_folder(Path(factory), path, words), {}).encode())
         return path
+    if words is not None:
+        raise CardError("--words goes with a Hugging Face folder.", why=f"'{factory}' is none.", fix="leave it out, or name the folder.")
     card_file.refuse_weights(Path(factory))
     module, source = _module(factory, path)
     card = Card(
@@ -77,10 +85,25 @@ def init(
     return path
 
 
+def _of_folder(folder: Path, path: Path, words: str | Path | None) -> Card:
+    """The card of a Hugging Face folder; of towers its model is made once, so that what the folder lacks is told now."""
+    from edgemm.workshop.models.checkpoint.drafting import returned_shapes  # torch
+    from edgemm.workshop.models.word_file import read_words
+
+    here = path.resolve().parent
+    labelled = (Path(os.path.relpath(words, here)).as_posix(), tuple(read_words(Path(words)))) if words else None
+    card = huggingface_card.read(folder, Path(os.path.relpath(folder, here)).as_posix(), labelled).replace(path=path.resolve())
+    if card.factory == huggingface_card.TOWERS:
+        returned_shapes(card)
+    return card
+
+
 def ending(card: Path, **_: Any) -> Ending:
     """What the command line says at the end."""
     text = card.read_text(encoding="utf-8")
     first, then = f"fill in the lines that end in '{FILL_IN}'", f"edgemm train {card} -d DATA -o runs/mine"
+    if f"\nfactory: {huggingface_card.TOWERS}" in text:
+        return Ending(written=(card,), next=f"edgemm compress {card} -r two-tower -d DATA -o out")
     if "\nmodel: " in text:
         then = f"edgemm compress {card} -r openvino-int8 -d DATA -o out"
         first = (
@@ -241,7 +264,8 @@ def _draft(card: Card, shapes: Mapping[str, tuple[int, ...]], guessed: Set[str] 
     lines += [f"source: {card.source}"] if card.source else []
     lines += [f"kwargs: {flow(dict(card.kwargs))}"] if card.kwargs else []
     trained = "# weights: weights.safetensors    # the trained weights (.safetensors or .pt); without them `edgemm train` starts anew"
-    lines += [f"weights: {card.weights}" if card.weights else trained]
+    brings = card.factory == huggingface_card.TOWERS
+    lines += [f"weights: {card.weights}"] if card.weights else [] if brings else [trained]
     lines += ["inputs:  # in the order of forward"]
     for spec in card.inputs.values():
         lines += [f"  {spec.name}:", f"    modality: {spec.modality}"]

@@ -37,7 +37,7 @@ class Decider:
         self._frames = {name: getattr(task, "frame", None) for name, task in self._tasks.items()}
         self._fitted = fitted
         self._given = {name: settings.get(name, DecisionSettings()) for name in card.outputs}
-        self._classes: dict[tuple[str, str], _Class] = {}
+        self._classes: dict[tuple[str, str], Latch] = {}
         self._leads: dict[str, _Lead] = {}
         self._told: dict[str, float] = {}
         self.threshold: float | None = None
@@ -85,9 +85,9 @@ class Decider:
         poses = tuple(pose for pose in seen.poses if pose.score >= self._class(name, pose.label).high(self.threshold))
         return Marks(frame, (width, height), poses, seen.mask)
 
-    def _class(self, output: str, label: str) -> _Class:
+    def _class(self, output: str, label: str) -> Latch:
         if (output, label) not in self._classes:
-            self._classes[output, label] = _Class(output, label, self._settings(output, label), label in self._given[output].quiet)
+            self._classes[output, label] = Latch(output, label, self._settings(output, label), label in self._given[output].quiet)
         return self._classes[output, label]
 
     def _settings(self, output: str, label: str) -> DecisionSettings:
@@ -111,7 +111,7 @@ class Decider:
         return Reading(value=value, unit=unit, moved=moved)
 
 
-class _Class:
+class Latch:
     """One class of one output: on or off."""
 
     def __init__(self, output: str, label: str, settings: DecisionSettings, is_quiet: bool) -> None:

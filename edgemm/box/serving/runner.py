@@ -113,6 +113,11 @@ class Runner:
         return (own or [following.THRESHOLD])[0] if set(frames) == set(self.card.outputs) else THRESHOLD
 
     @property
+    def clock_s(self) -> float:
+        """How far recordings that are played fast have got."""
+        return self._virtual_s
+
+    @property
     def events(self) -> int:
         """How many were told."""
         return self._teller.count

@@ -82,6 +82,10 @@ class Placement:
             inner = max(1, round(width * factor)), max(1, round(height * factor))
             scale = inner[0] / width, inner[1] / height
             shift = float((spec.width - inner[0]) // 2), float((spec.height - inner[1]) // 2)
+        elif spec.short is not None:
+            inner = spec.before_crop(width, height)
+            scale = inner[0] / width, inner[1] / height
+            shift = -float((inner[0] - spec.width) // 2), -float((inner[1] - spec.height) // 2)
         elif spec.fit == "crop":
             factor = max(across, down)
             scale = factor, factor

@@ -7,13 +7,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edgemm.contracts.card import FILL_IN
-from edgemm.contracts.frontend_ops import Op
-from edgemm.contracts.modality import BANDS_OVER_TIME, TIME, Form, Framing, Modality, existing, flow, needing
+from edgemm.contracts.frontend_ops import Normalize, Op
+from edgemm.contracts.modality import AXES_BY_RANK, BANDS_OVER_TIME, TIME, Form, Framing, Modality, existing, flow, needing
 from edgemm.contracts.stream import Sound
 from edgemm.data.modalities._audio import features as _features
 from edgemm.data.modalities._audio.mel import Mel
@@ -26,6 +26,7 @@ HUGGING_FACE = {"": "input_values", "features": "input_features"}
 BANDS = {"log_mel": "mels", "mfcc": "coefs"}
 FEATURES = (("log_mel", 40), ("log_mel", 64), ("log_mel", 80), ("log_mel", 128), ("log_mel", 32), ("mfcc", 13), ("mfcc", 20), ("mfcc", 40))
 """What a model that takes no samples may take; the commonest first."""
+ADDED_TO_VARIANCE = 1e-7  # as transformers' Wav2Vec2FeatureExtractor does
 HEARD_HZ = 1000  # a series that comes slower is a sensor's
 
 
@@ -36,12 +37,16 @@ class Audio(Modality):
     Attributes:
         features: ``none`` (forward gets the samples), ``{log_mel: {...}}`` or ``{mfcc: {...}}``; their keys are in docs/card.md.
         resample: Whether files of another rate are converted; if not, they are an error.
+        fill: What stands behind a file that is too short: ``silence``, or the file again as often as it fits (``repeat``), then silence.
+        standardize: Whether forward gets each clip's samples with mean 0 and deviation 1 (wav2vec2, HuBERT); where there are no features.
     """
 
     rate_hz: int
     seconds: float
     features: dict[str, Any] | str | None = None
     resample: bool = True
+    fill: Literal["silence", "repeat"] = "silence"
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if self.rate_hz < 1:
@@ -50,7 +55,8 @@ class Audio(Modality):
             raise CardError(
                 f"seconds is {self.seconds}.", why=f"at {self.rate_hz} Hz that is no sample.", fix="write the length of a clip."
             )
-        self.mel()
+        if self.mel() is not None and self.standardize:
+            raise CardError("standardize is true, and there are features.", fix="write features' normalize: clip, or remove one of both.")
 
     @property
     def samples(self) -> int:
@@ -70,7 +76,8 @@ class Audio(Modality):
         return Sound(self.rate_hz, self.samples, self.resample, framing.hop if framing else 1)
 
     def axes(self) -> tuple[str, ...]:
-        return TIME if self.mel() is None else BANDS_OVER_TIME
+        mel = self.mel()
+        return TIME if mel is None else AXES_BY_RANK[2] if mel.frames_first else BANDS_OVER_TIME
 
     def encoder(self) -> str:
         return "conv_gru"
@@ -131,13 +138,17 @@ class Audio(Modality):
             raise DataError(f"{name} holds {wave[index]} at sample {index}.", why="a sample is a finite number.", fix="mend or remove it.")
         if rate_hz != self.rate_hz:
             wave = resample(wave, rate_hz, self.rate_hz)
+        if self.fill == "repeat":
+            wave = np.tile(wave, max(self.samples // len(wave), 1))
         clip = np.zeros(self.samples, np.float32)
         clip[: len(wave)] = wave[: self.samples]
         return clip
 
     def frontend(self) -> list[Op]:
         mel = self.mel()
-        return [] if mel is None else mel.ops()
+        if mel is None:
+            return [Normalize(floor=0.0, added=ADDED_TO_VARIANCE)] if self.standardize else []
+        return mel.ops()
 
     def frontend_forms(self) -> Mapping[str, list[Op]]:
         mel = self.mel()

@@ -47,6 +47,8 @@ class Image(Modality):
         channels: 1 = grey, 3 = colour, 4 = colour and opacity.
         mean, std: Per channel (or one for all), in the units left after ``scale``: forward gets ``(pixel * scale - mean) / std``.
         fit: How another aspect is met: ``stretch`` it, ``crop`` the centre, or ``letterbox`` between bars of the mean colour.
+        short: With ``crop``: to how many pixels the shorter side is brought first; None = as few as will do.
+        resample: How pictures are brought to another size; antialiased, but for ``nearest``.
         order: Channel order of the array and so of what forward gets; decoding and ``prepare`` deliver it.
         scale: Factor on the values; None = 1 / 255, with more bits 1 / (2 ** bits - 1), with bits: 32 none.
         bits: Of a value: 8; 9 to 16 for depth in mm, thermal cameras and the like (16-bit PNG and TIFF, .npy), each value as it is;
@@ -66,6 +68,8 @@ class Image(Modality):
     scale: float | None = None
     bits: int = 8
     homography: list[float] | None = None
+    short: int | None = None
+    resample: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = "bilinear"
 
     def __post_init__(self) -> None:
         for key in ("height", "width"):
@@ -83,6 +87,15 @@ class Image(Modality):
                 )
         if self.bits not in BITS:
             raise CardError(f"bits is {self.bits}.", fix="write 8, 9 to 16 for deeper pictures, or 32 for floats as they are.")
+        if self.short is not None and (self.fit != "crop" or self.short < max(self.height, self.width)):
+            raise CardError(
+                f"short is {self.short} with fit: {self.fit} and {self.height} x {self.width} pixels.",
+                why="it is the shorter side of the picture of which the centre is cut out.",
+                fix=f"write fit: crop, and short: {max(self.height, self.width)} or more.",
+            )
+        if self.bits > 8 and (self.short is not None or self.resample != "bilinear"):
+            what = f"short and resample do not go with bits: {self.bits}."
+            raise CardError(what, fix="remove them; such pictures are resized bilinearly.")
         if not self.factor > 0 or not math.isfinite(self.factor):
             raise CardError(f"scale is {self.scale}.", fix="write a number above 0, or remove it (1/255).")
         if not np.all(np.asarray(self.std) > 0):
@@ -156,7 +169,10 @@ class Image(Modality):
         """Bars have the mean's colour, so that they are 0 for ``forward``."""
         mean = np.broadcast_to(np.asarray(self.mean, np.float64) / self.factor, (self.channels,))
         warp = None if self.homography is None else tuple(map(float, self.homography))
-        geometry = Pictures(self.height, self.width, self.channels, self.fit, self.order, bits=self.bits, homography=warp)
+        geometry = Pictures(
+            self.height, self.width, self.channels, self.fit, self.order,
+            bits=self.bits, resample=self.resample, short=self.short, homography=warp,
+        )  # fmt: skip
         if self.bits > 8:
             return replace(geometry, bar=geometry.swap(tuple(mean.tolist())))
         return replace(geometry, bar=geometry.swap(tuple(int(value) for value in np.clip(np.rint(mean), 0, 255))))

@@ -94,6 +94,7 @@ def _heads(card: Card, chosen: dict[str, Choice], fusion: Fusion) -> dict[str, H
                 )
             if head.takes_maps:
                 _require_maps(name, kind, fusion, stepped)
+            options = {key: str(card.folder / value) if key in head.paths else value for key, value in options.items()}
             given = (fusion.width_for(name), card.outputs[name], *((fusion.maps,) if head.takes_maps else ()))
             ends[name] = _made(f"outputs.{name}: head '{kind}'", partial(head, *given, **options))
     errors.raise_if_any()

@@ -114,8 +114,12 @@ class Operation(nn.Module):
                 return torch.matmul(self.weight, x)
             case frontend_ops.Log(floor=floor, offset=offset):
                 return torch.log(torch.clamp(x + offset if offset else x, min=floor))
-            case frontend_ops.Normalize(floor=floor):
-                return _normalize(x, floor)
+            case frontend_ops.Normalize(floor=floor, added=added):
+                return _normalize(x, floor, added)
+            case frontend_ops.Within(distance=distance):
+                return torch.maximum(x, x.amax(dim=tuple(range(1, x.dim())), keepdim=True) - distance)
+            case frontend_ops.Extend(more=more):
+                return functional.pad(x, (0, more))
             case frontend_ops.Mask(pad=pad):
                 return x, (x != pad).to(torch.int64)
 
@@ -129,7 +133,9 @@ def _power(x: Tensor, exponent: float) -> Tensor:
     return power if exponent == 2.0 else torch.sqrt(power) if exponent == 1.0 else power ** (exponent / 2)
 
 
-def _normalize(x: Tensor, floor: float) -> Tensor:
+def _normalize(x: Tensor, floor: float, added: float) -> Tensor:
     axes = tuple(range(1, x.dim()))
     centred = x - x.mean(dim=axes, keepdim=True)
-    return centred / (torch.sqrt((centred * centred).mean(dim=axes, keepdim=True)) + floor)
+    variance = (centred * centred).mean(dim=axes, keepdim=True)
+    deviation = torch.sqrt(variance + added if added else variance)
+    return centred / (deviation + floor if floor else deviation)

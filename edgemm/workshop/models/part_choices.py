@@ -12,6 +12,7 @@ from edgemm.contracts.modality import of
 from edgemm.errors import CardError, Collector, nearest
 
 PREFIX = "models:"
+FOLDER = "hf"  # the encoder that a folder is; its options may stand beside it
 SECTIONS = ("encoders", "fusion", "heads")
 Choice = tuple[str, dict[str, Any]]
 """A plugin's name and its options."""
@@ -89,6 +90,8 @@ def _choice(value: Any, plural: str, where: str) -> Choice:
     """``name`` or ``{name: {option: value}}``, checked against the plugin's options."""
     if isinstance(value, str):
         value = {value: {}}
+    if plural == "encoders" and isinstance(value, Mapping) and isinstance(value.get(FOLDER), str):  # {hf: minilm/, freeze: true}
+        value = {FOLDER: {"path": value[FOLDER], **{key: setting for key, setting in value.items() if key != FOLDER}}}
     if not isinstance(value, Mapping) or len(value) != 1:
         raise CardError(f"{where}: {value!r} is not one plugin with its options.", fix=f"write {{{plugins.names(plural)[0]}: {{}}}}.")
     name, settings = next(iter(value.items()))

@@ -136,10 +136,12 @@ class Head(nn.Module):
         takes_sequence: The head wants all steps at once, (N, steps, width), instead of one vector.
         takes_maps: It wants the maps of a fusion that gives some, a tuple, and is built with ``maps`` beside ``width`` and ``output``. A
             head that does not gets the mean over the coarsest of them.
+        paths: Options that are paths relative to the card's folder.
     """
 
     takes_sequence: ClassVar[bool] = False
     takes_maps: ClassVar[bool] = False
+    paths: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int, output: Output, **options: Any) -> None:
         super().__init__()

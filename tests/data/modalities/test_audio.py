@@ -221,7 +221,7 @@ def test_features_equal_the_reference_on_real_speech(media, kind, keys):
 
 def test_features_equal_torchaudios_and_librosas_definition_of_the_frames():
     mel = Audio(rate_hz=16000, seconds=1.0, features={"log_mel": {}}).mel()
-    assert (mel.window, mel.hop, mel.fft_length, mel.frames) == (400, 160, 512, 98)
+    assert (mel.window_samples, mel.hop, mel.fft_length, mel.frames) == (400, 160, 512, 98)
     assert Audio(rate_hz=16000, seconds=1.0, features={"log_mel": {"center": True}}).mel().frames == 101
 
 

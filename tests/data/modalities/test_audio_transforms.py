@@ -50,9 +50,9 @@ def by_runtimes(graph, wave):
 
 def by_numpy(mel, wave):
     """Bands of the power spectrum by ``np.fft`` in double precision."""
-    padded = np.pad(wave, ((0, 0), (mel.window // 2,) * 2), mode="reflect") if mel.center else wave
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(mel.window) / mel.window)
-    frames = np.lib.stride_tricks.sliding_window_view(padded.astype(np.float64), mel.window, axis=-1)[:, :: mel.hop] * hann
+    padded = np.pad(wave, ((0, 0), (mel.window_samples // 2,) * 2), mode="reflect") if mel.center else wave
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(mel.window_samples) / mel.window_samples)
+    frames = np.lib.stride_tricks.sliding_window_view(padded.astype(np.float64), mel.window_samples, axis=-1)[:, :: mel.hop] * hann
     return np.log(np.maximum(bands(mel) @ (np.abs(np.fft.rfft(frames, mel.fft_length)) ** mel.power).transpose(0, 2, 1), mel.floor))
 
 

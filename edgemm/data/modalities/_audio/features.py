@@ -70,34 +70,44 @@ def _mistakes(mel: Mel) -> Iterator[tuple[str, str, str]]:
     """What is wrong, why, and how to mend it; what comes later takes what came before for right."""
     one_ms = 1000 / mel.rate_hz
     lasts = f"at {mel.rate_hz} Hz one sample lasts {one_ms:g} ms"
-    if mel.window < 2:
+    if mel.window_samples < 2:
         yield f"window_ms is {mel.window_ms}.", f"{lasts}, and a window holds at least two.", f"write at least {2 * one_ms:g}."
     if mel.hop < 1:
         yield f"hop_ms is {mel.hop_ms}.", f"{lasts}, and frames are at least one apart.", f"write at least {one_ms:g}."
-    if mel.padded < mel.window:
-        why = f"the clip has {mel.samples} samples, a window of {mel.window_ms:g} ms has {mel.window:g}."
+    if mel.padded < mel.window_samples:
+        why = f"the clip has {mel.samples} samples, a window of {mel.window_ms:g} ms has {mel.window_samples:g}."
         yield "the clip is shorter than one window.", why, "lengthen seconds or shorten window_ms."
-    if mel.center and mel.window // 2 >= mel.samples:
-        why = f"half a window is {mel.window // 2} samples, the clip has {mel.samples}."
+    if mel.center and mel.window_samples // 2 >= mel.samples:
+        why = f"half a window is {mel.window_samples // 2} samples, the clip has {mel.samples}."
         yield "center mirrors more than the clip holds.", why, "lengthen seconds or shorten window_ms."
-    if mel.fft_length < mel.window:
-        yield f"fft is {mel.fft}, shorter than the window of {mel.window} samples.", "", "make fft at least that long, or leave it out."
+    if mel.fft_length < mel.window_samples:
+        what = f"fft is {mel.fft}, shorter than the window of {mel.window_samples} samples."
+        yield what, "", "make fft at least that long, or leave it out."
     if mel.mels < 1:
         yield f"mels is {mel.mels}.", "", "write a number of bands, at least 1."
     if not 0 <= mel.fmin_hz < mel.top_hz <= mel.rate_hz / 2:
         fix = f"keep 0 <= fmin_hz < fmax_hz <= {mel.rate_hz / 2}, half the rate."
         yield f"the bands reach from {mel.fmin_hz} to {mel.top_hz} Hz.", "", fix
-    mib = 4 * (2 * mel.window + mel.mels) * mel.bins / 2**20
+    mib = 4 * (2 * mel.window_samples + mel.mels) * mel.bins / 2**20
     if mib > TABLE_MIB:
-        why = f"a window of {mel.window} samples, fft {mel.fft_length} and {mel.mels} bands are tables of {mib:,.0f} MiB in the graph."
+        sizes = f"a window of {mel.window_samples} samples, fft {mel.fft_length} and {mel.mels} bands"
+        why = f"{sizes} are tables of {mib:,.0f} MiB in the graph."
         yield f"the transform takes more than {TABLE_MIB} MiB.", why, "shorten fft or window_ms, or take fewer mels."
-    if mel.power <= 0 or mel.power * math.log2(mel.window) >= math.log2(LARGEST):
+    if mel.power <= 0 or mel.power * math.log2(mel.window_samples) >= math.log2(LARGEST):
         why = "" if mel.power <= 0 else "of a loud sound it is more than a float32 can hold."
         yield f"power is {mel.power}.", why, "write 2 (power) or 1 (magnitude)."
     if not SMALLEST <= mel.floor <= LARGEST:
         yield f"floor is {mel.floor}.", "the logarithm needs a float32 above 0.", f"write at least {SMALLEST:.2g}, such as 1.0e-6."
     if not 0 <= mel.offset <= LARGEST:
         yield f"offset is {mel.offset}.", "", "write a number of at least 0, as a float32 holds it."
+    if not 0 <= mel.preemphasis < 1:
+        yield f"preemphasis is {mel.preemphasis}.", "", "write a number from 0 to below 1, such as 0.97."
+    if mel.within is not None and mel.within <= 0:
+        yield f"within is {mel.within}.", "it is a distance between natural logarithms.", "write a number above 0, such as 18.42068."
+    if mel.length is not None and mel.length < 1:
+        yield f"length is {mel.length}.", "", "write a number of frames, or leave it out."
+    if mel.scale == 0:
+        yield "scale is 0.0.", "all features would be one and the same.", "write another number, or leave it out."
     if mel.coefs is not None and not 1 <= mel.coefs <= mel.mels:
         yield f"coefs is {mel.coefs}.", "", f"keep between 1 and the {mel.mels} bands."
     if len(_without_bin(mel)) == mel.mels:

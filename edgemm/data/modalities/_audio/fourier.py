@@ -29,6 +29,7 @@ class Transform:
         length: Of the Fourier transform.
         bank: (bands, length / 2 + 1): how much of a bin is in a band.
         exponent: Of the magnitude.
+        before: (window, window), by which a frame is multiplied before its window; None = by nothing. Then there is the dense form alone.
     """
 
     window: np.ndarray
@@ -38,6 +39,7 @@ class Transform:
     length: int
     bank: np.ndarray
     exponent: float
+    before: np.ndarray | None = None
 
     @property
     def bins(self) -> np.ndarray:
@@ -50,6 +52,7 @@ def dense(transform: Transform) -> list[Op]:
     bins = transform.bins
     angle = 2 * np.pi * np.outer(bins, np.arange(len(transform.window))) / transform.length
     weight = np.concatenate([np.cos(angle), -np.sin(angle)]) * transform.window
+    weight = weight if transform.before is None else weight @ transform.before
     return [
         Frames(weight[:, None].astype(np.float32), transform.hop),
         Power(transform.exponent),
@@ -87,7 +90,7 @@ def factorized(transform: Transform) -> list[Op]:
 
 def pays(transform: Transform) -> bool:
     """Whether there is a factorized form."""
-    return WORTH * factorized_products(transform) <= dense_products(transform)
+    return transform.before is None and WORTH * factorized_products(transform) <= dense_products(transform)
 
 
 def dense_products(transform: Transform) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgemm.contracts.frontend_ops import Log, MatMul, Normalize, Op, Peak, Reflect
+from edgemm.contracts.frontend_ops import Affine, Extend, Log, MatMul, Normalize, Op, Peak, Reflect, Transpose, Within
 from edgemm.contracts.modality import Framing
 from edgemm.data.modalities._audio import fourier
 
@@ -29,6 +29,14 @@ class Mel:
         center: Mirror half a window at both ends, so that frame t is centred at t * hop.
         floor, offset: Natural logarithm of ``max(x + offset, floor)``.
         normalize: ``clip`` gives each clip's features zero mean and unit deviation; ``peak`` divides its samples by the largest one.
+        window: ``hann`` is periodic; ``hann_symmetric`` begins and ends with 0 (Kaldi).
+        dc: ``remove`` takes each frame's mean away (Kaldi).
+        preemphasis: Of each frame's samples so much of the one before is taken away (Kaldi: 0.97).
+        within: Logarithms further below the clip's largest are raised to that distance (Whisper: 8 ln 10 = 18.42068).
+        length: Frames: those beyond are cut off, those that lack are 0, before ``scale``; None = as many as there are.
+        last_frame: ``cut`` leaves out the last frame (Whisper).
+        scale, shift: Behind all that: ``x * scale + shift``.
+        frames_first: forward gets (frames, mels) instead of (mels, frames).
         coefs: MFCC only: how many coefficients are kept (13 where it is not given), the first being the loudness.
         dct: MFCC only: ``ortho`` (orthonormal) or ``htk`` (the same, but the first coefficient times sqrt(2)).
     """
@@ -47,13 +55,22 @@ class Mel:
     floor: float = 1e-6
     offset: float = 0.0
     normalize: Literal["none", "clip", "peak"] = "none"
+    window: Literal["hann", "hann_symmetric"] = "hann"
+    dc: Literal["keep", "remove"] = "keep"
+    preemphasis: float = 0.0
+    within: float | None = None
+    length: int | None = None
+    last_frame: Literal["keep", "cut"] = "keep"
+    scale: float = 1.0
+    shift: float = 0.0
+    frames_first: bool = False
     coefs: int | None = None
     dct: Literal["ortho", "htk"] = "ortho"
     rate_hz: int = 0
     samples: int = 0
 
     @property
-    def window(self) -> int:
+    def window_samples(self) -> int:
         return round(self.window_ms * self.rate_hz / 1000)
 
     @property
@@ -62,7 +79,7 @@ class Mel:
 
     @property
     def fft_length(self) -> int:
-        return 1 << max(self.window - 1, 1).bit_length() if self.fft is None else self.fft
+        return 1 << max(self.window_samples - 1, 1).bit_length() if self.fft is None else self.fft
 
     @property
     def top_hz(self) -> float:
@@ -71,11 +88,11 @@ class Mel:
     @property
     def padded(self) -> int:
         """Samples of the clip with what ``center`` mirrors."""
-        return self.samples + (2 * (self.window // 2) if self.center else 0)
+        return self.samples + (2 * (self.window_samples // 2) if self.center else 0)
 
     @property
     def frames(self) -> int:
-        return 1 + (self.padded - self.window) // self.hop
+        return 1 + (self.padded - self.window_samples) // self.hop
 
     @property
     def bins(self) -> int:
@@ -84,8 +101,21 @@ class Mel:
 
     def transform(self) -> fourier.Transform:
         """What is computed before bands become logarithms."""
-        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)  # periodic
-        return fourier.Transform(hann, self.hop, self.frames, self.padded, self.fft_length, bands(self), self.power)
+        turns = np.arange(self.window_samples) / (self.window_samples - (self.window == "hann_symmetric"))
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * turns)
+        return fourier.Transform(hann, self.hop, self.frames, self.padded, self.fft_length, bands(self), self.power, self._before())
+
+    def _before(self) -> np.ndarray | None:
+        """(window, window): what is done to a frame before its window; None = nothing. Source: Kaldi, feat/feature-window.cc."""
+        size = self.window_samples
+        matrix = np.eye(size)
+        if self.dc == "remove":
+            matrix -= 1 / size
+        if self.preemphasis:
+            emphasis = np.eye(size) - self.preemphasis * np.eye(size, k=-1)
+            emphasis[0, 0] -= self.preemphasis
+            matrix = emphasis @ matrix
+        return matrix if self.dc == "remove" or self.preemphasis else None
 
     def ops(self) -> list[Op]:
         """The operations from (samples,) to (mels or coefs, frames)."""
@@ -96,18 +126,19 @@ class Mel:
         return {name: list(ops) for name, ops in _forms(self).items()}
 
     def framing(self) -> Framing | None:
-        """Its frames one by one; None where each is divided by the largest sample of all."""
-        if self.normalize == "peak":
+        """Its frames one by one; None where each depends on the largest of all, or there are others than the samples make."""
+        is_whole = self.within is not None or self.length is not None or self.last_frame == "cut" or self.frames_first
+        if self.normalize == "peak" or is_whole:
             return None
         after = _after(self)
         alone = sum(not isinstance(op, Normalize) for op in after)
         pad = (self.padded - self.samples) // 2
-        beside = 2 * -(-pad // self.hop) + -(-self.window // self.hop) - 1 if pad else 0  # edges that are computed in every window
+        beside = 2 * -(-pad // self.hop) + -(-self.window_samples // self.hop) - 1 if pad else 0  # edges that are computed in every window
         at_once = min(max(round(AT_ONCE_S * self.rate_hz / self.hop), 1) + beside, max(self.frames // 2, 1))
-        return Framing(self.hop, self.window, self.frames, pad, at_once, self._block, after, alone)
+        return Framing(self.hop, self.window_samples, self.frames, pad, at_once, self._block, after, alone)
 
     def _block(self, frames: int) -> dict[str, list[Op]]:
-        few = replace(self, center=False, samples=(frames - 1) * self.hop + self.window)
+        few = replace(self, center=False, samples=(frames - 1) * self.hop + self.window_samples)
         return {name: ops[: -len(_after(few))] for name, ops in few.forms().items()}
 
 
@@ -119,7 +150,7 @@ DENSE, FACTORIZED = "dense", "factorized"
 def _forms(mel: Mel) -> dict[str, tuple[Op, ...]]:
     transform = mel.transform()
     before: list[Op] = [Peak()] if mel.normalize == "peak" else []
-    before += [Reflect(mel.window // 2)] if mel.center else []
+    before += [Reflect(mel.window_samples // 2)] if mel.center else []
     ways = {DENSE: fourier.dense(transform), FACTORIZED: fourier.factorized(transform)}
     return {name: (*before, *way, *_after(mel)) for name, way in ways.items() if way}
 
@@ -128,7 +159,13 @@ def _after(mel: Mel) -> list[Op]:
     """The operations behind the bands."""
     after: list[Op] = [Log(mel.floor, mel.offset)]
     after += [MatMul(_cosines(mel))] if mel.coefs is not None else []
-    return [*after, Normalize()] if mel.normalize == "clip" else after
+    after += [Extend(-1)] if mel.last_frame == "cut" else []
+    after += [Within(mel.within)] if mel.within is not None else []
+    kept = mel.frames - (mel.last_frame == "cut")
+    after += [Extend(mel.length - kept)] if mel.length not in (None, kept) else []
+    after += [Affine(np.float32([[mel.scale]]), np.float32([[mel.shift]]))] if (mel.scale, mel.shift) != (1.0, 0.0) else []
+    after += [Normalize()] if mel.normalize == "clip" else []
+    return [*after, Transpose((2, 1))] if mel.frames_first else after
 
 
 def bands(mel: Mel) -> np.ndarray:

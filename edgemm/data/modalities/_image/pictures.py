@@ -211,7 +211,7 @@ def prepare(array: Any, spec: Pictures) -> np.ndarray:
             why="a picture is uint8, (height, width) or (height, width, 1, 3 or 4), values 0 to 255.",
             fix="convert it: (picture * 255).round().astype('uint8') for values in 0-1, picture.transpose(1, 2, 0) for channels first.",
         )
-    if array.shape == spec.shape:
+    if array.shape == spec.shape and spec.short is None:
         return _ordered(array, spec)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -255,20 +255,32 @@ def _of_unknown_range(kind: str) -> DataError:
 
 
 def _resize(picture: Pillow.Image, spec: Pictures) -> Pillow.Image:
-    """Antialiased bilinear: pillow widens the triangle filter by the factor of reduction."""
+    """Antialiased: pillow widens the filter by the factor of reduction."""
     size, (width, height) = (spec.width, spec.height), picture.size
+    how = Pillow.Resampling[spec.resample.upper()]
+    if spec.short is not None:
+        return _centre(_of_size(picture, spec.before_crop(width, height), how), size)
     if picture.size == size:
         return picture
     if spec.fit == "stretch":
-        return picture.resize(size, Pillow.Resampling.BILINEAR)
+        return picture.resize(size, how)
     across, down = spec.width / width, spec.height / height
     if spec.fit == "crop":
         kept_width, kept_height = spec.width / max(across, down), spec.height / max(across, down)
         left, top = (width - kept_width) / 2, (height - kept_height) / 2
         box = (max(left, 0.0), max(top, 0.0), min(left + kept_width, float(width)), min(top + kept_height, float(height)))
-        return picture.resize(size, Pillow.Resampling.BILINEAR, box=box)
+        return picture.resize(size, how, box=box)
     inner = (max(1, round(width * min(across, down))), max(1, round(height * min(across, down))))
     bar = tuple(int(value) for value in spec.bar)
     out = Pillow.new(picture.mode, size, bar if len(bar) > 1 else bar[0])
-    out.paste(picture.resize(inner, Pillow.Resampling.BILINEAR), ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2))
+    out.paste(picture.resize(inner, how), ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2))
     return out
+
+
+def _of_size(picture: Pillow.Image, size: tuple[int, int], how: Pillow.Resampling) -> Pillow.Image:
+    return picture if picture.size == size else picture.resize(size, how)
+
+
+def _centre(picture: Pillow.Image, size: tuple[int, int]) -> Pillow.Image:
+    left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+    return picture.crop((left, top, left + size[0], top + size[1]))

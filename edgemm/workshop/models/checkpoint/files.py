@@ -30,7 +30,12 @@ def write(card: Card, scratch: Path, final: Path) -> None:
             shutil.copyfile(card.folder / record, scratch / Path(record).name)
     applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
     written = placed.replace(
-        applied=applied, weights=WEIGHTS, weights_key=None, source=_source(card, final), kwargs=_kwargs(card, scratch, final)
+        applied=applied,
+        weights=WEIGHTS,
+        weights_key=None,
+        branch_weights={},
+        source=_source(card, final),
+        kwargs=_kwargs(card, scratch, final),
     )
     (scratch / CARD).write_text(written.to_yaml(), encoding="utf-8")
 

@@ -11,7 +11,7 @@ from torch import nn
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, CheckpointError, nearest
 from edgemm.workshop.models.checkpoint.files import config_path
-from edgemm.workshop.models.layers.backbone import without_bars
+from edgemm.workshop.models.layers.backbone import quietly
 
 
 def build(card: Card, *, weights: bool = True) -> nn.Module:
@@ -31,7 +31,7 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
         if not (weights and folder):
             model = kind.from_config(config, trust_remote_code=False)
         else:
-            with without_bars():
+            with quietly():
                 model = kind.from_pretrained(
                     str(folder), config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False
                 )

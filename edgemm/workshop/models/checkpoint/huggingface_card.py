@@ -1,4 +1,4 @@
-"""A Hugging Face folder read for what a card must say: inputs, labels, the class that builds it. JSON only, no transformers."""
+"""A Hugging Face folder read for what a card must say: inputs, labels, what builds it. JSON only, no transformers."""
 
 from __future__ import annotations
 
@@ -7,47 +7,86 @@ from typing import Any
 
 from edgemm.contracts.card import Card, Input, Output
 from edgemm.errors import CardError
-from edgemm.store import json_text
+from edgemm.workshop.models.hf_folder import CONFIG, IMAGE_SIZE, TOKENIZER, TOKENS, Folder, Side, family_of, require_family
 
-TOKENS = 128  # length of a text where the model could take more; edit the card for longer ones
-IMAGE_SIZE, SHORTEST = 224, "shortest_edge"
+SHORTEST = "shortest_edge"
+TOWERS = "models:image-text-two-tower"
+"""The reference model of towers that never meet; a card's own encoders go over its."""
 
 
 def is_folder(path: Path) -> bool:
     """Whether ``path`` is a Hugging Face model folder without a card of ours."""
-    return (path / "config.json").is_file() and not (path / "model.yaml").is_file()
+    return (path / CONFIG).is_file() and not (path / "model.yaml").is_file()
 
 
-def read(folder: Path, weights: str) -> Card:
-    """A card for the folder; its only output, ``logits``, has the labels that the configuration knows.
+def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None = None) -> Card:
+    """A card for the folder.
+
+    Of a classifier the only output, ``logits``, has the labels that the configuration knows; any other model is a tower, or several, and
+    answers with the vector of each.
 
     Args:
         weights: How the card shall name the folder.
+        words: A file of words as the card shall name it, and the words: the model's answer is which of them a picture, sound or text is.
 
     Raises:
-        CardError: The configuration cannot be read, or says not what kind of model it is.
+        CardError: The configuration cannot be read, the model is of no known type, or something that prepares its inputs is missing.
     """
-    config, pictures = _json(folder / "config.json"), _json(folder / "preprocessor_config.json", missing={})
-    auto = _auto_class(folder, config)
+    source = Folder(folder, weights)
+    purpose = _purpose(source.config)
+    if words:
+        return _zero_shot(source, *words)
+    return _classifier(source, purpose) if purpose.endswith("Classification") else _towers(source)
+
+
+def _purpose(config: dict[str, Any]) -> str:
+    return str(next(iter(config.get("architectures") or []), "")).partition("For")[2]
+
+
+def _towers(source: Folder) -> Card:
+    sides = require_family(source).sides(source)
+    inputs = {name: Input(name, side.modality, side.options) for name, side in sides.items()}
+    names = {name: f"{name}_vector" for name in sides}
+    pairs = dict(zip(names.values(), reversed(names.values()), strict=True)) if len(names) == 2 else {}
+    outputs = {vector: Output(vector, "embedding", {"pair": pairs[vector]} if pairs else {}) for vector in names.values()}
+    kwargs = {"encoders": {name: {"hf": source.named} for name in sides}, "heads": {"embedding": {"embedding": {"size": None}}}}
+    return Card(inputs=inputs, outputs=outputs, factory=TOWERS, kwargs=kwargs)
+
+
+def _zero_shot(source: Folder, file: str, labels: tuple[str, ...]) -> Card:
+    family = require_family(source)
+    sides = family.sides(source)
+    if all(side.modality != "text" for side in sides.values()):
+        raise CardError(
+            f"'{source.path}' has no text tower.",
+            why="words need one.",
+            fix="take CLIP, SigLIP, CLAP or a sentence encoder, or leave out --words.",
+        )
+    name, side = next(((name, side) for name, side in sides.items() if side.modality != "text"), ("text", next(iter(sides.values()))))
+    kwargs = {"encoders": {name: {"hf": source.named}}, "heads": {"word": {"words": {"path": source.named, "file": file}}}}
+    output = Output("word", "words", {"labels": labels} | ({"each": True} if family.bias else {}))
+    return Card(inputs={name: Input(name, side.modality, side.options)}, outputs={"word": output}, factory=TOWERS, kwargs=kwargs)
+
+
+def _classifier(source: Folder, purpose: str) -> Card:
+    config = source.config
     names = config.get("id2label") or {}
     labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    text = (folder / "tokenizer.json").is_file() or "vocab_size" in config
-    inputs = {"text": _text(folder, config, weights)} if text else {"image": _image(config, pictures)}
+    family = family_of(source) if source.processor else None
+    side = next((side for side in family.sides(source).values() if side.modality != "text"), None) if family else None
+    text = (source.path / TOKENIZER).is_file() or "vocab_size" in config
+    if side is not None:
+        given = _input(side)
+        purpose = "AudioClassification" if side.modality == "audio" else purpose
+    else:
+        given = _text(source) if text else _image(config, source.processor)
     task = "multilabel" if config.get("problem_type") == "multi_label_classification" else "classification"
     output = Output("logits", task, {"labels": labels}) if labels else Output("logits", "tensor")
-    return Card(inputs=inputs, outputs={"logits": output}, factory=f"hf:{auto}", weights=weights)
+    return Card(inputs={given.name: given}, outputs={"logits": output}, factory=f"hf:AutoModelFor{purpose}", weights=source.named)
 
 
-def _auto_class(folder: Path, config: dict[str, Any]) -> str:
-    architecture = next(iter(config.get("architectures") or []), "")
-    _, separator, purpose = architecture.partition("For")
-    if not separator or not purpose.endswith("Classification"):
-        raise CardError(
-            f"'{folder}': cannot draft a card for '{architecture or 'an unnamed architecture'}'.",
-            why="only models for classification say in their configuration what they take and return.",
-            fix="write the card by hand: factory hf:AutoModel..., weights: <this folder>, its inputs and outputs.",
-        )
-    return f"AutoModelFor{purpose}"
+def _input(side: Side) -> Input:
+    return Input(side.modality, side.modality, side.options)
 
 
 def _image(config: dict[str, Any], pictures: dict[str, Any]) -> Input:
@@ -62,18 +101,8 @@ def _image(config: dict[str, Any], pictures: dict[str, Any]) -> Input:
     return Input("image", "image", options)
 
 
-def _text(folder: Path, config: dict[str, Any], weights: str) -> Input:
-    options: dict[str, Any] = {"length": min(TOKENS, int(config.get("max_position_embeddings", TOKENS))), "mask": True}
-    if (folder / "tokenizer.json").is_file():
-        return Input("text", "text", options | {"tokenizer": f"{weights}/tokenizer.json"})
-    return Input("text", "text", options | {"vocab": int(config["vocab_size"])})
-
-
-def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    if missing is not None and not path.is_file():
-        return missing
-    try:
-        content = json_text.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CardError(f"cannot read '{path}'.", why=f"{err}.", fix="copy the model's folder again.") from err
-    return content if isinstance(content, dict) else {}
+def _text(source: Folder) -> Input:
+    options: dict[str, Any] = {"length": min(TOKENS, int(source.config.get("max_position_embeddings", TOKENS))), "mask": True}
+    if (source.path / TOKENIZER).is_file():
+        return Input("text", "text", options | {"tokenizer": f"{source.named}/{TOKENIZER}"})
+    return Input("text", "text", options | {"vocab": int(source.config["vocab_size"])})

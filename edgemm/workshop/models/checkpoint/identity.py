@@ -26,6 +26,8 @@ def identity(card: Card) -> dict[str, Any]:
     for key, path in (("weights", card.weights_path), ("model", card.model_path)):
         if path is not None:
             facts[key] = _content(path)
+    if card.branch_weights:
+        facts["branches"] = {name: _content(card.folder / file) for name, file in card.branch_weights.items()}
     if card.factory:
         facts["factory"] = _factory_facts(card)
     facts["files"] = {str(value): _content(card.folder / value) for value in _named_files(card)}
@@ -62,9 +64,9 @@ def _strings(value: Any) -> list[str]:
 def _content(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return cache.file_facts(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_FILES)
+    files = sorted(file for file in [*path.iterdir(), *path.glob("*/*")] if file.suffix in WEIGHT_FILES)
     if not files:
         raise CheckpointError(
             f"the folder '{path}' holds no weights.", fix="a Hugging Face folder has config.json and *.safetensors in it."
         )
-    return {file.name: cache.file_facts(file) for file in files}
+    return {file.relative_to(path).as_posix(): cache.file_facts(file) for file in files}

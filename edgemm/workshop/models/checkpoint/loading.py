@@ -15,7 +15,7 @@ from edgemm.errors import CheckpointError
 from edgemm.store import json_text
 from edgemm.store.artifact import folder_in_one_step
 from edgemm.workshop.models import folding
-from edgemm.workshop.models.checkpoint import files, randomness, soundness
+from edgemm.workshop.models.checkpoint import branches, files, randomness, soundness
 from edgemm.workshop.models.checkpoint.files import WEIGHTS
 from edgemm.workshop.models.checkpoint.fitting import fit
 from edgemm.workshop.models.checkpoint.weights import read_states, write_state
@@ -109,6 +109,8 @@ def build_module(
     """
     with quiet_imports(), randomness.drawn_from(seed) as again:
         module = _built(card, weights, again)
+        if card.branch_weights:
+            branches.load(module, card, note)
     soundness.widen(module, str(card.weights if _is_hugging_face_folder(card) else card.factory), note)
     return module
 

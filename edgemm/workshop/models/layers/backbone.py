@@ -56,15 +56,18 @@ def backbone(encoder: str, tower: str, features: Features, path: str | None, con
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Inside, transformers draws no bars while it reads weights."""
-    was_drawn = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+def quietly() -> Iterator[None]:
+    """Inside, transformers draws no bars while it reads weights, and tells no more than errors: what it misses is told here."""
+    logging = transformers.utils.logging
+    was_drawn, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_drawn:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def takes(model: nn.Module, parameter: str) -> bool:
@@ -144,7 +147,7 @@ def _kind(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _pretrained(folder: Path) -> Any:
-    with without_bars():
+    with quietly():
         return transformers.AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
         )

@@ -20,8 +20,15 @@ from edgemm.contracts.stream import Pictures, Sound
 from edgemm.errors import DataError, RunError
 from edgemm.redaction import redact
 
-SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""A triangle widened by the factor of reduction, as training's pillow does it: at most 3 of 255 apart on a photograph."""
+KERNELS = {
+    "bilinear": Interpolation.BILINEAR,
+    "bicubic": Interpolation.BICUBIC,
+    "lanczos": Interpolation.LANCZOS,
+    "box": Interpolation.AREA,
+    "nearest": Interpolation.POINT,
+}
+SCALING = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""Beside the kernel, which is widened by the factor of reduction as training's pillow does it: at most 3 of 255 apart on a photograph."""
 FORMATS = {(1, "rgb"): "gray", (3, "rgb"): "rgb24", (3, "bgr"): "bgr24", (4, "rgb"): "rgba", (4, "bgr"): "bgra"}
 DEEP = {"gray9": (1, "u"), "gray10": (1, "u"), "gray12": (1, "u"), "gray14": (1, "u"), "gray16": (1, "u"), "grayf32": (1, "f"),
         "rgb48": (3, "u"), "rgba64": (4, "u")}  # fmt: skip
@@ -40,7 +47,7 @@ class AvFrame:
 
     def fitted(self, wanted: Pictures) -> np.ndarray:
         width, height = inner_size(self.frame.width, self.frame.height, wanted)
-        array = self._scaled(width, height, FORMATS[wanted.channels, wanted.order]).reshape(height, width, wanted.channels)
+        array = self._scaled(width, height, wanted).reshape(height, width, wanted.channels)
         if wanted.fit == "crop":
             top, left = (height - wanted.height) // 2, (width - wanted.width) // 2
             array = array[top : top + wanted.height, left : left + wanted.width]
@@ -88,8 +95,9 @@ class AvFrame:
         packets = [*encoder.encode(picture), *encoder.encode(None)]
         return b"".join(bytes(packet) for packet in packets)
 
-    def _scaled(self, width: int, height: int, pixels: str) -> np.ndarray:
-        return self.scaler.reformat(self.frame, width, height, pixels, interpolation=SCALING, threads=1).to_ndarray()
+    def _scaled(self, width: int, height: int, wanted: Pictures) -> np.ndarray:
+        pixels, how = FORMATS[wanted.channels, wanted.order], KERNELS[wanted.resample] | SCALING
+        return self.scaler.reformat(self.frame, width, height, pixels, interpolation=how, threads=1).to_ndarray()
 
 
 def _part(frame: av.VideoFrame, region: Region) -> av.VideoFrame:
@@ -105,6 +113,8 @@ def inner_size(width: int, height: int, spec: Pictures) -> tuple[int, int]:
     """To what size a picture is scaled before it is cropped or framed: (width, height)."""
     if spec.fit == "stretch":
         return spec.width, spec.height
+    if spec.short is not None:
+        return spec.before_crop(width, height)
     choose = max if spec.fit == "crop" else min
     factor = choose(spec.width / width, spec.height / height)
     scaled = max(1, round(width * factor)), max(1, round(height * factor))

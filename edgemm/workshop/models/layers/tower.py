@@ -1,0 +1,202 @@
+"""One tower of a Hugging Face folder as a module: its backbone, its pooling, what it projects by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgemm.errors import CardError, CheckpointError
+from edgemm.store import json_text
+from edgemm.workshop.models.attention import MASKED
+from edgemm.workshop.models.checkpoint.weights import read_states
+from edgemm.workshop.models.hf_folder import Family, Folder, Side, require_family
+from edgemm.workshop.models.layers.backbone import is_causal, quietly, takes, tokens, width_of
+from edgemm.workshop.models.layers.text import masked_mean
+from edgemm.workshop.models.protocols import Features
+
+SHOWN = 5  # names of weights in a message
+ACTIVATIONS = {"Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU, "Identity": nn.Identity}
+
+
+def whole_model(folder: Path) -> tuple[Any, set[str]]:
+    """A folder's model with its weights, and the names of those that the folder lacks.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        with quietly():
+            model, loaded = transformers.AutoModel.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
+    except Exception as err:  # transformers, safetensors and huggingface_hub raise many kinds
+        raise CheckpointError(
+            f"the model in '{folder}' cannot be read.",
+            why=" ".join(str(err).split())[:300],
+            fix="the folder needs config.json and *.safetensors of a type that this transformers knows; nothing is downloaded.",
+        ) from err
+    odd = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in loaded.get("mismatched_keys") or ()]
+    return model.float(), {*loaded["missing_keys"], *odd}
+
+
+class Tower(nn.Module):
+    """``states`` are those of its last layer; a call gives the vector that the folder makes of them.
+
+    Attributes:
+        scale, bias: What makes logits of its cosines with another tower's vectors; None and 0 where the model has none.
+
+    Args:
+        features: What the card's front-end delivers.
+
+    Raises:
+        CardError: It cannot take that, or the pooling is none of its.
+        CheckpointError: The folder lacks weights that it needs.
+    """
+
+    later: Tensor | None
+
+    def __init__(self, folder: Path, features: Features, *, pool: str | None) -> None:
+        super().__init__()
+        self.side, family = side_of(folder, features)
+        model, missing = whole_model(folder)
+        self.pool = pool or self.side.pool
+        self.backbone = _backbone(model, family, self.side, features, self.pool)
+        self.projection = model.get_submodule(self.side.projection) if self.side.projection and pool is None else nn.Identity()
+        _require_weights(folder, model, missing, [self.backbone, self.projection])
+        self.dense = nn.Sequential(*(_dense(folder / name) for name in self.side.dense if pool is None))
+        self.typed = takes(self.backbone, "token_type_ids")
+        self.has_mask = takes(self.backbone, "attention_mask") and self.side.modality != "audio"
+        length = features.shape[0]
+        is_text = self.side.modality == "text"
+        later = torch.full((length, length), MASKED).triu(1) if is_text and is_causal(self.backbone, length) else None
+        self.register_buffer("later", later, persistent=False)
+        self.width = _width(self, model)
+        self.scale = math.exp(float(model.get_parameter(family.scale).detach())) if family.scale else None
+        self.bias = float(model.get_parameter(family.bias).detach()) if family.bias else 0.0
+
+    def states(self, x: Tensor, mask: Tensor | None) -> Any:
+        """The backbone's output.
+
+        Args:
+            mask: (N, T), 1 = a token; None = all count.
+        """
+        x = x.unsqueeze(1) if self.side.has_channel else x
+        more: dict[str, Tensor] = {"token_type_ids": x * 0} if self.typed else {}
+        if self.has_mask:
+            more["attention_mask"] = self._hidden(x, mask)
+        return self.backbone(**{self.side.takes: x}, **more)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, *features.shape) -> (N, width)."""
+        output = self.states(x, mask)
+        vector = self.dense(self.projection(self._pooled(output, mask)))
+        return functional.normalize(vector, dim=-1) if self.side.is_unit else vector
+
+    def _pooled(self, output: Any, mask: Tensor | None) -> Tensor:
+        if self.pool == "pooler":
+            return output.pooler_output.flatten(1)
+        states = tokens(output)
+        match self.pool:
+            case "first":
+                return states[:, 0]
+            case "last":
+                return states[:, -1]
+            case "max":
+                return (states if mask is None else states + ((1.0 - mask.float()) * MASKED).unsqueeze(2)).amax(1)
+        return states.mean(1) if mask is None else masked_mean(states, mask.float())
+
+    def _hidden(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Additive (N, 1, 1 or T, T): made by transformers of (N, T), it exports as nodes that depend on the batch."""
+        if mask is None and self.later is None:
+            return x.new_zeros((1, 1, 1, 1), dtype=torch.float32)
+        hidden = torch.zeros(1, 1, 1, 1) if mask is None else ((1.0 - mask.float()) * MASKED).unsqueeze(1).unsqueeze(1)
+        return hidden if self.later is None else hidden + self.later[: x.shape[1], : x.shape[1]]
+
+
+def side_of(folder: Path, features: Features) -> tuple[Side, Family]:
+    """The folder's tower for an input.
+
+    Raises:
+        CardError: It has none for that.
+    """
+    family = require_family(Folder(folder))
+    sides = family.sides(Folder(folder))
+    side = next((side for side in sides.values() if side.modality == features.modality), None)
+    if side is None:
+        takes_ = " and ".join(side.modality for side in sides.values())
+        raise features.unfit("hf", f"{takes_}, as the model in '{folder}' does")
+    return side, family
+
+
+def _backbone(model: Any, family: Family, side: Side, features: Features, pool: str) -> Any:
+    tower = model.get_submodule(side.tower) if side.tower else model
+    try:
+        tower = family.adapted(tower, features.shape)
+    except CardError as err:
+        raise CardError(f"inputs.{features.name}: {err.what}", why=err.why, fix=err.fix) from err
+    wanted = side_shape(side, tower.config)
+    if wanted and wanted != features.shape:
+        raise features.unfit("hf", f"samples of shape {wanted}, as its configuration says")
+    if pool != "pooler" and any(True for _ in getattr(tower, "pooler", nn.Identity()).parameters()):
+        tower.pooler = None  # weights that nothing reads would be trained and shipped
+    return tower
+
+
+def side_shape(side: Side, config: Any) -> tuple[int, ...] | None:
+    """What a configuration fixes of a picture; None where it fixes nothing."""
+    size = getattr(config, "image_size", None)
+    if side.modality != "image" or not size or config.model_type in ("convnext", "convnextv2", "resnet", "dinov2"):
+        return None
+    high, wide = (size, size) if isinstance(size, int) else size
+    return config.num_channels, high, wide
+
+
+def _require_weights(folder: Path, model: nn.Module, missing: set[str], used: Sequence[nn.Module]) -> None:
+    """Raises CheckpointError where a weight that is used is not in the folder: it would have been drawn at random."""
+    drawn = {id(value) for name, value in model.state_dict(keep_vars=True).items() if name in missing}
+    names = {name: value for name, value in model.state_dict(keep_vars=True).items() if id(value) in drawn}
+    needed = {id(value) for part in used for value in part.state_dict(keep_vars=True).values()}
+    if lacking := sorted(name for name, value in names.items() if id(value) in needed):
+        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+        raise CheckpointError(
+            f"the weights in '{folder}' do not fit its config.json.",
+            why=f"missing, or of another shape: {', '.join(lacking[:SHOWN])}{more}.",
+            fix="copy the folder again, weights and config.json from one place.",
+        )
+
+
+def _dense(folder: Path) -> nn.Module:
+    """A linear layer of sentence-transformers."""
+    path = folder / "config.json"
+    try:
+        said = json_text.loads(path.read_text(encoding="utf-8"))
+        linear = nn.Linear(said["in_features"], said["out_features"], bias=bool(said.get("bias", True)))
+        activation = ACTIVATIONS[str(said.get("activation_function", "Identity")).rpartition(".")[2]]()
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise CardError(f"'{path}' is no linear layer that is known here.", why=f"{err}.", fix="copy the model's folder again.") from err
+    (state,) = read_states(folder / "model.safetensors").values()
+    linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
+    return nn.Sequential(linear, activation)
+
+
+def _width(tower: Tower, model: Any) -> int:
+    for part in (tower.dense, tower.projection):
+        linears = [module for module in part.modules() if isinstance(module, nn.Linear)]
+        if linears:
+            return linears[-1].out_features
+    config = tower.backbone.config
+    if tower.pool == "pooler" and tower.side.modality == "text" and getattr(config, "projection_size", None):
+        return int(config.projection_size)
+    return width_of(config)
