@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -35,6 +35,9 @@ class Segmentation(Task):
         ground: Whether the first label is in the mean; its pixels count against the others all the same.
         ignore: Value of a mask's pixels that do not count.
     """
+
+    follows: ClassVar[tuple[str, ...]] = ("flip",)
+    unfollowed: ClassVar[str] = "masks follow a flip; what a turn, a crop or a shift brings in from outside, nobody has labelled."
 
     labels: Labels
     frame: InputName | None = None
@@ -68,6 +71,11 @@ class Segmentation(Task):
             return numbers
         self._require_size(numbers, row)
         return fitting.to_model(numbers, self._placement(numbers.shape), IGNORED)
+
+    def mirrored(self, truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        turned = truth.copy()
+        turned[rows] = truth[rows][..., ::-1]
+        return turned
 
     def _placement(self, size: tuple[int, ...]) -> Placement:
         """Where a picture of this height and width lies in the model's."""
