@@ -312,6 +312,61 @@ class Ledger(Sink):
             file.write("end\\n")
 '''
 
+AUGMENTATION = '''
+"""A plate that is warmer or colder as a whole."""
+
+from dataclasses import dataclass
+
+from edgemm.contracts.augmentation import Augmentation, Changed
+
+MODALITIES = ("thermal",)
+
+
+@dataclass(frozen=True)
+class Warmth(Augmentation):
+    """By some degrees.
+
+    Attributes:
+        degrees: At most, either way.
+    """
+
+    degrees: float = 2.0
+
+    def change(self, samples, rng, part):
+        return Changed((samples + rng.uniform(-self.degrees, self.degrees, (len(samples), 1, 1))).astype(samples.dtype))
+'''
+
+TRACKER = '''
+"""A file with a line for every epoch: diary:FILE."""
+
+from pathlib import Path
+
+from edgemm.contracts.tracker import Tracker, numbers_of
+
+
+class Diary(Tracker):
+    """Appends."""
+
+    def __init__(self, place):
+        self._file = Path(place)
+
+    def _write(self, line):
+        with self._file.open("a") as file:
+            file.write(f"{line}\\n")
+
+    def begin(self, name, options):
+        self._write(f"{name} begins, {options['batch_size']} rows a step")
+
+    def epoch(self, epoch, values):
+        self._write(f"{epoch}: {', '.join(sorted(values))}")
+
+    def end(self, metrics, files):
+        self._write(f"ends: {', '.join(sorted(numbers_of(metrics)))[:200]}, {', '.join(file.name for file in files)}")
+
+    def fail(self):
+        self._write("broke off")
+'''
+
 ALL = {
     "targets": ("quartz", TARGET),
     "modalities": ("thermal", MODALITY),
@@ -322,6 +377,8 @@ ALL = {
     "probes": ("tally", PROBE),
     "sources": ("oven", SOURCE),
     "sinks": ("ledger", SINK),
+    "augmentations": ("warmth", AUGMENTATION),
+    "trackers": ("diary", TRACKER),
 }
 """Kind -> name and text of the newcomer."""
 

@@ -96,6 +96,7 @@ class Card:
         weights_key: Which of several state dicts in the file ``weights``: its key or prefix there.
         applied: What compression changed in the structure, replayed on loading: ``({"prune": "prune.json"}, ...)``.
         joint: Which whole models it is made of, and how their answers are joined; None of one that was trained as a whole.
+        train: How ``train`` is to train it (``training.Section``), checked; no part of what the model is, and so not in ``to_dict``.
     """
 
     inputs: Mapping[str, Input]
@@ -111,6 +112,7 @@ class Card:
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     applied: tuple[Mapping[str, str], ...] = ()
     joint: Joint | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         outputs = {name: dataclasses.replace(spec, inputs=self.inputs) for name, spec in self.outputs.items()}

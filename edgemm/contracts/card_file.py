@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from edgemm.contracts import joint as joints
-from edgemm.contracts import options, plugins, written
+from edgemm.contracts import options, plugins, train_section, written
 from edgemm.contracts.card import FILL_IN, Card, Input, Output, fed_by
 from edgemm.errors import CardError, Collector, EdgemmError, nearest
 from edgemm.store import utf8
 
-KEYS = ("factory", "kwargs", "weights", "model", "source", "inputs", "outputs", "columns", "applied", "joint")
+KEYS = ("factory", "kwargs", "weights", "model", "source", "inputs", "outputs", "columns", "applied", "joint", "train")
 STRINGS = ("factory", "model", "source")
 INPUT_KEYS = ("modality", "optional", "steps")
 OUTPUT_KEYS = ("task", "auxiliary")
@@ -156,6 +156,7 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
     joint = plain.get("joint")
     with mistakes.catch():
         joint = joints.parse(joint, inputs, {name: spec.task for name, spec in outputs.items() if spec}, where) if joint else None
+    train = _train(plain.get("train"), inputs, outputs, path, where, mistakes)
     mistakes.raise_if_any()
     plain_values: dict[str, Any] = {key: plain.get(key) for key in STRINGS} | {key: plain.get(key) or {} for key in ("kwargs", "columns")}
     return Card(
@@ -167,14 +168,28 @@ def parse(plain: Any, *, path: Path | None = None) -> Card:
         branch_weights=branch_weights,
         applied=tuple(plain.get("applied") or ()),
         joint=joint,
+        train=train,
         **plain_values,
     )
+
+
+def _train(
+    plain: Any, inputs: Mapping[str, Input | None], outputs: Mapping[str, Output | None], path: Path | None, where: str, mistakes: Collector
+) -> dict[str, Any]:
+    """The section ``train``, where what it speaks of is right."""
+    known = {name: spec for name, spec in inputs.items() if spec}, {name: spec for name, spec in outputs.items() if spec}
+    if not plain or (len(known[0]), len(known[1])) != (len(inputs), len(outputs)):
+        return {}
+    folder = path.resolve().parent if path else Path.cwd()
+    return train_section.parse(plain, f"{where}: {train_section.NAME}", *known, mistakes, folder=folder)
 
 
 def _means_text(plain: Any, path: written.Path) -> bool:
     """Where a card means a word: labels, names, units, paths."""
     if path[0] in ("factory", "weights", "model", "source", "columns"):
         return True
+    if path[0] == train_section.NAME:
+        return train_section.means_text(path[1:])
     kind, word = {"inputs": ("modalities", "modality"), "outputs": ("tasks", "task")}.get(str(path[0]), ("", ""))
     if not kind or len(path) < 3:
         return False

@@ -26,10 +26,11 @@ AXES_BY_RANK: Mapping[int, tuple[str, ...]] = {1: ("value",), 2: ("time", "chann
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids from 0 to ``size`` - 1, of which ``pad`` is padding."""
+    """Token ids from 0 to ``size`` - 1, of which ``pad`` is padding, and ``marks`` are no words: begin, end and the like."""
 
     size: int
     pad: int = 0
+    marks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,10 @@ class Modality(Protocol):
             CardError: There is no telling; does not name the input.
         """
         return None
+
+    def words(self, sample: np.ndarray) -> str:
+        """What a sample says, of one that consists of words; "" of others."""
+        return ""
 
     def encoder(self) -> str:
         """The encoder of a reference model for it, where no card names one."""

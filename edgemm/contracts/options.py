@@ -12,14 +12,15 @@ from edgemm.errors import Collector, EdgemmError, nearest
 
 SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "dict": (dict,), "list": (list,), "None": (type(None),),
-    "OutputName": (str,), "InputName": (str,),
+    "OutputName": (str,), "InputName": (str,), "FolderPath": (str,),
 }  # fmt: skip
 
 WORDS = {
     "int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts"),
     "bool": ("true or false", "true or false"), "dict": ("a mapping", "mappings"), "list": ("a list", "lists"), "None": ("null", "null"),
     "Branch": ("a branch", "branches"), "Labels": ("a list of names", "lists of names"),
-    "OutputName": ("an output", "outputs"), "InputName": ("an input", "inputs"), "Any": ("anything", "anything"),
+    "OutputName": ("an output", "outputs"), "InputName": ("an input", "inputs"), "FolderPath": ("a folder", "folders"),
+    "Any": ("anything", "anything"),
 }  # fmt: skip
 """An annotation's name, in words: one, and several."""
 
@@ -88,7 +89,14 @@ def means_text(declared: Mapping[str, Option], path: Sequence[Any]) -> bool:
     if option is None:
         return False
     names = {node.id for node in ast.walk(option.annotation) if isinstance(node, ast.Name)}
-    return bool(names & {"str", "Labels", "OutputName", "InputName"}) and not names & {"int", "float", "bool", "Any", "Literal"}
+    words = {"str", "Labels", "OutputName", "InputName", "FolderPath"}
+    return bool(names & words) and not names & {
+        "int",
+        "float",
+        "bool",
+        "Any",
+        "Literal",
+    }
 
 
 def selector_keys(value: Any, annotation: ast.expr) -> list[str]:

@@ -10,6 +10,7 @@ from edgemm.contracts import plain_values
 from edgemm.contracts import timing_parts as timing
 from edgemm.contracts.detection_parts import Detected
 from edgemm.contracts.interval import Interval
+from edgemm.contracts.judged_parts import AugmentedInput, Judged, Reliability
 from edgemm.contracts.picture_parts import SamplePicture
 from edgemm.contracts.rung import Rung
 from edgemm.contracts.search_parts import Searched
@@ -138,19 +139,6 @@ class Listening:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """How far chances mean what they say.
-
-    Attributes:
-        ece: Expected calibration error, 0 to 1.
-        points: A bin each: how sure the answers in it are, how often they are right, how many they are.
-    """
-
-    ece: float
-    points: Sequence[tuple[float, float, int]] = ()
-
-
-@dataclass(frozen=True)
 class Calibration:
     """One form of a head on the test rows.
 
@@ -202,6 +190,8 @@ class Details:
         confusion: Output -> its matrices.
         detected: Output -> what its boxes come to.
         pictures: Output -> some of the test rows' pictures, with what was answered.
+        judged: Output with labels -> how well each of them is told.
+        augmented: Inputs whose rows a training changed.
         curves: ``<chart>/<line>`` such as ``loss/train``, ``loss/val`` -> ``[[epoch, value], ...]``.
         parity: The ladder's rungs from the original to the target.
         guard: What was tried to keep accuracy, in order.
@@ -235,6 +225,8 @@ class Details:
     confusion: Mapping[str, Confusion] = field(default_factory=dict)
     detected: Mapping[str, Detected] = field(default_factory=dict)
     pictures: Mapping[str, Sequence[SamplePicture]] = field(default_factory=dict)
+    judged: Mapping[str, Judged] = field(default_factory=dict)
+    augmented: Sequence[AugmentedInput] = ()
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     parity: Sequence[Rung] = ()
     precision: Sequence[timing.PrecisionChoice] = ()

@@ -13,6 +13,7 @@ from edgemm.contracts import modality, options, plugins
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.decision import Observation
 from edgemm.contracts.detection_parts import Found
+from edgemm.contracts.judged_parts import LabelJudged, Reliability
 from edgemm.contracts.marks import Mark
 from edgemm.contracts.modality import Modality
 from edgemm.errors import CardError, MeasureError, naming
@@ -133,6 +134,8 @@ class Task:
         has_thresholds: From which score on a label counts is fitted to rows, and anew after compression: scores are no shares of anything.
         is_annotated: An annotated picture (COCO, YOLO, VOC) says its truth: ``annotated`` makes the cell.
         has_boxes: It answers with boxes in the picture of the input that its option ``frame`` names; they can be followed.
+        follows: Augmentations that move what is in a picture after which ``mirrored`` makes its truth right again.
+        unfollowed: Why not others, in words.
     """
 
     has_truth: ClassVar[bool] = True
@@ -143,6 +146,8 @@ class Task:
     is_mean_of_labels: ClassVar[bool] = False
     is_annotated: ClassVar[bool] = False
     has_boxes: ClassVar[bool] = False
+    follows: ClassVar[tuple[str, ...]] = ()
+    unfollowed: ClassVar[str] = ""
 
     name: str
     parts: Mapping[str, Modality] = field(default_factory=dict, kw_only=True, compare=False, repr=False)
@@ -204,6 +209,15 @@ class Task:
         """
         raise NotImplementedError
 
+    def mirrored(self, truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The truth of rows whose picture was turned left to right, where ``follows`` names ``flip``; a new array.
+
+        Args:
+            truth: (n, ...).
+            rows: bool (n,): which were turned.
+        """
+        raise NotImplementedError
+
     def file(self, cell: Any) -> str | None:
         """The file a cell names, for the dataset's fingerprint; None where the cell holds the truth itself."""
         return None
@@ -262,6 +276,10 @@ class Task:
     def there(self, truth: np.ndarray) -> Observation:
         """The truth of one row as ``read`` would tell it, where there are ``qualities``."""
         raise NotImplementedError
+
+    def judged(self, answers: Arrays, truth: np.ndarray) -> tuple[Sequence[LabelJudged], Reliability] | None:
+        """Of labels, for metrics and the report's page: how well each is told, and how far chances mean what they say; None of others."""
+        return None
 
     def read(self, answers: Arrays) -> Observation | None:
         """What the answer to one sample says; None where nothing that people could read."""

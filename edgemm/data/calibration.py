@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgemm.contracts.report_parts import Reliability
+from edgemm.contracts.judged_parts import Reliability
 
 BINS = 15  # as Guo et al., On calibration of modern neural networks (ICML 2017), count them
 STEPS = 48  # of the golden section, each to 0.62 of the span: a scale is then known to 1e-9 of itself

@@ -104,7 +104,7 @@ class TableDataset(Dataset):
             is_ready: The truth in the rows was decoded already.
         """
         card = as_named_in(card, source.columns)
-        self.source, self.card, self._bad = source, card, bad
+        self.source, self.card, self._bad, self._is_ready = source, card, bad, is_ready
         self._parts = modalities(card)
         self._tasks = {name: task for name, task in tasks.tasks(card).items() if labelled and task.has_truth}
         self._decoder = Decoder(card, self._parts, self._tasks, name=source.name, folder=source.folder, is_ready=is_ready)
@@ -147,6 +147,10 @@ class TableDataset(Dataset):
         self.require_rows(split)
         column = self.card.column(name)
         return (row.cells[column] for row in self.source.rows(split) if not row.trouble and not labels.is_empty(row.cells.get(column)))
+
+    def with_source(self, source: RowSource) -> TableDataset:
+        """The same card over other rows of the same data."""
+        return TableDataset(source, self.card, bad=self._bad, is_ready=self._is_ready)
 
     def only(self, *inputs: str) -> TableDataset:
         """The same rows with some inputs and no truth, so that nothing else is decoded."""

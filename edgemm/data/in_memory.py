@@ -51,7 +51,7 @@ class DecodedSplit:
             return
         order = np.arange(self.rows) if shuffle is None else np.random.default_rng(shuffle).permutation(self.rows)
         for start in range(0, self.rows, batch_size):
-            yield _take(self.arrays, order[start : start + batch_size])
+            yield take(self.arrays, order[start : start + batch_size])
 
 
 @dataclass(frozen=True)
@@ -230,5 +230,6 @@ def _batch(arrays: dict[tuple[str, str], np.ndarray]) -> Batch:
     return Batch(inputs=of("inputs"), truth=of("truth"), present=of("present"), rows=arrays["rows", ""])
 
 
-def _take(batch: Batch, order: np.ndarray) -> Batch:
+def take(batch: Batch, order: np.ndarray) -> Batch:
+    """The rows of these places, in this order; new arrays."""
     return _batch({key: array[order] for key, array in _arrays(batch).items()})

@@ -15,12 +15,14 @@ from edgemm.contracts.report import Measurement, Report, Variant
 from edgemm.contracts.report_parts import Details
 from edgemm.report import charts
 from edgemm.report.applied import applied
+from edgemm.report.augmented import augmented
 from edgemm.report.calibration import calibration
 from edgemm.report.charts import Bar
 from edgemm.report.chosen import frontends, guard, precision, runtime_options
 from edgemm.report.detections import detections
 from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
 from edgemm.report.headline import lead, tiles
+from edgemm.report.judged import judged
 from edgemm.report.measured import measured
 from edgemm.report.modalities import modalities
 from edgemm.report.pictured import pictured
@@ -169,6 +171,7 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, pictured, _confusion, modalities,
-    calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
+    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, pictured, _confusion, judged, modalities,
+    calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, augmented, parity, steps, files,
+    environment,
 )  # fmt: skip

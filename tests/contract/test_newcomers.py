@@ -24,6 +24,7 @@ inputs:
   plate: {modality: thermal, size: 4}
 outputs:
   state: {task: classification, labels: [cold, hot]}
+train: {augment: {thermal: [{warmth: {degrees: 1.0}}]}}
 """
 RECIPE = """
 steps:
@@ -61,7 +62,8 @@ def trained(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 state = ("cold", "hot")[number % 2]
                 plate = rng.normal((20, 80)[number % 2], 10, 16).round(2)
                 rows.writerow([split, " ".join(map(str, plate)), state])
-    return train(folder / "model.yaml", folder / "manifest.csv", folder / "made", epochs=12, batch_size=16, learning_rate=1e-2).folder
+    options = {"epochs": 12, "batch_size": 16, "learning_rate": 1e-2, "track": [f"diary:{folder / 'diary'}"]}
+    return train(folder / "model.yaml", folder / "manifest.csv", folder / "made", **options).folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,15 @@ def compressed(trained: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("compressed")
     (folder / "rose.yaml").write_text(RECIPE)
     return compress(trained, recipe=folder / "rose.yaml", data=trained.parent / "manifest.csv", output=folder / "bundle")
+
+
+def test_a_training_is_changed_by_an_augmentation_and_kept_by_a_tracker_of_ones_own(trained):
+    lines = (trained.parent / "diary").read_text().splitlines()
+    assert lines[0] == "made begins, 16 rows a step"
+    assert lines[1] == "1: learning rate/learning rate, loss/train, loss/val, state accuracy/val"
+    assert "test/state/accuracy" in lines[-1]
+    assert lines[-1].endswith("report.html, model.yaml")
+    assert "degrees: 1.0" in (trained / "train.yaml").read_text()
 
 
 @pytest.mark.parametrize("kind", newcomers.ALL)

@@ -96,7 +96,10 @@ def test_it_writes_a_checkpoint_metrics_curves_and_a_report(own):
         "curves.json", "metrics.json", "model.yaml", "report.html", "report.json", "tokenizer.json", "weights.safetensors",
     ]  # fmt: skip
     metrics = json.loads((done.folder / "metrics.json").read_text())
-    assert set(metrics["test"]["mood"]) == {"accuracy", "low", "high", "n", "precision", "recall", "f1", "auroc"}
+    assert set(metrics["test"]["mood"]) == {
+        "accuracy", "low", "high", "n", "precision", "recall", "f1", "auroc", "average_precision", "sensitivity_at_specificity_0.95", "ece",
+        "labels",
+    }  # fmt: skip
     assert set(metrics["val"]["level"]) >= {"mae", "pearson"}
     curves = json.loads((done.folder / "curves.json").read_text())
     assert [epoch for epoch, _ in curves["loss/train"]] == [1, 2, 3]

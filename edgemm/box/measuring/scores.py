@@ -21,6 +21,7 @@ from edgemm.contracts.task import of as task_of
 from edgemm.contracts.task import scored_outputs
 from edgemm.data import scoring
 from edgemm.data.detected import detected
+from edgemm.data.judged import judged
 from edgemm.errors import MeasureError, TargetError
 from edgemm.progress import Progress
 
@@ -49,6 +50,7 @@ def scored(card: Card, forms: Sequence[Candidate], ran: Mapping[str, str], answe
     details = {
         "confusion": scoring.confusions(card.outputs, truth, before, after.predictions),
         "detected": detected(card, truth, before, after.predictions),
+        "judged": judged(card, truth, before, after.predictions),
     }
     return Findings(measured, details, notes)
 

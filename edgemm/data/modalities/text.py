@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ PACKAGES = ("tokenizers",)
 FORM = "tokens"
 FORMS = ("text=tokens:16", "text=tokens:16+mask")
 HUGGING_FACE = {"": "input_ids", "mask": "attention_mask"}
+UNKNOWN = ("<unk>", "[UNK]")  # stands for a word, so it is no mark
 UNKNOWN_VOCABULARY = 3  # ids 0 to 2 exist in every vocabulary
 
 
@@ -109,24 +111,36 @@ class Text(Modality):
     def axes(self) -> tuple[str, ...]:
         return TOKENS
 
+    def words(self, sample: np.ndarray) -> str:
+        return str(self._words().tokenizer.decode(sample[sample != self.pad_id()].tolist())) if self.tokenizer else ""
+
     def encoder(self) -> str:
         return "text_lstm"
 
     def vocabulary(self) -> Vocabulary:
-        """The card's ``vocab``, else one more than the highest id in the tokenizer's file.
+        """See ``_vocabulary``."""
+        return self._vocabulary
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        """The card's ``vocab``, else one more than the highest id in the tokenizer's file; marks are its special tokens.
 
         Raises:
             CardError: That cannot be read.
         """
-        if self.vocab:
-            return Vocabulary(self.vocab, self.pad_id())
-        path = Path(self.tokenizer or "")
+        if self.tokenizer is None:
+            return Vocabulary(self.vocab or 0, self.pad_id())
+        path = Path(self.tokenizer)
         try:
             plain = json_text.loads(path.read_text(encoding="utf-8"))
+            added = plain.get("added_tokens") or ()
+            marks = tuple(token["id"] for token in added if token.get("special") and token.get("content") not in UNKNOWN)
+            if self.vocab:
+                return Vocabulary(self.vocab, self.pad_id(), marks)
             words = plain["model"]["vocab"]
             ids = list(words.values()) if isinstance(words, dict) else list(range(len(words)))
-            return Vocabulary(1 + max([*ids, *(token["id"] for token in plain.get("added_tokens") or ())]), self.pad_id())
-        except (OSError, ValueError, KeyError, TypeError) as err:
+            return Vocabulary(1 + max([*ids, *(token["id"] for token in added)]), self.pad_id(), marks)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             raise CardError(
                 f"cannot read the vocabulary of '{path}'.", why=str(err), fix="give the JSON file that Hugging Face tokenizers writes."
             ) from err

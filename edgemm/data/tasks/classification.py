@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgemm.contracts.judged_parts import LabelJudged, Reliability
 from edgemm.contracts.task import Arrays
+from edgemm.data import judged as judging
 from edgemm.data import labels as cells
 from edgemm.data import scoring
 from edgemm.data.labelled import Labelled
@@ -52,7 +54,12 @@ class Classification(Labelled):
         areas = [scoring.area_under_roc(shares[:, label], truth.reshape(-1) == label) for label in range(logits.shape[1])]
         occurs = answered + there > 0
         macro = scoring.precision_recall_f1(right[occurs], answered[occurs], there[occurs])
-        return {**macro, "auroc": scoring.mean_of_known(areas)}
+        labels, known = self.judged(answers, truth)
+        return {**macro, "auroc": scoring.mean_of_known(areas), **judging.macro(labels), "ece": known.ece}
+
+    def judged(self, answers: Arrays, truth: np.ndarray) -> tuple[Sequence[LabelJudged], Reliability]:
+        logits = answers[self.name].reshape(-1, answers[self.name].shape[-1])
+        return judging.judge("classification", self.labels, logits, self.shares(logits.astype(np.float64)), truth.reshape(-1))
 
     def confusion(self, answers: Arrays, truth: np.ndarray | None) -> np.ndarray | None:
         if truth is None or not self.labels:

@@ -62,6 +62,8 @@ class Detection(Task):
     is_mean_of_labels: ClassVar[bool] = True
     is_annotated: ClassVar[bool] = True
     has_boxes: ClassVar[bool] = True
+    follows: ClassVar[tuple[str, ...]] = ("flip",)
+    unfollowed: ClassVar[str] = "boxes follow a flip; after a turn, a crop or a shift they would no longer enclose what they did."
 
     frame: InputName
     labels: Labels | None = None
@@ -127,6 +129,14 @@ class Detection(Task):
         if len(boxes) and self.pictures is not None:
             boxes = self._in_model(boxes, self.pictures, row)
         return cells.padded(boxes, self.truths)
+
+    def mirrored(self, truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        assert self.pictures is not None  # its card's inputs are known
+        turned = truth.copy()
+        boxes = (truth[..., 0] >= 0) & rows[:, None]
+        left, right = truth[..., 1][boxes], truth[..., 3][boxes]
+        turned[..., 1][boxes], turned[..., 3][boxes] = self.pictures.width - right, self.pictures.width - left
+        return turned
 
     def annotated(self, marks: Sequence[Mark], width: int, height: int) -> str:
         return cells.written(marks, width, height)

@@ -53,6 +53,7 @@ class Keypoints(Task):
     has_thresholds: ClassVar[bool] = True
     is_mean_of_labels: ClassVar[bool] = True
     is_annotated: ClassVar[bool] = True
+    unfollowed: ClassVar[str] = "mirrored, a left hand is a right one, and the card does not say which points are pairs."
 
     labels: Labels
     points: Labels

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from edgemm.contracts.judged_parts import LabelJudged, Reliability
 from edgemm.contracts.task import Arrays
+from edgemm.data import judged as judging
 from edgemm.data import labels as cells
 from edgemm.data import scoring
 from edgemm.data.labelled import Labelled
@@ -66,7 +68,14 @@ class Multilabel(Labelled):
         macro = scoring.precision_recall_f1((answered & true).sum(axis=0), answered.sum(axis=0), true.sum(axis=0))
         del macro["f1"]  # the guarded one
         areas = [scoring.area_under_roc(logits[:, label], true[:, label]) for label in range(labels)]
-        return {"accuracy": float((answered == true).mean()), **macro, "auroc": scoring.mean_of_known(areas)}
+        told, known = self.judged(answers, truth)
+        accuracy = float((answered == true).mean())
+        return {"accuracy": accuracy, **macro, "auroc": scoring.mean_of_known(areas), **judging.macro(told), "ece": known.ece}
+
+    def judged(self, answers: Arrays, truth: np.ndarray) -> tuple[Sequence[LabelJudged], Reliability]:
+        labels = truth.shape[-1]
+        logits = answers[self.name].reshape(-1, labels)
+        return judging.judge("multilabel", self.labels, logits, logits, truth.reshape(-1, labels))
 
     def shares(self, logits: np.ndarray) -> np.ndarray:
         """A sigmoid each."""

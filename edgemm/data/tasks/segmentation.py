@@ -38,6 +38,8 @@ class Segmentation(Task):
     """
 
     is_annotated: ClassVar[bool] = True
+    follows: ClassVar[tuple[str, ...]] = ("flip",)
+    unfollowed: ClassVar[str] = "masks follow a flip; what a turn, a crop or a shift brings in from outside, nobody has labelled."
 
     labels: Labels
     frame: InputName | None = None
@@ -80,6 +82,11 @@ class Segmentation(Task):
         if isinstance(cell, dict) and outlines.MARKS in cell:
             return outlines.read(cell, lambda label: cells.index_of(label, self.labels, self.name), self.ignore)
         return _values(cell, row)
+
+    def mirrored(self, truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        turned = truth.copy()
+        turned[rows] = truth[rows][..., ::-1]
+        return turned
 
     def _placement(self, size: tuple[int, ...]) -> Placement:
         """Where a picture of this height and width lies in the model's."""

@@ -14,7 +14,7 @@ from edgemm.workshop.quantizing import tensorrt
 
 
 def always_float(model: onnx.ModelProto, branches: Branches) -> set[str]:
-    """Nodes that no precision makes INT8: front-ends, joints of late fusion, merging of tokens, and what follows the last weighted layers."""
+    """What no precision makes INT8: front-ends, joints of late fusion, merging of tokens, and what follows the last weighted layers."""
     return {*branches.frontend, *float_tail(model), *joint.joint_nodes(model), *merging.merging_nodes(model)}
 
 

@@ -27,10 +27,11 @@ from edgemm.workshop.models.row_by_row import require_own_answers_on
 from edgemm.workshop.training.answers import Collected, answers, in_precision
 from edgemm.workshop.training.distillation import Distillation
 from edgemm.workshop.training.layer_pairs import pair
-from edgemm.workshop.training.loop import Diverged, train_model
+from edgemm.workshop.training.loop import train_model
 from edgemm.workshop.training.loss import supervised_outputs
 from edgemm.workshop.training.negatives import paired
 from edgemm.workshop.training.options import DISTILL, TrainOptions
+from edgemm.workshop.training.outcome import Diverged
 from edgemm.workshop.training.task_losses import check_weights
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 

@@ -280,7 +280,8 @@ class _Work:
 
     def recover(self, epochs: int, learning_rate: float) -> None:
         """Train with the tasks' own losses."""
-        from edgemm.workshop.training.loop import Diverged, train_model  # accelerate takes a second to import
+        from edgemm.workshop.training.loop import train_model  # accelerate takes a second to import
+        from edgemm.workshop.training.outcome import Diverged
 
         assert self.ctx.dataset is not None  # checked at the start
         options = TrainOptions(epochs=epochs, learning_rate=learning_rate, seed=self.ctx.seed)

@@ -24,9 +24,10 @@ from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, sel
 from edgemm.workshop.quantizing import pt2e
 from edgemm.workshop.training.answers import evaluate, tensors
 from edgemm.workshop.training.distillation import Distillation
-from edgemm.workshop.training.loop import Diverged, Trained, train_model
+from edgemm.workshop.training.loop import train_model
 from edgemm.workshop.training.loss import supervised_outputs
 from edgemm.workshop.training.options import QAT, TrainOptions
+from edgemm.workshop.training.outcome import Diverged, Trained
 from edgemm.workshop.training.task_losses import LossHook
 from edgemm.workshop.training.teacher import Teacher, require_same_heads
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.dataset import Batch
 from edgemm.contracts.task import Statistics, Task
 from edgemm.data.in_memory import DecodedSplit
+from edgemm.data.judged import told
 from edgemm.errors import EdgemmError, TrainError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.training.task_losses import Tensors
 
 BATCH = 256
+Change = Callable[[Batch, int, int], Batch]
 
 
 def tensors(batch: Batch, device: torch.device | str = "cpu", rows: slice = slice(None)) -> Tensors:
@@ -78,6 +81,22 @@ def answers(
         yield device_batch, {name: value.float() for name, value in outputs.items()}
 
 
+@dataclass(frozen=True)
+class Rechanged(DecodedSplit):
+    """A split whose batches are changed."""
+
+    change: Change
+    again: int
+
+    @classmethod
+    def of(cls, split: DecodedSplit, change: Change, again: int) -> Rechanged:
+        return cls(split.dataset, split.name, split.rows, split.arrays, change, again)
+
+    def batches(self, batch_size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
+        for number, batch in enumerate(super().batches(batch_size, shuffle=shuffle)):
+            yield self.change(batch, self.again, number)
+
+
 class Collected:
     """Answers and truth of the outputs that have a metric, gathered batch by batch."""
 
@@ -85,8 +104,10 @@ class Collected:
         self._tasks = {name: task for name, task in tasks.tasks(card).items() if task.is_scored}
         self._answers: dict[str, list[np.ndarray]] = {read: [] for task in self._tasks.values() for read in task.reads}
         self._truth: dict[str, list[np.ndarray]] = {name: [] for name in self._tasks}
+        self._rows: list[np.ndarray] = []
 
     def add(self, batch: Tensors, outputs: Mapping[str, torch.Tensor]) -> None:
+        self._rows.append(batch.rows.cpu().numpy())
         for name, answered in self._answers.items():
             answered.append(outputs[name].cpu().numpy())
         for name in self._truth.keys() & batch.truth.keys():
@@ -95,7 +116,8 @@ class Collected:
     def answered(self) -> Answered:
         """All rows together."""
         answers = {name: np.concatenate(parts) for name, parts in self._answers.items() if parts}
-        return Answered(self._tasks, answers, {name: np.concatenate(parts) for name, parts in self._truth.items() if parts})
+        truth = {name: np.concatenate(parts) for name, parts in self._truth.items() if parts}
+        return Answered(self._tasks, answers, truth, np.concatenate([np.zeros(0, np.int64), *self._rows]))
 
 
 @dataclass(frozen=True)
@@ -106,11 +128,13 @@ class Answered:
         tasks: Of the outputs that have a metric.
         answers: Output -> (rows, ...); {} where there were no rows.
         truth: The same, of outputs that have some.
+        rows: int64 (rows,), their numbers as a person counts.
     """
 
     tasks: Mapping[str, Task]
     answers: Mapping[str, np.ndarray]
     truth: Mapping[str, np.ndarray]
+    rows: np.ndarray
 
     def statistics(self) -> dict[str, Statistics]:
         """Output -> what its answers come to.
@@ -120,21 +144,35 @@ class Answered:
         """
         return {name: task.measure(self.answers, self.truth.get(name)) for name, task in self.tasks.items()} if self.answers else {}
 
-    def measured(self) -> dict[str, dict[str, float | int | None]]:
-        """Output -> the guarded metric first, its ``low``, ``high`` and ``n``, and the task's further ones."""
-        values: dict[str, dict[str, float | int | None]] = {}
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """Output -> the guarded metric first, its ``low``, ``high`` and ``n``, the task's further ones, and those of each of ``labels``."""
+        values: dict[str, dict[str, Any]] = {}
         for name, statistics in self.statistics().items():
-            score = statistics.score()
-            further = self.tasks[name].further(self.answers, self.truth.get(name))
+            score, task, truth = statistics.score(), self.tasks[name], self.truth.get(name)
+            further = task.further(self.answers, truth)
             values[name] = {score.name: score.value, "low": score.low, "high": score.high, "n": score.n}
             values[name] |= {key: value for key, value in further.items() if math.isfinite(value)}
+            if truth is not None and (judged := task.judged(self.answers, truth)):
+                values[name]["labels"] = told(judged[0])
         return values
 
 
-def evaluate(model: FusedModel, split: DecodedSplit, *, batch_size: int = BATCH) -> Answered:
-    """Answers to all rows of a split, of the outputs that have a metric."""
-    collected = Collected(model.card)
-    for batch, outputs in answers(model, split, batch_size=batch_size, device=next((p.device for p in model.parameters()), "cpu")):
+def evaluate(
+    model: FusedModel, split: DecodedSplit, *, batch_size: int = BATCH, change: Change | None = None, repeats: int = 1
+) -> Answered:
+    """Answers to all rows of a split, of the outputs that have a metric.
+
+    Args:
+        change: What is done to a batch before it is answered once more: the batch, how often it was answered, its number.
+        repeats: How often; the first time it is as it comes. The answers are averaged.
+    """
+    collected, device = Collected(model.card), next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    splits = [split, *(Rechanged.of(split, change, again) for again in range(1, repeats) if change is not None)]
+    every = [answers(model, one, batch_size=batch_size, device=device) for one in splits]
+    for answered in zip(*every, strict=True):
+        batch, outputs = answered[0]
+        if len(answered) > 1:
+            outputs = {name: torch.stack([one[name] for _, one in answered]).mean(0) for name in outputs}
         collected.add(batch, outputs)
     return collected.answered()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +23,17 @@ class Loss:
 
     Args:
         deviation: Standard deviation of the truth in train where that is a measurement (``Task.is_quantity``), else 1.
+
+    Attributes:
+        weighs_labels: ``supervised`` heeds the next two.
+        label_weights: What each label counts, float32 (labels,); None = all the same.
+        smoothing: Share of the truth that is given to the other labels.
     """
+
+    weighs_labels: ClassVar[bool] = False
+
+    label_weights: Tensor | None = None
+    smoothing: float = 0.0
 
     def __init__(self, output: Output, *, deviation: float = 1.0) -> None:
         self.output, self.name, self.deviation = output, output.name, deviation

@@ -1,18 +1,17 @@
-"""How to train: options, their ranges, how long, and the learning rate over time."""
+"""How to train: options, their ranges, and how long."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from edgemm.errors import TrainError
+from edgemm.contracts.train_section import CHOICES, choice, out_of_range
+from edgemm.contracts.training import ADAMW, COSINE, Choice, Stage
+from edgemm.errors import Collector, TrainError
 
-WARM_UP = 0.05  # of all steps, at most MAX_WARM_UP: enough for AdamW's second moments
-MAX_WARM_UP = 500
-LAST_SHARE = 0.01  # of the learning rate, at the end of the cosine
-DROPS = (0.6, 0.85)  # of all steps: where schedule "step" divides the rate by ten
 MOST_EPOCHS = 200  # of a small set: further passes taught it by heart
 PATIENCE, PATIENCE_SHARE = 10, 0.25
 """Epochs without a better one on val after which a training stops: at least so many, and this share of all. (Of 147 passes over 1,050 rows
@@ -42,8 +41,18 @@ class TrainOptions:
     Attributes:
         epochs: Passes over the train split; None = as ``steps`` or ``usual`` say.
         steps: Batches to learn from, rounded up to whole passes; instead of ``epochs``.
+        schedule: Its name, or with its numbers; so too ``optimizer`` and ``average``.
         patience: Stop after so many epochs without a better one on val; None = a quarter of all, at least 10; 0 = never.
         loss_weights: Output -> factor of its loss.
+        class_weights: Output -> ``balanced``, or label -> factor.
+        balance: The output whose labels are to be equally frequent in an epoch.
+        label_smoothing: Share of the truth that is given to the other labels.
+        average: ``ema`` or ``swa``: what is judged and kept is a running mean of the weights.
+        stages: One after the other, each from the best weights so far; () = one, in which everything is trained.
+        augment: Input -> names and options of augmentations, in the order of application.
+        modality_dropout: Input or modality -> chance of being taken away; a number is for all.
+        mixup: Alpha of the Beta distribution by which rows are mixed in pairs; 0 = not at all.
+        repeats: How often a row of test is answered, changed as in training.
         device: auto, cpu, cuda, mps.
         mixed_precision: no, bf16, fp16.
         usual: The length where neither ``epochs`` nor ``steps`` is given.
@@ -53,39 +62,82 @@ class TrainOptions:
     steps: int | None = None
     batch_size: int = 64
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "step"] = "cosine"
+    optimizer: str | Choice = ADAMW
+    schedule: str | Choice = COSINE
     weight_decay: float = 0.01
     patience: int | None = None
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    class_weights: Mapping[str, Any] = field(default_factory=dict)
+    balance: str | None = None
+    label_smoothing: float = 0.0
+    average: Choice | None = None
+    stages: Sequence[Stage] = ()
+    augment: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    modality_dropout: float | Mapping[str, float] = 0.0
+    mixup: float = 0.0
+    repeats: int = 1
     seed: int = 0
     device: str = "auto"
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     usual: Length = TRAIN
 
-    def check(self, called: str = "") -> None:
-        """Raises TrainError naming the first option that cannot be, with ``called`` in front of its name."""
-        wrong = {
-            "epochs": self.epochs is not None and self.epochs < 1,
-            "steps": self.steps is not None and self.steps < 1,
-            "batch_size": self.batch_size < 2,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "schedule": self.schedule not in ("cosine", "step"),
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "patience": self.patience is not None and self.patience < 0,
-            "loss_weights": not all(0 <= weight < math.inf for weight in self.loss_weights.values()),
-            "mixed_precision": self.mixed_precision not in ("no", "bf16", "fp16"),
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise TrainError(f"{called}{name} is {getattr(self, name)!r}.", fix=RANGES[name])
-        if self.epochs is not None and self.steps is not None:
-            raise TrainError(f"{called}epochs and {called}steps are both given.", why="each says how long to train.", fix="keep one.")
+    @classmethod
+    def of(cls, section: Mapping[str, Any], **given: Any) -> TrainOptions:
+        """The options of a ``train`` section that was checked, and what somebody gives beside and instead of them.
 
-    def passes(self, steps_each: int) -> int:
-        """How many passes over a train split of ``steps_each`` batches that makes."""
-        if self.epochs is not None:
-            return self.epochs
-        if self.steps is not None:
-            return math.ceil(self.steps / steps_each)
+        Raises:
+            TrainError: ``epochs`` or ``steps`` is given beside stages.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        length = next((name for name in ("epochs", "steps") if section.get("stages") and name in given), None)
+        if length:
+            fix = f"leave {length} out, or write it in each stage."
+            raise TrainError(f"{length} is given, and the card's training has stages.", why="each stage says how long it is.", fix=fix)
+        without = {"epochs", "steps"} if {"epochs", "steps"} & given.keys() else set()  # a length replaces the other kind too
+        values = {name: value for name, value in section.items() if name not in without and value is not None} | given
+        for name, known in CHOICES.items():
+            if name in values:
+                values[name] = choice(values[name], known, name, TrainError)[0] or values[name]
+        return cls(**{**values, "stages": tuple(Stage(**stage) for stage in values.get("stages", ()))})
+
+    def check(self, called: str = "") -> None:
+        """Look for options that cannot be.
+
+        Args:
+            called: Stands in front of their names.
+
+        Raises:
+            TrainError: One of them.
+            Mistakes: Several.
+        """
+        mistakes = Collector()
+        mistakes.errors += out_of_range(dataclasses.asdict(self), called, TrainError)
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in known:
+                mistakes.add(TrainError(f"{called}{name} is '{value}'.", fix=f"write one of: {', '.join(known)}."))
+        mistakes.raise_if_any()
+
+    def chosen(self, name: str) -> Choice:
+        """``optimizer`` or ``schedule`` with its numbers."""
+        value = getattr(self, name)
+        if isinstance(value, Choice):
+            return value
+        whole, _ = choice(value, CHOICES[name], name, TrainError)
+        assert whole is not None  # ``check`` looked
+        return whole
+
+    def planned(self) -> Sequence[Stage]:
+        """The stages, or the one that the whole training is."""
+        return self.stages or (Stage(epochs=self.epochs, steps=self.steps),)
+
+    def passes(self, steps_each: int, stage: Stage | None = None) -> int:
+        """How many passes over a train split of ``steps_each`` batches the training is, or one of its stages."""
+        length = stage or self
+        if length.epochs is not None:
+            return length.epochs
+        if length.steps is not None:
+            return math.ceil(length.steps / steps_each)
         return min(MOST_EPOCHS, max(self.usual.epochs, math.ceil(self.usual.steps / steps_each)))
 
     def patience_of(self, epochs: int) -> int | None:
@@ -93,27 +145,3 @@ class TrainOptions:
         if self.patience is None:
             return max(PATIENCE, math.ceil(PATIENCE_SHARE * epochs))
         return self.patience or None
-
-
-RANGES = {
-    "epochs": "write at least 1.",
-    "steps": "write at least 1.",
-    "batch_size": "write at least 2: batch norm and contrastive losses need other rows beside them.",
-    "learning_rate": "write a number above 0, such as 0.001.",
-    "schedule": "write cosine or step.",
-    "weight_decay": "write a number of at least 0, such as 0.01.",
-    "patience": "write at least 1 epoch, 0 for never, or leave it out.",
-    "loss_weights": "write numbers of at least 0.",
-    "mixed_precision": "write no, bf16 or fp16.",
-}
-
-
-def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
-    """The rate at ``step`` of ``steps``: a linear warm-up, then half a cosine down to 1%, or two drops to a tenth."""
-    warm_up = min(MAX_WARM_UP, int(WARM_UP * steps))
-    if step < warm_up:
-        return options.learning_rate * (step + 1) / warm_up
-    if options.schedule == "step":
-        return options.learning_rate * 0.1 ** sum(step >= drop * steps for drop in DROPS)
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return options.learning_rate * (LAST_SHARE + (1 - LAST_SHARE) * (1 + math.cos(math.pi * done)) / 2)

@@ -39,16 +39,23 @@ class TaskLosses:
     Args:
         weights: Output name -> factor; 1 where not named.
         deviations: Output that is a measurement -> standard deviation of its truth in train.
+        class_weights: Output -> what each of its labels counts.
+        smoothing: Share of the truth that is given to the other labels, of outputs that have some.
 
     Raises:
         CardError: A weight for no output, or no output that has a loss.
     """
 
-    def __init__(self, card: Card, *, weights: Mapping[str, float] | None = None, deviations: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, card: Card, *, weights: Mapping[str, float] | None = None, deviations: Mapping[str, float] | None = None,
+        class_weights: Mapping[str, Tensor] | None = None, smoothing: float = 0.0,
+    ) -> None:  # fmt: skip
         self._weights = dict(weights or {})
         check_weights(card, self._weights)
         scales = deviations or {}
         self._losses = {name: losses.of(card.outputs[name], deviation=scales.get(name, 1.0)) for name in losses.trained_outputs(card)}
+        for name, loss in self._losses.items():
+            loss.label_weights, loss.smoothing = (class_weights or {}).get(name), smoothing
         for output in card.outputs.values():
             if output.auxiliary and output.name not in self._losses:
                 fix = "take 'auxiliary' out of the card, or give the output a task that is learned."

@@ -252,7 +252,10 @@ def test_every_task_is_trained_and_measured_at_once(all_tasks):
     model = FusedModel(cards.parse(ALL), Towers(kind=3, tags=2, level=1))
     options = TrainOptions(epochs=30, learning_rate=0.05)
     done = train_model(model, open_dataset(all_tasks, model.card), options=options, from_scratch=True)
-    assert set(done.metrics["kind"]) == {"accuracy", "low", "high", "n", "precision", "recall", "f1", "auroc"}
+    assert set(done.metrics["kind"]) == {
+        "accuracy", "low", "high", "n", "precision", "recall", "f1", "auroc", "average_precision", "sensitivity_at_specificity_0.95", "ece",
+        "labels",
+    }  # fmt: skip
     assert set(done.metrics["level"]) == {"mae", "low", "high", "n", "pearson"}
     assert set(done.metrics["here"]) == {"recall_at_1", "low", "high", "n", "recall_at_5", "recall_at_10"}
     assert done.metrics["kind"]["accuracy"] > 0.8

@@ -2,12 +2,18 @@
 
 import pytest
 
-from edgemm.errors import TrainError
-from edgemm.workshop.training.options import DISTILL, QAT, TrainOptions, learning_rate
+from edgemm.contracts.training import SCHEDULES, Choice
+from edgemm.errors import Mistakes, TrainError
+from edgemm.workshop.training.options import DISTILL, QAT, TrainOptions
+from edgemm.workshop.training.schedules import rate_share
+
+
+def rate(schedule: str, step: int, steps: int) -> float:
+    return 0.1 * rate_share(Choice(schedule, {key: numbers[0] for key, numbers in SCHEDULES[schedule].items()}), step, steps)
 
 
 def test_the_cosine_warms_up_linearly_and_ends_at_a_hundredth():
-    rates = [learning_rate(TrainOptions(learning_rate=0.1), step, 1000) for step in range(1000)]
+    rates = [rate("cosine", step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1 / 50)
     assert max(rates) == rates[50] == pytest.approx(0.1)
     assert rates[51:] == sorted(rates[51:], reverse=True)
@@ -16,12 +22,37 @@ def test_the_cosine_warms_up_linearly_and_ends_at_a_hundredth():
 
 
 def test_the_step_schedule_drops_to_a_tenth_twice():
-    rates = [learning_rate(TrainOptions(learning_rate=0.1, schedule="step"), step, 1000) for step in (100, 599, 600, 849, 850, 999)]
+    rates = [rate("step", step, 1000) for step in (100, 599, 600, 849, 850, 999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_a_training_of_a_few_steps_needs_no_warm_up():
-    assert learning_rate(TrainOptions(learning_rate=0.1), 0, 5) == pytest.approx(0.1)
+    assert rate("cosine", 0, 5) == pytest.approx(0.1)
+
+
+def test_one_cycle_rises_to_the_highest_and_falls_to_next_to_nothing():
+    rates = [rate("one-cycle", step, 1000) for step in range(1000)]
+    top = rates.index(max(rates))
+    assert (rates[0], max(rates), rates[-1]) == pytest.approx((0.004, 0.1, 1e-5), rel=1e-3)
+    assert 290 < top < 310
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_several_options_out_of_range_are_told_at_once():
+    with pytest.raises(Mistakes) as caught:
+        TrainOptions(epochs=0, repeats=0, label_smoothing=1.0, schedule="linear").check()
+    assert len(caught.value.errors) == 4
+
+
+def test_a_section_is_overridden_by_what_is_given_and_stages_say_their_own_length():
+    section = {"epochs": 5, "optimizer": {"sgd": {"momentum": 0.5}}, "average": "ema", "stages": []}
+    options = TrainOptions.of(section, steps=100, learning_rate=None)
+    assert (options.epochs, options.steps, options.learning_rate) == (None, 100, 1e-3)
+    assert options.optimizer == Choice("sgd", {"momentum": 0.5})
+    assert options.average == Choice("ema", {"decay": 0.999})
+    with pytest.raises(TrainError, match=r"epochs is given, and the card's training has stages(.|\n)*fix: leave epochs out"):
+        TrainOptions.of({"stages": [{"epochs": 2}]}, epochs=3)
 
 
 def batches(rows: int) -> int:

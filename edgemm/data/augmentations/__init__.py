@@ -1,0 +1,1 @@
+"""Variants: one way to change the samples of an input a file."""

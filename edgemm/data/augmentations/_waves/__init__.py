@@ -1,0 +1,1 @@
+"""What augmentations of sound share."""
