@@ -10,7 +10,8 @@ import json
 import shlex
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,10 @@ import numpy as np
 from edgemm import errors
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.packing import copy
-from edgemm.box.devices.advice import APT_TENSORRT
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
-from edgemm.box.remote import DATA, FALLBACK, JOB, LOG, PID, REPORT, STATUS, packing
-from edgemm.box.remote.ssh import Remote, SshAddress, failed, parse
-from edgemm.contracts import plugins
+from edgemm.box.remote import DATA, JOB, LOG, PID, REPORT, STATUS, packing
+from edgemm.box.remote.readiness import ready
+from edgemm.box.remote.ssh import Remote, failed, parse
 from edgemm.contracts.report import Report, read
 from edgemm.contracts.report_parts import RemoteRun
 from edgemm.data.dataset import open_dataset
@@ -40,8 +40,6 @@ TIMES = 3  # what is shipped is unpacked there, and TensorRT's engines are as la
 FULL = 1 << 20  # bytes of room below which a disk counts as full
 POLL_S = 1.0
 SILENT = 3  # looks at a job that neither runs nor has ended before it counts as dead
-OLDEST_PYTHON = (3, 10)
-SETUP_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -74,27 +72,52 @@ def measure_there(
     Raises:
         EdgemmError: It cannot be reached, lacks something, or the benchmark failed there (the same error as here).
     """
-    bundle, progress = _only_bundle(candidates), progress or Progress()
-    fallback = remote.fallback
-    with (
-        tempfile.TemporaryDirectory(prefix="edgemm-") as scratch,
-        Remote(parse(remote.url), config=remote.config, note=progress.note) as there,
-    ):
+    bundle, progress = only_bundle(candidates), progress or Progress()
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch, connected(remote, progress) as (there, base):
+        with progress.stage("pack"):
+            files = shipped(bundle, str(candidates[0]), data, options, Path(scratch))
+        return measure_files(there, base, files, bundle.targets(), remote, options, progress)
+
+
+@contextmanager
+def connected(remote: RemoteOptions, progress: Progress) -> Iterator[tuple[Remote, str]]:
+    """A connection, and the folder for jobs there.
+
+    Raises:
+        RemoteError: It cannot be reached, or written to.
+    """
+    with Remote(parse(remote.url), config=remote.config, note=progress.note) as there:
         with progress.stage("connect"):
             base = there.check(f"mkdir -p {BASE} && cd {BASE} && pwd", "the folder for jobs there cannot be made.").strip()
-        with progress.stage("pack"):
-            files = _shipped(bundle, str(candidates[0]), data, options, Path(scratch))
-        job = _Job(there, base, files, options.to_dict(), progress)
-        if not job.is_under_way():
-            with progress.stage("ship"):
-                job.ship()
-            with progress.stage("probe"):
-                python, fallback = _ready(there, base, job.runner, bundle, remote.setup, fallback, progress)
-            job.start(python, fallback)
-        with progress.stage("measure there"):
-            job.wait()
+        yield there, base
+
+
+def measure_files(
+    there: Remote, base: str, files: Mapping[str, Path], targets: Sequence[str], remote: RemoteOptions, options: BenchmarkOptions,
+    progress: Progress,
+) -> Report:  # fmt: skip
+    """Benchmark on another machine what ``shipped`` packed.
+
+    Args:
+        there, base: Of ``connected``.
+        files: Name in the job's folder -> file here.
+        targets: The bundle's.
+
+    Raises:
+        EdgemmError: As ``measure_there``.
+    """
+    job = _Job(there, base, files, options.to_dict(), progress)
+    if not job.is_under_way():
+        with progress.stage("ship"):
+            job.ship()
+        with progress.stage("probe"):
+            python, fallback = ready(there, base, job.runner, targets, progress, setup=remote.setup, fallback=remote.fallback)
+        job.start(python, fallback)
+    with progress.stage("measure there"):
+        job.wait()
+    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
         report = job.fetch(Path(scratch))
-        job.remove()
+    job.remove()
     return replace(report, details=replace(report.details, remote=RemoteRun(there.losses)))
 
 
@@ -211,13 +234,18 @@ class _Job:
         return str(status["state"])
 
 
-def _only_bundle(candidates: Sequence[str | Path]) -> Bundle:
+def only_bundle(candidates: Sequence[str | Path], option: str = "--remote") -> Bundle:
+    """The one bundle that is to be measured elsewhere.
+
+    Raises:
+        EdgemmError: There are several, or it is none.
+    """
     if len(candidates) != 1:
-        raise RemoteError("--remote measures one bundle.", why=f"{len(candidates)} candidates were given.", fix="name one bundle.")
+        raise RemoteError(f"{option} measures one bundle.", why=f"{len(candidates)} candidates were given.", fix="name one bundle.")
     return open_bundle(candidates[0])
 
 
-def _shipped(bundle: Bundle, bundle_path: str, data: str | Path | None, options: BenchmarkOptions, scratch: Path) -> dict[str, Path]:
+def shipped(bundle: Bundle, bundle_path: str, data: str | Path | None, options: BenchmarkOptions, scratch: Path) -> dict[str, Path]:
     """Name in the job's folder -> file here: runner, bundle and, decoded, the data."""
     runner, name = packing.pack(scratch), Path(bundle_path).resolve().name.removesuffix(".edgemm") or "bundle"
     files = {runner.name: runner, f"{name}.edgemm": copy(bundle.folder, scratch / f"{name}.edgemm")}
@@ -234,86 +262,6 @@ def _decoded(bundle: Bundle, data: str | Path, options: BenchmarkOptions, path: 
             parts.setdefault(name, []).append(array)
     np.savez(path, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in schedule
     return path
-
-
-def _ready(there: Remote, base: str, runner: str, bundle: Bundle, setup: bool, fallback: bool, progress: Progress) -> tuple[str, bool]:
-    """The Python to use there, and whether ONNX Runtime has to stand in for the bundle's own runtimes.
-
-    Raises:
-        RemoteError: Something is missing there; says how to get it.
-    """
-    own = f"{base}/venv/bin/python"
-    python = own if there.run(["test", "-x", own]).code == 0 else "python3"
-    _require_python(there, python)
-    if setup:
-        python = _set_up(there, base, runner, bundle, fallback, progress)
-    facts = _probe(there, python, runner, bundle)
-    if facts["numpy"] is None:
-        raise RemoteError(
-            "numpy is missing there.", why=f"{python} cannot import it.", fix="sudo apt-get install -y python3-numpy there, or add --setup."
-        )
-    reasons = {name: facts["targets"].get(name, "this edgemm does not know it.") for name in bundle.targets()}
-    if any(reason == "" for reason in reasons.values()):
-        return python, False
-    if fallback and facts["targets"].get(FALLBACK) == "":
-        progress.note(f"none of {', '.join(reasons)} can run on {there.address.host}: ONNX Runtime measures in their place.")
-        return python, True
-    raise _missing(there.address, reasons, facts, fallback)
-
-
-def _require_python(there: Remote, python: str) -> None:
-    done = there.run([python, "-c", "import sys; print(*sys.version_info[:2])"])
-    words = done.out.split()
-    if done.code or len(words) != 2 or tuple(map(int, words)) < OLDEST_PYTHON:
-        why = f"there is Python {'.'.join(words)}." if len(words) == 2 else f"there is no {python}."
-        raise RemoteError("edgemm needs Python 3.10 or later there.", why=why, fix="on a Jetson that is JetPack 6 or later.")
-
-
-def _probe(there: Remote, python: str, runner: str, bundle: Bundle) -> dict[str, Any]:
-    output = there.check([python, runner, "probe", *dict.fromkeys([*bundle.targets(), FALLBACK])], "the runner does not start there.")
-    facts: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return facts
-
-
-def _set_up(there: Remote, base: str, runner: str, bundle: Bundle, fallback: bool, progress: Progress) -> str:
-    """A virtual environment that sees the system's packages (TensorRT comes from apt), with what is missing installed."""
-    own = f"{base}/venv/bin/python"
-    apt = "sudo apt-get install -y python3-venv there."
-    making = f"test -x {shlex.quote(own)} || python3 -m venv --system-site-packages {shlex.quote(base + '/venv')}"
-    progress.update("virtual environment")
-    there.check(making, "no virtual environment could be made there.", fix=apt, limit_s=SETUP_S)
-    facts = _probe(there, own, runner, bundle)
-    packages = [] if facts["numpy"] else ["numpy"]
-    names = [*bundle.targets(), *([FALLBACK] if fallback else [])]
-    packages += [package for name in dict.fromkeys(names) if facts["targets"].get(name) != "" for package in _packages(name)]
-    if packages:
-        progress.update(f"installing {', '.join(packages)}")
-        installing = [own, "-m", "pip", "install", "--quiet", *packages]
-        there.check(
-            installing, f"{', '.join(packages)} could not be installed there.", fix="see whether that box has a way out.", limit_s=SETUP_S
-        )
-    return own
-
-
-def _packages(target: str) -> Sequence[str]:
-    """What pip brings for a target; nothing for TensorRT, which comes from apt, and for one that nobody here knows."""
-    if target not in plugins.names("targets"):
-        return ()
-    return plugins.packages("targets", target) if plugins.is_own("targets", target) else plugins.requirements(target)
-
-
-def _missing(address: SshAddress, reasons: Mapping[str, str], facts: Mapping[str, Any], fallback: bool) -> RemoteError:
-    why = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in reasons.items())
-    fixes = []
-    if "tensorrt" in reasons:
-        fixes.append(f"TensorRT comes with JetPack, there: {APT_TENSORRT}")
-    if any(map(_packages, reasons)) or fallback:
-        fixes.append("--setup installs what pip brings")
-    if not fallback:
-        fixes.append("--fallback measures the same graph in ONNX Runtime")
-    return RemoteError(
-        f"none of the bundle's targets can run on {address.host} ({facts['machine']}).", why=f"{why}.", fix="; or ".join(fixes) + "."
-    )
 
 
 def _error(status: Mapping[str, str]) -> EdgemmError:

@@ -37,15 +37,21 @@ class Told(Progress):
 
     def update(self, text: str, fraction: float | None = None) -> None:
         if time.monotonic() - self._said > TELL_S:
-            self._said = time.monotonic()
-            write_json(self._file, {"state": "running", "stage": self._stage, "text": text, "fraction": fraction})
+            self._tell(text, fraction)
+
+    def note(self, text: str) -> None:
+        self._tell(text, None)
 
     def end(self, state: str, **more: Any) -> None:
         write_json(self._file, {"state": state, **more})
 
     def _begin(self, name: str) -> None:
-        self._stage, self._said = name, 0.0
-        self.update("")
+        self._stage = name
+        self._tell("", None)
+
+    def _tell(self, text: str, fraction: float | None) -> None:
+        self._said = time.monotonic()
+        write_json(self._file, {"state": "running", "stage": self._stage, "text": text, "fraction": fraction})
 
 
 def run(folder: Path) -> int:
