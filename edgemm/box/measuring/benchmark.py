@@ -93,10 +93,7 @@ def _measured(
 
 def timing(forms: Sequence[Candidate], feed: Mapping[str, np.ndarray], options: BenchmarkOptions, progress: Progress) -> dict[str, Timing]:
     """Time the forms as the options say."""
-    return time_candidates(
-        forms, feed, rounds=options.rounds, calls=options.calls, seconds=options.seconds, warmup_s=options.warmup_s,
-        launches=options.launches, seed=options.seed, progress=progress.update,
-    )  # fmt: skip
+    return time_candidates(forms, feed, progress=progress.update, **options.timing())
 
 
 def assemble(forms: Sequence[Candidate], timed: Timed, findings: Sequence[Findings]) -> Report:
