@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgemm.box.devices import threads
 from edgemm.box.devices.environment import environment
 from edgemm.contracts import card_file as cards
-from edgemm.contracts import plugins, stage_code
+from edgemm.contracts import launched, plugins, stage_code
 from edgemm.contracts.card import Card
 from edgemm.contracts.modality import TrainSplit, modalities, notes
 from edgemm.contracts.report import Measurement, Report
@@ -24,6 +24,7 @@ from edgemm.data.checking import check
 from edgemm.data.dataset import TableDataset, find_labels, open_dataset, present_samples
 from edgemm.data.detected import detected
 from edgemm.errors import OutputError
+from edgemm.pipeline import together
 from edgemm.progress import Progress
 from edgemm.report import page
 from edgemm.report.terminal import Ending
@@ -104,6 +105,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    processes: int = 1,
     fresh: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -128,6 +130,7 @@ def train(
         seed: Of every random choice.
         device: auto, cpu, cuda or mps.
         mixed_precision: Compute in 16 bits where that is safe.
+        processes: So many processes of this machine train the model together, each with its share of every batch.
         fresh: Start anew even where a killed run could go on, or the result is already there.
         skip_bad_rows: Leave out rows that cannot be read, and report them, instead of stopping.
 
@@ -146,6 +149,7 @@ def train(
         loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
     options.check()
+    together.require_processes(processes)
     source_card = cards.load(card)
     dataset = open_dataset(data, source_card, skip_bad_rows=skip_bad_rows)
     _require_own(folder)
@@ -154,6 +158,17 @@ def train(
     if training:
         progress.note(f"{folder} already holds the result of this command; --fresh trains anew")
         return training
+    if processes > 1 and not launched.is_together():
+        given = {
+            "card": str(card), "data": str(data), "output": str(folder), "epochs": epochs, "steps": steps, "batch_size": batch_size,
+            "learning_rate": learning_rate, "schedule": schedule, "patience": patience, "loss_weights": dict(loss_weights or {}),
+            "seed": seed, "device": device, "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows,
+        }  # fmt: skip
+        with progress.stage(f"train in {processes} processes"):
+            together.run("train", given, processes, progress)
+        trained = _finished(folder, key)
+        assert trained is not None  # they ended well
+        return dataclasses.replace(trained, reused=False)
     if not is_passive:
         progress.note(threads.TOO_LATE)
     with tempfile.TemporaryDirectory() as scratch, progress.stage("train"):

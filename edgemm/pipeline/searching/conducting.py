@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgemm.box.bundle import packing
 from edgemm.contracts import written
@@ -30,6 +30,9 @@ from edgemm.pipeline.searching.trials import Trials
 from edgemm.report import page
 from edgemm.store.artifact import Artifact, write_bytes, write_json
 
+if TYPE_CHECKING:
+    from edgemm.pipeline.searching.ray_runner import RayRunner
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,6 +47,7 @@ class Plan:
         folder: Where the search is.
         trials, workers: How many, and how many at once.
         place: Where graphs are timed.
+        ray: Address of the cluster whose nodes run trials; None = this machine does.
     """
 
     job: Job
@@ -56,6 +60,7 @@ class Plan:
     trials: int
     workers: int
     place: Place
+    ray: str | None = None
 
     @property
     def target(self) -> str:
@@ -151,12 +156,20 @@ def _driver(plan: Plan, meter: DeviceMeter | None) -> Iterator[Search]:
     search, job = space.search_of(plan.recipe), plan.job
     sampled = max(len(plan.first), plan.trials - len(plan.starts), 1)
     study = Study(plan.folder / place.JOURNAL, search, plan.goal, seed=job.seed, trials=sampled, first=plan.first)
-    runner = LocalRunner(plan.given, str(job.data), skip_bad_rows=job.skip_bad_rows, workers=plan.workers, threads=threads_of(search.batch))
-    with runner:
+    with _runner(plan, threads_of(search.batch)) as runner:
         yield Search(
             plan.recipe, plan.starts, plan.goal, study, Trials(plan.goal, runner, meter, job.progress), job.seed,
             partial(place.write_log, plan.folder),
         )  # fmt: skip
+
+
+def _runner(plan: Plan, threads: int) -> LocalRunner | RayRunner:
+    card, data = plan.given, str(plan.job.data)
+    if plan.ray is None:
+        return LocalRunner(card, data, skip_bad_rows=plan.job.skip_bad_rows, workers=plan.workers, threads=threads)
+    from edgemm.pipeline.searching.ray_runner import RayRunner  # ray: the extra of that name
+
+    return RayRunner(plan.ray, card, data, skip_bad_rows=plan.job.skip_bad_rows, threads=threads, note=plan.job.progress.note)
 
 
 def _recipe_of(plan: Plan, one: OnFront) -> Recipe:
