@@ -33,6 +33,14 @@ class ParquetManifest(Manifest):
             self._firsts.append(self._firsts[-1] + metadata.row_group(group).num_rows)
         super().__init__(path, bad, is_table=is_table)
 
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        schema = self._file.schema_arrow
+        kind = schema.field(column).type if column in schema.names else pyarrow.string()
+        while pyarrow.types.is_nested(kind) and kind.num_fields == 1:
+            kind = kind.field(0).type
+        is_number = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
+        return not is_number and super().may_name(column, ends)
+
     def _all(self) -> Iterator[tuple[tuple[int, int] | None, Record]]:
         self._set_columns(list(self._file.schema_arrow.names))
         if not self._firsts[-1]:
