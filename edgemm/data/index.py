@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,22 @@ from edgemm.store.stored_zip import npz_bytes
 FOLDER = "manifests"
 LEAST_BYTES = 1 << 20  # a smaller manifest is read sooner than its index is found
 SETTLED_NS = 2 * 10**9  # a file written to within the clock tick of its time would look unchanged
-READERS = ("manifest.py", "lines.py", "parquet.py")
+READERS = ("manifest.py", "lines.py", "parquet.py", "shards.py")
 """Whose code an index depends on."""
 
 
-def place(path: Path, kind: str) -> Path | None:
+def place(files: Sequence[Path], kind: str) -> Path | None:
     """Where the index of a manifest lies; None for one that is small, or so new that it may still be written to."""
     try:
-        status = path.stat()
+        stats = [path.stat() for path in files]
     except OSError:
         return None
-    if status.st_size < LEAST_BYTES or time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+    newest_ns = max(status.st_mtime_ns for status in stats)
+    if sum(status.st_size for status in stats) < LEAST_BYTES or time.time_ns() - newest_ns < SETTLED_NS:
         return None
     code = [sha256_file(Path(__file__).with_name(name)) for name in READERS]
-    known_by = [kind, str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino, code]
-    return cache.root() / FOLDER / sha256_of(known_by)[:32]
+    facts = [[str(path.resolve()), s.st_size, s.st_mtime_ns, s.st_ino] for path, s in zip(files, stats, strict=True)]
+    return cache.root() / FOLDER / sha256_of([kind, facts, code])[:32]
 
 
 def read(place: Path) -> tuple[dict[str, Any], array[int], dict[str, array[int]]] | None:
@@ -56,10 +57,14 @@ def write(place: Path, facts: Mapping[str, Any], begins: array[int], counts: Map
         write_bytes(place, npz_bytes(arrays))
 
 
-def digest(path: Path) -> str:
-    """Hash of a manifest's content; read anew only where its size, time or number changed."""
-    known = place(path, "digest")
-    return sha256_file(path) if known is None else cache.remembered(["manifest", known.name], lambda: sha256_file(path))
+def digest(files: Sequence[Path]) -> str:
+    """Hash of a manifest's content; read anew only where the size, time or number of a file changed."""
+    known = place(files, "digest")
+    return _digest(files) if known is None else cache.remembered(["manifest", known.name], lambda: _digest(files))
+
+
+def _digest(files: Sequence[Path]) -> str:
+    return sha256_file(files[0]) if len(files) == 1 else sha256_of([[path.name, sha256_file(path)] for path in files])
 
 
 def _array(kind: str, values: np.ndarray) -> array[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -119,7 +119,7 @@ class Manifest:
         self._held_below, self._by_number = 0, False
         if is_table:
             return
-        place = index.place(path, type(self).__name__)
+        place = index.place(self.files, type(self).__name__)
         if place is None or not self._recall(place):
             self._read_whole()
             self._keep(place)
@@ -132,6 +132,11 @@ class Manifest:
             if sum(self._counts["val"]) > sum(self._counts["train"]):  # many rows alike, which would all go one way
                 self._by_number = True
                 self._hold_out()
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Whose content the rows are."""
+        return [self.path]
 
     @property
     def is_val_held_out(self) -> bool:
@@ -164,7 +169,7 @@ class Manifest:
         return ((record.split, record.row) for _, record in self._all())
 
     def digest(self) -> str:
-        return index.digest(self.path)
+        return index.digest(self.files)
 
     def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
         return ends is None or bool(ends)
