@@ -20,7 +20,7 @@ from edgemm.contracts.slugs import slugs
 from edgemm.pipeline import frontends, stages
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.preparing import forbidden
-from edgemm.pipeline.searching import benches, finish, place, space, trial, wording
+from edgemm.pipeline.searching import benches, finish, hints, place, space, trial, wording
 from edgemm.pipeline.searching.benches import Bench, Place, ThisMachine
 from edgemm.pipeline.searching.driver import Search
 from edgemm.pipeline.searching.goal import Goal
@@ -154,8 +154,9 @@ def _driver(plan: Plan, meter: DeviceMeter | None) -> Iterator[Search]:
     from edgemm.pipeline.searching.study import Study  # optuna: the extra 'search'
 
     search, job = space.search_of(plan.recipe), plan.job
-    sampled = max(len(plan.first), plan.trials - len(plan.starts), 1)
-    study = Study(plan.folder / place.JOURNAL, search, plan.goal, seed=job.seed, trials=sampled, first=plan.first)
+    first = [*plan.first, *(values for values in hints.first(job, plan.recipe) if values not in plan.first)]
+    sampled = max(len(first), plan.trials - len(plan.starts), 1)
+    study = Study(plan.folder / place.JOURNAL, search, plan.goal, seed=job.seed, trials=sampled, first=first)
     with _runner(plan, threads_of(search.batch)) as runner:
         yield Search(
             plan.recipe, plan.starts, plan.goal, study, Trials(plan.goal, runner, meter, job.progress), job.seed,
