@@ -13,10 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from edgemm import __version__
 from edgemm.contracts import stage_code
 from edgemm.errors import MeasureError, RemoteError
@@ -60,12 +56,12 @@ class RayRunner:
         try:
             self._meet()
         except BaseException:
-            ray.shutdown()
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        ray.shutdown()
+        self._leave()
 
     def run(self, tasks: Sequence[Task], done: Callable[[int], None]) -> list[Outcome]:
         beside = [place for place, task in enumerate(tasks) if not task.alone]
@@ -76,8 +72,17 @@ class RayRunner:
                 done(len(outcomes))
         return [outcomes[place] for place in range(len(tasks))]
 
+    def _leave(self) -> None:
+        import ray
+
+        ray.shutdown()
+
     def _meet(self) -> None:
         """Ask every node what it is."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        hello = ray.remote(num_cpus=0)(ray_node.hello)
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         if not nodes:
             raise RemoteError(
@@ -88,7 +93,7 @@ class RayRunner:
         token.touch()
         digest = stage_code.of(MODULE).digest
         asked = {
-            node["NodeID"]: _hello.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            node["NodeID"]: hello.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(token), self._opening
             )
             for node in nodes
@@ -108,6 +113,8 @@ class RayRunner:
         self._note(f"{len(nodes)} nodes with {sum(node['Resources']['CPU'] for node in nodes):g} processors; {way}")
 
     def _run(self, tasks: Mapping[int, Task], done: Callable[[int], None]) -> dict[int, Outcome]:
+        import ray
+
         if not tasks:
             return {}
         here = cache.root()
@@ -115,7 +122,7 @@ class RayRunner:
         if self._sent is None:
             self._sent = ray.put({} if self._is_shared else carried(here, in_use.used(here)))
         known = ray.put(frozenset() if self._is_shared else names(here))
-        remote = _trial.options(num_cpus=self._cpus, max_retries=TRIES)
+        remote = ray.remote(ray_node.trial).options(num_cpus=self._cpus, max_retries=TRIES)
         running = {remote.remote(self._opening, self._threads, task, root, self._sent, known): place for place, task in tasks.items()}
         outcomes: dict[int, Outcome] = {}
         try:
@@ -131,6 +138,9 @@ class RayRunner:
         return outcomes
 
     def _outcome(self, reference: Any, task: Task) -> Outcome:
+        import ray
+        from ray.exceptions import RayError
+
         try:
             delivery: Delivery = ray.get(reference)
         except RayError as err:
@@ -146,6 +156,9 @@ def join(address: str) -> None:
     Raises:
         RemoteError: Nobody is there; said within seconds.
     """
+    import ray
+    from ray.exceptions import RayError
+
     if ray.is_initialized():
         return
     if address != "auto":
@@ -191,6 +204,9 @@ def _require_alike(name: str, here: Here, digest: str) -> None:
 
 
 def _got(reference: Any) -> Here:
+    import ray
+    from ray.exceptions import RayError
+
     try:
         here: Here = ray.get(reference)
     except RayError as err:
@@ -203,7 +219,3 @@ def _got(reference: Any) -> Here:
 def _whole(path: str) -> Path | str:
     """A path as every process knows it; a name of something shipped, or of a function, stays."""
     return Path(path).absolute() if Path(path).exists() else path
-
-
-_hello = ray.remote(num_cpus=0)(ray_node.hello)
-_trial = ray.remote(ray_node.trial)
