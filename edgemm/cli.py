@@ -37,11 +37,12 @@ SHOWN = {
     "remote": "ssh://USER@HOST", "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS",
     "web": "[HOST:]PORT", "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'", "labels": "'LABEL: OTHER, ...'",
     "rules": "'HEAD: RULE'", "track": "TRACKER:PLACE", "group": "COLUMN", "against": "FOLDER", "config": "FILE",
+    "measure": "local|ssh://USER@HOST", "ray": "auto|HOST:PORT",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
 LEAST = {
     "epochs": 1, "steps": 1, "batch_size": 1, "patience": 0, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1,
-    "trials": 1, "workers": 1, "minutes": 0, "folds": 2,
+    "trials": 1, "workers": 1, "processes": 1, "minutes": 0, "folds": 2,
 }  # fmt: skip
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],

@@ -33,6 +33,14 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         os.environ["EDGEMM_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def device_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests that measure do not wait for those of another process, nor for the user's own benchmark."""
+    os.environ["EDGEMM_DEVICE_LOCK"] = str(tmp_path_factory.mktemp("device"))
+    yield
+    del os.environ["EDGEMM_DEVICE_LOCK"]
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for one test."""

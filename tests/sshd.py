@@ -33,7 +33,9 @@ class Sshd:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        sets = {"HOME": str(folder), "EDGEMM_REMOTE": str(self.jobs), **variables}  # a home of its own: no .bashrc changes the PATH
+        device = folder / "device"  # the lock of this one; servers that are one machine are given one
+        sets = {"HOME": str(folder), "EDGEMM_REMOTE": str(self.jobs), "EDGEMM_DEVICE_LOCK": str(device), **variables}
+        # a home of its own: no .bashrc changes the PATH
         lines = [
             f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/authorized",
             f"PidFile {folder}/pid", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "StrictModes no",

@@ -20,6 +20,11 @@ def is_first() -> bool:
     return not any(rank.isdigit() and size.isdigit() and int(size) > 1 and int(rank) > 0 for rank, size in counts)
 
 
+def is_together() -> bool:
+    """Whether there are several."""
+    return any(os.environ.get(size, "").isdigit() and int(os.environ[size]) > 1 for _, size in COUNTED)
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """While the block runs, nothing in this process knows of the others: what trains in it does not wait for them."""

@@ -164,6 +164,10 @@ class Modality(Protocol):
         """The sample used where the dataset has no column for this input; None where a column is needed."""
         return None
 
+    def file_ends(self) -> tuple[str, ...] | None:
+        """In what the name of a file in a cell ends: () where no cell names one, None where any may."""
+        return () if type(self).file is Modality.file else None
+
     def file(self, cell: Any) -> str | None:
         """The file a cell names, for the dataset's fingerprint; None where the cell holds the value itself."""
         return None

@@ -231,16 +231,25 @@ def read(path: Path) -> Report:
                 why=f"this edgemm reads format {FORMAT}.",
                 fix="measure again with this edgemm, or read it with the one that wrote it.",
             )
-        return Report(
-            plain["environment"],
-            [plain_values.read(Measurement, m) for m in plain["measurements"]],
-            [Verdict(**b) for b in plain["budgets"]],
-            Details.of_dict(plain.get("details", {})),
-        )
+        return of_dict(plain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise EdgemmError(
             f"{path} is not an edgemm report.", why=str(err), fix="give the report.json that benchmark or compress wrote."
         ) from err
+
+
+def of_dict(plain: Mapping[str, Any]) -> Report:
+    """Back from ``to_dict``.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is something else.
+    """
+    return Report(
+        plain["environment"],
+        [plain_values.read(Measurement, m) for m in plain["measurements"]],
+        [Verdict(**b) for b in plain["budgets"]],
+        Details.of_dict(plain.get("details", {})),
+    )
 
 
 def judge(budgets: Mapping[str, Any], measurements: Iterable[Measurement], targets: Iterable[str], outputs: Iterable[str]) -> list[Verdict]:

@@ -12,7 +12,7 @@ from edgemm.contracts import options, plugins
 from edgemm.contracts.search_space import ACCURACY, LEAST, MEAN, Entries, Fidelity, Parameter, Search
 from edgemm.errors import Collector, EdgemmError, RecipeError, nearest
 
-KEYS = ("sampler", "objective", "space", "fidelity", "start", "seeds", "batch")
+KEYS = ("sampler", "objective", "space", "fidelity", "start", "seeds", "batch", "hints")
 SAMPLERS = ("tpe", "gp", "random", "grid", "nsga2")
 RANGE_KEYS = ("from", "to", "step", "log")
 MOST_STEPS = 10_000  # values of a range; more are no choice
@@ -55,11 +55,14 @@ def parse(
     start = plain.get("start") or []
     if not isinstance(start, list) or not all(isinstance(name, str) for name in start):
         mistakes.add(RecipeError(f"{here}.start is not a list of recipes.", fix="start: [prune50-distil-int8, openvino-int8]"))
+    if not isinstance(plain.get("hints", False), bool):
+        mistakes.add(RecipeError(f"{here}.hints: {plain['hints']!r} is neither true nor false.", fix="hints: true"))
     if len(mistakes.errors) > before:
         return None
     return Search(
-        sampler, dict(plain.get("objective") or {}), space, fidelity, tuple(start), plain.get("seeds", 1), plain.get("batch", 4), dropped
-    )
+        sampler, dict(plain.get("objective") or {}), space, fidelity, tuple(start), plain.get("seeds", 1), plain.get("batch", 4), dropped,
+        plain.get("hints", False),
+    )  # fmt: skip
 
 
 def means_text(path: Sequence[Any]) -> bool:

@@ -122,6 +122,7 @@ class Search:
         seeds: Trainings of each model on the front.
         batch: Trials that are chosen at once, each knowing the results of those before; not of how many run at once.
         dropped: Parameters that name a modality which the model lacks.
+        hints: Whether what each branch bears alone is looked at, for the first trials.
     """
 
     sampler: str = "tpe"
@@ -132,6 +133,7 @@ class Search:
     seeds: int = 1
     batch: int = 4
     dropped: tuple[str, ...] = ()
+    hints: bool = False
 
     def applied(self, entries: Entries, values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Steps with values of parameters, by their names.
@@ -173,6 +175,7 @@ class Search:
             "sampler": self.sampler, "objective": dict(self.objective), "batch": self.batch, "start": list(self.start),
             "space": [plain(parameter) for parameter in self.space],
             "fidelity": [self.fidelity.parameter.name, list(self.fidelity.values), self.fidelity.keep] if self.fidelity else None,
+            **({"hints": True} if self.hints else {}),
         }  # fmt: skip
 
 

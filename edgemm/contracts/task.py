@@ -218,6 +218,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def file_ends(self) -> tuple[str, ...] | None:
+        """In what the name of a file in a cell ends: () where no cell names one, None where any may."""
+        return () if type(self).file is Task.file else None
+
     def file(self, cell: Any) -> str | None:
         """The file a cell names, for the dataset's fingerprint; None where the cell holds the truth itself."""
         return None

@@ -23,6 +23,8 @@ from edgemm.data.dataset import TableDataset
 from edgemm.data.manifest import ManifestRow
 from edgemm.errors import Collector, DataError
 
+WHOLE_ROWS = 100_000  # of a larger manifest some rows are looked at
+SOME_ROWS, LEAST_ROWS = 50_000, 1000  # in all, and of each split
 REMARKED = 8  # rows of a split that are looked at for remarks
 SCORED = ("val", "test")
 TOLD = 8  # mistakes in one message
@@ -35,7 +37,8 @@ REMEMBERED = 65536  # cells known to be good: labels repeat, and so do files whe
 def check(dataset: TableDataset, *, needed: Sequence[str] = (), note: Callable[[str], None] = lambda text: None) -> None:
     """Look at every row of a manifest; a function's first rows only, and npz files not at all: their cells are arrays.
 
-    Costs about a second for 100,000 rows. No row is looked at in a dataset that leaves out bad ones: it counts them when they are read.
+    Costs about a second for 100,000 rows; of more, some from all over are looked at. No row is looked at in a dataset that leaves out
+    bad ones: it counts them when they are read.
 
     Args:
         needed: Splits that what follows cannot do without.
@@ -52,15 +55,20 @@ def check(dataset: TableDataset, *, needed: Sequence[str] = (), note: Callable[[
     if dataset.leaves_out:
         return
     mistakes, looker = Collector(), _Looker(dataset)
+    total = sum(dataset.count(split) for split in dataset.splits())
+    is_large = dataset.is_fixed and total > WHOLE_ROWS
+    if is_large:
+        note(f"{dataset.source.name}: about {SOME_ROWS:,} of its {total:,} rows are checked now, each of the others when it is read.")
     for split in dataset.splits():
-        for row in dataset.source.naming(split):
+        share = SOME_ROWS * dataset.count(split) // total if is_large else 0
+        for row in dataset.source.some(split, max(LEAST_ROWS, share)) if is_large else dataset.source.naming(split):
             error = looker.mistake(row, split)
             if error is not None:
                 mistakes.add(error)
                 if len(mistakes.errors) == TOLD:
                     mistakes.raise_if_any()
     mistakes.raise_if_any()
-    for words in looker.remarks():
+    for words in looker.remarks(is_whole=not is_large):
         note(words)
 
 
@@ -117,9 +125,9 @@ class _Looker:
         self.seen: dict[tuple[str, str], set[str]] = {}  # column and split -> labels, where a metric is a mean over them
         self.of_one_comma = {column for column, task in self.outputs if task.is_quantity}  # as far as was seen
 
-    def remarks(self) -> list[str]:
+    def remarks(self, *, is_whole: bool) -> list[str]:
         """Columns of measurements that may mean either of two things, and which was taken; labels that a split cannot score."""
-        return [*self._commas(), *self._absent()]
+        return [*self._commas(), *(self._absent() if is_whole else [])]
 
     def _absent(self) -> list[str]:
         listed = {column: getattr(task, "labels", None) or () for column, task in self.outputs}

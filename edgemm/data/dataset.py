@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +198,18 @@ class TableDataset(Dataset):
                 listing.update(f"{split} {file} missing\n".encode())
         return listing.hexdigest()
 
+    @cached_property
+    def _naming_columns(self) -> list[tuple[str, Modality | Task]]:
+        """Columns whose cells may name files, and what reads them."""
+        parts: list[tuple[str, Modality | Task]] = [*self._parts.items(), *self._tasks.items()]
+        columns = [(self.card.column(name), part) for name, part in parts]
+        return [(column, part) for column, part in columns if self.source.may_name(column, part.file_ends())]
+
     def _named_files(self) -> Iterator[tuple[str, str]]:
         """Split and name of every file that the rows name, in their order."""
         seen = dict[str, None]()
-        parts: list[tuple[str, Modality | Task]] = [*self._parts.items(), *self._tasks.items()]
-        columns = [(self.card.column(name), part) for name, part in parts]
-        for split in SPLITS:
+        columns = self._naming_columns
+        for split in SPLITS if columns else ():
             for row in self.source.naming(split):
                 for file in (file for column, part in columns for file in _files(row.cells.get(column), part)):
                     if file not in seen:

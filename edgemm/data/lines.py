@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import itertools
 import json
+import mmap
 import re
 import tempfile
 import weakref
@@ -39,6 +41,9 @@ class TextManifest(Manifest):
             self._rewrite(path, _decoded(path, self.encoding).replace("\r\n", "\n").replace("\r", "\n"))
         self.seen = "" if self.encoding == UTF8 else f", read as {self.encoding.upper()}"
         super().__init__(path, bad, is_table=is_table)
+
+    def _keep(self, place: Path | None) -> None:
+        super()._keep(place if self._rewritten is None else None)  # the places are those in a copy that goes
 
     def _rewrite(self, path: Path, text: str) -> None:
         """Read from a copy in UTF-8, with one row a line, that goes when this does."""
@@ -133,6 +138,13 @@ class CsvManifest(TextManifest):
     """With a header, quoted as RFC 4180 says; a byte order mark is skipped. Comma, semicolon, tab or | stand between: as in the header."""
 
     delimiter = ","
+    kept = (*TextManifest.kept, "delimiter")
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        if ends is None or self._rewritten is not None:
+            return super().may_name(column, ends)
+        with self._open() as file, contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
+            return any(_holds(content, end.lower().encode()) for end in ends)
 
     def _first_line(self, file: IO[bytes]) -> int:
         if file.read(3) != b"\xef\xbb\xbf":
@@ -269,6 +281,17 @@ def _decoded(path: Path, encoding: str) -> str:
             raise DataError(f"{path} cannot be read.", why=utf8.why(err), fix=utf8.fix(path, err)) from err
         why = f"it is not {encoding.upper()} throughout: {err.reason} at byte {err.start}."
         raise DataError(f"{path} cannot be read.", why=why, fix="save it as UTF-8.") from err
+
+
+def _holds(content: mmap.mmap, word: bytes) -> bool:
+    """Whether a word of two characters or more, in lower case, stands in a file in any case."""
+    for begin in {bytes(pair) for pair in itertools.product(*((char, bytes([char]).upper()[0]) for char in word[:2]))}:
+        place = content.find(begin)
+        while place >= 0:
+            if content[place : place + len(word)].lower() == word:
+                return True
+            place = content.find(begin, place + 1)
+    return False
 
 
 def _delimiter(header: str) -> str:

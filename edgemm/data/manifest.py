@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from edgemm.data import index
 from edgemm.errors import DataError, nearest
-from edgemm.store.artifact import sha256_file
 
 SPLITS = ("train", "val", "test", "calib")
 SPLIT = "split"
@@ -67,6 +67,14 @@ class RowSource(Protocol):
         """The rows whose cells may name files that the digest does not cover."""
         ...
 
+    def some(self, split: str, most: int) -> Iterator[ManifestRow]:
+        """About ``most`` of ``naming``, from all over the split."""
+        ...
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        """Whether a cell of the column may name a file; ``ends``: in what such a name ends, None = in anything."""
+        ...
+
 
 class Record(NamedTuple):
     """A row with the split it names and a hash of its content."""
@@ -93,6 +101,8 @@ class Manifest:
     """Splits and reading by blocks, in order or shuffled; the formats below add how a block is found and read."""
 
     pool_rows = POOL_ROWS
+    kept: tuple[str, ...] = ("columns", "_split_column", "_held_below", "_by_number", "_lowest", "seen")
+    """What reading it whole finds out, beside its blocks."""
     seen = ""
     """How the file was read, for the message about a column that is not there."""
 
@@ -109,12 +119,24 @@ class Manifest:
         self._held_below, self._by_number = 0, False
         if is_table:
             return
+        place = index.place(self.files, type(self).__name__)
+        if place is None or not self._recall(place):
+            self._read_whole()
+            self._keep(place)
+
+    def _read_whole(self) -> None:
+        """Find out where the blocks are, and what they hold."""
         self._scan()
         if not any(self._counts["val"]) and any(self._counts["train"]):
             self._hold_out()
             if sum(self._counts["val"]) > sum(self._counts["train"]):  # many rows alike, which would all go one way
                 self._by_number = True
                 self._hold_out()
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Whose content the rows are."""
+        return [self.path]
 
     @property
     def is_val_held_out(self) -> bool:
@@ -135,11 +157,11 @@ class Manifest:
             yield from self._of_split(blocks, split)
             return
         pool: list[int] = []
-        for index, block in enumerate(blocks):
+        for number, block in enumerate(blocks):
             pool.append(block)
-            if index == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
+            if number == len(blocks) - 1 or sum(counted[entry] for entry in pool) >= self.pool_rows:
                 rows = list(self._of_split(sorted(pool), split))
-                yield from (rows[number] for number in rng.permutation(len(rows)))
+                yield from (rows[drawn] for drawn in rng.permutation(len(rows)))
                 pool, rows = [], []  # before the next ones are read
 
     def table(self) -> Iterator[tuple[str, ManifestRow]]:
@@ -147,10 +169,32 @@ class Manifest:
         return ((record.split, record.row) for _, record in self._all())
 
     def digest(self) -> str:
-        return sha256_file(self.path)
+        return index.digest(self.files)
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        return ends is None or bool(ends)
 
     def naming(self, split: str) -> Iterator[ManifestRow]:
         return self.rows(split)
+
+    def some(self, split: str, most: int) -> Iterator[ManifestRow]:
+        blocks = [block for block, count in enumerate(self._counts[split]) if count]
+        every = max(1, -(-self.count(split) // max(1, most)))
+        return self._of_split(blocks[::every], split)
+
+    def _recall(self, place: Path) -> bool:
+        """Take over what an earlier opening of this very file found out."""
+        found = index.read(place)
+        if found is None:
+            return False
+        facts, self._begins, self._counts = found
+        for name, value in facts.items():
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        return True
+
+    def _keep(self, place: Path | None) -> None:
+        if place is not None and not self._bad:  # what was refused has to be told each time
+            index.write(place, {name: getattr(self, name) for name in self.kept}, self._begins, self._counts)
 
     def _hold_out(self) -> None:
         """Let a tenth of train be val."""

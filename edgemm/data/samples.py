@@ -134,6 +134,12 @@ class Npz:
     def naming(self, split: str) -> Iterator[ManifestRow]:
         return iter(())  # the arrays themselves are in the digest
 
+    def some(self, split: str, most: int) -> Iterator[ManifestRow]:
+        return iter(())
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        return False
+
     def _numbers(self, split: str) -> np.ndarray:
         if "" in self.files:
             return np.arange(self.files[""].rows) if self._of_row is None else _of_split(self._of_row, split)
@@ -232,6 +238,12 @@ class Function:
 
     def naming(self, split: str) -> Iterator[ManifestRow]:
         return itertools.islice(self._of_split(split), ROWS_HASHED)
+
+    def some(self, split: str, most: int) -> Iterator[ManifestRow]:
+        return itertools.islice(self.naming(split), most)
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        return ends is None or bool(ends)
 
     def _of_split(self, split: str) -> Iterator[ManifestRow]:
         derived = split in ("train", "val") and next(self._call("val"), None) is None

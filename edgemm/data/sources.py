@@ -12,6 +12,7 @@ from edgemm.data import manifests, samples
 from edgemm.data._annotations.rows import FORMATS, AnnotatedRows
 from edgemm.data.manifest import SPLITS, RowSource, split_named
 from edgemm.data.manifests import READERS
+from edgemm.data.shards import TarManifest
 from edgemm.errors import DataError
 from edgemm.store.artifact import sha256_of
 
@@ -47,6 +48,8 @@ def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row
     labelled = any(task.has_truth for task in tasks.tasks(card).values())
     if path.is_dir():
         manifest = manifests.in_folder(path)
+        if not manifest and (rows := manifests.of_many(path, bad)) is not None:
+            return rows
         if not manifest and not any(split_named(file.stem) in SPLITS for file in path.glob("*.npz")):
             why = f"it has none of {', '.join(f'manifest{suffix}' for suffix in READERS)}, train.npz, val.npz, test.npz, calib.npz."
             raise DataError(
@@ -55,6 +58,8 @@ def open_source(data: str | Path, card: Card, *, bad: dict[int, str] | None, row
         path = manifest or path
     if path.is_dir() or (path.is_file() and path.suffix == ".npz"):
         return samples.Npz(path, labelled=labelled)
+    if path.is_file() and path.suffix == ".tar":
+        return TarManifest(path, bad, shards=[path])
     if path.is_file() and path.suffix in READERS:
         return READERS[path.suffix](path, bad)
     if not path.exists() and str(data).partition(":")[0] in FORMATS and "://" not in str(data):

@@ -44,6 +44,7 @@ class Job:
         card: The model.
         data: What the user named; None for an ONNX file without data.
         dataset: That opened, or seeded synthetic samples.
+        processes: How many train one model together, where a step trains.
         predictor: Processes that answer rows, one a target; a verb that asks several times holds it open (``with job.predictor``).
         load_before: What the processor was busy with when the run began.
         notes: What was guessed about the model or changed on reading it, for the report.
@@ -56,6 +57,7 @@ class Job:
     progress: Progress
     seed: int = 0
     skip_bad_rows: bool = False
+    processes: int = 1
     predictor: Predictor = field(default_factory=Predictor, compare=False)
     load_before: float = field(default_factory=load)
     notes: list[str] = field(default_factory=list)

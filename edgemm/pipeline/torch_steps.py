@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LOADERS = ("torch", "transformers")
 """Distributions that build and load a model; what a step calls beside them, its file lists."""
 QDQ = "qdq.onnx"
+TRAINING = ("distill", "qat")
+"""Steps that several processes can share."""
 TIMING_SAMPLES = 16
 """Calibration samples where a model is only timed: its ranges do not matter."""
 
@@ -137,7 +139,9 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
     """The run after one more step, found in the cache or made."""
 
     def make(scratch: Path) -> Path:
-        return _run(scratch, before.job, job, recipe, step, opset)
+        if job.processes > 1 and step.name in TRAINING:
+            return _run_together(scratch, before.job, job, recipe, step, opset)
+        return run(scratch, before.job, job, recipe, step, opset)
 
     target = next(iter(recipe.targets))
     measures = any(key.startswith("latency") and value is not None for key, value in step.options.items())
@@ -152,6 +156,7 @@ def _after(before: Shaped, job: Job, recipe: Recipe, step: Step, number: int, op
         "data": job.fingerprint,
         "seed": job.seed,
         "opset": opset,
+        **({"processes": job.processes} if job.processes > 1 and step.name in TRAINING else {}),
     }
     name = step.name if [s.name for s in recipe.torch_steps()].count(step.name) == 1 else f"{step.name} ({number})"
     artifact = job.stage(
@@ -191,7 +196,20 @@ def named(step: Step, card: Card) -> dict[str, Any]:
     return identities
 
 
-def _run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
+def _run_together(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
+    """Run one step in several processes, of which the first writes."""
+    from edgemm.pipeline import together
+
+    arguments = {
+        "scratch": str(scratch), "card": str(current.card.path), "original": str(original.card.path), "data": original.data,
+        "recipe": recipe.plain(), "step": [step.name, dict(step.options)], "opset": opset, "seed": current.seed,
+        "skip_bad_rows": current.skip_bad_rows,
+    }  # fmt: skip
+    together.run("step", arguments, original.processes, current.progress)
+    return scratch / CARD
+
+
+def run(scratch: Path, current: Job, original: Job, recipe: Recipe, step: Step, opset: int) -> Path:
     """Run one step and write its checkpoint, what it told, and the Q/DQ graph if it made one."""
     from edgemm.contracts.step import Context
     from edgemm.workshop.models.checkpoint.loading import load_model, write_model

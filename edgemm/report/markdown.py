@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from edgemm.contracts.fleet import FleetReport
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.timing_parts import BranchLimit, Throughput, WastefulLayer
 from edgemm.report.comparison import Comparison
+from edgemm.report.fleet_comparison import FleetComparison
 from edgemm.report.formatting import in_unit, name_of
 
 COLUMNS = (
@@ -15,10 +18,33 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def render(found: Report | Comparison) -> str:
+def render(found: Report | Comparison | FleetReport | FleetComparison) -> str:
     """The whole of it; tables that would be empty are left out."""
-    parts = _comparison(found) if isinstance(found, Comparison) else _report(found)
+    match found:
+        case Comparison():
+            parts = _comparison(found)
+        case FleetReport():
+            parts = _fleet(found)
+        case FleetComparison():
+            parts = _fleets(found)
+        case _:
+            parts = _report(found)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _fleet(report: FleetReport) -> Iterable[str]:
+    yield f"# {Path(report.bundle).name} on {len(report.boards)} boards"
+    rows = [[fact.capitalize(), *cells] for fact, cells in report.facts()]
+    rows += [[name_of(name, output), *map(_cell, cells)] for name, output, cells in report.rows()]
+    yield table(["", *(board.name for board in report.boards)], rows)
+    yield _listed(f"{board.name}: {what} was not measured: {why}" for board in report.boards for what, why in board.gaps().items())
+    yield _listed(f"{board.name}: {verdict}" for board in report.answered if board.report for verdict in board.report.budgets)
+
+
+def _fleets(comparison: FleetComparison) -> Iterable[str]:
+    yield _listed([*(f"{name} was lost: {why}" for name, why in comparison.lost.items()), *comparison.notes])
+    for name, found in comparison.boards.items():
+        yield f"# {name}\n\n" + "\n\n".join(part for part in list(_comparison(found))[1:] if part)
 
 
 def _comparison(comparison: Comparison) -> Iterable[str]:

@@ -44,12 +44,16 @@ SUBJECTS = {
 def render(report: Report) -> str:
     """The report as one HTML file."""
     title = str(report.details.title or _title(report.details))
-    body = "".join(part for part in (draw(report) for draw in SECTIONS) if part)
+    return document(title, lead(report), "".join(part for part in (draw(report) for draw in SECTIONS) if part))
+
+
+def document(title: str, below: str, body: str) -> str:
+    """A whole page; ``title`` is text, ``below`` and ``body`` are HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n<style>{STYLE.read_text(encoding="utf-8")}</style></head>\n'
-        f"<body><main><header><h1>{escape(title)}</h1>{lead(report)}</header>\n{body}"
+        f"<body><main><header><h1>{escape(title)}</h1>{below}</header>\n{body}"
         f"<footer>Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.</footer></main></body></html>\n"
     )
 

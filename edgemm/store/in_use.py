@@ -37,6 +37,16 @@ def mark(root: Path, place: Path) -> None:
             marked.add(name)
 
 
+def used(root: Path, pid: int | None = None) -> frozenset[str]:
+    """What a process of this machine uses of a cache so far, as paths below ``root``; without ``pid`` this process."""
+    if pid is None:
+        return frozenset(_lists[root][2]) if root in _lists else frozenset()
+    lists = (root / USERS).glob(f".{LIST}.{owned.host()}.{pid}.*")
+    with suppress(OSError):
+        return frozenset(name for path in lists for name in path.read_text().splitlines())
+    return frozenset()
+
+
 @contextmanager
 def nobody_else_marks(root: Path) -> Iterator[frozenset[str]]:
     """While the block runs, no process marks anything; gives what running processes use, as paths below ``root``.

@@ -11,13 +11,20 @@ from edgemm.box.measuring import benchmark as measuring
 from edgemm.box.measuring.benchmark_options import ROUNDS, BenchmarkOptions
 from edgemm.box.measuring.schedule import LAUNCHES
 from edgemm.box.remote.benchmark import RemoteOptions, measure_there
+from edgemm.box.remote.fleet import measure_fleet
+from edgemm.box.remote.fleet_file import Board
+from edgemm.box.remote.fleet_file import load as load_fleet
+from edgemm.contracts import fleet as fleets
 from edgemm.contracts.card import Card
+from edgemm.contracts.fleet import FleetReport
 from edgemm.contracts.report import Report, read
+from edgemm.errors import RemoteError
 from edgemm.pipeline import stages
 from edgemm.pipeline.job import start
 from edgemm.progress import Progress
-from edgemm.report import comparison, page
+from edgemm.report import comparison, fleet_comparison, fleet_page, page
 from edgemm.report.comparison import Comparison
+from edgemm.report.fleet_comparison import FleetComparison
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import require_writable
 
@@ -43,9 +50,10 @@ def benchmark(
     setup: bool = False,
     fallback: bool = False,
     ssh_config: str | Path | None = None,
+    fleet: str | Path | None = None,
     compare: tuple[str | Path, str | Path] | None = None,
     progress: Progress | None = None,
-) -> Report | Comparison:
+) -> Report | FleetReport | Comparison | FleetComparison:
     """Measure candidates against each other, each in a process of its own, in interleaved rounds.
 
     A bundle is measured on each of its targets that can run here, beside its float graph forced to f32 and as the runtime runs that
@@ -69,21 +77,22 @@ def benchmark(
         seed: Of the order within rounds, and of synthetic samples.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
         remote: Measure one bundle on another machine, ``ssh://user@host:port``; only numpy and a runtime need to be there.
-        setup: With ``remote``: first make a virtual environment there with what is missing.
-        fallback: With ``remote``: where none of the bundle's runtimes is there, measure its graph in ONNX Runtime, and say so.
-        ssh_config: With ``remote``: ssh's configuration file instead of the user's own.
-        compare: Measure nothing: hold the second report.json against the first.
+        setup: With ``remote`` or ``fleet``: first make a virtual environment there with what is missing.
+        fallback: With ``remote`` or ``fleet``: where none of the bundle's runtimes is there, measure its graph in ONNX Runtime, and say so.
+        ssh_config: With ``remote`` or ``fleet``: ssh's configuration file instead of the user's own.
+        fleet: Measure one bundle on every board that this file names, at once (``boards: {porch: ssh://nvidia@porch, here: local}``).
+        compare: Measure nothing: hold the second report.json against the first; of fleets, board by board.
 
     Returns:
         The report. ``report.missed`` holds the budgets of the candidates' recipes that were missed, ``report.details.failures`` the
-        candidates of which nothing could be measured; the notes say why. With ``compare`` a ``Comparison``: what got worse beyond the
-        noise, and ``missed`` holds the regressions.
+        candidates of which nothing could be measured; the notes say why. With ``fleet`` a report for each board, or why it has none. With
+        ``compare`` a ``Comparison``: what got worse beyond the noise, and ``missed`` holds the regressions.
 
     Raises:
         EdgemmError: A candidate cannot be opened; candidates with different inputs or labels; nothing at all could be measured.
     """
     if compare is not None:
-        return comparison.compare(*(read(Path(report)) for report in compare))
+        return _compared(*map(Path, compare))
     folder = Path(output) if output else None
     if folder and candidates:
         require_writable(folder / "report.json")
@@ -91,20 +100,41 @@ def benchmark(
         target=target, pace=pace, streams=streams, batches=batches, roofline=roofline, rounds=rounds, calls=calls, seconds=seconds,
         launches=launches, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows,
     )  # fmt: skip
+    config = Path(ssh_config) if ssh_config else None
+    if fleet is not None:
+        boards = _boards(Path(fleet), remote, setup=setup, fallback=fallback)
+        whole = measure_fleet(candidates, boards, options, data=data, config=config, progress=progress)
+        if folder:
+            fleet_page.write(whole, folder)
+        return whole
     if remote is None:
         report = measuring.benchmark(candidates, options, data=data, prepare=partial(_prepare, data), progress=progress)
     else:
-        there = RemoteOptions(remote, setup=setup, fallback=fallback, config=Path(ssh_config) if ssh_config else None)
+        there = RemoteOptions(remote, setup=setup, fallback=fallback, config=config)
         report = measure_there(candidates, there, options, data=data, progress=progress)
     if folder:
         page.write(report, folder)
     return report
 
 
-def ending(report: Report | Comparison, *, output: str | None = None, **_: Any) -> Ending:
+def ending(report: Report | FleetReport | Comparison | FleetComparison, *, output: str | None = None, **_: Any) -> Ending:
     """What the command line says at the end."""
     written = (Path(output),) if output else ()
-    return Ending(report, written, f"open {Path(output) / 'report.html'} in a browser" if output else "", report=report)
+    following = f"open {Path(output) / 'report.html'} in a browser" if output else ""
+    is_short = isinstance(report, FleetReport) and len(report.answered) < len(report.boards)
+    return Ending(report, written, following, report=report, fell_short=is_short)
+
+
+def _compared(old: Path, new: Path) -> Comparison | FleetComparison:
+    if fleets.is_fleet(old) or fleets.is_fleet(new):
+        return fleet_comparison.compare(fleets.read(old), fleets.read(new))
+    return comparison.compare(read(old), read(new))
+
+
+def _boards(fleet: Path, remote: str | None, *, setup: bool, fallback: bool) -> list[Board]:
+    if remote is not None:
+        raise RemoteError("--remote and --fleet cannot both say where to measure.", fix=f"name {remote} as a board in {fleet}.")
+    return load_fleet(fleet, defaults={"setup": setup, "fallback": fallback})
 
 
 def _prepare(data: str | Path | None, path: Path) -> tuple[Path, Card, list[str]]:

@@ -16,7 +16,7 @@ from edgemm.contracts.recipe import load as load_recipe
 from edgemm.contracts.report import Report
 from edgemm.contracts.report import read as read_report
 from edgemm.errors import DataError, RecipeError
-from edgemm.pipeline import bundling, stages, torch_steps
+from edgemm.pipeline import bundling, stages, together, torch_steps
 from edgemm.pipeline.job import Job, start
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
@@ -58,6 +58,7 @@ def compress(
     slim: bool = False,
     untrained: bool = False,
     seed: int = 0,
+    processes: int = 1,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
 ) -> Compressed:
@@ -78,6 +79,7 @@ def compress(
             this finds it.
         untrained: Compress a card without weights all the same, with weights drawn at random; the report says so.
         seed: Of the calibration choice and of synthetic samples.
+        processes: So many processes of this machine share each training step; all else is done by one.
         skip_bad_rows: Leave out rows that cannot be read instead of stopping; the report counts them.
 
     Raises:
@@ -88,7 +90,9 @@ def compress(
     packing.check_place(output)
     if sign:
         seal.public_hex(sign)  # a key that cannot be read is told before any work
+    together.require_processes(processes)
     job = start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
+    job = replace(job, processes=processes)
     chosen = load_recipe(recipe, card=job.card)
     if data is None and not job.card.is_onnx:
         raise DataError("this model needs a dataset.", why="calibration and accuracy need real samples.", fix="add -d DATA.")

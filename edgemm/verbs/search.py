@@ -11,6 +11,8 @@ from typing import Any
 
 from edgemm.box.bundle import packing
 from edgemm.box.devices import threads
+from edgemm.box.remote.fleet_file import LOCAL
+from edgemm.box.remote.ssh import parse as parse_address
 from edgemm.contracts import plugins
 from edgemm.contracts.recipe import PER_OUTPUT
 from edgemm.contracts.recipe import load as load_recipe
@@ -20,6 +22,7 @@ from edgemm.errors import DataError, EdgemmError
 from edgemm.pipeline import stages
 from edgemm.pipeline.job import Job, start
 from edgemm.pipeline.searching import place, space, trial, wording
+from edgemm.pipeline.searching.benches import Place
 from edgemm.pipeline.searching.conducting import Plan, conduct
 from edgemm.pipeline.searching.goal import goal_of
 from edgemm.progress import Progress
@@ -70,6 +73,10 @@ def search(
     minutes: float | None = None,
     seed: int = 0,
     workers: int = 1,
+    ray: str | None = None,
+    measure: str = LOCAL,
+    setup: bool = False,
+    ssh_config: str | Path | None = None,
     untrained: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -90,6 +97,10 @@ def search(
         minutes: Begin no more trials after so long; the best are then still trained again and measured.
         seed: Of the choice of trials and of their trainings.
         workers: Trials at once, each in a process of its own.
+        ray: Run trials on the nodes of a Ray cluster instead: ``auto`` for the one this machine is in, or ``host:port``.
+        measure: Where graphs are timed: ``local``, or ``ssh://user@host:port``, while nobody else measures there.
+        setup: With ``measure`` over ssh: first make a virtual environment there with what is missing.
+        ssh_config: With ``measure`` over ssh: ssh's configuration file instead of the user's own.
         untrained: Search for a card without weights all the same, with weights drawn at random; accuracy then says nothing.
         skip_bad_rows: Leave out rows that cannot be read instead of stopping.
 
@@ -97,9 +108,12 @@ def search(
         EdgemmError: Anything a user can mend, before any trial where it can be known.
     """
     _require_optuna()
+    if ray is not None:
+        _require_ray(ray, workers)
+    device = _device(measure, setup=setup, config=Path(ssh_config) if ssh_config else None)
     folder, until_s = Path(output), time.monotonic() + (math.inf if minutes is None else 60 * minutes)
     job = start(card, data, needed=("test",), seed=seed, skip_bad_rows=skip_bad_rows, progress=progress)
-    plan = _plan(job, str(card), recipe, budgets or {}, folder, trials=trials, workers=workers)
+    plan = _plan(job, str(card), recipe, budgets or {}, folder, trials=trials, workers=workers, device=device, ray=ray)
     threads.wait_passively()  # before what follows imports torch
     with place.taken(folder, plan.about()):
         packing.check_place(folder / place.BEST)
@@ -123,8 +137,41 @@ def _require_optuna() -> None:
         raise plugins.missing_extra(err, "edgemm search") from err
 
 
+def _require_ray(address: str, workers: int) -> None:
+    """See that a cluster is there, before any work.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        RemoteError: Nobody answers there.
+        EdgemmError: ``workers`` is given too.
+    """
+    try:
+        import ray  # noqa: F401  told before any work
+    except ModuleNotFoundError as err:
+        raise plugins.missing_extra(err, "edgemm search --ray") from err
+    from edgemm.pipeline.searching.ray_runner import join
+
+    if workers != 1:
+        raise EdgemmError(
+            "--workers and --ray cannot both say who runs trials.", fix="leave out --workers: the cluster's processors count."
+        )
+    join(address)
+
+
+def _device(measure: str, *, setup: bool, config: Path | None) -> Place:
+    """Where to measure.
+
+    Raises:
+        RemoteError: ``measure`` is neither ``local`` nor an address.
+    """
+    if measure != LOCAL:
+        parse_address(measure)
+    return Place(measure, setup=setup, config=config)
+
+
 def _plan(
-    job: Job, given: str, recipe: str | Path, budgets: Mapping[str, float], folder: Path, *, trials: int, workers: int
+    job: Job, given: str, recipe: str | Path, budgets: Mapping[str, float], folder: Path, *, trials: int, workers: int,
+    device: Place, ray: str | None,
 ) -> Plan:  # fmt: skip
     """What is to be searched, checked as far as it can be without work."""
     for name, value in (("trials", trials), ("workers", workers)):
@@ -143,7 +190,7 @@ def _plan(
     values = {name: search.values_of(one.entries(), whole.entries()) for name, one in starts.items()}
     first = [known for known in values.values() if known is not None]
     as_they_are = {name: one for name, one in starts.items() if values[name] is None}
-    return Plan(job, given, whole, goal, as_they_are, first, folder, trials, workers)
+    return Plan(job, given, whole, goal, as_they_are, first, folder, trials, workers, device, ray)
 
 
 def _by_output(budgets: Mapping[str, float]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from edgemm.contracts import tracker as trackers
 from edgemm.contracts.card import Card
 from edgemm.data.dataset import TableDataset, open_dataset
 from edgemm.errors import EdgemmError
+from edgemm.pipeline import together
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
 from edgemm.verbs._train import folded, one
@@ -45,6 +46,7 @@ def train(
     seed: int | None = None,
     device: str = "auto",
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None,
+    processes: int = 1,
     fresh: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -77,6 +79,7 @@ def train(
         seed: Of every random choice; usually 0.
         device: auto, cpu, cuda or mps.
         mixed_precision: Compute in 16 bits where that is safe.
+        processes: So many processes of this machine train the model together, each with its share of every batch.
         fresh: Start anew even where a killed run could go on, or the result is already there.
         skip_bad_rows: Leave out rows that cannot be read, and report them, instead of stopping.
 
@@ -97,7 +100,7 @@ def train(
         loss_weights=loss_weights, seed=seed, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
     options.check()
-    _check_together(folds, group, against)
+    _check_together(folds, group, against, processes)
 
     def opened(wanted: Card) -> TableDataset:
         return open_dataset(data, wanted, skip_bad_rows=skip_bad_rows)
@@ -106,6 +109,14 @@ def train(
     tracks = tuple(track) if launched.is_first() else ()
     asked = Asked(source_card, opened, Path(output), options, section, tracks, fresh=fresh, about=about)
     checking.check(source_card, options, changes=bool(asked.augmenter(source_card).augmented_inputs))
+    if processes > 1 and not launched.is_together():
+        given = {
+            "card": str(card), "data": str(data), "output": str(output), "config": str(config) if config else None, "epochs": epochs,
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule, "patience": patience,
+            "loss_weights": dict(loss_weights) if loss_weights else None, "track": list(track), "seed": seed, "device": device,
+            "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows,
+        }  # fmt: skip
+        return one.train_together(asked, given, processes, progress)
     if not is_passive:
         progress.note(threads.TOO_LATE)
     trackers.opened(asked.tracks)  # what is wrong with one is told before any work
@@ -123,8 +134,12 @@ def ending(trained: Training | CrossValidation, *, data: str | Path, **_: Any) -
     return Ending(trained, (trained.folder,), command)
 
 
-def _check_together(folds: int | None, group: str | None, against: str | Path | None) -> None:
-    """Raises EdgemmError where folds are spoken of and there are none."""
+def _check_together(folds: int | None, group: str | None, against: str | Path | None, processes: int) -> None:
+    """Raises EdgemmError where folds are spoken of and there are none, or where several processes cannot be."""
+    together.require_processes(processes)
+    if folds is not None and processes > 1:
+        fix = "leave one of them out: folds are trained one after the other."
+        raise EdgemmError(f"folds is {folds} and processes {processes}.", why="each fold is trained in one process.", fix=fix)
     for name, value in (("group", group), ("against", against)):
         if value is not None and folds is None:
             fix = f"add --folds 5, or take --{name} out."

@@ -6,6 +6,7 @@ that a box does not have.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgemm.box.bundle.golden import run as run_golden
 from edgemm.box.bundle.packing import TargetOptions, pack
 from edgemm.cli import main
 from edgemm.contracts import card_file as cards
+from edgemm.contracts import fleet as fleets
 from edgemm.contracts import plugins
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target
@@ -80,7 +82,7 @@ def box(sshd, tmp_path, monkeypatch):
 
     def start(absent=ABSENT, **variables):
         place = tmp_path / "box"
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         (line,) = [line for line in TEGRASTATS.read_text().splitlines() if "VDD_IN 4654mW" in line]
         programs = {
             "tegrastats": f'#!/bin/sh\nwhile :; do echo "{line}"; sleep 0.02; done\n',
@@ -135,9 +137,9 @@ def graph():
 
 
 def test_a_bundle_is_measured_there_although_the_connection_is_cut_and_nothing_is_left(shipped, box, tmp_path, monkeypatch):
-    from edgemm.box.remote import benchmark
+    from edgemm.box.remote import sent
 
-    monkeypatch.setattr(benchmark, "POLL_S", 0.05)  # a fast box would be done before the first look at it
+    monkeypatch.setattr(sent, "POLL_S", 0.05)  # a fast box would be done before the first look at it
     server = box()
     cutting = Cutting(server)
     report = edgemm.benchmark(
@@ -179,9 +181,9 @@ def test_the_report_is_that_of_a_local_run(shipped, box):
 
 
 def test_a_command_that_was_stopped_finds_its_job_again(shipped, box, monkeypatch):
-    from edgemm.box.remote import benchmark
+    from edgemm.box.remote import sent
 
-    monkeypatch.setattr(benchmark, "POLL_S", 0.05)  # the job may be done within a second
+    monkeypatch.setattr(sent, "POLL_S", 0.05)  # the job may be done within a second
     server = box()
 
     class Stopping(Progress):
@@ -201,9 +203,9 @@ def test_a_command_that_was_stopped_finds_its_job_again(shipped, box, monkeypatc
 
 
 def test_a_box_that_is_slow_to_start_is_waited_for_and_a_dead_job_is_told_with_its_last_words(shipped, box, monkeypatch, tmp_path):
-    from edgemm.box.remote import benchmark
+    from edgemm.box.remote import sent
 
-    monkeypatch.setattr(benchmark, "POLL_S", 0.05)
+    monkeypatch.setattr(sent, "POLL_S", 0.05)
     server = box()
     program = tmp_path / "box" / "python3"
     slow = f'#!/bin/sh\ncase "$*" in *" run "*) sleep 1.5;; esac\nexec {sys.executable} "$@"\n'
@@ -255,9 +257,9 @@ def test_a_box_without_numpy_is_told_what_to_install(shipped, box):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_sent(shipped, box, monkeypatch):
-    from edgemm.box.remote import benchmark
+    from edgemm.box.remote import sent
 
-    monkeypatch.setattr(benchmark, "SPARE", 1 << 60)
+    monkeypatch.setattr(sent, "SPARE", 1 << 60)
     server = box()
     with pytest.raises(RemoteError, match=r"of room, and .* are needed\.\n.*\n  fix: make room there, or set EDGEMM_REMOTE there"):
         edgemm.benchmark([shipped / "onnxruntime"], remote=server.url, ssh_config=server.config, **QUICK)
@@ -290,9 +292,9 @@ def test_a_disk_that_is_nearly_full_is_told_before_anything_is_sent(shipped, box
 
 
 def test_a_disk_that_runs_full_meanwhile_is_told_and_what_was_copied_is_removed(shipped, box, small_disk, monkeypatch):
-    from edgemm.box.remote import benchmark
+    from edgemm.box.remote import sent
 
-    monkeypatch.setattr(benchmark, "SPARE", 1 << 20)
+    monkeypatch.setattr(sent, "SPARE", 1 << 20)
     server = box(EDGEMM_REMOTE=str(small_disk))
 
     class Filling(Progress):
@@ -311,6 +313,56 @@ def test_an_error_there_is_the_same_error_here_and_the_job_is_removed(shipped, b
     with pytest.raises(edgemm.errors.EdgemmError, match="holds nothing for the target 'openvino'"):
         edgemm.benchmark([shipped / "onnxruntime"], target="openvino", remote=server.url, ssh_config=server.config, **QUICK)
     assert list(server.jobs.iterdir()) == []
+
+
+def test_a_fleet_is_one_report_boards_of_one_machine_wait_and_one_that_is_down_costs_its_column(shipped, box, tmp_path, capsys):
+    porch, down = box(EDGEMM_DEVICE_LOCK=str(tmp_path / "device")), box()
+    desk = box(EDGEMM_DEVICE_LOCK=str(tmp_path / "device"))
+    down.stop()
+    knows_all = tmp_path / "config"
+    known = "".join(server.config.read_text().split("UserKnownHostsFile ")[1].split("\n")[0] + " " for server in (porch, desk, down))
+    keys = "".join(f"  IdentityFile {server.config.parent / 'user'}\n" for server in (porch, desk))
+    knows_all.write_text(f"Host *\n{keys}  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile none\n")
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(f"boards: {{porch: '{porch.url}', desk: '{desk.url}', yard: '{down.url}'}}")
+    command = [
+        "benchmark",
+        str(shipped / "onnxruntime"),
+        "-d",
+        str(shipped / "data"),
+        "--fleet",
+        str(fleet),
+        "--ssh-config",
+        str(knows_all),
+    ]
+    quick = ["--rounds", "2", "--calls", "3", "--launches", "1", "--no-roofline"]
+    with pytest.raises(SystemExit) as end:
+        main([*command, *quick, "-o", str(tmp_path / "out")])
+    assert end.value.code == 3
+    said = capsys.readouterr()
+    assert re.search(r"^ +porch +desk +yard$", said.out, re.MULTILINE)
+    assert re.search(r"^latency_p50_ms +[\d.]+ .* +-$", said.out, re.MULTILINE)
+    assert "yard: anything was not measured:" in said.out
+    assert re.search(r"(porch|desk): .*has this device; waiting for it", said.err)
+    fleet_report = fleets.read(tmp_path / "out" / "report.json")
+    assert [board.name for board in fleet_report.answered] == ["porch", "desk"]
+    assert fleet_report.boards[0].shown.get("accuracy", "event").n == 40
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "2 of 3 boards measured it." in page
+    assert "boards/porch/report.html" in page
+    assert (tmp_path / "out" / "boards" / "desk" / "report.html").is_file()
+    with pytest.raises(SystemExit) as end:
+        main(["benchmark", "--compare", *[str(tmp_path / "out" / "report.json")] * 2, "--markdown"])
+    assert end.value.code == 0
+    assert "yard: the old report has nothing of it." in capsys.readouterr().out
+
+
+def test_a_fleet_of_which_no_board_answers_says_what_each_said(shipped, box, tmp_path):
+    server = box()
+    server.stop()
+    (tmp_path / "fleet.yaml").write_text(f"boards: {{a: '{server.url}', b: '{server.url}'}}")
+    with pytest.raises(RemoteError, match=r"none of the 2 boards measured anything\.\n  why: a: .*cannot be reached(.|\n)*b: "):
+        edgemm.benchmark([shipped / "onnxruntime"], fleet=tmp_path / "fleet.yaml", ssh_config=server.config, **QUICK)
 
 
 def test_two_candidates_are_not_measured_there(shipped):

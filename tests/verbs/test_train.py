@@ -312,6 +312,27 @@ def test_two_processes_train_one_model_together(own):
     assert together["test"]["level"]["mae"] == pytest.approx(alone.metrics["test"]["level"]["mae"], rel=0.1)
 
 
+def test_the_command_starts_its_processes_itself_and_one_writes(own):
+    folder, said = own.parent / "run", Progress()
+    notes = []
+    said.note = notes.append
+    together = train(own / "model.yaml", own / "data", folder, epochs=6, learning_rate=0.01, processes=2, progress=said)
+    alone = train(own / "model.yaml", own / "data", own.parent / "alone", epochs=6, learning_rate=0.01)
+    assert together.metrics["test"]["level"]["mae"] == pytest.approx(alone.metrics["test"]["level"]["mae"], rel=0.1)
+    assert together.metrics["test"] != alone.metrics["test"]  # two shares of each batch are other sums
+    assert [stage.name for stage in said.finished] == ["train in 2 processes"]
+    assert train(own / "model.yaml", own / "data", folder, epochs=6, learning_rate=0.01).reused
+
+
+def test_what_a_process_raises_is_raised_here_and_too_many_are_refused(own):
+    source = MODEL.replace("return self.mood(x)", "return self.mood(x) * float('nan')")
+    (own / "own_fused.py").write_text(source)
+    with pytest.raises(TrainError, match=r"the loss is nan at step 1 of epoch 1"):
+        run(own, epochs=2, processes=2)
+    with pytest.raises(TrainError, match=r"processes is 4096\.\n  why: \d+ cores may be used here"):
+        run(own, epochs=2, processes=4096)
+
+
 def test_the_reference_cards_train_on_the_real_sets(unpacked, tmp_path):
     digits = train("digits", unpacked("avdigits", "--spoiled", limit=150), tmp_path / "digits", epochs=1)
     assert digits.metrics["test"]["digit"]["n"] == 150

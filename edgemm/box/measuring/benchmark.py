@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgemm.box.devices import exclusive
 from edgemm.box.devices.environment import environment
 from edgemm.box.devices.power import open_meter
 from edgemm.box.measuring import disturbed
@@ -58,7 +60,19 @@ def benchmark(
     progress = progress or Progress()
     contenders = resolve_all(given, options.target, prepare=prepare)
     _require_alike(contenders)
-    load_before = disturbed.load()
+    with exclusive.measuring(partial(_tell, progress)) as waited:
+        return _measured(contenders, options, data, progress, () if waited else disturbed.busy(disturbed.load()))
+
+
+def _tell(progress: Progress, text: str) -> None:
+    progress.note(text)
+    progress.update(text)
+
+
+def _measured(
+    contenders: Sequence[Contender], options: BenchmarkOptions, data: str | Path | None, progress: Progress, busy: Sequence[str]
+) -> Report:
+    """All that is to be measured of them; ``busy``: what is to be known of the machine as it was before."""
     forms = _distinct(contenders)
     feed, unreal = _feed(contenders, data, options.seed)
     with progress.stage("timing"):
@@ -66,7 +80,7 @@ def benchmark(
     failures, failed = _failures(contenders, timings)
     measured = [form for form in forms if timings[form.name].error is None]
     timed = shown_by(measured, timings)
-    notes = [*disturbed.busy(load_before), *unreal, *(note for contender in contenders for note in contender.notes), *failed]
+    notes = [*busy, *unreal, *(note for contender in contenders for note in contender.notes), *failed]
     lost = [
         identity(form) for contender in contenders for form in contender.candidates if form.name in timings and timings[form.name].error
     ]
@@ -79,10 +93,7 @@ def benchmark(
 
 def timing(forms: Sequence[Candidate], feed: Mapping[str, np.ndarray], options: BenchmarkOptions, progress: Progress) -> dict[str, Timing]:
     """Time the forms as the options say."""
-    return time_candidates(
-        forms, feed, rounds=options.rounds, calls=options.calls, seconds=options.seconds, warmup_s=options.warmup_s,
-        launches=options.launches, seed=options.seed, progress=progress.update,
-    )  # fmt: skip
+    return time_candidates(forms, feed, progress=progress.update, **options.timing())
 
 
 def assemble(forms: Sequence[Candidate], timed: Timed, findings: Sequence[Findings]) -> Report:

@@ -46,3 +46,8 @@ class BenchmarkOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; ``BenchmarkOptions(**plain)`` is the way back."""
         return asdict(self)
+
+    def timing(self) -> dict[str, Any]:
+        """What of it ``schedule.time_candidates`` takes."""
+        names = ("rounds", "calls", "seconds", "warmup_s", "launches", "seed")
+        return {name: getattr(self, name) for name in names}

@@ -90,7 +90,7 @@ def time_paced(
         workers: dict[str, WorkerProcess] = {}
         paced: dict[str, Paced] = {}
         for candidate in candidates:
-            worker = stack.enter_context(WorkerProcess(candidate.name))
+            worker = stack.enter_context(WorkerProcess(candidate.name, times=True))
             try:
                 paced[candidate.name] = Paced(how=_open(worker, candidate, file, (parts or {}).get(candidate.name), limit_s))
                 workers[candidate.name] = worker

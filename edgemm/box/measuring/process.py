@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgemm import errors
-from edgemm.box.devices import threads
+from edgemm.box.devices import exclusive, threads
 from edgemm.errors import EdgemmError, MeasureError
 
 ENVIRONMENT: dict[str, str | None] = {
@@ -35,6 +35,7 @@ class WorkerProcess:
         module: What it runs; speaks as ``edgemm.box.measuring.worker`` does.
         doing: What errors say was done meanwhile.
         variables: Of its environment; None = removed.
+        times: Whether it times something, and so keeps the device as long as it lives.
 
     Attributes:
         started: ``time.perf_counter()`` just before the launch.
@@ -42,7 +43,7 @@ class WorkerProcess:
 
     def __init__(
         self, name: str, *, module: str = "edgemm.box.measuring.worker", doing: str = "it was measured",
-        variables: Mapping[str, str | None] = MappingProxyType(ENVIRONMENT),
+        variables: Mapping[str, str | None] = MappingProxyType(ENVIRONMENT), times: bool = False,
     ) -> None:  # fmt: skip
         self.name, self._doing = name, doing
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
@@ -51,6 +52,7 @@ class WorkerProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env={key: value for key, value in environment.items() if value is not None},
+            pass_fds=exclusive.descriptors() if times else (),
         )  # fmt: skip
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()

@@ -29,7 +29,7 @@ def profile(candidate: Candidate, feed: Path, *, limit_s: float = 300.0) -> list
     Raises:
         EdgemmError: What the worker raised; MeasureError when it crashed or hung.
     """
-    with WorkerProcess(candidate.name) as worker:
+    with WorkerProcess(candidate.name, times=True) as worker:
         answer = worker.ask("profile", limit_s=limit_s, **candidate.opening(feed))
     return read(list[LayerRan], answer["layers"])
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.box.devices import disturbance
+from edgemm.box.devices import disturbance, exclusive
 from edgemm.box.devices.disturbance import Watch
 from edgemm.box.measuring.candidate import Candidate, Timing, is_less, lied
 from edgemm.box.measuring.process import WorkerProcess
@@ -55,7 +55,7 @@ def time_candidates(
     probes: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
-    """Time the candidates against each other.
+    """Time the candidates against each other, while nobody else measures on this machine.
 
     Args:
         feed: One batch, the same for all.
@@ -76,8 +76,8 @@ def time_candidates(
     """
     if len({candidate.name for candidate in candidates}) < len(candidates):
         raise MeasureError("two candidates have the same name.", fix="give every candidate a name of its own.")
-    groups = max(1, min(launches, rounds))
-    with tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
+    groups, tell = max(1, min(launches, rounds)), progress or (lambda text, share: None)
+    with exclusive.measuring(lambda text: tell(text, 0.0)), tempfile.TemporaryDirectory(prefix="edgemm-") as scratch:
         file = Path(scratch) / "feed.npz"
         np.savez(file, **dict(feed))  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
         run = _Run(
@@ -89,7 +89,7 @@ def time_candidates(
             limit_s,
             watching(CALLS) if probes is None else list(probes),
             seed,
-            progress or (lambda text, share: None),
+            tell,
         )
         for number in range(groups):
             with ExitStack() as stack:
@@ -129,7 +129,7 @@ class _Run:
             name = candidate.name
             if name in self._errors:
                 continue
-            worker = stack.enter_context(WorkerProcess(name))
+            worker = stack.enter_context(WorkerProcess(name, times=True))
             worker.send("open", **candidate.opening(self._feed))
             self._workers[name] = worker
             if cold:

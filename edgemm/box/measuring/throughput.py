@@ -53,7 +53,7 @@ def throughputs(
                     continue
                 tell(f"{candidate.name}, batch {batch}, {count} streams", (number + index / len(todo)) / ROUNDS)
                 try:
-                    with WorkerProcess(candidate.name) as worker:
+                    with WorkerProcess(candidate.name, times=True) as worker:
                         opening = candidate.opening(file)
                         answer = worker.ask("throughput", limit_s=limit_s, batch=batch, streams=count, seconds=seconds, **opening)
                     rates[key].append(answer["per_s"])

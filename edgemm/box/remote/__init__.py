@@ -4,5 +4,7 @@ STATUS, JOB, REPORT, PID, LOG = "status.json", "job.json", "report.json", "pid",
 """Files of a job's folder there."""
 DATA = "data"
 """Folder of the decoded data in it."""
+FILES, FEED = "files", "feed.npz"
+"""Folder of graphs that are to be timed, and the sample for them."""
 FALLBACK = "onnxruntime"
 """What runs a graph whose own runtime is missing, where the user allows that."""

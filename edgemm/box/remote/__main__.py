@@ -40,11 +40,14 @@ def probe(targets: Sequence[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "numpy": _version("numpy"), "targets": {}}
     if facts["numpy"] is None:
         return facts
+    from edgemm.box.devices.environment import environment
     from edgemm.box.devices.jetson import identify
-    from edgemm.contracts.target import problem
+    from edgemm.contracts import plugins
+    from edgemm.contracts.target import Target, problem
 
-    board = identify()
-    return facts | {"targets": {name: problem(name) for name in targets}, "jetson": board.to_dict() if board else None}
+    board, problems = identify(), {name: problem(name) for name in targets}
+    versions = {key: word for name, why in problems.items() if not why for key, word in plugins.load(Target, name).versions().items()}
+    return facts | {"targets": problems, "jetson": board.to_dict() if board else None, "here": environment(versions)}
 
 
 def _verb(name: str, *arguments: Any) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from edgemm.box.bundle.opened import Bundle, open_bundle
@@ -17,7 +18,11 @@ from edgemm.box.bundle.proving import verify as verify_bundle
 from edgemm.box.devices import memory, thermals
 from edgemm.box.measuring.benchmark import benchmark
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
-from edgemm.box.remote import DATA, FALLBACK, JOB, REPORT, STATUS
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.measuring.schedule import time_candidates
+from edgemm.box.measuring.timed import shown_by
+from edgemm.box.remote import DATA, FALLBACK, FEED, JOB, REPORT, STATUS
+from edgemm.contracts.plain_values import plain, read
 from edgemm.contracts.report import Report
 from edgemm.contracts.report_parts import BoxState
 from edgemm.errors import EdgemmError
@@ -34,22 +39,32 @@ class Told(Progress):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._file, self._stage, self._said = folder / STATUS, "", 0.0
+        self._notes: list[str] = []
 
     def update(self, text: str, fraction: float | None = None) -> None:
         if time.monotonic() - self._said > TELL_S:
-            self._said = time.monotonic()
-            write_json(self._file, {"state": "running", "stage": self._stage, "text": text, "fraction": fraction})
+            self._tell(text, fraction)
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+        self._tell(text, None)
 
     def end(self, state: str, **more: Any) -> None:
         write_json(self._file, {"state": state, **more})
 
     def _begin(self, name: str) -> None:
-        self._stage, self._said = name, 0.0
-        self.update("")
+        self._stage = name
+        self._tell("", None)
+
+    def _tell(self, text: str, fraction: float | None) -> None:
+        self._said = time.monotonic()
+        write_json(self._file, {"state": "running", "stage": self._stage, "text": text, "fraction": fraction, "notes": self._notes})
 
 
 def run(folder: Path) -> int:
-    """Do what ``job.json`` says: ``{"bundle", "fallback", "options"}``, in the folder's own terms. Errors go into ``status.json``.
+    """Do what ``job.json`` says, in the folder's own terms: ``{"bundle", "fallback", "options"}``, or ``{"candidates", "how"}``.
+
+    Errors go into ``status.json``.
 
     Returns:
         0 when the report was written.
@@ -58,8 +73,11 @@ def run(folder: Path) -> int:
     os.chdir(folder)
     status = Told(folder)
     try:
-        report = measure(json.loads((folder / JOB).read_bytes()), status)
-        report.save(folder / REPORT)
+        job = json.loads((folder / JOB).read_bytes())
+        if "candidates" in job:
+            write_json(folder / REPORT, plain(time_graphs(job, status)))
+        else:
+            measure(job, status).save(folder / REPORT)
     except EdgemmError as err:
         status.end("failed", kind=type(err).__name__, what=err.what, why=err.why, fix=err.fix)
         return 1
@@ -89,6 +107,21 @@ def measure(job: dict[str, Any], progress: Progress) -> Report:
     box = BoxState(lowest.to_dict(), heat, verified)
     notes = [*report.details.notes, *thermals.told(before, after)]
     return replace(report, details=replace(report.details, box=box, notes=notes))
+
+
+def time_graphs(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Time graphs against each other: ``timed`` as ``Timed``, and ``errors`` of those that could not be."""
+    candidates = read(list[Candidate], job["candidates"])
+    with np.load(FEED) as arrays:
+        feed = dict(arrays)
+    with progress.stage("timing"):
+        timings = time_candidates(candidates, feed, **job["how"], progress=progress.update)
+    errors = {
+        name: {"what": timing.error.what, "why": timing.error.why, "fix": timing.error.fix}
+        for name, timing in timings.items()
+        if timing.error is not None
+    }
+    return {"timed": shown_by(candidates, timings), "errors": errors}
 
 
 def _data() -> str | None:

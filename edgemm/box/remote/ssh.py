@@ -6,6 +6,7 @@ on the terminal, and no password is ever taken.
 
 from __future__ import annotations
 
+import random
 import re
 import shlex
 import shutil
@@ -26,6 +27,9 @@ LOST = 255  # ssh's own exit code: no connection, as opposed to the command's
 PATIENCE_S = 120.0  # how long a dropped connection is tried again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 COMMAND_S = 120.0
+CROWDED = ("Connection reset by", "Connection closed by", "kex_exchange_identification")
+"""What ssh says of a server that begins no more connections for a moment: of 20 at once sshd refuses 3."""
+CROWDED_TRIES = 5
 TRANSFER_S = 3600.0
 OPTIONS = {
     "BatchMode": "yes",  # never ask
@@ -195,7 +199,7 @@ class Remote:
     def _tried(self, attempt: Callable[[], Done]) -> Done:
         """The attempt's result; while the connection drops, and once there was one, it is made again for ``patience_s``."""
         end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
-        lost = False
+        lost, crowded = False, 0
         while True:
             done = attempt()
             if done.code != LOST:
@@ -208,6 +212,10 @@ class Remote:
                     self._note(f"the connection to {self.address.host} is back.")
                 return done
             refusal = refused(done.err, self.address)
+            if not refusal and not self._met and crowded < CROWDED_TRIES and any(words in done.err for words in CROWDED):
+                crowded += 1
+                time.sleep(pause * (1 + random.random()))  # those that were refused together do not come back together
+                continue
             if refusal or not self._met or time.monotonic() > end:
                 raise refusal or unreachable(done.err, self.address)
             if not lost:

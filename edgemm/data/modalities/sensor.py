@@ -99,6 +99,9 @@ class Sensor(Modality):
         options: dict[str, Any] = {"shape": [*form.sizes]}
         return options | ({"rate_hz": int(rate) if rate == int(rate) else rate} if rate else {})
 
+    def file_ends(self) -> tuple[str, ...] | None:
+        return (".npy",)
+
     def file(self, cell: Any) -> str | None:
         return cell if is_npy(cell) else None
 

@@ -99,6 +99,9 @@ class Tensor(Modality):
             return np.asarray(rng.normal(0, 1, self._sizes()), self._dtype)
         return np.asarray(rng.integers(0, 256 if self._dtype == "uint8" else 2, self._sizes()), self._dtype)
 
+    def file_ends(self) -> tuple[str, ...] | None:
+        return (".npy",)
+
     def file(self, cell: Any) -> str | None:
         return cell if is_npy(cell) else None
 

@@ -1,4 +1,4 @@
-"""Who measures: a device on which nothing else runs meanwhile. This machine today, between two batches of trials."""
+"""Who measures: a device on which nothing else runs meanwhile."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from edgemm.box.measuring import benchmark as measuring
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.measuring.candidate import Candidate
 from edgemm.box.measuring.forms import baselines, compressed
-from edgemm.box.measuring.measurements import measurements
-from edgemm.box.measuring.schedule import time_candidates
-from edgemm.box.measuring.timed import Timed, shown_by
-from edgemm.box.measuring.tuning import Raced, race, settle
+from edgemm.box.measuring.timed import Timed
+from edgemm.box.measuring.tuning import Raced, settle
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.report import Measurement
-from edgemm.errors import MeasureError
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.preparing import forbidden
+from edgemm.pipeline.searching.benches import Bench
 from edgemm.pipeline.searching.goal import TIMED
 from edgemm.pipeline.searching.trial import Graph
 from edgemm.pipeline.torch_steps import as_before
@@ -28,7 +25,7 @@ from edgemm.store.cache import use
 
 OPTIONS = BenchmarkOptions()
 """How ``edgemm benchmark`` times where nobody says otherwise: so the front meets."""
-ROUNDS, CALLS, SECONDS, LAUNCHES = 12, 40, 2.0, 2
+HOW: Mapping[str, Any] = {"rounds": 12, "calls": 40, "seconds": 2.0, "warmup_s": 0.5, "launches": 2}
 """Timed calls of a trial's graph, and of what runs beside it."""
 
 
@@ -49,8 +46,8 @@ class Meter(Protocol):
         ...
 
 
-class LocalMeter:
-    """Measures on this machine, while no trial runs on it.
+class DeviceMeter:
+    """Measures on a bench; on this machine while no trial runs on it.
 
     The original's float graph runs beside each candidate, round by round, and what the machine lost or gained since it was first timed is
     taken out: on a shared box the same graph took 0.35 ms, and 0.23 ms after a minute. What was measured here once is not measured again.
@@ -60,8 +57,8 @@ class LocalMeter:
         floats: The float graph on the target.
     """
 
-    def __init__(self, job: Job, exported: Artifact, floats: Deployment) -> None:
-        self._job, self._exported, self._floats = job, exported, floats
+    def __init__(self, job: Job, exported: Artifact, floats: Deployment, bench: Bench) -> None:
+        self._job, self._exported, self._floats, self.bench = job, exported, floats, bench
         self._raced: list[Raced] = []
 
     def measure(self, deployment: Deployment, key: str, forbid: frozenset[str]) -> dict[str, float]:
@@ -71,11 +68,9 @@ class LocalMeter:
         candidate = compressed(tuned, "candidate")
 
         def timed() -> list[Measurement]:
-            timings = time_candidates(
-                [candidate, beside], samples(self._job, 1)[0], rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.5, launches=LAUNCHES
-            )
-            pace = first / _p50_ms(measurements(beside, timings["float"]))
-            return [m for m in as_before(measurements(candidate, timings["candidate"]), pace) if m.name in TIMED]
+            forms = self.bench.timed([candidate, beside], samples(self._job, 1)[0], **HOW).forms
+            pace = first / _p50_ms(forms["float"].measurements) if "float" in forms else 1.0
+            return [m for m in as_before(list(forms["candidate"].measurements), pace) if m.name in TIMED]
 
         facts = {"graph": key, "deployment": tuned.key(), "beside": [self._exported.folder.name, beside.deployment.key()], "first": first}
         found = self._value(list[Measurement], "latency trial", facts, timed, [tuned, beside.deployment])
@@ -91,7 +86,7 @@ class LocalMeter:
         use(deployment.model.parent)
 
         def raced() -> list[Raced]:
-            return race(deployment, samples(self._job, 1)[0], progress=self._job.show)
+            return self.bench.race(deployment, samples(self._job, 1)[0])
 
         facts = {"graph": key, "deployment": deployment.key()}
         self._raced = self._value(list[Raced], "tune trials", facts, raced, [deployment])
@@ -100,10 +95,7 @@ class LocalMeter:
         """What the float graph took when it was first timed here."""
 
         def timed() -> float:
-            timings = time_candidates(
-                [beside], samples(self._job, 1)[0], rounds=ROUNDS, calls=CALLS, seconds=SECONDS, warmup_s=0.5, launches=LAUNCHES
-            )
-            return _p50_ms(measurements(beside, timings["float"]))
+            return _p50_ms(self.bench.timed([beside], samples(self._job, 1)[0], **HOW).forms["float"].measurements)
 
         facts = {"graph": self._exported.folder.name, "deployment": beside.deployment.key()}
         return float(self._value(float, "latency float", facts, timed, [beside.deployment]))
@@ -115,7 +107,7 @@ class LocalMeter:
         return settle(deployment.target, raced).options if raced else dict(deployment.runtime_options)
 
     def _value(self, kind: Any, name: str, facts: dict[str, Any], compute: Any, runs: Sequence[Deployment]) -> Any:
-        facts = {**facts, "data": self._job.fingerprint}
+        facts = {**facts, "data": self._job.fingerprint, **({"device": dict(self.bench.facts)} if self.bench.facts else {})}
         return self._job.value(kind, name, facts, compute, steps=(), runs=runs, timed=True)
 
 
@@ -132,7 +124,7 @@ class SideBySide:
         return {} if shown is None else {m.name: m.value for m in shown.measurements}
 
 
-def side_by_side(job: Job, floats: Deployment, front: Mapping[str, tuple[Recipe, Graph]], meter: LocalMeter) -> SideBySide:
+def side_by_side(job: Job, floats: Deployment, front: Mapping[str, tuple[Recipe, Graph]], meter: DeviceMeter) -> SideBySide:
     """Time the front against each other and the float graph, in interleaved rounds over several processes of each.
 
     Args:
@@ -144,27 +136,17 @@ def side_by_side(job: Job, floats: Deployment, front: Mapping[str, tuple[Recipe,
     candidates = [replace(candidate, source=candidate.name) for candidate in candidates] + baselines(floats)
 
     def timed() -> Timed:
-        timings = measuring.timing(candidates, samples(job, 1)[0], OPTIONS, job.progress)
-        return shown_by(candidates, timings)
+        return meter.bench.timed(candidates, samples(job, 1)[0], **OPTIONS.timing())
 
     facts = {
         "front": {name: graph.key for name, (_, graph) in front.items()},
         "deployments": [candidate.deployment.key() for candidate in candidates],
         "model": job.identity,
         "data": job.fingerprint,
+        **({"device": dict(meter.bench.facts)} if meter.bench.facts else {}),
     }
     runs = [candidate.deployment for candidate in candidates]
     return SideBySide(candidates, job.value(Timed, "benchmark front", facts, timed, steps=(), runs=runs, timed=True))
-
-
-def require_timing(floats: Deployment) -> None:
-    """Raises MeasureError where the target cannot run here, so that nothing of it can be timed."""
-    if why := floats.plugin().cannot_run():
-        raise MeasureError(
-            f"a search that counts time cannot measure {floats.target} here.",
-            why=why,
-            fix="search on the machine that it is for, or with budgets on size_mib and accuracy_drop_points alone.",
-        )
 
 
 def _p50_ms(measured: Sequence[Measurement]) -> float:

@@ -14,7 +14,7 @@ from typing import IO, Any
 from edgemm.errors import OutputError
 from edgemm.store.artifact import require_writable, sha256_of, write_bytes, write_json
 
-BEST, FRONT, LOG, RECIPES = "best", "front.json", "study.log", "recipes"
+BEST, FRONT, LOG, RECIPES, ON_DEVICE = "best", "front.json", "study.log", "recipes", "on-device"
 JOURNAL, BEGUN, LOCK = "study.journal", ".search.json", ".search.lock"
 FORMAT = 1
 

@@ -1,4 +1,4 @@
-"""Who runs trials. Processes of this machine today; whoever sends them elsewhere takes the same tasks and gives the same outcomes."""
+"""Who runs trials: processes of this machine. Whoever sends them elsewhere takes the same tasks and gives the same outcomes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ from edgemm.box.measuring.process import WorkerProcess
 from edgemm.contracts.plain_values import read
 from edgemm.errors import EdgemmError
 from edgemm.pipeline.searching.trial import Graph
+from edgemm.store import in_use
 
 MODULE = "edgemm.pipeline.searching.worker"
 SILENCE_S = 7 * 86400.0  # a training says nothing until it is done, however long it takes
@@ -98,6 +100,10 @@ class LocalRunner:
             outcomes[place] = self._outcome(tasks[place])
             done(len(outcomes))
         return [outcomes[place] for place in range(len(tasks))]
+
+    def used(self, root: Path) -> frozenset[str]:
+        """What its processes used of a cache so far, as paths below ``root``."""
+        return frozenset(name for worker in self._all for name in in_use.used(root, worker.pid))
 
     def _outcome(self, task: Task) -> Outcome:
         worker = self._worker()

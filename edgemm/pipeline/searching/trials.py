@@ -13,6 +13,7 @@ from edgemm.contracts.search_parts import FAILED, RULED_OUT, Tried
 from edgemm.errors import EdgemmError, MeasureError
 from edgemm.pipeline.preparing import forbidden
 from edgemm.pipeline.searching import trial
+from edgemm.pipeline.searching.benches import is_gone
 from edgemm.pipeline.searching.goal import SIZE, Goal
 from edgemm.pipeline.searching.meters import Meter
 from edgemm.pipeline.searching.runners import Outcome, Runner, Task
@@ -87,6 +88,13 @@ class Trials:
             MeasureError: They are too many.
         """
         self._crashes = self._crashes + 1 if outcome.crashed else 0
+        if self._crashes >= MOST_CRASHES and is_gone(outcome.error):
+            assert outcome.error is not None
+            raise MeasureError(
+                f"the device that measures was gone for {MOST_CRASHES} trials in a row.",
+                why=f"{outcome.error.what} {outcome.error.why}".strip(),
+                fix="see to it that it answers; the same command goes on with the search.",
+            )
         if self._crashes >= MOST_CRASHES and outcome.error is not None:
             raise MeasureError(
                 f"{MOST_CRASHES} trials in a row ended with their process.",
@@ -136,7 +144,7 @@ class _Batch:
             try:
                 self._cost(place, meter.measure(graph.deployment, graph.key, forbidden(wanted.recipe)), rule_out=exact)
             except EdgemmError as err:
-                self._fail(place, Outcome(None, err))
+                self._fail(place, Outcome(None, err, crashed=is_gone(err)))
 
     def answer(self) -> None:
         """Train those that are left, and see what they lose."""

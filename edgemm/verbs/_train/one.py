@@ -20,6 +20,7 @@ from edgemm.contracts.tracker import Tracker, opened
 from edgemm.data.augmenting import Augmenter
 from edgemm.data.checking import check
 from edgemm.data.dataset import TableDataset, find_labels, present_samples
+from edgemm.pipeline import together
 from edgemm.progress import Progress
 from edgemm.report import page
 from edgemm.store import cache
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from edgemm.workshop.training.outcome import Trained
 
 VERB = "edgemm.verbs.train"
+HELD = "{} already holds the result of this command; --fresh trains anew"
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "tokenizers")
 
 
@@ -88,7 +90,7 @@ def train(asked: Asked, progress: Progress) -> Training:
     key = _key(asked, dataset)
     training = None if asked.fresh else place.finished(asked.folder, key)
     if training:
-        progress.note(f"{asked.folder} already holds the result of this command; --fresh trains anew")
+        progress.note(HELD.format(asked.folder))
         return training
     with tempfile.TemporaryDirectory() as scratch:
         whole = completed(asked.card, dataset, Path(scratch), progress)
@@ -116,6 +118,28 @@ def train(asked: Asked, progress: Progress) -> Training:
             for tracker in trackers:
                 tracker.end(training.metrics, [asked.folder / "report.html", training.card])
             return training
+
+
+def train_together(asked: Asked, given: Mapping[str, Any], processes: int, progress: Progress) -> Training:
+    """What ``train`` does, by several processes of this machine.
+
+    Args:
+        given: The arguments of the verb, as plain values.
+
+    Raises:
+        EdgemmError: As the verb ``train``.
+    """
+    place.require_own(asked.folder)
+    key = _key(asked, asked.open(asked.card))
+    training = None if asked.fresh else place.finished(asked.folder, key)
+    if training:
+        progress.note(HELD.format(asked.folder))
+        return training
+    with progress.stage(f"train in {processes} processes"):
+        together.run("train", given, processes, progress)
+    trained = place.finished(asked.folder, key)
+    assert trained is not None  # they ended well
+    return dataclasses.replace(trained, reused=False)
 
 
 def completed(card: Card, dataset: TableDataset, scratch: Path, progress: Progress) -> Card:

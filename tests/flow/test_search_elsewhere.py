@@ -1,0 +1,116 @@
+"""`search` that times on another machine over ssh, and one that runs its trials on a Ray cluster."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from edgemm import search
+from edgemm.contracts.report import read
+from edgemm.errors import EdgemmError, MissingExtra, RemoteError
+from edgemm.pipeline.searching import place
+
+pytest.importorskip("optuna")
+
+RECIPE = {
+    "steps": [{"quantize": {"calibration_samples": 16, "ranges": "minmax"}}],
+    "targets": {"onnxruntime": {}},
+    "for": "size",
+    "tune": False,
+    "search": {"space": {"quantize.calibration_samples": [8, 16], "quantize.precision.image": [None, "fp32"]}, "batch": 2, "hints": True},
+}
+HAS_RAY = importlib.util.find_spec("ray") is not None
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def board(sshd, tmp_path, monkeypatch):
+    """A server whose python3 is this one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    return sshd(PATH=f"{programs}:/usr/bin:/bin")
+
+
+def test_a_board_times_the_trials_the_front_and_the_bundle(own_model, porch, recipe, board, tmp_path):
+    found = search(
+        own_model, recipe=recipe, data=porch, output=tmp_path / "out", trials=2, budgets={"latency_p50_ms": 500.0}, measure=board.url,
+        ssh_config=board.config,
+    )  # fmt: skip
+    assert all(tried.costs["latency_p50_ms"] > 0 for tried in found.searched.trials)
+    assert found.report.details.notes[0] == f"Times were measured on {board.url}."
+    there = read(found.folder / place.ON_DEVICE / "report.json")
+    assert there.details.remote is not None
+    told = {(verdict.name, verdict.verdict, verdict.value) for verdict in found.report.budgets}
+    assert told == {(verdict.name, verdict.verdict, verdict.value) for verdict in there.budgets}
+    assert {name for name, *_ in told} == {"latency_p50_ms"}
+    assert list(board.jobs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"measure": "orin"}, RemoteError, "'orin' is no address"),
+        ({"ray": "auto", "workers": 2}, EdgemmError, "--workers and --ray cannot both say"),
+    ],
+)
+def test_what_cannot_be_is_told_before_any_work(own_model, porch, recipe, tmp_path, options, error, words):
+    if "ray" in options and not HAS_RAY:
+        error, words = MissingExtra, "edgemm search --ray needs the package 'ray'"
+    with pytest.raises(error, match=words):
+        search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_board_that_is_not_there_is_told_before_any_trial(own_model, porch, recipe, board, tmp_path):
+    board.stop()
+    with pytest.raises(RemoteError, match="cannot be reached"):
+        search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", measure=board.url, ssh_config=board.config)
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'edgemm[ray]'")
+def test_an_address_without_a_cluster_is_told_within_seconds(own_model, porch, recipe, tmp_path):
+    with pytest.raises(RemoteError, match=r"nobody answers at 127\.0\.0\.1:1\.\n  why: Connection refused"):
+        search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", ray="127.0.0.1:1")
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False})
+cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'edgemm[ray]'")
+def test_a_cluster_tries_what_this_machine_tries(own_model, porch, recipe, tmp_path):
+    here = search(own_model, recipe=recipe, data=porch, output=tmp_path / "here", trials=4, budgets={"size_mib": 5.0})
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "EDGEMM_CACHE": str(tmp_path / "cache")}
+    cluster = subprocess.Popen([sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = cluster.stdout.readline().strip()
+        words = ["search", own_model, "-r", recipe, "-d", porch, "-o", tmp_path / "there", "--trials", "4", "--budget", "size_mib=5"]
+        command = [sys.executable, "-m", "edgemm", *map(str, words), "--ray", address]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+    finally:
+        cluster.communicate("\n", timeout=120)
+    there = read(tmp_path / "there" / "report.json").details.search
+    assert [(tried.name, tried.losses, tried.costs) for tried in there.trials] == [
+        (tried.name, tried.losses, tried.costs) for tried in here.searched.trials
+    ]
