@@ -20,6 +20,7 @@ from edgemm.report.charts import Bar
 from edgemm.report.chosen import frontends, guard, precision, runtime_options
 from edgemm.report.detections import detections
 from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
+from edgemm.report.gates import gates
 from edgemm.report.headline import lead, tiles
 from edgemm.report.measured import measured
 from edgemm.report.modalities import modalities
@@ -168,6 +169,6 @@ def _confusion(report: Report) -> str:
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
-    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, _confusion, modalities, calibration,
-    branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
+    tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, _confusion, modalities, gates,
+    calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, parity, steps, files, environment,
 )  # fmt: skip
