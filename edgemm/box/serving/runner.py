@@ -74,8 +74,9 @@ class Runner:
         self.model = serving.open_model(bundle, self.target, settings)
         self.windows = Windows(self.card, list(settings.fed()), [source.inputs for source in self.sources])
         self.decider = Decider(self.card, settings.decisions, bundle.thresholds(self.target))
-        gates = Gates(bundle.gates(self.target) if self.model.in_parts else (), self.card, settings.gates)
-        self.engine = Engine(self.model, self.windows, self.decider, settings, self.card, gates=gates, wall=self.wall)
+        self.engine = Engine(
+            self.model, self.windows, self.decider, settings, self.card, gates=self._gates(bundle, self.model), wall=self.wall
+        )
         self.engine.scenes.refit(bundle.thresholds(self.target))
         self.feeders = [
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
@@ -108,6 +109,13 @@ class Runner:
             zones=self.engine.scenes.zones(),
             gated=tuple(state.name for state in self.engine.gates.states),
         )
+
+    def _gates(self, bundle: Bundle, model: serving.Model) -> Gates:
+        """The bundle's, where it runs in parts."""
+        own = bundle.gates(model.target)
+        if own and not model.in_parts:
+            LOG.warning("every branch runs always: the bundle has gates, and it runs as a whole")
+        return Gates(own if model.in_parts else (), self.card, self.settings.gates)
 
     def _threshold(self) -> float:
         """What holds where the settings say nothing: of a model that has only boxes theirs."""
@@ -146,8 +154,7 @@ class Runner:
         Args:
             note: ``Choice.note`` of the target it runs on.
         """
-        gates = Gates(bundle.gates(model.target) if model.in_parts else (), self.card, self.settings.gates)
-        old = self.engine.swap(model, gates)
+        old = self.engine.swap(model, self._gates(bundle, model))
         self.decider.refit(bundle.thresholds(model.target))
         self.engine.scenes.refit(bundle.thresholds(model.target))
         self.bundle, self.model, self.target, self.note = bundle, model, model.target, note

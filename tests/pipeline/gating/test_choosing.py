@@ -40,11 +40,10 @@ def lost_points(chosen, population):
     return 100 * (right[0].mean() - right[1].mean())
 
 
-@pytest.mark.parametrize("loss_points", [0.3, 1.0])
-def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_percent(loss_points):
-    rng = np.random.default_rng(0)
-    beside, population = sides(rng, 1500), sides(rng, 60_000)
-    found = [choosing.choose(card(), beside, sides(rng, 2000), loss_points) for _ in range(60)]
+def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_percent():
+    rng, loss_points = np.random.default_rng(0), 1.0
+    beside, population = sides(rng, 1500), sides(rng, 40_000)
+    found = [choosing.choose(card(), beside, sides(rng, 2000), loss_points) for _ in range(12)]
     lost = [lost_points(chosen, population) for chosen in found]
     assert np.mean(np.array(lost) > loss_points) <= 0.05
     assert np.mean([chosen.skipped for chosen in found]) > 0.2
@@ -53,8 +52,8 @@ def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_per
 
 def test_a_larger_budget_skips_more_and_a_hopeless_branch_is_never_skipped():
     rng = np.random.default_rng(1)
-    beside, val = sides(rng, 1500), sides(rng, 3000)
-    shares = [choosing.choose(card(), beside, val, points).skipped for points in (0.3, 1.0, 3.0)]
+    beside, val = sides(rng, 600), sides(rng, 1200)
+    shares = [choosing.choose(card(), beside, val, points).skipped for points in (0.3, 1.0, 2.0)]
     assert shares == sorted(shares)
     assert shares[0] < shares[2]
     blind = Sides(val.whole, {"event": np.tile(np.float32([[9, 0, 0]]), (len(val), 1))}, val.truth)

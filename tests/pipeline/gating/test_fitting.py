@@ -10,10 +10,15 @@ from onnx import helper
 import edgemm
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.bundle.proving import verify
+from edgemm.contracts import recipe as recipes
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.gate import Wish
 from edgemm.errors import BundleError, DataError, RecipeError
+from edgemm.pipeline import ledger, stages
+from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.gating import fitting
 from edgemm.pipeline.gating.choosing import Chosen
+from edgemm.pipeline.job import start
 from tests.onnx_models import model as onnx_model
 
 CARD = """
@@ -73,9 +78,24 @@ def place(tmp_path_factory):
 
 def recipe(folder, **more):
     gate = {"run": "image", "after": "audio", "loss_points": 0.3, "every_s": 10} | more
-    text = {"targets": {"onnxruntime": {}}, "gates": [{key: value for key, value in gate.items() if value is not None}], "tune": True}
+    text = {"targets": {"onnxruntime": {}}, "gates": [{key: value for key, value in gate.items() if value is not None}], "tune": False}
     (folder / "gated.yaml").write_text(json.dumps(text))
     return folder / "gated.yaml"
+
+
+@pytest.fixture(scope="module")
+def fit(place):
+    """``fit(**gate)``: what comes of a gate where parts are timed."""
+    job = start(place / "model.yaml", place / "data")
+    exported = stages.export(job)
+    part = Compiled(exported, Deployment("onnxruntime", exported.main, runtime_options={"threads": 1}), {}, [], [])
+    known = ledger.take(job, exported, job, exported, [part])
+
+    def fitted(**more):
+        gates = [{"run": "image", "after": "audio", "loss_points": 0.3} | more]
+        return fitting.fit(job, [part], recipes.parse({"targets": {"onnxruntime": {}}, "gates": gates}, card=job.card), known)
+
+    return fitted
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +116,27 @@ def test_the_bundle_carries_the_gate_and_verifies(made):
     assert open_bundle(made.bundle).gates("openvino") == []
 
 
-def test_the_report_tells_what_it_skips_costs_and_saves(made):
+def test_the_report_tells_what_it_skips_and_costs(made):
     (found,) = made.report.details.gates
-    assert found.lost[0].output == "event"
+    assert (found.lost[0].output, found.branch_ms) == ("event", None)
     assert found.lost[0].bound <= 0.3
+    notes = made.report.details.notes
+    assert any("does not run in" in note and "with 95% confidence" in note for note in notes)
+    assert any("whether the gate of 'image' pays is not known: nothing was timed" in note for note in notes)
+    assert "<h2>Gates</h2>" in (made.bundle / "report.html").read_text()
+
+
+def test_what_parts_take_is_timed_and_a_gate_that_pays_is_taken(fit):
+    fitted = fit()
+    (found,) = fitted.found
     assert found.branch_ms > found.rest_ms > 0
-    assert any("does not run in" in note and "with 95% confidence" in note for note in made.report.details.notes)
-    page = (made.bundle / "report.html").read_text()
-    assert "<h2>Gates</h2>" in page
+    assert fitted.gates["onnxruntime"][0].run == "image"
+
+
+def test_a_gate_whose_branch_costs_less_than_judging_is_refused_with_the_figure(fit):
+    with pytest.raises(RecipeError, match=r"costs more than it saves: [\d.e-]+ ms a decision") as told:
+        fit(run="audio", after="image", loss_points=30)
+    assert "its branch takes" in str(told.value)
 
 
 def test_the_benchmark_tells_both_humps_and_weighs_empty_moments(made, place):
@@ -140,13 +173,6 @@ def test_a_val_too_small_for_the_budget_is_told_with_the_rows_it_takes(place, tm
 def test_no_rows_to_show_it_on_is_refused_before_work(place):
     with pytest.raises(DataError, match="gates need the splits train and val"):
         edgemm.compress(place, recipe=recipe(place), output=place / "none")
-
-
-def test_a_gate_whose_branch_costs_less_than_judging_is_refused_with_the_figure(place, tmp_path):
-    gate = {"run": "audio", "after": "image", "loss_points": 20, "every_s": None}
-    with pytest.raises(RecipeError, match=r"costs more than it saves: [\d.e-]+ ms a decision") as told:
-        edgemm.compress(place, recipe=recipe(tmp_path, **gate), data=place / "data", output=tmp_path / "out")
-    assert "its branch takes" in str(told.value)
 
 
 def test_what_a_gate_saves_is_its_branch_less_what_judging_and_shadows_take():
