@@ -240,6 +240,21 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class GateNews:
+    """A gate opened by itself, since skipping came to cost too much, or it shuts again.
+
+    Attributes:
+        input: Whose branch it is about.
+        share: Of the skipped calls that decide otherwise with that input, 0 to 1.
+    """
+
+    input: str
+    kind: Literal["gate_opened", "gate_shut"]
+    share: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """One answer of the model.
 
@@ -255,6 +270,8 @@ class Decision:
         embedded: Input -> what its branch made of it, for whoever watches drift.
         incidents: What tracks did at zones and lines.
         tracked: News of tracks.
+        skipped: Inputs that are there and were not looked at: a gate says that they would change nothing.
+        gates: News of gates.
     """
 
     number: int
@@ -271,3 +288,10 @@ class Decision:
     embedded: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
     incidents: tuple[Incident, ...] = ()
     tracked: tuple[Tracked, ...] = ()
+    skipped: tuple[str, ...] = ()
+    gates: tuple[GateNews, ...] = ()
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Inputs that voted, and those that a gate left out: together they are as good as if all had voted, within its budget."""
+        return (*self.voted, *self.skipped)

@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
-from edgemm.contracts import options, plugins, search_section, written
+from edgemm.contracts import gates_section, options, plugins, search_section, written
 from edgemm.contracts.card import Card
+from edgemm.contracts.gate import Wish
 from edgemm.contracts.search_space import Search
 from edgemm.errors import Collector, EdgemmError, RecipeError, nearest
 from edgemm.store import utf8
 
-KEYS = ("steps", "targets", "budgets", "for", "tune", "search")
+KEYS = ("steps", "targets", "budgets", "for", "tune", "gates", "search")
 SPEED, SIZE = "speed", "size"
 BUDGETS = ("accuracy_drop_points", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "size_mib", "peak_rss_mib", "cold_start_ms")
 PER_OUTPUT = ("accuracy_drop_points",)
@@ -69,6 +70,7 @@ class Recipe:
         aim: ``speed`` = INT8 only as far as the result is not slower than the float graph as the runtime takes it; ``size`` = in any case.
         tunes: Whether front-ends, runtime options and INT8 itself are chosen by timing them on this machine.
         search: What ``edgemm search`` varies; nobody else looks at it.
+        gates: Branches that run only where they can change the answer, cheapest first.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Recipe:
     aim: str = SPEED
     tunes: bool = True
     search: Search | None = None
+    gates: tuple[Wish, ...] = ()
 
     def torch_steps(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.stage == "torch")
@@ -89,7 +92,8 @@ class Recipe:
     def with_steps(self, entries: Iterable[tuple[str, Mapping[str, Any]]], name: str) -> Recipe:
         """The recipe, under a name, with other steps, which are not checked, and nothing to search."""
         steps = tuple(_step(step, dict(step_options)) for step, step_options in entries)
-        return replace(self, name=name, steps=steps, sha256=_digest(steps, self.targets, self.budgets, self.aim, self.tunes), search=None)
+        sha256 = _digest(steps, self.targets, self.budgets, self.aim, self.tunes, self.gates)
+        return replace(self, name=name, steps=steps, sha256=sha256, search=None)
 
     def with_budgets(self, budgets: Mapping[str, Any], card: Card | None = None) -> Recipe:
         """The recipe with these budgets beside and instead of its own.
@@ -100,7 +104,7 @@ class Recipe:
         mistakes = Collector()
         whole = {**self.budgets, **_budgets(dict(budgets), self.name, card, mistakes)}
         mistakes.raise_if_any()
-        return replace(self, budgets=whole, sha256=_digest(self.steps, self.targets, whole, self.aim, self.tunes))
+        return replace(self, budgets=whole, sha256=_digest(self.steps, self.targets, whole, self.aim, self.tunes, self.gates))
 
     def entries(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Names and options of the steps."""
@@ -109,7 +113,8 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """What ``parse`` makes the recipe of, but for what it searches."""
         steps = [{step.name: dict(step.options)} for step in self.steps]
-        return {"steps": steps, "targets": dict(self.targets), "budgets": dict(self.budgets), "for": self.aim, "tune": self.tunes}
+        gates = {"gates": [wish.plain() for wish in self.gates]} if self.gates else {}
+        return {"steps": steps, "targets": dict(self.targets), "budgets": dict(self.budgets), "for": self.aim, "tune": self.tunes, **gates}
 
     def notes(self, card: Card) -> list[str]:
         """What of this recipe the card has no use for, in words."""
@@ -175,7 +180,7 @@ def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: 
     """
     where = where or name
     if not isinstance(plain, dict):
-        raise RecipeError(f"{where}: a recipe is a mapping.", fix="it has the keys steps, targets, budgets, for, tune and search.")
+        raise RecipeError(f"{where}: a recipe is a mapping.", fix=f"it has the keys {', '.join(KEYS[:-1])} and {KEYS[-1]}.")
     mistakes = Collector()
     for key in plain:
         if key not in KEYS:
@@ -191,17 +196,20 @@ def parse(plain: Any, *, name: str = "recipe", card: Card | None = None, where: 
         mistakes.add(
             RecipeError(f"{where}: tune: {tunes!r} is neither true nor false.", fix="tune: true, which is the default, or tune: false.")
         )
+    gates = gates_section.parse(plain["gates"], where, card, mistakes) if "gates" in plain else ()
     search = None
     if "search" in plain and len(steps) == len(plain.get("steps") or []):  # what searches the options of wrong steps is not looked at
         search = _search(plain["search"], steps, where, card, mistakes)
     mistakes.raise_if_any()
-    return Recipe(name, steps, targets, budgets, _digest(steps, targets, budgets, aim, tunes), aim, tunes, search)
+    return Recipe(name, steps, targets, budgets, _digest(steps, targets, budgets, aim, tunes, gates), aim, tunes, search, gates)
 
 
-def _digest(steps: Sequence[Step], targets: Mapping[str, Any], budgets: Mapping[str, Any], aim: str, tunes: bool) -> str:
+def _digest(
+    steps: Sequence[Step], targets: Mapping[str, Any], budgets: Mapping[str, Any], aim: str, tunes: bool, gates: Sequence[Wish]
+) -> str:
     """What tells a recipe from another one: all but what it searches."""
     parts = [*((step.name, sorted(step.options.items())) for step in steps), targets, budgets]
-    parts += ([SIZE] if aim == SIZE else []) + ([] if tunes else ["untuned"])
+    parts += ([SIZE] if aim == SIZE else []) + ([] if tunes else ["untuned"]) + [wish.plain() for wish in gates]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -220,6 +228,8 @@ def _means_text(plain: Any, path: written.Path) -> bool:
     """Where a recipe means a word: the names in its lists, and an option of a step or a target that is one."""
     if path[0] == "search":
         return search_section.means_text(path[1:])
+    if path[0] == "gates":
+        return gates_section.means_text(path[1:])
     if path[0] in ("steps", "targets") and len(path) == 2 and isinstance(path[1], int):
         return True
     if path[0] == "steps" and len(path) > 3 and path[2] in plugins.names("steps"):

@@ -163,6 +163,7 @@ class Report:
         blocks = [
             lines,
             [_pair(row) for row in self.details.ratios],
+            map(str, self.details.gated),
             warnings,
             [f"note: {note}" for note in self.details.notes if note not in warnings],
             map(str, self.budgets),

@@ -9,6 +9,7 @@ from typing import Any
 from edgemm.contracts import plain_values
 from edgemm.contracts import timing_parts as timing
 from edgemm.contracts.detection_parts import Detected
+from edgemm.contracts.gate import GateFound
 from edgemm.contracts.interval import Interval
 from edgemm.contracts.judged_parts import AugmentedInput, Judged, Reliability
 from edgemm.contracts.picture_parts import SamplePicture
@@ -197,6 +198,7 @@ class Details:
         guard: What was tried to keep accuracy, in order.
         estimate: ``estimate.Estimate.to_dict()``: what a board would take.
         calibration: Of a model of joined members, before and after compression.
+        gates: Branches that run only where they can change the answer; ``gated``: what that saves.
         files: Name in the bundle -> bytes.
         search: What ``search`` tried, and the best of it.
     """
@@ -237,6 +239,8 @@ class Details:
     estimate: Mapping[str, Any] = field(default_factory=dict)
     ledger: Listening | None = None
     calibration: Sequence[Calibration] = ()
+    gates: Sequence[GateFound] = ()
+    gated: Sequence[timing.Gated] = ()
     files: Mapping[str, int] = field(default_factory=dict)
     box: BoxState | None = None
     remote: RemoteRun | None = None

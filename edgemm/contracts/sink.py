@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from edgemm.contracts.card import Output
-from edgemm.contracts.decision import Decision, Incident, Marks, Pose, Track, Tracked
+from edgemm.contracts.decision import Decision, GateNews, Incident, Marks, Pose, Track, Tracked
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class About:
         quiet: Output -> classes that are never an event.
         control: ``control(what, value)`` sets ``enabled``, ``modalities`` or ``threshold``; False where it cannot.
         threshold: What the settings say where no class has its own.
+        gated: Inputs whose branch runs only where it can change the answer.
         zones: Output with boxes -> its zones -> the labels that each looks for.
     """
 
@@ -33,11 +34,12 @@ class About:
     threshold: float
     control: Callable[[str, str], bool]
     zones: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    gated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    """A class went on, or something that is followed did something.
+    """A class went on, something that is followed did something, or a gate opened or shut by itself (then ``label`` is its input).
 
     Attributes:
         id: The same for every delivery of this event, and no other's.
@@ -49,6 +51,8 @@ class Event:
             where there is none.
         incident: What was done; None where a class went on.
         marks: Points of the things of this class, and the mask; None where the output has none.
+        gate: What a gate did; None where it is about an output.
+        skipped: Inputs that a gate left out.
     """
 
     id: str
@@ -64,11 +68,13 @@ class Event:
     jpeg: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
     incident: Incident | None = None
     marks: Marks | None = None
+    gate: GateNews | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
-        """What happened in a word: what a track did, or the class that went on."""
-        return self.incident.kind if self.incident else self.label
+        """What happened in a word: what a track or a gate did, or the class that went on."""
+        return self.gate.kind if self.gate else self.incident.kind if self.incident else self.label
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the picture."""
@@ -80,11 +86,13 @@ class Event:
             "score": round(self.score, 4),
             "voted": list(self.voted),
             "stood_in": list(self.stood_in),
+            **({"skipped": list(self.skipped)} if self.skipped else {}),
             "expected_accuracy": self.expected,
             "alone": {name: round(score, 4) for name, score in self.alone.items()},
             "latency_ms": round(self.latency_ms, 1),
             **(_incident_dict(self.incident) if self.incident else {}),
             **(marks_dict(self.marks) if self.marks else {}),
+            **({"kind": self.gate.kind, "why": self.gate.why} if self.gate else {}),
         }
 
 
@@ -198,6 +206,7 @@ def decision_dict(decision: Decision) -> dict[str, Any]:
         "outputs": outputs,
         "voted": list(decision.voted),
         "stood_in": list(decision.stood_in),
+        **({"skipped": list(decision.skipped)} if decision.skipped else {}),
         "ages_ms": {name: round(age * 1000) for name, age in decision.ages_s.items()},
         "latency_ms": round(decision.latency_ms, 1),
     }

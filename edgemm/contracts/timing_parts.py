@@ -107,6 +107,61 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Hump:
+    """Decisions that took one of the two ways through a gate, or all of them.
+
+    Attributes:
+        share: Of all decisions, 0 to 1.
+        cpu_ms: Processor time of one, on average.
+    """
+
+    share: float
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    mean_ms: float = 0.0
+    cpu_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A bundle through its gates.
+
+    Attributes:
+        where: ``test rows``, or the name of a recording.
+        skipped: Gated input -> share of the decisions in which its branch did not run.
+        humps: ``skipped``, ``passed``, ``all``, and ``without gates``.
+        apart: Share of the decisions that are others than without gates.
+        lost: Output -> what the gates cost of it, in points, on rows whose truth is known.
+        empty: Share that empty moments were given; None = as it is.
+        run_cpu_s, run_cpu_without_s: Processor seconds of playing the recording, decoding and all.
+    """
+
+    candidate: str
+    where: str
+    decisions: int
+    skipped: Mapping[str, float]
+    humps: Mapping[str, Hump]
+    apart: float = 0.0
+    lost: Mapping[str, Interval] = field(default_factory=dict)
+    empty: float | None = None
+    run_cpu_s: float | None = None
+    run_cpu_without_s: float | None = None
+
+    def __str__(self) -> str:
+        """In one line."""
+        of = f", {self.empty:.0%} of the moments empty" if self.empty is not None else ""
+        shares = ", ".join(f"{name} skipped in {share:.0%}" for name, share in self.skipped.items())
+        ways = "; ".join(
+            f"{word} p50 {hump.p50_ms:.3g}, p95 {hump.p95_ms:.3g}, mean {hump.mean_ms:.3g} ms"
+            for word, hump in self.humps.items()
+            if hump.p50_ms is not None and hump.p95_ms is not None
+        )
+        every, without = self.humps["all"].cpu_ms, self.humps["without gates"].cpu_ms
+        cpu = f"processor time a decision {every:.3g} ms, without gates {without:.3g} ms ({every / max(without, 1e-9):.2f})"
+        return f"{self.candidate}, {self.where}{of}: {shares}; {ways}; {cpu}; {self.apart:.2%} decide otherwise"
+
+
+@dataclass(frozen=True)
 class Throughput:
     """Samples a second of a form with so many samples a call and parallel streams; ``error`` says why there is no figure."""
 

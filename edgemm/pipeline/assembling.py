@@ -14,6 +14,7 @@ from edgemm.contracts.report import Report
 from edgemm.contracts.task import guarded_metrics
 from edgemm.pipeline import compiling, thresholds
 from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.gating.fitting import Fitted
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.preparing import forbidden
 from edgemm.pipeline.torch_steps import Shaped
@@ -29,6 +30,7 @@ def assemble(
     recipe: Recipe,
     report: Report,
     known: Ledger,
+    gates: Fitted,
     sign: Path | None,
 ) -> Path:
     """Write the bundle of a run, and return it.
@@ -36,6 +38,7 @@ def assemble(
     Args:
         output: A folder; others for what belongs to it are made beside it.
         known: What stands in for missing inputs, and what to expect then.
+        gates: Branches that run only where they can change the answer.
         sign: PEM private key (ed25519).
     """
     job, exported = shaped.job, shaped.exported
@@ -57,6 +60,7 @@ def assemble(
             reference=Answers.read(reference.main) if reference else None,
             subsets=known.manifest(),
             thresholds={part.target: thresholds.fitted(job, part) for part in compiled},
+            gates=gates.gates,
             sign=sign,
         )
 

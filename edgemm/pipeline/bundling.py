@@ -15,6 +15,7 @@ from edgemm.pipeline import answers as answering
 from edgemm.pipeline import assembling, ledger, paying, reporting, stages, torch_steps
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.gating import fitting
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.store.artifact import Artifact
@@ -45,6 +46,7 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
     if not threads.wait_passively():  # before what follows imports torch
         job.progress.note(threads.TOO_LATE)
     torch_steps.check(job, recipe)
+    fitting.check(job, recipe)
     opset = stages.opset(recipe)  # asks the targets, which import their runtimes: not where all is found in the cache
     exported = stages.export(job, opset=opset)
     reference = answering.reference(job, exported, decides=BUDGET in recipe.budgets) if job.data is not None else None
@@ -52,8 +54,10 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
     with job.predictor:  # its processes, and the rows that they decoded, serve all that follows
         compiled = [_compiled(job, exported, shaped, recipe, name, opset) for name in recipe.targets]
         branch_ledger = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
-        report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, branch_ledger)
-    return assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, sign) / "manifest.json"
+        gates = fitting.fit(shaped.job, compiled, recipe, branch_ledger)
+        report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, branch_ledger, gates)
+    written = assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, gates, sign)
+    return written / "manifest.json"
 
 
 def _compiled(job: Job, exported: Artifact, shaped: Shaped, recipe: Recipe, name: str, opset: int) -> Compiled:

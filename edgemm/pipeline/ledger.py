@@ -60,6 +60,7 @@ class Ledger:
         warnings: Sentences for the user.
         files: What belongs into the bundle: ``standins.npz``, ``split/...`` and ``targets/<t>/split/...``.
         calibration: Of a late fusion, each subset of its members before and after.
+        forms: Target -> its graph in parts; {} where it cannot be split.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -67,6 +68,7 @@ class Ledger:
     warnings: Sequence[str] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     calibration: Sequence[Calibration] = ()
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     def manifest(self) -> list[dict[str, Any]]:
         """For the bundle's manifest: the accuracy to expect of each target, output and subset of the inputs."""
@@ -75,7 +77,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
     """One form of the model: its answers to every subset."""
 
     candidate: Candidate
@@ -102,24 +104,25 @@ def take(job: Job, original: Artifact, after: Job, exported: Artifact, compiled:
     try:
         plain = standins.in_parts(after, exported)
         kept = _in_frames(after, plain, Deployment("onnxruntime", exported.main))
-        forms = [_Form(None, exported, plain, standins.measure(after, exported), kept)]
+        forms = [Form(None, exported, plain, standins.measure(after, exported), kept)]
         forms += [_form(after, exported, part, forms[0]) for part in compiled]
     except EdgemmError as err:
         return Ledger(warnings=[f"No split graphs and no stand-ins for missing inputs: {err.what} {err.why}".strip()])
     files = {name: path for form in forms for name, path in form.files().items()}
+    of_targets = {str(form.target): form for form in forms[1:]}
     guarded = tasks.scored_outputs(job.card)
     if len(job.card.inputs) < 2 or not guarded or job.data is None or "test" not in job.dataset.splits():
-        return Ledger(files=files)
+        return Ledger(files=files, forms=of_targets)
     try:
         before = _before(job, original)
-        answered = [_after(after, part, form, before) for part, form in zip(compiled, forms[1:], strict=True)]
+        answered = [_after(after, part, form, before) for part, form in zip(compiled, of_targets.values(), strict=True)]
     except EdgemmError as err:
-        return Ledger(warnings=[f"No modality ledger: {err.what} {err.why}".strip()], files=files)
-    return _scored(job, before, answered, files)
+        return Ledger(warnings=[f"No modality ledger: {err.what} {err.why}".strip()], files=files, forms=of_targets)
+    return replace(_scored(job, before, answered, files), forms=of_targets)
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """One graph of the bundle, in parts: the float one (target None) or a target's."""
 
     target: str | None
@@ -141,13 +144,13 @@ class _Form:
         return files
 
 
-def _form(job: Job, exported: Artifact, part: Compiled, plain: _Form) -> _Form:
+def _form(job: Job, exported: Artifact, part: Compiled, plain: Form) -> Form:
     """A target's graph in parts. It shares the float graph's stand-ins, unless its cuts are others (a graph that ``qat`` exported)."""
     parts = standins.in_parts(job, part.model, exported)
     kept = _in_frames(job, parts, part.deployment)
     if _shares(splits.read(parts.folder), splits.read(plain.parts.folder), standins.load(plain.means)):
-        return _Form(part.target, part.model, parts, plain.means, kept, own_means=False)
-    return _Form(part.target, part.model, parts, standins.measure(job, part.model, exported), kept)
+        return Form(part.target, part.model, parts, plain.means, kept, own_means=False)
+    return Form(part.target, part.model, parts, standins.measure(job, part.model, exported), kept)
 
 
 def _in_frames(job: Job, parts: Artifact, deployment: Deployment) -> Artifact | None:
@@ -172,32 +175,36 @@ def subsets(inputs: Sequence[str]) -> list[Subset]:
     return list(chain.from_iterable(combinations(inputs, size) for size in sizes))
 
 
-def _before(job: Job, original: Artifact) -> _Answered:
+def _before(job: Job, original: Artifact) -> Answered:
     parts = standins.in_parts(job, original)
     files = splits.read(parts.folder)
     deployment = Deployment("onnxruntime", parts.main, runtime_options=standins.threads_for(files.macs))
     candidate = Candidate("original", "original", deployment, "f32")
-    form = _Form(None, original, parts, standins.measure(job, original))
-    return _answered(job, candidate, form, subsets(files.inputs), standins.rows_for(files.macs, ROWS))
+    form = Form(None, original, parts, standins.measure(job, original))
+    return answered_by(job, candidate, form, subsets(files.inputs), standins.rows_for(files.macs, ROWS))
 
 
-def _after(job: Job, part: Compiled, form: _Form, before: _Answered) -> _Answered:
-    """On the target itself; where that cannot run here, in ONNX Runtime, and the name says so."""
+def _after(job: Job, part: Compiled, form: Form, before: Answered) -> Answered:
+    return answered_by(job, in_parts(part, form), form, list(before.subsets), before.rows)
+
+
+def in_parts(part: Compiled, form: Form) -> Candidate:
+    """What a target got, in parts; on itself, and where that cannot run here in ONNX Runtime, and the name says so."""
     candidate = replace(part.candidate(), deployment=part.deployment.holding(form.parts.main))
     if part.deployment.plugin().cannot_run():
         candidate = replace(candidate, name=f"{candidate.name}{ELSEWHERE}")
-    return _answered(job, candidate, form, list(before.subsets), before.rows)
+    return candidate
 
 
-def _answered(job: Job, candidate: Candidate, form: _Form, subsets: Sequence[Subset], rows: int) -> _Answered:
-    """A cached stage: the answers to every subset on the test split, the truth beside the first."""
+def answered_by(job: Job, candidate: Candidate, form: Form, subsets: Sequence[Subset], rows: int, split: str = "test") -> Answered:
+    """A cached stage: the answers to every subset on a split, the truth beside the first."""
 
     def answered() -> Arrays:
         def tell(done: int) -> None:
-            job.show(f"every subset of the inputs, {candidate.name}", min(1.0, done / rows))
+            job.show(f"subsets of the inputs, {candidate.name}", min(1.0, done / rows))
 
         answers, ran = answer_subsets(
-            job.predictor, candidate, form.means.main, str(job.data), job.card, subsets, rows=rows, seed=job.seed,
+            job.predictor, candidate, form.means.main, str(job.data), job.card, subsets, rows=rows, split=split, seed=job.seed,
             skip_bad_rows=job.skip_bad_rows, progress=tell,
         )  # fmt: skip
         numbered = {f"{index}:{name}": array for index, one in enumerate(answers) for name, array in one.arrays().items()}
@@ -210,18 +217,26 @@ def _answered(job: Job, candidate: Candidate, form: _Form, subsets: Sequence[Sub
         "subsets": subsets,
         "data": job.fingerprint,
         "rows": rows,
+        "split": split,
         "seed": job.seed,
         "skip_bad_rows": job.skip_bad_rows,
     }
-    flat = job.arrays(f"ledger {candidate.name}", facts, answered, steps=(), runs=[candidate.deployment], on_this_machine=True)
+    flat = job.arrays(
+        f"ledger {candidate.name}{'' if split == 'test' else f', {split}'}",
+        facts,
+        answered,
+        steps=(),
+        runs=[candidate.deployment],
+        on_this_machine=True,
+    )
     answers = {}
     for index, subset in enumerate(subsets):
         own = {key.partition(":")[2]: array for key, array in flat.items() if key.startswith(f"{index}:")}
         answers[subset] = Answers.of_arrays(own)
-    return _Answered(candidate, str(flat[PRECISION]), answers, rows)
+    return Answered(candidate, str(flat[PRECISION]), answers, rows)
 
 
-def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapping[str, Path]) -> Ledger:
+def _scored(job: Job, before: Answered, after: Sequence[Answered], files: Mapping[str, Path]) -> Ledger:
     inputs = next(iter(before.subsets))
     measured = [m for form in (before, *after) for m in _measurements(job, form)]
     outputs = [name for name in tasks.scored_outputs(job.card) if _known(before, job, name)]
@@ -241,11 +256,11 @@ def _scored(job: Job, before: _Answered, after: Sequence[_Answered], files: Mapp
     return Ledger(measured, details, [_warning(row) for row in rows if row.deaf], files, known)
 
 
-def _known(form: _Answered, job: Job, name: str) -> bool:
+def _known(form: Answered, job: Job, name: str) -> bool:
     return name in form.truth or not tasks.of(job.card.outputs[name]).has_truth
 
 
-def _measurements(job: Job, form: _Answered) -> list[Measurement]:
+def _measurements(job: Job, form: Answered) -> list[Measurement]:
     about = {
         "subject": form.candidate.subject,
         "candidate": form.candidate.name,
@@ -260,14 +275,14 @@ def _measurements(job: Job, form: _Answered) -> list[Measurement]:
     ]
 
 
-def _contribution(job: Job, output: str, input_name: str, before: _Answered, after: _Answered) -> Contribution:
+def _contribution(job: Job, output: str, input_name: str, before: Answered, after: Answered) -> Contribution:
     """What an input adds to a head: the metric of the whole less that without it, before and after, and what of it was lost."""
     whole = next(iter(before.subsets))
     without = tuple(name for name in whole if name != input_name)
 
     task = tasks.of(job.card.outputs[output])
 
-    def measured(form: _Answered, subset: Subset) -> Statistics:
+    def measured(form: Answered, subset: Subset) -> Statistics:
         return task.measure(form.subsets[subset].predictions, form.truth.get(output))
 
     (was, was_without), (now, now_without) = ([measured(form, subset) for subset in (whole, without)] for form in (before, after))

@@ -33,6 +33,7 @@ from edgemm.pipeline import answers as answering
 from edgemm.pipeline import picturing, thresholds
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
+from edgemm.pipeline.gating.fitting import Fitted
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.per_branch import BranchRow
@@ -51,6 +52,7 @@ def benchmark(
     recipe: Recipe,
     shaped: Shaped,
     known: Ledger,
+    gates: Fitted,
 ) -> Report:
     """Time all forms of the model against each other, score their answers, and hold the result against the budgets.
 
@@ -61,6 +63,7 @@ def benchmark(
         job, exported: The original's.
         shaped: The run after the torch steps.
         known: What was found out about missing inputs.
+        gates: And about branches that run only where they can change the answer.
     """
     forms = forms_of(job, exported, compiled)
     timing = _timed(job, forms)
@@ -74,6 +77,7 @@ def benchmark(
         *_limits(verdicts, measured, recipe), *_unguarded(measured, recipe), *slow,
     ]  # fmt: skip
     notes += thresholds.notes(job, exported, shaped.job, compiled)
+    notes += gates.notes
     details = {
         "title": title(job.card.path),
         "recipe": recipe.name,
@@ -81,6 +85,7 @@ def benchmark(
         "branches": [row for part in compiled[:1] for row in _branches(shaped.job, part, exported)],
         "ledger": known.details,
         "calibration": known.calibration,
+        "gates": list(gates.found),
         "guard": [row for part in compiled for row in part.guard],
         "precision": [row for part in compiled for row in part.precision],
         "frontends": [row for part in compiled for row in part.frontends],

@@ -21,6 +21,7 @@ from edgemm.report.charts import Bar
 from edgemm.report.chosen import frontends, guard, precision, runtime_options
 from edgemm.report.detections import detections
 from edgemm.report.formatting import in_unit, name_of, number, shown, unit_of
+from edgemm.report.gates import gates
 from edgemm.report.headline import lead, tiles
 from edgemm.report.judged import judged
 from edgemm.report.measured import measured
@@ -176,6 +177,6 @@ def _confusion(report: Report) -> str:
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
     tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, pictured, _confusion, judged, modalities,
-    calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, augmented, parity, steps, files,
+    gates, calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, augmented, parity, steps, files,
     environment,
 )  # fmt: skip

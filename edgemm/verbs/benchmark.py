@@ -18,7 +18,7 @@ from edgemm.contracts import fleet as fleets
 from edgemm.contracts.card import Card
 from edgemm.contracts.fleet import FleetReport
 from edgemm.contracts.report import Report, read
-from edgemm.errors import RemoteError
+from edgemm.errors import MeasureError, RemoteError
 from edgemm.pipeline import stages
 from edgemm.pipeline.job import start
 from edgemm.progress import Progress
@@ -38,6 +38,8 @@ def benchmark(
     pace: str | None = None,
     streams: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
+    stream: str | Path | None = None,
+    empty: str | None = None,
     roofline: bool = True,
     rounds: int = ROUNDS,
     calls: int = 40,
@@ -68,6 +70,9 @@ def benchmark(
         pace: Also measure calls at this pace: ``5hz``, or ``image=10hz,audio=1hz``.
         streams: Also measure the throughput of so many parallel streams.
         batches: Also measure the throughput of so many samples a call; with ``streams`` in every combination.
+        stream: Also play this recording (a folder, a clip) through the gates of a bundle, as ``edgemm run --fast`` plays it, and without
+            them: skipped calls, both humps of the latency, processor time a decision.
+        empty: How many of all moments are empty, such as ``quiet=0.9``: the test split is weighed so where it goes through gates.
         roofline: Tell how near the first candidate's branches come to the box's peaks, and which layers waste time.
         rounds: Timed rounds; candidates take turns in each.
         calls: Timed calls of a candidate in a round.
@@ -98,8 +103,14 @@ def benchmark(
         require_writable(folder / "report.json")
     options = BenchmarkOptions(
         target=target, pace=pace, streams=streams, batches=batches, roofline=roofline, rounds=rounds, calls=calls, seconds=seconds,
-        launches=launches, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows,
+        launches=launches, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows, stream=None if stream is None else str(stream), empty=empty,
     )  # fmt: skip
+    if stream is not None and (remote is not None or fleet is not None):
+        raise MeasureError(
+            "--stream plays a recording here.",
+            why="it is not shipped to another machine.",
+            fix="leave out --stream, or run it on that box.",
+        )
     config = Path(ssh_config) if ssh_config else None
     if fleet is not None:
         boards = _boards(Path(fleet), remote, setup=setup, fallback=fallback)

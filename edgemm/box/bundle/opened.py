@@ -25,10 +25,12 @@ from edgemm.box.bundle.parts import SplitFiles
 from edgemm.box.bundle.seal import HASH, MANIFEST, SLIM, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
 from edgemm.contracts import card_file as cards
+from edgemm.contracts import gate as gating
 from edgemm.contracts import options, plugins
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
 from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.gate import Gate
 from edgemm.contracts.report import Measurement, Report
 from edgemm.contracts.report import read as read_report
 from edgemm.contracts.target import fingerprint
@@ -213,6 +215,21 @@ class Bundle:
             return {str(output): {str(label): float(score) for label, score in labels.items()} for output, labels in own.items()}
         except (AttributeError, TypeError, ValueError) as err:
             raise BundleError(f"{self.folder}: {MANIFEST} has odd 'thresholds'.", why=str(err), fix="pack the bundle again.") from err
+
+    def gates(self, target: str) -> list[Gate]:
+        """Branches that run on ``target`` only where they can change the answer, cheapest first; [] where all run always.
+
+        Raises:
+            BundleError: The manifest's entry is not one of edgemm's.
+        """
+        try:
+            own = gating.read((self.manifest.get("gates") or {}).get(target) or [])
+            inputs = set(self.card.inputs)
+            if not all({gate.run, *gate.after} <= inputs for gate in own):
+                raise ValueError("a gate names no input of the model")
+            return own
+        except (AttributeError, TypeError, ValueError) as err:
+            raise BundleError(f"{self.folder}: {MANIFEST} has odd 'gates'.", why=str(err), fix="pack the bundle again.") from err
 
     def expected(self, target: str, present: Iterable[str]) -> dict[str, Measurement]:
         """Output -> its accuracy on ``target`` with only the inputs ``present`` there; {} where nobody measured that."""

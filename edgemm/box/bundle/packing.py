@@ -19,6 +19,7 @@ from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import Answers
 from edgemm.contracts.card import Card
 from edgemm.contracts.deployment import Deployment
+from edgemm.contracts.gate import Gate
 from edgemm.contracts.modality import input_specs
 from edgemm.contracts.report import Report
 from edgemm.contracts.specs import TensorSpec
@@ -73,6 +74,7 @@ def pack(
     reference: Answers | None = None,
     subsets: Sequence[Mapping[str, Any]] = (),
     thresholds: Mapping[str, Mapping[str, Mapping[str, float]]] = MappingProxyType({}),
+    gates: Mapping[str, Sequence[Gate]] = MappingProxyType({}),
     sign: Path | None = None,
 ) -> Path:
     """Write a bundle in one step, in the place of an older one.
@@ -91,6 +93,7 @@ def pack(
         reference: Labels and the original's answers on the test split.
         subsets: ``Ledger.manifest()``: the accuracy to expect of each target and output where inputs are missing.
         thresholds: Target -> output -> label -> the score from which it counts there.
+        gates: Target -> branches that run there only where they can change the answer, cheapest first.
         sign: PEM private key (ed25519).
 
     Returns:
@@ -123,6 +126,7 @@ def pack(
         **(
             {"thresholds": {target: {o: dict(own) for o, own in each.items()} for target, each in thresholds.items()}} if thresholds else {}
         ),
+        **({"gates": {target: [gate.plain() for gate in own] for target, own in gates.items()}} if gates else {}),
         "provenance": dict(provenance),
         "signer": seal.public_hex(sign) if sign else None,
         "files": {name: seal.entry(pieces(everything[name])) for name in sorted(everything)},

@@ -22,6 +22,7 @@ from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.box.measuring.candidate import Candidate, Timing
 from edgemm.box.measuring.candidates import Contender, Prepare, resolve_all
 from edgemm.box.measuring.findings import Findings
+from edgemm.box.measuring.gated import through_gates
 from edgemm.box.measuring.schedule import time_candidates
 from edgemm.box.measuring.scores import accuracy
 from edgemm.box.measuring.sustained import at_pace, limits, throughput
@@ -129,6 +130,8 @@ def _further(
     ran = timed.precisions()
     if data is not None:
         yield accuracy(contenders, forms, ran, data=data, limit=options.limit, skip_bad_rows=options.skip_bad_rows, progress=progress)
+    if any(form.subject == "bundle" and form.source for form in forms):
+        yield through_gates(forms, ran, contenders[0].card, data, options, progress)
     if options.pace:
         yield at_pace(contenders, forms, ran, feed, options, progress)
     if options.streams or options.batches:

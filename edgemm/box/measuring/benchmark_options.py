@@ -26,6 +26,8 @@ class BenchmarkOptions:
         launches: Processes of each candidate that share the rounds, each with a cold start; 0 = one, and no cold start.
         limit: First rows of the test split only.
         seed: Of the order within rounds, and of synthetic samples.
+        stream: A recording (a folder, a clip) that is also played through a bundle's gates.
+        empty: ``LABEL=SHARE``: how many of all moments are empty, where the test split goes through gates.
         skip_bad_rows: Leave out rows that cannot be read; the report counts them.
     """
 
@@ -42,6 +44,8 @@ class BenchmarkOptions:
     limit: int | None = None
     seed: int = 0
     skip_bad_rows: bool = False
+    stream: str | None = None
+    empty: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; ``BenchmarkOptions(**plain)`` is the way back."""

@@ -202,6 +202,24 @@ class _Worker:
         finally:
             give_back_memory()
 
+    def part_times(self, deployment: dict[str, Any], feed: str, cpus: list[int], folder: str) -> dict[str, Any]:
+        """Milliseconds of each part; see ``part_times.run_parts``."""
+        from edgemm.box.measuring.part_times import run_parts  # this command alone needs it
+
+        _pin(cpus)
+        return run_parts(partial(open_part, read(Deployment, deployment)), folder, _arrays(feed))
+
+    def gated(self, cpus: list[int], stream: str | None = None, **asked: Any) -> dict[str, Any]:
+        """A bundle through its gates and without them: rows, or a recording; see ``gated_rows`` and ``gated_stream``."""
+        _pin(cpus)
+        if stream is not None:
+            from edgemm.box.measuring.gated_stream import run_gated_stream  # this command alone needs it, and what serves
+
+            return run_gated_stream(stream=stream, **asked)
+        from edgemm.box.measuring.gated_rows import run_gated_rows  # as above
+
+        return run_gated_rows(self._progress, self._kept_rows(), **asked)
+
     def release(self) -> dict[str, Any]:
         """Close the session; rows stay."""
         if self._session is not None:

@@ -18,6 +18,7 @@ class Summary:
 
     Attributes:
         ran: Input -> how often its branch ran.
+        skipped: Gated input -> calls of its branch that its gate kept from running, and those that ran.
         frames: Input whose frames are kept -> how many were computed, and how many had been before.
         late: Decisions for which data had to wait for more than two periods.
         note: Where another target ran than the bundle's first: which, and why.
@@ -35,6 +36,7 @@ class Summary:
     in_parts: bool
     latency_p50_ms: float
     latency_p95_ms: float
+    skipped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     frames: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     note: str = ""
     lost: tuple[str, ...] = ()
@@ -50,10 +52,16 @@ class Summary:
             f"{self.decisions} decisions and {self.events} events in {self.seconds:.1f} s "
             f"({self.target}, {self.precision}, {how}: {branches}); "
             f"latency p50 {self.latency_p50_ms:.1f} ms, p95 {self.latency_p95_ms:.1f} ms"
+            + "".join(_gated(name, *counts) for name, counts in self.skipped.items())
             + "".join(f"\n{name}: {computed} frames computed, {kept} kept" for name, (computed, kept) in self.frames.items())
             + (f"\nnote: {self.note}" if self.note else "")
             + "".join(f"\nlost: {words}" for words in self.lost)
         )
+
+
+def _gated(name: str, skipped: int, passed: int) -> str:
+    share = skipped / max(1, skipped + passed)
+    return f"\ngate of {name}: {skipped} of {skipped + passed} calls skipped ({share:.0%})"
 
 
 def rss_mib() -> float:

@@ -20,6 +20,7 @@ from edgemm.box.serving.settings import (  # fmt: skip
     THRESHOLD,
     DecisionSettings,
     DriftSettings,
+    GateSettings,
     InputSettings,
     Part,
     Settings,
@@ -35,6 +36,7 @@ from edgemm.store import utf8
 
 KEYS = (
     "name", "target", "decide_hz", "whole", "reuse", "inputs", "sources", "sinks", "decisions", "tracks", "zones", "lines", "web", "drift",
+    "gates",
 )  # fmt: skip
 TEXTS = ("bind", "token_env", "token_file", "save", "key_env", "key_file")
 REUSE = get_args(get_type_hints(Settings)["reuse"])
@@ -89,7 +91,12 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
         lines=places.lines_of(plain.get("lines"), card, where, mistakes),
         web=section(WebSettings, plain.get("web"), f"{where}: web", mistakes) if "web" in plain else None,
         drift=section(DriftSettings, plain.get("drift"), f"{where}: drift", mistakes) if "drift" in plain else None,
+        gates=section(GateSettings, plain.get("gates"), f"{where}: gates", mistakes),
     )
+    if settings.gates.shadow is not None and not 0 <= settings.gates.shadow <= 1:
+        mistakes.add(
+            RunError(f"{where}: gates.shadow: {settings.gates.shadow} is no share.", fix="write a number from 0 to 1, such as 0.1.")
+        )
     _check_sources(settings, card, where, mistakes)
     places.check_pace(settings, card, where, mistakes)
     mistakes.raise_if_any()

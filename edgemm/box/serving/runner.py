@@ -16,6 +16,7 @@ from edgemm.box.bundle.opened import Bundle
 from edgemm.box.serving import model as serving
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
+from edgemm.box.serving.gating import Gates
 from edgemm.box.serving.health import Summary, lost_by_sink, lost_by_source, never_came, rss_mib, source_status, was_never_there
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import THRESHOLD, Part, Settings
@@ -73,7 +74,9 @@ class Runner:
         self.model = serving.open_model(bundle, self.target, settings)
         self.windows = Windows(self.card, list(settings.fed()), [source.inputs for source in self.sources])
         self.decider = Decider(self.card, settings.decisions, bundle.thresholds(self.target))
-        self.engine = Engine(self.model, self.windows, self.decider, settings, self.card, wall=self.wall)
+        self.engine = Engine(
+            self.model, self.windows, self.decider, settings, self.card, gates=self._gates(bundle, self.model), wall=self.wall
+        )
         self.engine.scenes.refit(bundle.thresholds(self.target))
         self.feeders = [
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
@@ -104,7 +107,15 @@ class Runner:
             threshold=next((s.threshold for s in decisions.values() if s.threshold is not None), self._threshold()),
             control=self.engine.control,
             zones=self.engine.scenes.zones(),
+            gated=tuple(state.name for state in self.engine.gates.states),
         )
+
+    def _gates(self, bundle: Bundle, model: serving.Model) -> Gates:
+        """The bundle's, where it runs in parts."""
+        own = bundle.gates(model.target)
+        if own and not model.in_parts:
+            LOG.warning("every branch runs always: the bundle has gates, and it runs as a whole")
+        return Gates(own if model.in_parts else (), self.card, self.settings.gates)
 
     def _threshold(self) -> float:
         """What holds where the settings say nothing: of a model that has only boxes theirs."""
@@ -148,7 +159,7 @@ class Runner:
         Args:
             note: ``Choice.note`` of the target it runs on.
         """
-        old = self.engine.swap(model)
+        old = self.engine.swap(model, self._gates(bundle, model))
         self.decider.refit(bundle.thresholds(model.target))
         self.engine.scenes.refit(bundle.thresholds(model.target))
         self.bundle, self.model, self.target, self.note = bundle, model, model.target, note
@@ -167,6 +178,7 @@ class Runner:
             in_parts=self.engine.model.in_parts,
             latency_p50_ms=p50,
             latency_p95_ms=p95,
+            skipped={state.name: (state.skipped, state.passed) for state in self.engine.gates.states},
             frames={name: (frames.computed, frames.kept) for name, frames in self.engine.model.frames.items()},
             note=self.note,
             lost=self._lost(),
@@ -197,7 +209,9 @@ class Runner:
             "latency_ms": {"p50": round(p50, 1), "p95": round(p95, 1)},
             "late": self.engine.late,
             "voted": list(self.engine.voted),
-            "expected": self._expected(self.engine.voted),
+            "skipped": list(self.engine.skipped),
+            "gates": self.engine.gates.describe(),
+            "expected": self._expected((*self.engine.voted, *self.engine.skipped)),
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),

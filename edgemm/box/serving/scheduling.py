@@ -5,23 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edgemm.box.serving.branches import Branches
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.extents import Extents
-from edgemm.box.serving.model import Arrays, Model
+from edgemm.box.serving.gating import OUT, Gates, GateState
+from edgemm.box.serving.model import Model
 from edgemm.box.serving.places import followers
 from edgemm.box.serving.settings import Settings
 from edgemm.box.serving.tracking.scenes import Scenes
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Decision, Observation, Sample
-from edgemm.contracts.modality import modalities
-from edgemm.errors import DataError
 
 ALL = "all"
 LATENCIES = 1000  # of the last decisions, for percentiles
@@ -30,67 +30,55 @@ CALM_S = 0.5  # ticks are looked at at least so often, so that an input's going 
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A branch's newest result."""
+class _Judged:
+    """An answer, and the inputs that it rests on."""
 
-    arrays: Arrays
-    sample: Sample
+    present: tuple[str, ...]
+    outputs: dict[str, np.ndarray]
 
 
-class Engine:
+class Engine(Branches):
     """Runs branches at their rates and the rest once a tick.
 
-    A tick falls due ``1 / decide_hz`` after the one before, and happens as soon as an input whose turn it is has something new. Each
-    input's turn comes ``1 / rate_hz`` after its last.
+    A tick falls due ``1 / decide_hz`` after the one before, and happens as soon as an input whose turn it is has something new.
 
     Attributes:
         enabled: Off: nothing runs.
-        allowed: Inputs that may vote; the others count as missing.
-        ran: Input -> how often its branch ran.
         late: Decisions on data that had waited for more than two periods: the box cannot keep up.
         voted: Inputs that the last decision rests on.
-        refused: Samples that could not be read, and why the last one.
+        skipped: Inputs whose branch a gate left out of it.
+        gates: What says so.
     """
 
     def __init__(
-        self, model: Model, windows: Windows, decider: Decider, settings: Settings, card: Card, *, wall: Callable[[], float] = time.time
+        self,
+        model: Model,
+        windows: Windows,
+        decider: Decider,
+        settings: Settings,
+        card: Card,
+        *,
+        gates: Gates | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self.model, self.windows, self.decider = model, windows, decider
+        super().__init__(model, windows, settings, card)
+        self.decider, self.gates = decider, gates or Gates((), card)
         self.scenes, self._extents = Scenes(card, followers(card, settings)), Extents(card)
-        self._settings, self._card, self._wall = settings, card, wall
-        self._stale_s = {name: settings.stale_s(name, card) for name in card.inputs}
-        self._period_s = 1 / settings.decide_hz
-        self._lock = threading.RLock()
-        self.enabled, self.allowed = True, frozenset(card.inputs)
-        self.ran: dict[str, int] = dict.fromkeys(model.inputs, 0)
-        self.late, self.refused, self.decided, self.why_waiting = 0, 0, 0, "no data yet"
-        self.refusal = ""
+        self._wall, self._lock = wall, threading.RLock()
+        self.enabled = True
+        self.late, self.decided, self.why_waiting = 0, 0, "no data yet"
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
-        self._kept: dict[str, _Kept] = {}
-        self._turn_s: dict[str, float] = dict.fromkeys(model.inputs, float("-inf"))
         self._tick_s = float("-inf")
         self._first_s = float("inf")  # when the first data came
         self.voted: tuple[str, ...] = ()
+        self.skipped: tuple[str, ...] = ()
         self._last: Decision | None = None
-        self._fix_values()
 
-    def _fix_values(self) -> None:
-        """Run the branches of inputs that the settings give a value to, once."""
-        own = modalities(self._card)
-        for name in self.model.inputs:
-            value = self._settings.input(name).value
-            if value is not None:
-                array = own[name].decode(value, Path())[None]
-                self._kept[name] = _Kept(self.model.embed(name, array), Sample(array, float("inf"), float("-inf")))
-                self.ran[name] += 1
-
-    def swap(self, model: Model) -> Model:
-        """Go on with another model of the same inputs and outputs; gives the old one back, still open."""
+    def swap(self, model: Model, gates: Gates | None = None) -> Model:
+        """Go on with another model of the same inputs and outputs, and its gates; gives the old one back, still open."""
         with self._lock:
-            old, self.model = self.model, model
-            self._kept.clear()
-            self._turn_s = dict.fromkeys(model.inputs, float("-inf"))
-            self._fix_values()
+            old, self.gates, self.skipped = self.model, gates or Gates((), self._card), ()
+            self._start_anew(model)
             return old
 
     def wait_s(self, now: float) -> float:
@@ -99,7 +87,7 @@ class Engine:
 
     def is_due(self, now: float) -> bool:
         """Whether ``step`` would do something: it is time, and there is something new, or something has become too old."""
-        return self.enabled and now >= self._tick_s and (bool(self._new(now)) or self._present(now) != self.voted)
+        return self.enabled and now >= self._tick_s and (bool(self._new(now)) or self._present(now, self.skipped) != self.voted)
 
     def step(self, now: float, *, clock: Callable[[], float] | None = None) -> Decision | None:
         """Run what is due; None where that makes no decision.
@@ -113,17 +101,64 @@ class Engine:
             self._advance(now)
             horizon_s = self.windows.horizon_s(self._stale_s, now)
             self._first_s = min(self._first_s, now)
-            fresh = [name for name in self._new(now) if self._refresh(name, now, horizon_s)]
-            present = self._present(now)
-            if not fresh and present == self.voted:
+            new = self._new(now)
+            fresh = [name for name in new if name not in self.gates.inputs and self._refresh(name, now, horizon_s)]
+            judged = self._through_gates(new, fresh, now, horizon_s)
+            present = self._present(now, self.skipped)
+            if not fresh and judged is None and present == self.voted:
                 return None
             missing = self.model.lacking(present) or self._awaited(present, now)
             if missing:
                 self.voted, self.why_waiting = present, f"nothing from {', '.join(missing)}"
                 return None
-            outputs = self.model.answer({name: self._kept[name].arrays for name in present})
+            outputs = judged.outputs if judged and judged.present == present else self._answer(present)
+            if not self.skipped and present == tuple(self.model.inputs):
+                self.gates.see_whole(outputs)
             done = clock() if clock else now
             return self._decide(outputs, present, fresh, now, done)
+
+    def _through_gates(self, new: list[str], fresh: list[str], now: float, horizon_s: float) -> _Judged | None:
+        """Ask each gate in turn, and run its branch where it stays open, which is added to ``fresh``.
+
+        Returns:
+            The newest answer; None where nobody was asked, or a branch ran after it.
+        """
+        if not self.gates.states or not (fresh or new):
+            return None
+        self.skipped, judged = (), None
+        for state in self.gates.states:
+            base = self._present(now, state.covers)
+            state.why = state.objection(base, now)
+            if not state.why or state.why == OUT:
+                judged = _Judged(base, self._answer(base))
+                state.would_skip = judged.outputs if self.gates.is_sure(state, judged.outputs) else None
+                if state.would_skip is not None and not state.why:
+                    self._skip(state, judged, new, now, horizon_s)
+                    return judged
+            is_wanted = state.name in new or (state.owes and self._is_newer(state.name))
+            if is_wanted and self._refresh(state.name, now, horizon_s):
+                fresh.append(state.name)
+                state.ran(now)
+                judged = None
+        return judged
+
+    def _skip(self, state: GateState, judged: _Judged, new: list[str], now: float, horizon_s: float) -> None:
+        """Leave out what a gate covers; a share of these calls runs all the same, and is compared."""
+        self.skipped = tuple(name for name in self.model.inputs if name in state.covers and self._is_there(name, now))
+        due = [name for name in self.skipped if name in new]
+        for name in due:
+            self._take_turn(name, now)
+        for one in self.gates.states:
+            if one.name in due:
+                one.left_out()
+        if state.name not in due or not state.covers <= {*self.skipped} or not self.gates.wants_shadow(state):
+            return
+        for name in self.skipped:
+            if self._is_newer(name):
+                self._refresh(name, now, horizon_s)
+        whole = self._present(now)
+        if state.covers <= {*whole}:
+            self.gates.compare(state, judged.outputs, self._answer(whole))
 
     def lapse(self, now: float, *, is_over: bool = False) -> Decision | None:
         """End the tracks in pictures that do not come any more, or are not looked at, where no decision does.
@@ -136,7 +171,7 @@ class Engine:
         """
         with self._lock:
             goes_on = self.enabled and not self.why_waiting and not is_over
-            told = self.scenes.end(self._present(now) if goes_on else ())
+            told = self.scenes.end(self._present(now, self.skipped) if goes_on else ())
             if self._last is None or not told.readings:
                 return None
             self._last = replace(
@@ -146,6 +181,7 @@ class Engine:
                 changes=(),
                 incidents=told.incidents,
                 tracked=told.news,
+                gates=(),
                 samples={},
                 embedded={},
             )
@@ -182,45 +218,11 @@ class Engine:
                 return False
             return True
 
-    def _new(self, now: float) -> list[str]:
-        """Inputs whose turn it is and that have something new."""
-        new_inputs = []
-        for name in self.model.inputs:
-            newest = self.windows.newest_s(name)
-            before = self._kept.get(name)
-            is_new = newest is not None and (before is None or newest > before.sample.time_s)
-            if name in self.allowed and is_new and now >= self._turn_s[name] - self._period_s / 2:
-                new_inputs.append(name)
-        return new_inputs
-
-    def _present(self, now: float) -> tuple[str, ...]:
-        return tuple(name for name in self.model.inputs if name in self.allowed and name in self._kept and self._counts(name, now))
-
-    def _counts(self, name: str, now: float) -> bool:
-        """Whether what is kept of an input is young enough, and from after its last hole."""
-        time_s = self._kept[name].sample.time_s
-        return now - time_s <= self._stale_s[name] and time_s >= self.windows.begun_s(name)
-
     def _advance(self, now: float) -> None:
         """Set the next tick; a whole period behind, it starts counting anew."""
         if now - self._tick_s > self._period_s:
             self._tick_s = now
         self._tick_s += self._period_s
-
-    def _refresh(self, name: str, now: float, horizon_s: float) -> bool:
-        try:
-            sample = self.windows.take(name, horizon_s)
-        except DataError as err:
-            self.refused, self.refusal = self.refused + 1, f"{name}: {err.what}"
-            return False
-        before = self._kept.get(name)
-        if sample is None or (before is not None and sample.time_s <= before.sample.time_s):
-            return False
-        self._kept[name] = _Kept(self.model.embed(name, sample.array, sample.position), sample)
-        self.ran[name] += 1
-        period_s = 1 / self._settings.rate_hz(name)
-        self._turn_s[name] = max(self._turn_s[name] + period_s, now + period_s / 2)
-        return True
 
     def _decide(self, outputs: dict[str, np.ndarray], present: tuple[str, ...], fresh: list[str], now: float, done: float) -> Decision:
         self.decided += 1
@@ -245,16 +247,24 @@ class Engine:
             {name: both[name] for name in self._card.outputs if name in both},
             tuple(changes),
             present,
-            tuple(name for name in self.model.inputs if name not in present),
+            tuple(name for name in self.model.inputs if name not in present and name not in self.skipped),
             {name: max(0.0, now - sample.time_s) for name, sample in moving.items()},
             latency_ms,
-            {name: moving[name].frame for name in self._first(moving) if moving[name].frame is not None},
+            self._frames(moving, now),
             {name: kept[name] for name in fresh if name in kept},
             {name: self._kept[name].arrays for name in fresh if name in kept},
             told.incidents,
             told.news,
+            self.skipped,
+            tuple(self.gates.news()),
         )
         return self._last
+
+    def _frames(self, moving: Mapping[str, Sample], now: float) -> dict[str, Any]:
+        """The pictures of a moment, also of those inputs that a gate left out: looking at them costs no branch."""
+        frames = {name: sample.frame for name, sample in moving.items()}
+        frames |= {name: self.windows.frame(name, now) for name in self.skipped}
+        return {name: frames[name] for name in self._first(frames) if frames[name] is not None}
 
     def _first(self, inputs: Iterable[str]) -> list[str]:
         """The inputs, those in whose picture there are boxes before those with points and masks, and these before the others."""

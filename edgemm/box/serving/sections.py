@@ -11,7 +11,7 @@ from edgemm.contracts.options import check
 from edgemm.contracts.plugins import Option
 from edgemm.errors import Collector, RunError
 
-ABOVE_ZERO = ("rate_hz", "stale_s", "window", "limit", "save_mib", "pictures_hz", "lost_s", "loitering_s")
+ABOVE_ZERO = ("rate_hz", "stale_s", "window", "limit", "save_mib", "pictures_hz", "lost_s", "loitering_s", "every_s")
 
 
 def section(kind: type, value: Any, where: str, mistakes: Collector) -> Any:

@@ -93,6 +93,21 @@ class DriftSettings:
 
 
 @dataclass(frozen=True)
+class GateSettings:
+    """What a run says about the bundle's gates.
+
+    Attributes:
+        use: False: every branch runs always.
+        every_s: Instead of the bundle's: a gated branch runs at least so often.
+        shadow: Instead of the bundle's: share of the skipped calls that run all the same, 0 to 1.
+    """
+
+    use: bool = True
+    every_s: float | None = None
+    shadow: float | None = None
+
+
+@dataclass(frozen=True)
 class Part:
     """A source or sink: its plugin and its options."""
 
@@ -125,6 +140,7 @@ class Settings:
     lines: Mapping[str, LineSettings] = field(default_factory=dict)
     web: WebSettings | None = None
     drift: DriftSettings | None = None
+    gates: GateSettings = field(default_factory=GateSettings)
 
     def input(self, name: str) -> InputSettings:
         return self.inputs.get(name, InputSettings())

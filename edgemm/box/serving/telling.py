@@ -41,6 +41,7 @@ class Teller:
         return [
             *(self._of_change(decision, change, alone) for change in changes),
             *(self._of_incident(decision, incident, alone) for incident in decision.incidents),
+            *(replace(self._happening(decision, "", news.input, news.share), gate=news) for news in decision.gates),
         ]
 
     def _of_change(self, decision: Decision, change: Change, alone: Said) -> Event:
@@ -67,7 +68,7 @@ class Teller:
 
     def _happening(self, decision: Decision, output: str, label: str, score: float) -> Event:
         self.count += 1
-        expected = self._expected(decision.voted).get(output)
+        expected = self._expected(decision.known).get(output)
         return Event(
             id=f"{self._run_id}-{self.count}-{label}",
             output=output,
@@ -76,6 +77,7 @@ class Teller:
             wall_s=decision.wall_s,
             voted=decision.voted,
             stood_in=decision.stood_in,
+            skipped=decision.skipped,
             latency_ms=decision.latency_ms,
             expected=expected.value if expected else None,
         )

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -234,6 +234,7 @@ class _Metrics:
                 CounterMetricFamily, "edgemm_passed_over", "Items that a newer one replaced before they were wanted.", ["box", "input"],
                 [([*box, name], counts["passed_over"]) for name, counts in s["inputs"].items()],
             ),
+            *_of_gates(s["gates"], box),
             _family(
                 GaugeMetricFamily, "edgemm_camera_up", "1 while a source delivers.", ["box", "camera"],
                 [([*box, one["name"]], float(one["state"] == "up")) for one in s["sources"]],
@@ -256,6 +257,25 @@ class _Metrics:
             ),
         ]  # fmt: skip
         return families
+
+
+def _of_gates(gates: Sequence[Mapping[str, Any]], box: list[str]) -> list[Any]:
+    """What gates kept from running, and what shadow runs saw of it."""
+    of: list[tuple[Any, str, str, Callable[[Mapping[str, Any]], float]]] = [
+        (CounterMetricFamily, "edgemm_gate_skipped", "Calls of a branch that its gate kept from running.", lambda gate: gate["skipped"]),
+        (CounterMetricFamily, "edgemm_gate_passed", "Calls of a gated branch that ran.", lambda gate: gate["passed"]),
+        (GaugeMetricFamily, "edgemm_gate_open", "1 while a gate lets every call through.", lambda gate: float(gate["state"] == "open")),
+        (CounterMetricFamily, "edgemm_gate_shadow_runs", "Skipped calls that ran all the same.", lambda gate: gate["shadow"]["runs"]),
+        (CounterMetricFamily, "edgemm_gate_disagreed", "Of these, those that decided otherwise.", lambda gate: gate["shadow"]["disagreed"]),
+    ]
+    families = [
+        _family(kind, name, words, ["box", "input"], [([*box, gate["input"]], value(gate)) for gate in gates])
+        for kind, name, words, value in of
+    ]
+    ends = [([*box, gate["input"], end], gate["shadow"][end]) for gate in gates for end in ("share", "low", "high", "limit")]
+    words = "Share of the last shadow runs that decided otherwise, its 95% interval, and what is allowed."
+    shares = _family(GaugeMetricFamily, "edgemm_gate_disagreement", words, ["box", "input", "is"], ends)
+    return [*families, shares] if gates else []
 
 
 def _family(kind: Any, name: str, about: str, labels: list[str], rows: list[tuple[list[str], float]]) -> Any:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,10 @@ class Window:
         """The newest sample that ends at ``until_s`` or before it (or the oldest kept); None while there is none."""
         raise NotImplementedError
 
+    def frame(self, until_s: float) -> Any:
+        """The picture that ``take`` would make a sample of, as it came; None where it is no picture, or there is none."""
+        return None
+
     def clear(self) -> None:
         """Forget what is held: there is a gap."""
         raise NotImplementedError
@@ -72,12 +77,20 @@ class Newest(Window):
     def take(self, until_s: float) -> Sample | None:
         if not self._held:
             return None
-        item, arrived_s = next((held for held in reversed(self._held) if held[0].time_s <= until_s), self._held[0])
+        item, arrived_s = self._newest(until_s)
         array = self.modality.received(item.value)
         self.taken += 1
         self._used_s = item.time_s
-        frame = item.value if isinstance(self.modality.stream(), Pictures) else None
-        return Sample(array[None], item.time_s, arrived_s, frame)
+        return Sample(array[None], item.time_s, arrived_s, self._frame_of(item))
+
+    def frame(self, until_s: float) -> Any:
+        return self._frame_of(self._newest(until_s)[0]) if self._held else None
+
+    def _newest(self, until_s: float) -> tuple[Item, float]:
+        return next((held for held in reversed(self._held) if held[0].time_s <= until_s), self._held[0])
+
+    def _frame_of(self, item: Item) -> Any:
+        return item.value if isinstance(self.modality.stream(), Pictures) else None
 
     def clear(self) -> None:
         self._held.clear()
@@ -197,6 +210,9 @@ class Steps(Window):
         self.taken += 1
         return Sample(np.stack(list(self._last))[None], one.time_s, one.arrived_s, one.frame, self._position)
 
+    def frame(self, until_s: float) -> Any:
+        return self._inner.frame(until_s)
+
     def clear(self) -> None:
         self._last.clear()
         self._position += self._steps
@@ -248,6 +264,11 @@ class Windows:
     def take(self, name: str, until_s: float) -> Sample | None:
         with self._lock:
             return self._each[name].take(until_s)
+
+    def frame(self, name: str, until_s: float) -> Any:
+        """The newest picture of an input, as it came; None where there is none."""
+        with self._lock:
+            return self._each[name].frame(until_s) if name in self._each else None
 
     def horizon_s(self, stale_s: Mapping[str, float], now: float) -> float:
         """Until when samples may reach so that all inputs that are there reach as far: the oldest of their newest, and a little more."""

@@ -42,7 +42,9 @@ def _graph():
     return onnx.shape_inference.infer_shapes(onnx_model(nodes, inputs, {"event": ["batch", 3]}, constants))
 
 
-def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, targets=("onnxruntime",), target_options=None) -> Path:
+def make_bundle(
+    folder: Path, *, in_parts: bool = True, optional: bool = False, targets=("onnxruntime",), target_options=None, gates=()
+) -> Path:
     """Pack the model above; its stand-ins are a picture of middle brightness and a little noise."""
     import json
 
@@ -108,6 +110,7 @@ def make_bundle(folder: Path, *, in_parts: bool = True, optional: bool = False, 
         accuracy={},
         options={target: TargetOptions(target_options or {}) for target in targets},
         subsets=subsets,
+        gates=dict.fromkeys(targets, gates) if gates else {},
     )
 
 

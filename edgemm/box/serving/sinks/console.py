@@ -37,11 +37,12 @@ class Console(Sink):
         self._terminal.print(f"[bold]{escape(about.name)}[/bold]: {escape(about.model)} listens to {escape(', '.join(about.inputs))}")
 
     def decision(self, decision: Decision) -> None:
-        if decision.voted != self._voted:
+        voted = tuple(sorted(decision.known))  # a gate leaves out an input several times a second
+        if voted != self._voted:
             if self._voted is not None or decision.stood_in:
                 missing = f"; standing in for {', '.join(decision.stood_in)}" if decision.stood_in else ""
-                self._say(decision.wall_s, f"[yellow]voting: {escape(', '.join(decision.voted) + missing)}[/yellow]")
-            self._voted = decision.voted
+                self._say(decision.wall_s, f"[yellow]voting: {escape(', '.join(decision.known) + missing)}[/yellow]")
+            self._voted = voted
         if self._every:
             self._say(decision.wall_s, "  ".join(_words(name, reading) for name, reading in decision.readings.items()))
         else:
@@ -50,6 +51,10 @@ class Console(Sink):
                     self._say(decision.wall_s, _words(name, reading))
 
     def event(self, event: Event) -> None:
+        if event.gate:
+            done = "opens" if event.gate.kind == "gate_opened" else "shuts again"
+            self._say(event.wall_s, f"[yellow]the gate of {escape(event.gate.input)} {done}: {escape(event.gate.why)}[/yellow]")
+            return
         bar = "█" * round(max(0.0, min(1.0, event.score)) * BAR)
         expected = f", right in {event.expected:.0%} of cases" if event.expected is not None and event.stood_in else ""
         who = f"{', '.join(event.voted)}{expected}"

@@ -19,7 +19,10 @@ from edgemm.errors import RunError
 
 PLACES = ("mqtt://*", "mqtts://*")
 SHARED = ("box/serving/broker.py", "Connection")
-TOLD = ("state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "expected", "drift", "uptime_s", "rss_mib")
+TOLD = (
+    "state", "why", "decide_hz", "latency_ms", "decisions", "events", "late", "voted", "skipped", "gates", "expected", "drift", "uptime_s",
+    "rss_mib",
+)  # fmt: skip
 BIRTH = "homeassistant/status"
 LOG = logging.getLogger("edgemm.run")
 
@@ -135,21 +138,7 @@ class Mqtt(Sink):
 
     def status(self, status: Mapping[str, Any]) -> None:
         self._set(f"{self._base}/running", "online" if status["state"] == "running" else "offline")
-        kept = (
-            "state",
-            "why",
-            "decide_hz",
-            "latency_ms",
-            "decisions",
-            "events",
-            "late",
-            "voted",
-            "expected",
-            "drift",
-            "uptime_s",
-            "rss_mib",
-        )
-        brief = {key: status[key] for key in kept if key in status}
+        brief = {key: status[key] for key in TOLD if key in status}
         brief["sources"] = [{k: s[k] for k in ("name", "state", "error", "reconnects", "rate_hz", "drift_ppm")} for s in status["sources"]]
         self._set(f"{self._base}/status", json.dumps(brief))
         allowed, threshold = status["modalities"], status["threshold"]
@@ -178,6 +167,8 @@ class Mqtt(Sink):
 
     def _place_of(self, event: Event) -> str:
         """The topic, below the device's own, that an event is about: a zone, else a label."""
+        if event.gate:
+            return f"{ha.GATE}/{slug(event.gate.input)}"
         zone = self._zone_of(event)
         return zone.topic if zone else ha.topic_of(self._entities[event.output], event.label)
 

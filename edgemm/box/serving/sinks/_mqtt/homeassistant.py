@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from edgemm.box.serving.sinks._mqtt import zones
 from edgemm.contracts import task as tasks
-from edgemm.contracts.decision import Incident, Reading
+from edgemm.contracts.decision import GateNews, Incident, Reading
 from edgemm.contracts.sink import About
 from edgemm.contracts.slugs import distinct, slug, slugs
 from edgemm.contracts.task import Entity
@@ -17,6 +17,9 @@ from edgemm.contracts.task import Entity
 ALL = "all"
 CONTROLS = ("enabled", "modalities", "threshold")
 OF_A_LABEL = ("on_off", "count")
+GATE = "gate"
+"""``gate/<input>/attributes`` holds what its gate told last."""
+GATE_EVENTS = get_args(get_type_hints(GateNews)["kind"])
 SET = "set"
 """``<control>/set`` is where a control is moved."""
 
@@ -41,7 +44,7 @@ def events(about: About) -> list[str]:
     """What can be an event, of all outputs: labels that go on, and what tracks do."""
     labels = (one.entity.key for entities in shown(about).values() for one in entities if one.entity.kind == "on_off")
     done = get_args(get_type_hints(Incident)["kind"]) if about.zones else ()
-    return list(dict.fromkeys([*labels, *done]))
+    return list(dict.fromkeys([*labels, *done, *(GATE_EVENTS if about.gated else ())]))
 
 
 def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str
         entities["event"] = {"p": "event", "name": "Detection", "event_types": labels, "state_topic": f"{base}/event"}
     if pictures:
         entities["picture"] = {"p": "image", "name": "Last event", "image_topic": f"{base}/picture", "content_type": "image/jpeg"}
-    entities |= _controls(about, base) | _diagnostics(base)
+    entities |= _controls(about, base) | _diagnostics(about, base)
     return {key: {**entity, "unique_id": f"edgemm_{slug(about.name)}_{key}"} for key, entity in entities.items()}
 
 
@@ -136,7 +139,7 @@ def _labels(entities: Iterable[Entity]) -> list[str]:
 
 def _fixed(about: About) -> list[str]:
     """Keys of entities that every device has."""
-    return [*_controls(about, ""), *_diagnostics(""), "event", "picture"]
+    return [*_controls(about, ""), *_diagnostics(about, ""), "event", "picture"]
 
 
 def _running(base: str) -> dict[str, Any]:
@@ -179,7 +182,7 @@ def _controls(about: About, base: str) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _diagnostics(base: str) -> dict[str, dict[str, Any]]:
+def _diagnostics(about: About, base: str) -> dict[str, dict[str, Any]]:
     def sensor(name: str, template: str, unit: str | None = None, platform: str = "sensor", **more: Any) -> dict[str, Any]:
         entity = {"p": platform, "name": name, "state_topic": f"{base}/status", "value_template": template, "entity_category": "diagnostic"}
         return entity | ({"unit_of_measurement": unit} if unit else {}) | more
@@ -193,7 +196,17 @@ def _diagnostics(base: str) -> dict[str, dict[str, Any]]:
         "voting": sensor("Voting", "{{ value_json.voted | join(', ') }}"),
         "source": sensor("Camera", up, platform="binary_sensor", device_class="connectivity"),
         "drift": sensor("Recalibrate", drifted, platform="binary_sensor", device_class="problem"),
+        **{key: sensor(*words) for name in about.gated for key, words in _of_gate(name).items()},
     }
+
+
+def _of_gate(name: str) -> dict[str, tuple[str, str] | tuple[str, str, str]]:
+    """Key -> title, template and unit of what stands for one gate."""
+    own = f"(value_json.gates | selectattr('input', 'eq', {name!r}) | first)"
+    state = f"{{{{ {own}.state }}}}"
+    share = f"{{{{ ({own}.skipped_share * 100) | round(1) }}}}"
+    title = _title(name)
+    return {f"gate_{slug(name)}": (f"Gate of {title}", state), f"skipped_{slug(name)}": (f"{title} skipped", share, "%")}
 
 
 def controls_state(controls: Mapping[str, str], base: str) -> dict[str, str]:

@@ -1,0 +1,235 @@
+"""Gates: whether the bound holds over random splits, and what they save on a porch where nine of ten moments are quiet.
+
+Launch: python benchmarks/gates.py DIGITS [EPOCHS [FOLDER]]    (digits spoiled; about 15 min; what is trained in FOLDER is taken)
+
+Digits: the rows of val and test, dealt out anew 200 times; on each deal the threshold is chosen on one half, and what it loses is counted
+on the other. Porch: a model trained and gated on generated scenes, a clip of an hour's proportions played with its gate and without.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from _process import EDGEMM, run
+from _results import save
+
+from edgemm.box.bundle.deployment import deploy
+from edgemm.box.bundle.opened import Bundle, open_bundle
+from edgemm.box.bundle.parts import Parts
+from edgemm.box.serving.run_yaml import parse
+from edgemm.box.serving.runner import Runner
+from edgemm.contracts.decision import Decision
+from edgemm.data.dataset import open_dataset
+from edgemm.data.sureness import Sureness
+from edgemm.pipeline.gating.choosing import Sides, choose
+from edgemm.verbs._demo import scenes
+
+TARGET = "openvino"
+DEALS = 200
+GATES = [("image", "audio"), ("audio", "image")]  # what is skipped, and after what
+POINTS = (0.3, 1.0, 3.0)
+QUIET = ("empty", "silence")
+PORCH_ROWS = {"train": 3000, "val": 3000, "test": 3000}
+PORCH_EPOCHS = "12"
+FPS, SCENE_S, MOMENTS, SIZE = 5, 4, 150, (320, 240)
+SETTLED_S = 1.2  # a window of sound after a change holds both scenes
+
+
+def main(digits: str, epochs: str = "20", kept_in: str = "") -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(kept_in or scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = {"digits": deal_digits(digits, epochs, folder), "porch": watch_porch(folder)}
+    save("gates", figures)
+
+
+def deal_digits(data: str, epochs: str, folder: Path) -> dict[str, Any]:
+    """How often a loss on rows that were not looked at exceeds what was promised."""
+    if not (folder / "digits" / "model.yaml").is_file():
+        run([*EDGEMM, "train", "digits", "-d", data, "-o", folder / "digits", "--epochs", epochs])
+    run(
+        [*EDGEMM, "compress", folder / "digits" / "model.yaml", "-r", "openvino-int8", "-d", data, "-o", folder / "digits_bundle"],
+        allowed=(0, 3),
+    )
+    bundle = open_bundle(folder / "digits_bundle")
+    return {f"{skipped} after {after}": deal(bundle, data, skipped, after) for skipped, after in GATES}
+
+
+def deal(bundle: Bundle, data: str, skipped: str, after: str) -> dict[str, Any]:
+    beside, pool = answers(bundle, data, ("train",), after, 2000), answers(bundle, data, ("val", "test"), after, None)
+    rows, half = len(pool), len(pool) // 2
+    figures: dict[str, Any] = {"rows_of_val": half, "rows_of_test": rows - half, "deals": DEALS}
+    for points in POINTS:
+        rng = np.random.default_rng(0)
+        lost, shares, shut = [], [], 0
+        for _ in range(DEALS):
+            order = rng.permutation(rows)
+            chosen = choose(bundle.card, beside, pool.rows(order[:half]), points)
+            test = pool.rows(order[half:])
+            sure = Sureness(bundle.card).of(chosen.criterion, test.without)
+            skip = sure >= (np.inf if chosen.threshold is None else chosen.threshold)
+            lost.append(lost_points(test, skip))
+            shares.append(float(skip.mean()))
+            shut += chosen.threshold is not None
+        figures[f"{points:g} points"] = {
+            "exceeds_in": float(np.mean(np.array(lost) > points + 1e-9)),
+            "loses_on_average": float(np.mean(lost)),
+            "loses_at_most": float(np.max(lost)),
+            "skips_on_average": float(np.mean(shares)),
+            "shuts_in": shut / DEALS,
+        }
+    return figures
+
+
+def answers(bundle: Bundle, data: str, splits: tuple[str, ...], after: str, limit: int | None) -> Sides:
+    """What the bundle answers on its target to rows of these splits, with all inputs and with ``after`` alone."""
+    served, dataset = deploy(bundle, TARGET), open_dataset(data, bundle.card)
+    whole: dict[str, list[np.ndarray]] = {}
+    without: dict[str, list[np.ndarray]] = {}
+    truth: dict[str, list[np.ndarray]] = {}
+    with Parts(served.split, served.open_part) as parts:
+        for split in splits:
+            for batch in dataset.batches(split, 1, shuffle=0 if limit else None, limit=limit):
+                embedded = {name: parts.embed(name, batch.inputs) for name in parts.cuts}
+                told = (
+                    (whole, parts.answer(embedded, served.standins, {})),
+                    (without, parts.answer({after: embedded[after]}, served.standins, {})),
+                    (truth, batch.truth),
+                )
+                for side, arrays in told:
+                    for name, array in arrays.items():
+                        side.setdefault(name, []).append(array)
+    return Sides(*({name: np.concatenate(parts) for name, parts in side.items()} for side in (whole, without, truth)))
+
+
+def lost_points(sides: Sides, skipped: np.ndarray) -> float:
+    """Of the one head, in points."""
+    name = next(iter(sides.truth))
+    right = [side[name].argmax(1) == sides.truth[name] for side in (sides.whole, sides.gated(skipped))]
+    return 100 * float(right[0].mean() - right[1].mean())
+
+
+def watch_porch(folder: Path) -> dict[str, Any]:
+    """A porch where nine of ten moments are quiet, and what happens can be heard."""
+    data, card, model, bundle = (folder / name for name in ("porch_scenes", "porch.yaml", "porch", "porch_bundle"))
+    if not (data / "manifest.csv").is_file():
+        write_scenes(data)
+    card.write_text(scenes.CARD, encoding="utf-8")
+    if not (model / "model.yaml").is_file():
+        run([*EDGEMM, "train", card, "-d", data, "-o", model, "--epochs", PORCH_EPOCHS, "--batch-size", "32", "--lr", "0.003"])
+    recipe = {"steps": [{"quantize": {}}], "targets": {TARGET: {}}, "budgets": {"accuracy_drop_points": 1.0}}
+    recipe["gates"] = [{"run": "image", "after": "audio", "loss_points": 0.3}]
+    (folder / "gated.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    run([*EDGEMM, "compress", model / "model.yaml", "-r", folder / "gated.yaml", "-d", data, "-o", bundle], allowed=(0, 3))
+    stream = folder / "porch_stream"
+    truth = write_stream(stream)
+    measured = run(
+        [*EDGEMM, "benchmark", bundle, "-d", data, "--stream", stream, "--rounds", "2", "--launches", "0", "--no-roofline", "--json"]
+    )
+    gated = json.loads(measured.output)["details"]["gated"]
+    (gate,) = open_bundle(bundle).gates(TARGET)
+    plays = {word: play(bundle, stream, truth, use=word == "gated") for word in ("plain", "gated", "plain", "gated")}
+    return {"gate": gate.plain(), "benchmark": gated, "stream": plays, "moments": MOMENTS, "seconds": MOMENTS * SCENE_S}
+
+
+def write_scenes(folder: Path) -> None:
+    """Nine of ten rows of val and test are quiet, every second one of train; what happens makes a sound."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rows = []
+    for number, (split, count) in enumerate(PORCH_ROWS.items()):
+        rng = np.random.default_rng(100 + number)
+        (folder / split).mkdir()
+        for row in range(count):
+            picture, sound = moment(rng, 0.5 if split == "train" else 0.9)
+            image, audio = f"{split}/{row:05d}.png", f"{split}/{row:05d}.wav"
+            Image.fromarray(scenes.draw(picture, rng)).save(folder / image)
+            scenes._write_wav(folder / audio, scenes.synthesise(sound, rng))
+            rows.append((split, image, audio, scenes.EVENTS[picture][sound]))
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("split", "image", "audio", "event"), *rows])
+
+
+def moment(rng: np.random.Generator, quiet: float) -> tuple[str, str]:
+    if rng.random() < quiet:
+        return QUIET
+    return str(rng.choice(scenes.PICTURES)), str(rng.choice([sound for sound in scenes.SOUNDS if sound != "silence"]))
+
+
+def write_stream(folder: Path) -> list[str]:
+    """A clip of moments as a place has them, of a few seconds each, and what is true of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, truth = np.random.default_rng(7), []
+    with av.open(str(folder / "porch.mp4"), "w") as file:
+        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("aac", rate=scenes.RATE_HZ, layout="mono")
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        video.options = {"preset": "veryfast", "tune": "zerolatency", "g": str(2 * FPS)}
+        for number in range(MOMENTS):
+            picture, sound = moment(rng, 0.9)
+            truth.append(scenes.EVENTS[picture][sound])
+            still = (
+                av.VideoFrame.from_ndarray(scenes.draw(picture, rng), format="rgb24").reformat(*SIZE, interpolation="BICUBIC").to_ndarray()
+            )
+            wave = np.concatenate([scenes.synthesise(sound, rng) for _ in range(SCENE_S)])
+            for place in range(SCENE_S * FPS):
+                noisy = np.clip(still.astype(np.int16) + rng.integers(-4, 5, (SIZE[1], SIZE[0], 1), dtype=np.int16), 0, 255)
+                frame = av.VideoFrame.from_ndarray(noisy.astype(np.uint8), format="rgb24")
+                frame.pts = number * SCENE_S * FPS + place
+                file.mux(video.encode(frame))
+            for start in range(0, len(wave), 1000):
+                piece = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="fltp", layout="mono")
+                piece.sample_rate, piece.pts = scenes.RATE_HZ, number * SCENE_S * scenes.RATE_HZ + start
+                file.mux(audio.encode(piece))
+        file.mux(video.encode(None))
+        file.mux(audio.encode(None))
+    return truth
+
+
+def play(bundle: Path, stream: Path, truth: list[str], *, use: bool) -> dict[str, float]:
+    """The clip through ``run``: calls skipped, accuracy of decisions whose sound is of one moment, processor time."""
+    opened = open_bundle(bundle)
+    plain = {"gates": {"use": use}, "sources": [{"folder": {"inputs": ["image", "audio"], "path": str(stream)}}]}
+    runner = Runner(opened, parse(plain, opened.card), fast=True)
+    step, spent, decisions = runner.engine.step, [0.0], list[Decision]()
+
+    def stepped(now: float) -> Decision | None:
+        began = time.process_time()
+        decision = step(now)
+        spent[0] += time.process_time() - began
+        return decision
+
+    runner.engine.step = stepped
+    runner.on_decision.append(decisions.append)
+    began = time.process_time()
+    summary = runner.run(threading.Event())
+    whole = time.process_time() - began
+    settled = [one for one in decisions if one.at_s % SCENE_S > SETTLED_S and int(one.at_s // SCENE_S) < len(truth)]
+    right = [
+        max(scores, key=scores.__getitem__) == truth[int(one.at_s // SCENE_S)]
+        for one in settled
+        if (scores := one.readings["event"].scores)
+    ]
+    skipped, passed = summary.skipped.get("image", (0, summary.ran["image"]))
+    return {
+        "decisions": summary.decisions,
+        "calls_skipped": skipped / max(1, skipped + passed),
+        "camera_branch_ran": summary.ran["image"],
+        "accuracy": float(np.mean(right)),
+        "decisions_scored": len(right),
+        "processor_s_of_the_loop": spent[0],
+        "processor_s_of_the_run": whole,
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

@@ -1,0 +1,101 @@
+"""The threshold of a gate: it keeps what it promises over many draws of val, for every head and label, and is as low as it may be."""
+
+import numpy as np
+import pytest
+
+from edgemm.contracts import card_file as cards
+from edgemm.contracts.gate import APPROXIMATE, EXACT
+from edgemm.pipeline.gating import choosing
+from edgemm.pipeline.gating.choosing import Sides
+
+LABELS = ["quiet", "visitor", "intruder"]
+
+
+def card(*others):
+    outputs = {"event": {"task": "classification", "labels": LABELS}} | dict(others)
+    inputs = {name: {"modality": "sensor", "shape": [2]} for name in ("audio", "image")}
+    return cards.parse({"model": "m.onnx", "inputs": inputs, "outputs": outputs})
+
+
+def sides(rng, rows, *, harm=0.15, gain=0.02):
+    """What is true, the whole model right in nine of ten rows, and without the image one that is the less right the less sure it is."""
+    truth = rng.choice(3, rows, p=[0.7, 0.2, 0.1])
+    doubt = rng.random(rows)
+    whole_right = rng.random(rows) < 0.9
+    without_right = np.where(whole_right, rng.random(rows) > harm * 2 * doubt**3, rng.random(rows) < gain)
+
+    def logits(right, scale):
+        answered = np.where(right, truth, (truth + rng.integers(1, 3, rows)) % 3)
+        return (np.eye(3)[answered] * scale[:, None]).astype(np.float32)
+
+    return Sides(
+        {"event": logits(whole_right, np.full(rows, 6.0))}, {"event": logits(without_right, 8 * (1 - doubt) + 0.1)}, {"event": truth}
+    )
+
+
+def lost_points(chosen, population):
+    sure = choosing.Sureness(card()).of(chosen.criterion, population.without)
+    skipped = sure >= (np.inf if chosen.threshold is None else chosen.threshold)
+    right = [side["event"].argmax(1) == population.truth["event"] for side in (population.whole, population.gated(skipped))]
+    return 100 * (right[0].mean() - right[1].mean())
+
+
+def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_percent():
+    rng, loss_points = np.random.default_rng(0), 1.0
+    beside, population = sides(rng, 1500), sides(rng, 40_000)
+    found = [choosing.choose(card(), beside, sides(rng, 2000), loss_points) for _ in range(12)]
+    lost = [lost_points(chosen, population) for chosen in found]
+    assert np.mean(np.array(lost) > loss_points) <= 0.05
+    assert np.mean([chosen.skipped for chosen in found]) > 0.2
+    assert all(chosen.bound == EXACT and chosen.worst.bound <= loss_points for chosen in found if chosen.threshold is not None)
+
+
+def test_a_larger_budget_skips_more_and_a_hopeless_branch_is_never_skipped():
+    rng = np.random.default_rng(1)
+    beside, val = sides(rng, 600), sides(rng, 1200)
+    shares = [choosing.choose(card(), beside, val, points).skipped for points in (0.3, 1.0, 2.0)]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[2]
+    blind = Sides(val.whole, {"event": np.tile(np.float32([[9, 0, 0]]), (len(val), 1))}, val.truth)
+    chosen = choosing.choose(card(), blind, blind, 0.3)
+    assert (chosen.threshold, chosen.skipped) == (None, 0.0)
+    assert chosen.worst.points > 10
+
+
+def test_a_label_with_rows_enough_is_held_by_itself_and_the_others_are_named():
+    rng = np.random.default_rng(2)
+    val = sides(rng, 6000, harm=0.02)
+    rare = val.truth["event"] == 2  # one of ten rows: its answers without the image are surely wrong
+    val.without["event"][rare] = np.float32([9, 0, 0])
+    loose = choosing.choose(card(), val, val, 20.0)
+    assert loose.threshold is None
+    assert {lost.label for lost in loose.lost} == {None, *LABELS}
+    strict = choosing.choose(card(), val, val, 0.6)
+    assert strict.too_few == {"event: intruder": int(rare.sum())} or strict.threshold is None
+
+
+def test_gains_that_may_not_be_counted_make_the_bound_larger():
+    rng = np.random.default_rng(3)
+    beside, val = sides(rng, 1500, gain=0.5), sides(rng, 2000, gain=0.5)
+    counted, plain = (choosing.choose(card(), beside, val, 0.3, counts_gains=word) for word in (True, False))
+    assert counted.skipped > plain.skipped
+
+
+def test_a_head_that_is_no_share_of_rows_is_held_by_its_paired_interval_and_called_approximate():
+    rng = np.random.default_rng(4)
+    wide = card(("level", {"task": "regression", "unit": "dB"}))
+
+    def with_level(one, off):
+        level = rng.normal(0, 10, len(one)).astype(np.float32)
+        return Sides(one.whole | {"level": level[:, None]}, one.without | {"level": (level + off)[:, None]}, one.truth | {"level": level})
+
+    near, far = (choosing.choose(wide, with_level(sides(rng, 1500), off), with_level(sides(rng, 2000), off), 1.0) for off in (0.001, 5.0))
+    assert near.bound == far.bound == APPROXIMATE
+    assert near.skipped > far.skipped
+    assert far.skipped <= 0.02
+
+
+def test_it_says_how_many_rows_a_budget_needs():
+    assert choosing.rows_needed(0.3) == pytest.approx(1000, abs=10)
+    assert choosing.rows_needed(1.0) == pytest.approx(300, abs=5)
+    assert choosing.rows_needed(0.3, 0.025) > choosing.rows_needed(0.3)
