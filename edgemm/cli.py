@@ -35,7 +35,7 @@ SHOWN = {
     "loss_weights": "OUTPUT=FACTOR", "targets": "NAME", "inputs": "FORM", "kwargs": "KEY=VALUE", "source": "INPUTS=PLACE",
     "remote": "ssh://USER@HOST", "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS",
     "web": "[HOST:]PORT", "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'", "labels": "'LABEL: OTHER, ...'",
-    "rules": "'HEAD: RULE'",
+    "rules": "'HEAD: RULE'", "row": "NUMBER",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
 LEAST = {
@@ -45,7 +45,7 @@ LEAST = {
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],
     "Sequence[str | Path]": list[str], "tuple[str | Path, str | Path]": tuple[str, str], "Sequence[int]": str,
-    "Mapping[str, float]": list[str], "Mapping[str, Any] | Sequence[str]": list[str],
+    "Sequence[str | int]": list[str], "Mapping[str, float]": list[str], "Mapping[str, Any] | Sequence[str]": list[str],
 }  # fmt: skip
 """A parameter's type in Python, and the one it is typed as."""
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -42,12 +42,22 @@ def render(report: Report) -> str:
     """The report as one HTML file."""
     title = str(report.details.title or _title(report.details))
     body = "".join(part for part in (draw(report) for draw in SECTIONS) if part)
+    return shell(title, lead(report), body, "Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.")
+
+
+def shell(title: str, head: str, body: str, foot: str) -> str:
+    """A whole page around its sections.
+
+    Args:
+        title, foot: Text.
+        head, body: HTML.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n<style>{STYLE.read_text(encoding="utf-8")}</style></head>\n'
-        f"<body><main><header><h1>{escape(title)}</h1>{lead(report)}</header>\n{body}"
-        f"<footer>Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.</footer></main></body></html>\n"
+        f"<body><main><header><h1>{escape(title)}</h1>{head}</header>\n{body}"
+        f"<footer>{escape(foot)}</footer></main></body></html>\n"
     )
 
 
