@@ -53,7 +53,9 @@ def explain(
     opened = open_forms(model, data, target, progress)
     rows = rows_of(open_dataset(data, opened.card, labelled=False), numbers)
     with progress.stage("explain"):
-        explained_rows, calls = explain_rows(opened.card, opened.forms, rows, reference=opened.reference, label=label, tell=progress.update)
+        explained_rows, calls = explain_rows(
+            opened.card, opened.forms, rows, reference=opened.reference, label=label, attribute=opened.attribute, tell=progress.update
+        )
     explanation = Explanation(Path(model).name, tuple(form.name for form in opened.forms), explained_rows, calls, opened.notes)
     if page:
         write_bytes(page, explained.render(explanation).encode())

@@ -1,6 +1,6 @@
 """A sample with one piece after another taken away, so that a model says what it made of each (Zeiler & Fergus, 2014).
 
-What is taken away is replaced by what says nothing: a place of a picture by the card's mean colour, a stretch of a band of sound by the
+What is taken away is replaced by what says nothing: a place of a picture by the picture's mean colour, a stretch of a band of sound by the
 clip's own background, a stretch of a measured channel by the card's mean of it, a word by nothing: the text closes up.
 """
 
@@ -107,7 +107,8 @@ def pieces(modality: Modality, sample: np.ndarray, cell: Any, folder: Path) -> P
 def _places(stream: Pictures, sample: np.ndarray) -> Pieces:
     height, width = min(CELLS, stream.height), min(CELLS, stream.width)
     edges = _edges(stream.height, height), _edges(stream.width, width)
-    colour = np.asarray(stream.swap(stream.bar), sample.dtype)
+    colour = sample.mean(axis=(-3, -2), keepdims=True)
+    colour = np.rint(colour).astype(sample.dtype) if sample.dtype.kind in "iu" else colour.astype(sample.dtype)
 
     def without(block: Block) -> np.ndarray:
         top, bottom, left, right = (int(edges[index // 2][place]) for index, place in enumerate(block))

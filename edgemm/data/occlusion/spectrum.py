@@ -8,7 +8,7 @@ WINDOW_S = 0.032
 QUIET = 0.1
 """Quantile over the clip's moments that counts as a tone's background, where it is no louder than that of half of all tones."""
 SHOWN_DB, SILENT_DB = 70.0, -100.0
-SHOWN_ROWS, SHOWN_COLUMNS = 64, 256
+SHOWN_ROWS, SHOWN_COLUMNS = 64, 128
 
 
 class Spectrum:
@@ -55,7 +55,7 @@ class Spectrum:
         """uint8 (rows, columns, 1): loudness down to 70 dB below the loudest, low tones at the bottom, rows alike wide in mel."""
         loudness = 20 * np.log10(np.maximum(np.abs(self._spectra), 1e-9))
         rows = np.interp(self.bands(SHOWN_ROWS - 1)[::-1], self._hz, np.arange(len(self._hz)))
-        columns = np.linspace(0, self.frames - 1, min(SHOWN_COLUMNS, self.frames))
+        columns = np.linspace(0, self.frames - 1, SHOWN_COLUMNS)
         shown = loudness[np.rint(columns).astype(np.int64)][:, np.rint(rows).astype(np.int64)].T
         level = np.clip((shown - max(float(shown.max()), SILENT_DB) + SHOWN_DB) / SHOWN_DB, 0, 1)
         return np.rint(255 * level).astype(np.uint8)[..., None]
