@@ -37,7 +37,7 @@ SHOWN = {
     "remote": "ssh://USER@HOST", "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS",
     "web": "[HOST:]PORT", "stream": "FOLDER", "empty": "LABEL=SHARE", "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'",
     "labels": "'LABEL: OTHER, ...'", "rules": "'HEAD: RULE'", "track": "TRACKER:PLACE", "group": "COLUMN", "against": "FOLDER",
-    "config": "FILE", "measure": "local|ssh://USER@HOST", "ray": "auto|HOST:PORT",
+    "config": "FILE", "measure": "local|ssh://USER@HOST", "ray": "auto|HOST:PORT", "row": "NUMBER",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
 LEAST = {
@@ -47,7 +47,7 @@ LEAST = {
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],
     "Sequence[str | Path]": list[str], "tuple[str | Path, str | Path]": tuple[str, str], "Sequence[int]": str,
-    "Mapping[str, float]": list[str], "Mapping[str, Any] | Sequence[str]": list[str],
+    "Sequence[str | int]": list[str], "Mapping[str, float]": list[str], "Mapping[str, Any] | Sequence[str]": list[str],
 }  # fmt: skip
 """A parameter's type in Python, and the one it is typed as."""
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

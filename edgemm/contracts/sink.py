@@ -47,6 +47,8 @@ class Event:
         expected: The accuracy of this output that the bundle measured with these modalities; None where nobody measured it.
         alone: Input -> the score of this class by that input alone, where the bundle can tell; of something that is followed that of a
             box of its label at its place.
+        shares: Input that voted -> what it added to ``score``, its Shapley share; they add up to the score less what the class gets on
+            average. {} where nobody asked for them.
         jpeg: The picture it rests on, made when asked for; of something that is followed the part that shows it, its box drawn. None
             where there is none.
         incident: What was done; None where a class went on.
@@ -65,6 +67,7 @@ class Event:
     latency_ms: float
     expected: float | None = None
     alone: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     jpeg: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
     incident: Incident | None = None
     marks: Marks | None = None
@@ -89,6 +92,7 @@ class Event:
             **({"skipped": list(self.skipped)} if self.skipped else {}),
             "expected_accuracy": self.expected,
             "alone": {name: round(score, 4) for name, score in self.alone.items()},
+            **({"shares": {name: round(share, 4) for name, share in self.shares.items()}} if self.shares else {}),
             "latency_ms": round(self.latency_ms, 1),
             **(_incident_dict(self.incident) if self.incident else {}),
             **(marks_dict(self.marks) if self.marks else {}),

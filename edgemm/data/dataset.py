@@ -33,13 +33,14 @@ SETTLED_NS = 2 * 10**9  # a file written to within the clock tick of its time wo
 FILES_REMEMBERED = 4096  # names of files whose facts were just hashed, so that a shared picture is not asked for again at once
 
 
-def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -> TableDataset:
+def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False, labelled: bool = True) -> TableDataset:
     """Open the data for a card.
 
     Args:
         data: A folder with manifest.csv, .jsonl or .parquet, or with <split>.npz; such a file itself; ``module:callable``; ``coco:FILES``,
             ``yolo:FILE`` or ``voc:FOLDER``.
         skip_bad_rows: Leave out rows that cannot be read, and list them in ``bad_rows``, instead of raising.
+        labelled: Whether the rows have to bring what is true, and batches have it.
 
     Raises:
         DataError: Nothing there, duplicate or missing columns, unknown splits.
@@ -47,7 +48,8 @@ def open_dataset(data: str | Path, card: Card, *, skip_bad_rows: bool = False) -
     bad: dict[int, str] = {}
     ready = is_ready(data)
     card, left_out = taken_as_it_is(card) if ready else card, bad if skip_bad_rows else None
-    return TableDataset(open_source(data, card, bad=left_out, row_bytes=_row_bytes(card)), card, bad=left_out, is_ready=ready)
+    source = open_source(data, card, bad=left_out, row_bytes=_row_bytes(card))
+    return TableDataset(source, card, bad=left_out, labelled=labelled, is_ready=ready)
 
 
 def synthetic(card: Card, *, samples: int = 64, seed: int = 0) -> TableDataset:

@@ -34,6 +34,7 @@ from edgemm.store.artifact import write_bytes
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+FOOT = "Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json."
 SUBJECTS = {
     "original": "the trained model, fp32",
     "float": "the same runtime, forced to f32",
@@ -48,14 +49,13 @@ def render(report: Report) -> str:
     return document(title, lead(report), "".join(part for part in (draw(report) for draw in SECTIONS) if part))
 
 
-def document(title: str, below: str, body: str) -> str:
-    """A whole page; ``title`` is text, ``below`` and ``body`` are HTML."""
+def document(title: str, below: str, body: str, foot: str = FOOT) -> str:
+    """A whole page; ``title`` and ``foot`` are text, ``below`` and ``body`` are HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n<style>{STYLE.read_text(encoding="utf-8")}</style></head>\n'
-        f"<body><main><header><h1>{escape(title)}</h1>{below}</header>\n{body}"
-        f"<footer>Written by edgemm. Intervals are 95 %. The same numbers, for machines: report.json.</footer></main></body></html>\n"
+        f"<body><main><header><h1>{escape(title)}</h1>{below}</header>\n{body}<footer>{escape(foot)}</footer></main></body></html>\n"
     )
 
 
@@ -177,6 +177,6 @@ def _confusion(report: Report) -> str:
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
     tiles, _notes, _budgets, searched, _before_and_after, _latency, ratios, measured, detections, pictured, _confusion, judged, modalities,
-    gates, calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, augmented, parity, steps, files,
-    environment,
+    gates, calibration, branches, sensitivity, precision, frontends, runtime_options, guard, applied, curves, augmented, parity, steps,
+    files, environment,
 )  # fmt: skip

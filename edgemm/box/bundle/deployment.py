@@ -51,6 +51,15 @@ def deploy(bundle: Bundle, name: str) -> ServedBundle:
     return ServedBundle(Deployment(name, bundle.model), *_parts(bundle, None))
 
 
+def deploy_float(bundle: Bundle) -> ServedBundle:
+    """Its float model in ONNX Runtime, which every other form is held against.
+
+    Raises:
+        BundleError: A slim bundle goes without it.
+    """
+    return ServedBundle(Deployment("onnxruntime", bundle.model), *_parts(bundle, None))
+
+
 def _parts(bundle: Bundle, target: str | None) -> tuple[SplitFiles | None, Mapping[str, np.ndarray] | None]:
     try:
         return bundle.split(target), bundle.standins(target)

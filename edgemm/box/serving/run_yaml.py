@@ -35,8 +35,8 @@ from edgemm.redaction import redact
 from edgemm.store import utf8
 
 KEYS = (
-    "name", "target", "decide_hz", "whole", "reuse", "inputs", "sources", "sinks", "decisions", "tracks", "zones", "lines", "web", "drift",
-    "gates",
+    "name", "target", "decide_hz", "whole", "reuse", "shares", "inputs", "sources", "sinks", "decisions", "tracks", "zones", "lines", "web",
+    "drift", "gates",
 )  # fmt: skip
 TEXTS = ("bind", "token_env", "token_file", "save", "key_env", "key_file")
 REUSE = get_args(get_type_hints(Settings)["reuse"])
@@ -82,6 +82,7 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
         decide_hz=positive(plain.get("decide_hz", 5.0), f"{where}: decide_hz", mistakes),
         whole=_yes_or_no(plain.get("whole", False), f"{where}: whole", mistakes),
         reuse=_reuse(plain.get("reuse", "auto"), where, mistakes),
+        shares=_yes_or_no(plain.get("shares", False), f"{where}: shares", mistakes),
         inputs=_inputs(plain.get("inputs"), card, where, mistakes),
         sources=_parts(plain.get("sources"), SOURCES, where, mistakes),
         sinks=_parts(plain.get("sinks"), SINKS, where, mistakes),

@@ -20,6 +20,7 @@ from edgemm.box.serving.gating import Gates
 from edgemm.box.serving.health import Summary, lost_by_sink, lost_by_source, never_came, rss_mib, source_status, was_never_there
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import THRESHOLD, Part, Settings
+from edgemm.box.serving.shares import Sharing
 from edgemm.box.serving.sink_threads import Inline, Outlet
 from edgemm.box.serving.source_threads import Feeder, Patience, whole
 from edgemm.box.serving.telling import Teller
@@ -45,7 +46,7 @@ class Runner:
         fast: Recordings are played as fast as the box can, on a clock of their own; nothing is left out.
 
     Raises:
-        RunError: A source or sink cannot be made, or ``fast`` is asked of a live source.
+        RunError: A source or sink cannot be made, ``fast`` is asked of a live source, or shares of a bundle that has none.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class Runner:
         self.feeders = [
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
         ]
-        self._teller = Teller(self.engine, lambda voted: self.bundle.expected(self.target, voted))
+        sharing = Sharing(bundle, self.model) if settings.shares else None
+        self._teller = Teller(self.engine, lambda voted: self.bundle.expected(self.target, voted), sharing)
         self._rates: deque[float] = deque(maxlen=RATE_SPAN)
         self.outlets: list[Outlet | Inline] = []
         for part in settings.sinks:
@@ -158,8 +160,17 @@ class Runner:
 
         Args:
             note: ``Choice.note`` of the target it runs on.
+
+        Raises:
+            RunError: Shares are told, and this bundle has none.
         """
+        try:
+            sharing = Sharing(bundle, model) if self.settings.shares else None
+        except RunError:
+            model.close()
+            raise
         old = self.engine.swap(model, self._gates(bundle, model))
+        self._teller.sharing = sharing
         self.decider.refit(bundle.thresholds(model.target))
         self.engine.scenes.refit(bundle.thresholds(model.target))
         self.bundle, self.model, self.target, self.note = bundle, model, model.target, note

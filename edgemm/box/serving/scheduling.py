@@ -195,14 +195,18 @@ class Engine(Branches):
 
     def alone(self) -> dict[str, dict[str, Observation]]:
         """What each input would say by itself, everything else replaced by stand-ins: input -> output -> what it says."""
+        return {subset[0]: said for subset, said in self.of_subsets([(name,) for name in self.voted]).items()}
+
+    def of_subsets(self, subsets: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, Observation]]:
+        """What just these of the inputs that voted would say: subset -> output -> what it says; without those that cannot answer."""
         with self._lock:
             said = {}
             sizes = self._extents.of({name: self._kept[name].sample for name in self.voted if name in self._kept})
-            for name in self.voted:
-                if self.model.in_parts and name in self._kept and not self.model.lacking([name]):
-                    outputs = self.model.answer({name: self._kept[name].arrays})
+            for subset in subsets:
+                if self.model.in_parts and self._kept.keys() >= {*subset} and not self.model.lacking(subset):
+                    outputs = self.model.answer({name: self._kept[name].arrays for name in subset})
                     followed = {output: self.scenes.seen(output, outputs, sizes) for output in self.scenes.frames}
-                    said[name] = self.decider.seen(outputs, sizes) | followed
+                    said[subset] = self.decider.seen(outputs, sizes) | followed
             return said
 
     def control(self, what: str, value: str) -> bool:

@@ -124,6 +124,7 @@ class Settings:
         decide_hz: Most decisions a second.
         whole: Run the model as one graph even where the bundle holds its parts; then every input must be there.
         reuse: Of a stream compute each frame of sound and each step once. ``auto`` = where that is faster here; ``on`` = also where not.
+        shares: Events say how much each input added to their score.
     """
 
     name: str = "edgemm"
@@ -131,6 +132,7 @@ class Settings:
     decide_hz: float = 5.0
     whole: bool = False
     reuse: Literal["auto", "on", "off"] = "auto"
+    shares: bool = False
     inputs: Mapping[str, InputSettings] = field(default_factory=dict)
     sources: tuple[Part, ...] = ()
     sinks: tuple[Part, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edgemm.box.serving.drawing import cropped, scene
 from edgemm.box.serving.scheduling import Engine
+from edgemm.box.serving.shares import Said, Sharing
 from edgemm.box.serving.tracking.tracker import overlap
 from edgemm.contracts.decision import Box, Change, Decision, Incident, Marks, Observation, Track
 from edgemm.contracts.report import Measurement
@@ -16,8 +17,7 @@ from edgemm.contracts.sink import Event
 PICTURE_WIDTH = 640  # of pictures that go out with an event
 THERE = 0.5  # overlap with a track from which an input's own box is at its place
 
-Said = Mapping[str, Mapping[str, Observation]]
-"""Input -> output -> what it says alone."""
+Score = Callable[[Observation], float | None]
 
 
 class Teller:
@@ -25,46 +25,59 @@ class Teller:
 
     Args:
         expected: Inputs that voted -> output -> the accuracy that was measured with just these.
+        sharing: Tells what each input added; None where nobody asks.
 
     Attributes:
         count: How many were made.
     """
 
-    def __init__(self, engine: Engine, expected: Callable[[tuple[str, ...]], Mapping[str, Measurement]]) -> None:
-        self._engine, self._expected = engine, expected
+    def __init__(
+        self, engine: Engine, expected: Callable[[tuple[str, ...]], Mapping[str, Measurement]], sharing: Sharing | None = None
+    ) -> None:
+        self._engine, self._expected, self.sharing = engine, expected, sharing
         self._run_id, self.count = uuid.uuid4().hex[:12], 0
 
     def events(self, decision: Decision) -> list[Event]:
         """What of a decision is an event."""
         changes = [change for change in decision.changes if change.is_event]
-        alone = self._engine.alone() if changes or decision.incidents else {}
+        said = self._ask(decision.voted) if changes or decision.incidents else {}
         return [
-            *(self._of_change(decision, change, alone) for change in changes),
-            *(self._of_incident(decision, incident, alone) for incident in decision.incidents),
+            *(self._of_change(decision, change, said) for change in changes),
+            *(self._of_incident(decision, incident, said) for incident in decision.incidents),
             *(replace(self._happening(decision, "", news.input, news.share), gate=news) for news in decision.gates),
         ]
 
-    def _of_change(self, decision: Decision, change: Change, alone: Said) -> Event:
-        scores = {name: (said[change.output].scores or {}).get(change.label) for name, said in alone.items() if change.output in said}
+    def _ask(self, voted: tuple[str, ...]) -> Said:
+        """What each input says alone; for shares what every subset of them does."""
+        return self._engine.of_subsets(self.sharing.subsets(voted) if self.sharing else [(name,) for name in voted])
+
+    def _of_change(self, decision: Decision, change: Change, said: Said) -> Event:
         marks = _of_label(decision.readings[change.output].marks, change.label)
         frame = decision.frames.get(marks.frame) if marks else next(iter(decision.frames.values()), None)
         paint = scene((), marks=[marks]) if marks else None
         return replace(
             self._happening(decision, change.output, change.label, change.score),
-            alone={name: score for name, score in scores.items() if score is not None},
+            **self._who(decision, said, change.output, change.label, lambda one: (one.scores or {}).get(change.label)),
             jpeg=(lambda: frame.jpeg(PICTURE_WIDTH, paint=paint)) if frame is not None else None,
             marks=marks,
         )
 
-    def _of_incident(self, decision: Decision, incident: Incident, alone: Said) -> Event:
+    def _of_incident(self, decision: Decision, incident: Incident, said: Said) -> Event:
         track = incident.track
         frame = decision.frames.get(self._engine.scenes.frames[track.output])
         return replace(
             self._happening(decision, track.output, track.label, track.score),
-            alone={name: score_at(track, said[track.output].boxes) for name, said in alone.items() if track.output in said},
+            **self._who(decision, said, track.output, track.label, lambda one: score_at(track, one.boxes)),
             jpeg=(lambda: cropped(frame, track, PICTURE_WIDTH)) if frame is not None else None,
             incident=incident,
         )
+
+    def _who(self, decision: Decision, said: Said, output: str, label: str, score: Score) -> dict[str, dict[str, float]]:
+        """``alone`` and ``shares`` of an event."""
+        scores = {subset: score(answer[output]) for subset, answer in said.items() if output in answer}
+        known = {subset: value for subset, value in scores.items() if value is not None}
+        alone = {subset[0]: value for subset, value in known.items() if len(subset) == 1}
+        return {"alone": alone, "shares": self.sharing.of(known, decision.voted, output, label) if self.sharing else {}}
 
     def _happening(self, decision: Decision, output: str, label: str, score: float) -> Event:
         self.count += 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgemm.contracts import joint as joints
 from edgemm.contracts import joint_ops, plugins, user_code
+from edgemm.contracts import task as tasks
 from edgemm.contracts.answers import LABEL, Arrays
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.joint import Joint, JointHead
@@ -61,8 +62,12 @@ def members_graph(job: Job, composed: Composed) -> Artifact:
     """
     exported = {}
     assert composed.card.joint is not None  # compose made it
-    for name, card in composed.members.items():
-        card = _opaque(card, [head.members[name] for head in composed.card.joint.heads.values() if name in head.members])
+    for name, card in composed.originals.items():
+        card = (
+            card
+            if composed.is_detector(name)
+            else _opaque(card, [head.members[name] for head in composed.card.joint.heads.values() if name in head.members])
+        )
         own = replace(job, card=card, data=None, dataset=synthetic(card, seed=job.seed), notes=[])
         stages.check_weights(own, untrained=False)
         exported[name] = stages.export(own)
@@ -76,7 +81,8 @@ def members_graph(job: Job, composed: Composed) -> Artifact:
         from edgemm.graph import files
         from edgemm.graph.joint import Member, lay_together
 
-        parts = {name: Member(files.load(exported[name].main), composed.inputs[name], heard[name]) for name in composed.members}
+        loaded = {name: _heard_graph(files.load(exported[name].main), composed, name, heard[name]) for name in composed.members}
+        parts = {name: Member(graph, composed.inputs[name], heard[name]) for name, graph in loaded.items()}
         shapes = {spec.name: spec.shape for spec in input_specs(composed.card)}
         return files.save(lay_together(parts, shapes), scratch / "members.onnx")
 
@@ -84,8 +90,21 @@ def members_graph(job: Job, composed: Composed) -> Artifact:
         "members": {name: artifact.folder.name for name, artifact in exported.items()},
         "inputs": {name: dict(inputs) for name, inputs in composed.inputs.items()},
         "heard": heard,
+        "detectors": {name: composed.originals[name].to_dict()["outputs"] for name in composed.members if composed.is_detector(name)},
     }
     return job.stage("members", facts, make, steps=(), targets=(), packages=("onnx",))
+
+
+def _heard_graph(graph: Any, composed: Composed, member: str, heard: Sequence[str]) -> Any:
+    """A member's graph that answers what is heard of it."""
+    from edgemm.graph.detected import with_best_scores
+
+    for output in heard if composed.is_detector(member) else ():
+        spec = composed.originals[member].outputs.get(output)
+        task = tasks.of(spec) if spec is not None else None
+        layout = getattr(task, "form", None) if task is not None and task.has_boxes else None
+        graph = graph if layout is None else with_best_scores(graph, output, layout)
+    return graph
 
 
 def _opaque(card: Card, outputs: Sequence[str]) -> Card:

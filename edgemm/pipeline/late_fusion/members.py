@@ -10,6 +10,7 @@ from typing import Any
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.bundle.seal import MANIFEST
 from edgemm.contracts import card_file as cards
+from edgemm.contracts import task as tasks
 from edgemm.contracts import user_code
 from edgemm.contracts.card import Card, Input, Output
 from edgemm.contracts.joint import MOST_MEMBERS, RULES, WEIGHTED, Joint, JointHead
@@ -41,7 +42,9 @@ class Composed:
 
     Attributes:
         card: Inputs, outputs and ``joint``, its rules still to be found.
+        members: Each as it is heard: of a detector the best score of each label.
         inputs: Member -> its own input -> the fused card's.
+        originals: Each as it was given.
         notes: What the user should know.
     """
 
@@ -49,12 +52,19 @@ class Composed:
     members: Mapping[str, Card]
     inputs: Mapping[str, Mapping[str, str]]
     asked: Mapping[str, Asked]
+    originals: Mapping[str, Card]
     notes: list[str] = field(default_factory=list)
 
     @property
     def is_torch(self) -> bool:
         """Whether every member is a torch model that a card can build again, so that the whole can be trained and pruned."""
-        return all(card.factory and user_code.kind(card) in ("own", "shipped") for card in self.members.values())
+        return all(card.factory and user_code.kind(card) in ("own", "shipped") for card in self.members.values()) and not any(
+            map(self.is_detector, self.members)
+        )
+
+    def is_detector(self, member: str) -> bool:
+        """Whether a member answers with boxes, of which the best score of each label is heard."""
+        return self.members[member].outputs != self.originals[member].outputs
 
 
 def open_members(given: Sequence[str], note: Callable[[str], None]) -> dict[str, Card]:
@@ -109,7 +119,7 @@ def parse_heads(given: Sequence[str], rules: Sequence[str], members: Mapping[str
     Raises:
         CardError: One of them names what is not there, or cannot be joined. Mistakes: several.
     """
-    mistakes = Collector()
+    mistakes, members = Collector(), {name: as_heard(card) for name, card in members.items()}
     heads: dict[str, Asked] = {}
     for entry in given:
         with mistakes.catch():
@@ -133,6 +143,17 @@ def parse_heads(given: Sequence[str], rules: Sequence[str], members: Mapping[str
     if unheard:
         raise CardError(f"no head hears member '{unheard[0]}'.", fix=f"name one of its outputs in --head, or leave out {unheard[0]}=...")
     return heads
+
+
+def as_heard(card: Card) -> Card:
+    """A member's card with labels in the place of boxes."""
+    return card.replace(outputs={name: _without_boxes(output) for name, output in card.outputs.items()})
+
+
+def _without_boxes(output: Output) -> Output:
+    if not tasks.of(output).has_boxes:
+        return output
+    return Output(output.name, "multilabel", {"labels": output.labels} if output.labels else {})
 
 
 def _heard(entry: str, word: str, members: Mapping[str, Card]) -> tuple[str, str]:
@@ -199,6 +220,7 @@ def compose(members: Mapping[str, Card], asked: Mapping[str, Asked], table: Mapp
         CardError: Labels that cannot be joined, or names that clash.
     """
     notes: list[str] = []
+    originals, members = members, {name: as_heard(card) for name, card in members.items()}
     inputs: dict[str, Input] = {}
     taken: dict[str, dict[str, str]] = {}
     columns: dict[str, list[str]] = {}
@@ -230,7 +252,7 @@ def compose(members: Mapping[str, Card], asked: Mapping[str, Asked], table: Mapp
     joint = Joint({name: tuple(dict.fromkeys(taken[name][own] for own in sent[name])) for name in members}, heads)
     card = Card(inputs=inputs, outputs=outputs, path=path.resolve(), model="fused.onnx", columns=named, joint=joint)
     cards.parse({**card.to_dict(), "joint": None})  # raises where names clash
-    return Composed(card, members, taken, asked, notes)
+    return Composed(card, members, taken, asked, originals, notes)
 
 
 def _moved(spec: Input, card: Card, states: Mapping[str, str]) -> Input:
