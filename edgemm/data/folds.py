@@ -123,6 +123,12 @@ class _Folded(RowSource):
     def naming(self, split: str) -> Iterator[ManifestRow]:
         return self._source.naming(split)
 
+    def some(self, split: str, most: int) -> Iterator[ManifestRow]:
+        return self._source.some(split, most)
+
+    def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
+        return self._source.may_name(column, ends)
+
 
 def _require_enough(name: str, rows: int, groups: int, kinds: int, count: int, column: str | None) -> None:
     if column and groups < count:

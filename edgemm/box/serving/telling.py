@@ -55,9 +55,11 @@ class Teller:
         marks = _of_label(decision.readings[change.output].marks, change.label)
         frame = decision.frames.get(marks.frame) if marks else next(iter(decision.frames.values()), None)
         paint = scene((), marks=[marks]) if marks else None
+        alone, shares = self._who(decision, said, change.output, change.label, lambda one: (one.scores or {}).get(change.label))
         return replace(
             self._happening(decision, change.output, change.label, change.score),
-            **self._who(decision, said, change.output, change.label, lambda one: (one.scores or {}).get(change.label)),
+            alone=alone,
+            shares=shares,
             jpeg=(lambda: frame.jpeg(PICTURE_WIDTH, paint=paint)) if frame is not None else None,
             marks=marks,
         )
@@ -65,19 +67,21 @@ class Teller:
     def _of_incident(self, decision: Decision, incident: Incident, said: Said) -> Event:
         track = incident.track
         frame = decision.frames.get(self._engine.scenes.frames[track.output])
+        alone, shares = self._who(decision, said, track.output, track.label, lambda one: score_at(track, one.boxes))
         return replace(
             self._happening(decision, track.output, track.label, track.score),
-            **self._who(decision, said, track.output, track.label, lambda one: score_at(track, one.boxes)),
+            alone=alone,
+            shares=shares,
             jpeg=(lambda: cropped(frame, track, PICTURE_WIDTH)) if frame is not None else None,
             incident=incident,
         )
 
-    def _who(self, decision: Decision, said: Said, output: str, label: str, score: Score) -> dict[str, dict[str, float]]:
+    def _who(self, decision: Decision, said: Said, output: str, label: str, score: Score) -> tuple[dict[str, float], dict[str, float]]:
         """``alone`` and ``shares`` of an event."""
         scores = {subset: score(answer[output]) for subset, answer in said.items() if output in answer}
         known = {subset: value for subset, value in scores.items() if value is not None}
         alone = {subset[0]: value for subset, value in known.items() if len(subset) == 1}
-        return {"alone": alone, "shares": self.sharing.of(known, decision.voted, output, label) if self.sharing else {}}
+        return alone, self.sharing.of(known, decision.voted, output, label) if self.sharing else {}
 
     def _happening(self, decision: Decision, output: str, label: str, score: float) -> Event:
         self.count += 1
