@@ -1,6 +1,6 @@
 """Boxes, a set, masks and points that another sense asks for: float, INT8 on two runtimes, half of the work gone; and with a sense away.
 
-Launch: python benchmarks/dense.py SPOKEN_BOX ASKED_SHAPE FOLDER [CARD ...]    (datasets; trained models and bundles in FOLDER are taken)
+Launch: python benchmarks/dense.py SPOKEN_BOX ASKED_SHAPE FOLDER [CARD | int8 | half ...]    (datasets; what is in FOLDER is taken)
 
 The shipped cards `spoken-box`, `asked-shape` and `asked-mask` are trained as `edgemm train CARD -d DATA` does it, compressed to INT8 for
 OpenVINO and ONNX Runtime, and once more with half of the multiply-accumulates pruned and distilled. Every figure is of the test rows, on
@@ -28,15 +28,18 @@ METRICS = ("map", "miou", "oks_map")
 POINTS = {"int8": 1.0, "half": 2.0}  # what may be lost
 
 
-def main(spoken: str, asked: str, kept_in: str, *cards: str) -> None:
+def main(spoken: str, asked: str, kept_in: str, *only: str) -> None:
     folder, data = Path(kept_in), {"spoken": spoken, "asked": asked}
+    recipes = {name: steps for name, steps in RECIPES.items() if name in only} or RECIPES
     figures = {}
-    for card in cards or tuple(CARDS):
+    for card in [card for card in CARDS if card in only] or CARDS:
         rows = data[CARDS[card]]
         if not (folder / card / "report.json").is_file():
             run([*EDGEMM, "train", card, "-d", rows, "-o", folder / card])
-        reports = {name: _compressed(name, steps, folder / card, rows, folder / f"{card}-{name}") for name, steps in RECIPES.items()}
-        figures |= {f"{card} {output}": _figures(reports, output) for output in _outputs(reports["int8"])}
+        reports = {name: _compressed(name, steps, folder / card, rows, folder / f"{card}-{name}") for name, steps in recipes.items()}
+        epochs = len(json.loads((folder / card / "curves.json").read_text(encoding="utf-8"))["loss/train"])
+        shown = _outputs(next(iter(reports.values())))
+        figures |= {f"{card} {output}": {"epochs": epochs, **_figures(reports, output)} for output in shown}
     path = save("dense", figures, beside=True)
     (path.parent / "dense.md").write_text(_table(json.loads(path.read_text(encoding="utf-8"))["dense"]), encoding="utf-8")
 
@@ -58,7 +61,7 @@ def _outputs(report: dict[str, Any]) -> list[str]:
 def _figures(reports: dict[str, dict[str, Any]], output: str) -> dict[str, Any]:
     """One output's metric in float, with senses away, and of every bundle on every target with what it lost."""
     of_output = {name: [m for m in report["measurements"] if m.get("output") == output] for name, report in reports.items()}
-    whole = [m for m in of_output["int8"] if m["subject"] == "original" and m["name"] in METRICS]
+    whole = [m for m in next(iter(of_output.values())) if m["subject"] == "original" and m["name"] in METRICS]
     metric = next(m for m in whole if not m.get("modalities"))
     away = {" ".join(m["modalities"]): round(m["value"], 4) for m in whole if m.get("modalities")}
     found: dict[str, Any] = {"metric": metric["name"], "float": _kept(metric), "only": away}

@@ -39,7 +39,8 @@ def warped(picture: np.ndarray, homography: tuple[float, ...], bar: Sequence[flo
     mixed = (pixels[places] * weights[..., None]).sum(axis=0)
     mixed[is_outside] = bar
     values = np.rint(mixed) if picture.dtype == np.uint8 else mixed
-    return values.astype(picture.dtype).reshape(picture.shape)
+    whole: np.ndarray = values.astype(picture.dtype).reshape(picture.shape)
+    return whole
 
 
 @functools.lru_cache(maxsize=8)
