@@ -10,8 +10,8 @@ GIB = 2**30
 BASE_GIB = 0.8
 """torch, ONNX, a quantizer and a runtime, before any weight."""
 FLOAT_COPIES: Mapping[str, float] = {"int8": 7.0, "weights": 4.0}
-"""How often float weights are there at the worst moment: where NNCF calibrates (4.7 GiB of 0.57 GiB of weights, benchmarks/two_tower.py); of
-weights alone where the graph is exported: in torch, in the graph, in its file, and what a runtime makes of them."""
+"""How often float weights are there at the worst moment: where NNCF calibrates (4.7 GiB of 0.57 GiB of weights, benchmarks/two_tower.py);
+of weights alone where the graph is exported: in torch, in the graph, in its file, and what a runtime makes of them."""
 WORTH_TELLING_GIB = 2.0
 
 
