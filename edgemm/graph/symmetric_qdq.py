@@ -59,7 +59,10 @@ def values_of(wiring: Wiring, node: onnx.NodeProto) -> np.ndarray | None:
     if stored is None or scale is None:
         return None
     zero = wiring.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    shape = _spread(stored.ndim, scale, attribute(node, "axis", 1))
+    axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+    if block:  # a scale for so many neighbours
+        scale, zero = (part if part is None else np.repeat(part, block, axis=axis) for part in (scale, zero))
+    shape = scale.shape if block else _spread(stored.ndim, scale, axis)
     floats = stored.astype(np.float64)
     if zero is not None:
         floats -= zero.astype(np.float64).reshape(shape)

@@ -25,7 +25,7 @@ from edgemm.contracts.target import Target, first_here
 from edgemm.data.dataset import open_dataset, synthetic
 from edgemm.data.oddities import oddities
 from edgemm.errors import DataError, EdgemmError, MissingExtra
-from edgemm.pipeline import stages
+from edgemm.pipeline import memory, stages
 from edgemm.pipeline.job import Job, samples, start
 from edgemm.pipeline.per_branch import BranchRow, take_apart
 from edgemm.pipeline.sensitivity import measurements
@@ -81,6 +81,7 @@ class Inspection:
             "target": self.target,
             "notes": list(self.notes),
             "data": list(self.data),
+            "compress_peak_gib": memory.peaks_gib(self.total.size_bytes["fp32"]),
             **({"sensitivity": asdict(self.sensitivity)} if self.sensitivity else {}),
             **({"estimate": self.estimate.to_dict()} if self.estimate else {}),
         }
@@ -153,6 +154,8 @@ def _model(model: str | Path, data: str | Path | None, target: str | None, sensi
     if sensitivity and data is None:
         raise DataError("sensitivity needs a dataset.", why="it is accuracy that branches are sensitive in.", fix="add -d DATA.")
     inspection = _looked_at(job, str(model), target, ["the layers were timed on a synthetic sample."] if data is None else [])
+    if words := memory.told(inspection.total.size_bytes["fp32"]):
+        inspection = replace(inspection, notes=(*inspection.notes, words))
     if data is not None:
         inspection = replace(inspection, data=tuple(oddities(open_dataset(data, job.card, skip_bad_rows=True))))
     if not sensitivity:

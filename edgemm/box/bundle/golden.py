@@ -11,11 +11,12 @@ from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.target import Session
 
-RELATIVE = {"f32": 1e-3, "f16": 1e-2, "bf16": 2e-2, "int8": 2 / 127}
+RELATIVE = {"f32": 1e-3, "f16": 1e-2, "bf16": 2e-2, "int8": 2 / 127, "w8": 2 / 127, "w4": 2 / 127}
 """Allowed difference as a part of the output's scale, for each precision that took part.
 
 f32: sums in another order (1e-6 each) grown over the depth of a network. f16 and bf16: their rounding (2^-11, 2^-8) grown the same way.
-int8: two steps of a symmetric 8-bit value: another kernel rounds a value on the border the other way.
+int8: two steps of a symmetric 8-bit value: another kernel rounds a value on the border the other way. w8, w4: weights in few bits are the
+same everywhere, but some kernels round what they multiply with to 8 bits.
 """
 
 STEEPER = 3.0

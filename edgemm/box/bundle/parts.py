@@ -145,7 +145,7 @@ class Parts:
     def precision(self) -> str:
         """What really ran, over all parts."""
         words = {word for session in (*self._branches.values(), self._rest) for word in session.precision().split("+")}
-        return "+".join(word for word in ("int8", "bf16", "f16", "f32", "f64") if word in words) or "f32"
+        return "+".join(word for word in ("int8", "w8", "w4", "bf16", "f16", "f32", "f64") if word in words) or "f32"
 
     def close(self) -> None:
         self._stack.close()

@@ -190,8 +190,7 @@ def _file(source: str, path: Path, card: Card, only: str | None, prepare: Prepar
 def _forms_of_file(source: str, deployment: Deployment, options: Mapping[str, Any]) -> list[Candidate]:
     """Both float forms, or the one it asks for if it is quantized or options were given."""
     plugin = deployment.plugin()
-    quantized = plugin.describe(deployment.model).is_quantized
-    if not options and not quantized:
+    if not options and not plugin.describe(deployment.model).precision_words:
         return baselines(deployment, source=source)
     return [compressed(deployment.running({**plugin.default_options(), **options}), deployment.target, source=source)]
 

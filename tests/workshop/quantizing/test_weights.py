@@ -158,6 +158,9 @@ def test_tensorrt_gets_blocks_that_keep_its_rules_in_half_precision_too(packed, 
     half = form(graph, precision="f16", int8=True)
     assert checks.check(half) == []
     assert worst(graph, half, samples) > 40
+    floats = form(graph, precision="f32", int8=False)
+    assert not any(node.op_type == "DequantizeLinear" for node in floats.graph.node)
+    assert worst(graph, floats, samples) > 80
 
 
 def test_scales_are_searched_where_few_bits_are_left_and_inputs_that_matter_count_more():
