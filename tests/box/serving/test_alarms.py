@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgemm.box.serving.alarms import Watched, EventCount, again, fitted, interval, written_into
+from edgemm.box.serving.alarms import EventCount, Watched, again, fitted, interval, written_into
 from edgemm.box.serving.settings import DecisionSettings, Settings
 from edgemm.errors import RunError
 
