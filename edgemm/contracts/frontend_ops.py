@@ -214,7 +214,8 @@ class Within:
     distance: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.maximum(x, x.max(axis=tuple(range(1, x.ndim)), keepdims=True) - np.float32(self.distance))
+        raised: np.ndarray = np.maximum(x, x.max(axis=tuple(range(1, x.ndim)), keepdims=True) - np.float32(self.distance))
+        return raised
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Example:
         things: How many there are in all rows; None = one a row.
         beside: Another input, that an option names.
         no_head: Why the reference models have none.
+        of_files: Why its head cannot be made of a width alone.
     """
 
     options: dict[str, Any]
@@ -32,6 +33,7 @@ class Example:
     things: int | None = None
     beside: dict[str, Any] = field(default_factory=dict)
     no_head: str = ""
+    of_files: str = ""
 
 
 PICTURE = np.zeros((32, 64, 3), np.uint8)
@@ -58,6 +60,13 @@ EXAMPLES = {
         {"y": 9 * np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]},
         ["quiet", "glass", 1, "quiet"],
         ("smell", None, "", 2),
+    ),
+    "words": Example(
+        {"labels": ["parcel", "dog"]},
+        {"y": 9 * np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]},
+        ["parcel", "dog", 1, "parcel"],
+        ("smell", None, "", 2),
+        of_files="its vectors are those of a folder's text tower: tests/workshop/models/test_towers.py",
     ),
     "multilabel": Example(
         {"labels": ["red", "round"]},
@@ -273,6 +282,9 @@ def test_it_has_a_head_of_its_name_or_a_reason_why_not(card, name, example):
 
     if example.no_head:
         assert name not in plugins.names("heads")
+        return
+    if example.of_files:
+        assert name in plugins.names("heads")
         return
     head, seen = plugins.find(Head, name), (8, card.outputs["y"])
     if head.takes_maps:

@@ -17,6 +17,7 @@ TOKENS = 128  # length of a text where the model could take more; edit the card 
 IMAGE_SIZE = 224
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box")
 """What pillow's numbers mean."""
+BICUBIC = ("CLIP", "Siglip", "Bit", "ConvNext")  # processors that resize so where the folder does not say
 WARPED = 384  # from this size on ConvNeXt's pictures are stretched instead of cropped, as its processor does
 Pool = Literal["pooler", "first", "mean", "max", "last"]
 
@@ -137,7 +138,7 @@ class Folder:
         options: dict[str, Any] = dict(zip(("height", "width"), self._size(config), strict=True))
         options["channels"] = int(config.get("num_channels", 3))
         options |= self._fit(options["height"], options["width"])
-        number = said.get("resample", RESAMPLING.index("bilinear" if self._maker.startswith("ViT") else "bicubic"))
+        number = said.get("resample", RESAMPLING.index("bicubic" if self._maker.startswith(BICUBIC) else "bilinear"))
         if number in range(len(RESAMPLING)) and number != RESAMPLING.index("bilinear"):
             options["resample"] = RESAMPLING[number]
         factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0

@@ -163,7 +163,11 @@ def _after(mel: Mel) -> list[Op]:
     after += [Within(mel.within)] if mel.within is not None else []
     kept = mel.frames - (mel.last_frame == "cut")
     after += [Extend(mel.length - kept)] if mel.length not in (None, kept) else []
-    after += [Affine(np.float32([[mel.scale]]), np.float32([[mel.shift]]))] if (mel.scale, mel.shift) != (1.0, 0.0) else []
+    after += (
+        [Affine(np.full((1, 1), mel.scale, np.float32), np.full((1, 1), mel.shift, np.float32))]
+        if (mel.scale, mel.shift) != (1.0, 0.0)
+        else []
+    )
     after += [Normalize()] if mel.normalize == "clip" else []
     return [*after, Transpose((2, 1))] if mel.frames_first else after
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgemm.errors import CardError
 from edgemm.workshop.models.layers.backbone import tokens
+from edgemm.workshop.models.layers.remembered import Remembered
 from edgemm.workshop.models.layers.text import token_mask
 from edgemm.workshop.models.layers.tower import Tower
 from edgemm.workshop.models.protocols import Encoder, Features
@@ -37,6 +38,7 @@ class Hf(Encoder):
         super().__init__(features)
         self.tower = Tower(_folder(path, features), features, pool=pool)
         self.is_frozen, self.pad = freeze, features.pad
+        self._remembered = Remembered()
         self.project = nn.Linear(self.tower.width, width) if width else nn.Identity()
         self.width = width or self.tower.width
         if freeze:
@@ -51,7 +53,14 @@ class Hf(Encoder):
         return self
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.project(self.tower(x, self._counts(x, mask)))
+        counts = self._counts(x, mask)
+        if not (self.training and self.is_frozen and self.tower.side.modality == "text"):
+            return self.project(self.tower(x, counts))
+
+        def ask(rows: Tensor) -> Tensor:
+            return self.tower(x[rows], None if counts is None else counts[rows])
+
+        return self.project(self._remembered(self.tower, ask, x))
 
     def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         counts = self._counts(x, mask)
