@@ -18,10 +18,14 @@ import edgemm
 from edgemm.box.bundle.golden import Golden, tolerance
 from edgemm.box.bundle.golden import run as run_golden
 from edgemm.box.bundle.packing import TargetOptions, pack
+from edgemm.box.measuring.candidate import Candidate
+from edgemm.box.remote.benchmark import RemoteOptions
+from edgemm.box.remote.device import RemoteDevice
 from edgemm.cli import main
 from edgemm.contracts import card_file as cards
 from edgemm.contracts import fleet as fleets
 from edgemm.contracts import plugins
+from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.report import Report
 from edgemm.contracts.target import Target
 from edgemm.errors import RemoteError
@@ -313,6 +317,26 @@ def test_an_error_there_is_the_same_error_here_and_the_job_is_removed(shipped, b
     with pytest.raises(edgemm.errors.EdgemmError, match="holds nothing for the target 'openvino'"):
         edgemm.benchmark([shipped / "onnxruntime"], target="openvino", remote=server.url, ssh_config=server.config, **QUICK)
     assert list(server.jobs.iterdir()) == []
+
+
+def test_graphs_are_timed_there_and_nothing_is_left(shipped, box):
+    server = box()
+    model = shipped / "onnxruntime" / "targets" / "onnxruntime" / "model.onnx"
+    one = Candidate("one", "bundle", Deployment("onnxruntime", model, runtime_options={"threads": 1}), "f32")
+    wrong = Candidate("wrong", "bundle", Deployment("onnxruntime", shipped / "model.yaml"), "f32")
+    feed = {"image": np.zeros((1, 16, 16, 3), np.uint8), "imu": np.zeros((1, 20), np.float32)}
+    quick = {"rounds": 2, "calls": 3, "seconds": 1.0, "warmup_s": 0.1, "launches": 1}
+    with RemoteDevice(RemoteOptions(server.url, config=server.config), "onnxruntime", Progress()) as device:
+        assert device.facts["cores"] > 0
+        timed, errors = device.timed([one, wrong], feed, **quick)
+    assert list(timed.forms) == ["one"]
+    measured = {m.name: m.value for m in timed.forms["one"].measurements}
+    assert measured["latency_p50_ms"] > 0
+    assert list(errors) == ["wrong"]
+    assert list(server.jobs.iterdir()) == []
+    server.stop()
+    with pytest.raises(RemoteError, match="cannot be reached"), RemoteDevice(device._remote, "onnxruntime", Progress()):
+        pass
 
 
 def test_a_fleet_is_one_report_boards_of_one_machine_wait_and_one_that_is_down_costs_its_column(shipped, box, tmp_path, capsys):

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from edgemm import search
+from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.contracts.report import read
 from edgemm.errors import EdgemmError, MissingExtra, RemoteError
-from edgemm.pipeline.searching import place
+from edgemm.pipeline.searching import benches, meters, place
 
 pytest.importorskip("optuna")
 
@@ -43,7 +44,11 @@ def board(sshd, tmp_path, monkeypatch):
     return sshd(PATH=f"{programs}:/usr/bin:/bin")
 
 
-def test_a_board_times_the_trials_the_front_and_the_bundle(own_model, porch, recipe, board, tmp_path):
+@pytest.mark.slow
+def test_a_board_times_the_trials_the_front_and_the_bundle(own_model, porch, recipe, board, tmp_path, monkeypatch):
+    quick = BenchmarkOptions(rounds=2, calls=3, launches=1, roofline=False)
+    monkeypatch.setattr(benches, "OPTIONS", quick)
+    monkeypatch.setattr(meters, "OPTIONS", quick)
     found = search(
         own_model, recipe=recipe, data=porch, output=tmp_path / "out", trials=2, budgets={"latency_p50_ms": 500.0}, measure=board.url,
         ssh_config=board.config,

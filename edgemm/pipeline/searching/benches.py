@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ from edgemm.errors import EdgemmError, MeasureError, RemoteError
 from edgemm.pipeline.job import Job
 
 Feed = Mapping[str, np.ndarray]
+OPTIONS = BenchmarkOptions()
+"""How a finished bundle is measured on a board."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Board:
 
     def benchmark(self, bundle: Path, job: Job) -> Report | None:
         remote = RemoteOptions(self._place.url, setup=self._place.setup, config=self._place.config)
-        options = BenchmarkOptions(skip_bad_rows=job.skip_bad_rows)
+        options = replace(OPTIONS, skip_bad_rows=job.skip_bad_rows)
         return measure_there([bundle], remote, options, data=str(job.data), progress=job.progress)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -163,6 +164,7 @@ def join(address: str) -> None:
         return
     if address != "auto":
         _knock(address)
+    _hush()
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, RayError) as err:
@@ -171,6 +173,14 @@ def join(address: str) -> None:
             why=" ".join(str(err).split())[:300],
             fix="start one (ray start --head; ray start --address HOST:PORT on the others), or leave out --ray.",
         ) from err
+
+
+def _hush() -> None:
+    """Keep Ray from writing what a dying node says of itself, some 40 lines, among ours; a search tells what was lost."""
+    with suppress(ImportError):
+        from ray._private import worker
+
+        worker.print_worker_logs = lambda *lines, **options: None
 
 
 def _knock(address: str) -> None:
