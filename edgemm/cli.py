@@ -34,7 +34,8 @@ SPELLED = {
 SHOWN = {
     "loss_weights": "OUTPUT=FACTOR", "targets": "NAME", "inputs": "FORM", "kwargs": "KEY=VALUE", "source": "INPUTS=PLACE",
     "remote": "ssh://USER@HOST", "compare": "OLD NEW", "streams": "1,2,4", "batches": "1,8", "pace": "RATE", "aot": "GPUS",
-    "web": "[HOST:]PORT", "stream": "FOLDER", "empty": "LABEL=SHARE", "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'", "labels": "'LABEL: OTHER, ...'",
+    "web": "[HOST:]PORT", "stream": "FOLDER", "empty": "LABEL=SHARE",
+    "budgets": "NAME=LIMIT", "heads": "'HEAD: MEMBER.OUTPUT, ...'", "labels": "'LABEL: OTHER, ...'",
     "rules": "'HEAD: RULE'",
 }  # fmt: skip
 """What a help page shows where the type alone says too little."""
