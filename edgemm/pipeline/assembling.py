@@ -14,7 +14,7 @@ from edgemm.contracts.report import Report
 from edgemm.contracts.task import guarded_metrics
 from edgemm.pipeline import compiling, thresholds
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.gating.fitting import Fitted
+from edgemm.pipeline.gates import Fitted
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.preparing import forbidden
 from edgemm.pipeline.torch_steps import Shaped

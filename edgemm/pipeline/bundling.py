@@ -13,9 +13,9 @@ from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.target import needs_accelerator
 from edgemm.pipeline import answers as answering
 from edgemm.pipeline import assembling, ledger, paying, reporting, stages, torch_steps
+from edgemm.pipeline import gates as gating
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.gating import fitting
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.torch_steps import Shaped
 from edgemm.store.artifact import Artifact
@@ -46,7 +46,7 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
     if not threads.wait_passively():  # before what follows imports torch
         job.progress.note(threads.TOO_LATE)
     torch_steps.check(job, recipe)
-    fitting.check(job, recipe)
+    gating.check(job, recipe)
     opset = stages.opset(recipe)  # asks the targets, which import their runtimes: not where all is found in the cache
     exported = stages.export(job, opset=opset)
     reference = answering.reference(job, exported, decides=BUDGET in recipe.budgets) if job.data is not None else None
@@ -54,7 +54,7 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
     with job.predictor:  # its processes, and the rows that they decoded, serve all that follows
         compiled = [_compiled(job, exported, shaped, recipe, name, opset) for name in recipe.targets]
         branch_ledger = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
-        gates = fitting.fit(shaped.job, compiled, recipe, branch_ledger)
+        gates = gating.fit(shaped.job, compiled, recipe, branch_ledger)
         report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, branch_ledger, gates)
     written = assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, gates, sign)
     return written / "manifest.json"

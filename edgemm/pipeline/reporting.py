@@ -33,7 +33,7 @@ from edgemm.pipeline import answers as answering
 from edgemm.pipeline import picturing, thresholds
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.gating.fitting import Fitted
+from edgemm.pipeline.gates import Fitted
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.ledger import Ledger
 from edgemm.pipeline.per_branch import BranchRow

@@ -14,9 +14,9 @@ from edgemm.contracts import recipe as recipes
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.gate import Wish
 from edgemm.errors import BundleError, DataError, RecipeError
+from edgemm.pipeline import gates as gating
 from edgemm.pipeline import ledger, stages
 from edgemm.pipeline.compiling import Compiled
-from edgemm.pipeline.gating import fitting
 from edgemm.pipeline.gating.choosing import Chosen
 from edgemm.pipeline.job import start
 from tests.onnx_models import model as onnx_model
@@ -93,7 +93,7 @@ def fit(place):
 
     def fitted(**more):
         gates = [{"run": "image", "after": "audio", "loss_points": 0.3} | more]
-        return fitting.fit(job, [part], recipes.parse({"targets": {"onnxruntime": {}}, "gates": gates}, card=job.card), known)
+        return gating.fit(job, [part], recipes.parse({"targets": {"onnxruntime": {}}, "gates": gates}, card=job.card), known)
 
     return fitted
 
@@ -178,8 +178,8 @@ def test_no_rows_to_show_it_on_is_refused_before_work(place):
 def test_what_a_gate_saves_is_its_branch_less_what_judging_and_shadows_take():
     wish = Wish("image", ("audio",), 0.3, shadow=0.1)
     times = {"image": 10.0, "audio": 1.0, "": 2.0}
-    assert fitting.saving_ms(wish, 0.8, times, ["image"]) == pytest.approx(0.8 * 0.9 * 10 - (0.2 + 0.08) * 2)
-    assert fitting.saving_ms(wish, 0.0, times, ["image"]) == -2.0
+    assert gating.saving_ms(wish, 0.8, times, ["image"]) == pytest.approx(0.8 * 0.9 * 10 - (0.2 + 0.08) * 2)
+    assert gating.saving_ms(wish, 0.0, times, ["image"]) == -2.0
     assert Chosen("margin", None, 0.0, (), (0, 0)).threshold is None
 
 
