@@ -15,6 +15,8 @@ USUAL_ROWS = 200
 """Rows behind what is said on average of a task whose answers are read one by one."""
 FLAT = 0.01
 """Differences below this part of a map's largest are ties: what INT8 rounds would else be half of the ranks."""
+LEAST_ODDS = 0.02
+"""So are those below this in log-odds: half a point of a chance at most."""
 LOG_ODDS = "log-odds"
 
 
@@ -47,6 +49,11 @@ class Question:
         if isinstance(self.task, Labelled):
             return LOG_ODDS
         return "score" if self.label else str(getattr(self.task, "unit", None) or "")
+
+    @property
+    def least(self) -> float:
+        """What is nothing in it."""
+        return LEAST_ODDS if self.unit == LOG_ODDS else 0.0
 
     @property
     def place(self) -> int | None:
@@ -91,17 +98,18 @@ class Question:
         return float(np.mean([self.value(row) for row in rows])) if count else 0.0
 
 
-def agreement(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float | None:
+def agreement(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], *, least: float = 0.0) -> float | None:
     """Spearman's rank correlation of two sets of maps, as Adebayo et al. (2018) compare saliency; None where one is flat.
 
     Args:
         ours, theirs: Input -> what each piece adds; in one unit, so that all of them are ranked together.
+        least: What is nothing in that unit.
     """
     pair = [np.concatenate([np.ravel(side[name]) for name in ours]) if ours else np.zeros(0) for side in (ours, theirs)]
     largest = [float(np.abs(values).max(initial=0.0)) for values in pair]
     if min(largest) <= 0:
         return None
-    a, b = (_ranks(np.rint(values / (FLAT * most))) for values, most in zip(pair, largest, strict=True))
+    a, b = (_ranks(np.rint(values / max(FLAT * most, least))) for values, most in zip(pair, largest, strict=True))
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum() / size) if size > 0 else None

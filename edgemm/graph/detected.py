@@ -67,9 +67,12 @@ class _Builder:
         return name
 
     def integers(self, *values: int) -> str:
+        return self.tensor(np.array(values, np.int64))
+
+    def tensor(self, values: np.ndarray) -> str:
         self._count += 1
-        name = f"{self.prefix}{self._count}_sizes"
-        self._graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        name = f"{self.prefix}{self._count}_constant"
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
 
@@ -106,7 +109,13 @@ class _Array:
 
 
 class _Onnx(forms.Namespace):
-    """What ``forms.probabilities`` asks of an array library, as nodes."""
+    """``forms.Namespace`` as nodes."""
+
+    def exp(self, array: _Array) -> _Array:
+        return _Array(array.builder, array.builder.node("Exp", [array.name]), array.shape)
+
+    def constant(self, array: np.ndarray, like: _Array) -> _Array:
+        return _Array(like.builder, like.builder.tensor(array.astype(np.float32)), array.shape)
 
     def sigmoid(self, array: _Array) -> _Array:
         return _Array(array.builder, array.builder.node("Sigmoid", [array.name]), array.shape)

@@ -168,9 +168,11 @@ def _head(
         maps = {form: one.map(lost[own]) for form, lost in drops.items()}
         pair = [{own: lost[own]} for lost in list(drops.values())[:2]]
         maps |= {kind: found[own] for kind, found in more.items() if own in found}
-        heats.append(Heat(own, one.canvas, maps, agreement(*pair) if len(pair) == 2 else None))
+        heats.append(Heat(own, one.canvas, maps, agreement(*pair, least=question.least) if len(pair) == 2 else None))
     both = list(drops.values())[:2]
-    return HeadExplained(name, question.label, question.unit, said, heats, agreement(*both) if len(both) == 2 else None)
+    return HeadExplained(
+        name, question.label, question.unit, said, heats, agreement(*both, least=question.least) if len(both) == 2 else None
+    )
 
 
 def _said(question: Question, answered: _Answered, free: Subset, usual: float) -> Said:

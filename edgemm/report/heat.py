@@ -53,7 +53,8 @@ def _painted(pixels: np.ndarray, worth: np.ndarray | None, most: float) -> np.nd
     value = np.clip(_smooth(worth, height, width) / most, -1, 1)[..., None]
     deep = DEEPEST * np.abs(value)
     painted = grey * (1 - deep) + np.where(value >= 0, FOR, AGAINST) * deep
-    return np.rint(painted).astype(np.uint8)
+    rounded: np.ndarray = np.rint(painted).astype(np.uint8)
+    return rounded
 
 
 def _smooth(worth: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -40,5 +40,6 @@ def test_agreement_is_spearmans_where_what_is_nothing_to_both_ties():
     assert agreement({"x": worth}, {"x": -worth}) == pytest.approx(-1)
     background = np.concatenate([np.full(100, 0.0), [5.0, 4.0, 3.0]])
     assert agreement({"x": background}, {"x": background + rng.normal(0, 1e-3, 103)}) == pytest.approx(1)
+    assert agreement({"x": background / 1e3}, {"x": -background / 1e3}, least=0.02) is None
     assert agreement({"x": np.zeros(3)}, {"x": np.zeros(3)}) is None
     assert agreement({"x": np.ones(3)}, {"x": np.arange(3.0)}) is None

@@ -188,7 +188,8 @@ def _moments(modality: Modality, sample: np.ndarray) -> Pieces:
 def _greys(values: np.ndarray) -> np.ndarray:
     """uint8 (height, width, 1), the least black."""
     low, high = float(values.min()), float(values.max())
-    return np.rint(255 * (values - low) / ((high - low) or 1.0)).astype(np.uint8)[..., None]
+    greys: np.ndarray = np.rint(255 * (values - low) / ((high - low) or 1.0)).astype(np.uint8)[..., None]
+    return greys
 
 
 def _neutral(modality: Modality, sample: np.ndarray, *, along: int) -> np.ndarray:
