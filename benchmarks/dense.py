@@ -90,15 +90,15 @@ def _table(figures: dict[str, dict[str, Any]]) -> str:
         "",
         "Made by `benchmarks/dense.py`: shipped cards, test rows, each on its target. In brackets points lost, paired 95% interval.",
         "",
-        f"| output | metric | float | one sense alone | {' | '.join(columns.values())} |",
-        f"|{'---|' * (4 + len(columns))}",
+        f"| output | metric | epochs | float | one sense alone | {' | '.join(columns.values())} |",
+        f"|{'---|' * (5 + len(columns))}",
     ]
     for name, row in figures.items():
         alone = ", ".join(f"{sense} {value:.3f}" for sense, value in row["only"].items() if " " not in sense)
         cells = [_cell(row[key]) if key in row else "" for key in columns]
         known = row["float"]
         shown = f"{known['value']:.4f} [{known['low']:.3f}, {known['high']:.3f}]"
-        lines.append(f"| {name} | {row['metric']} | {shown} | {alone} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {row['metric']} | {row['epochs']} | {shown} | {alone} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

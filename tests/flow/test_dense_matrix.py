@@ -1,8 +1,8 @@
 """Every form of head that says where things are x {export, INT8 on OpenVINO, on ONNX Runtime, TensorRT-RTX}.
 
-Every CI run takes a few cells, every column among them; the whole product is `make test-full`, and `benchmarks/dense_matrix.py` counts it. Weights
-are random: what is shown is that the graph is followed by every tool, that every convolution is INT8, and that boxes, masks and points stay
-where they were in float.
+Every CI run takes a few cells, every column among them; the whole product is `make test-full`, and `benchmarks/dense_matrix.py` counts it.
+Weights are random: what is shown is that the graph is followed by every tool, that every convolution is INT8, and that boxes, masks and
+points stay where they were in float.
 """
 
 import functools

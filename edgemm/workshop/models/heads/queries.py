@@ -27,6 +27,7 @@ class Queries(Head):
         queries: How many things a picture may hold.
         layers: Times that they look.
         heads: Attention heads; divides the width of the maps.
+        scene: The mean over all cells is heard for each label, everywhere alike, as in ``detection``.
 
     Raises:
         CardError: The card says another form, or names no tensors; more queries than cells.
@@ -39,7 +40,9 @@ class Queries(Head):
     middles: Tensor
     numbers: Tensor
 
-    def __init__(self, width: int, output: Output, maps: Maps, *, queries: int = 8, layers: int = 1, heads: int = 4) -> None:
+    def __init__(
+        self, width: int, output: Output, maps: Maps, *, queries: int = 8, layers: int = 1, heads: int = 4, scene: bool = False
+    ) -> None:
         super().__init__(width, output)
         labels, cells = labels_of(output, "queries"), sum(high * wide for high, wide in maps.cells)
         self.names = _names(output)
@@ -48,6 +51,7 @@ class Queries(Head):
             raise CardError(f"outputs.{output.name}: {queries} queries, and the maps have {cells} cells.", fix=f"write at most {cells}.")
         self.places = nn.Parameter(torch.randn(cells, width) * 0.02)
         self.scores, self.boxes = nn.Linear(width, labels + 1), nn.Linear(width, 4)
+        self.scene = nn.Linear(width, labels + 1) if scene else None
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
         self.mend_scores, self.mend_boxes = nn.Linear(width, labels + 1), nn.Linear(width, 4)
         for mend in (self.mend_scores, self.mend_boxes):  # at first the proposals are the answer
@@ -62,6 +66,8 @@ class Queries(Head):
         seen = torch.cat([cells.flatten(2) for cells in x], 2).transpose(1, 2)
         tokens = seen + self.places
         scores, boxes = self.scores(tokens), self.boxes(tokens) + self.middles
+        if self.scene is not None:
+            scores = scores + self.scene(seen.mean(1)).unsqueeze(1)
         best = scores[..., :-1].amax(-1) - scores[..., -1]
         chosen = (best.topk(self.count, 1).indices.unsqueeze(-1) == self.numbers).to(tokens.dtype)  # (N, queries, cells): a product picks
         asking = torch.matmul(chosen, tokens)

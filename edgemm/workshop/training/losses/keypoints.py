@@ -17,7 +17,9 @@ from edgemm.workshop.training.loss import Answers, Loss
 WIDTH = 1.0  # cells: standard deviation of the bell around a point or a middle
 CELLS = 2 * math.pi * WIDTH**2  # that a bell fills: a place then counts about as much as a pixel does in a mask
 NEAR = 0.3  # of a middle's bell: cells from which the distances to the points are learned
-OFFSETS = 1.0  # weight of a cell's error in distance beside the maps: that of "Objects as Points"
+OFFSETS = (
+    0.1  # weight of a cell's error in distance beside the maps: distances are tens of cells, and would drown a mask learned beside them
+)
 SURE = 1e-4
 
 
