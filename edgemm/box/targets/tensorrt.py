@@ -19,7 +19,7 @@ from edgemm.box.targets._tensorrt import api as _tensorrt_api
 from edgemm.box.targets._tensorrt import cache as plan_cache
 from edgemm.box.targets._tensorrt import cuda as _tensorrt_cuda
 from edgemm.box.targets._tensorrt.build import BuildSettings, Plan, build
-from edgemm.box.targets._tensorrt.forms import companion, form_of, has_onnx
+from edgemm.box.targets._tensorrt.forms import companion, form_of, has_onnx, quantized_form
 from edgemm.box.targets._tensorrt.session import TensorRTSession
 from edgemm.box.targets._tensorrt.stand_in import StandIn
 from edgemm.contracts import onnx_file
@@ -94,7 +94,7 @@ class TensorRT(Target):
             if self._fallback != "onnxruntime":
                 raise self._nowhere(artifact)
             _say(f"tensorrt cannot run '{artifact.name}': {why} ONNX Runtime runs it instead, slower (targets.tensorrt.fallback).")
-            return StandIn(artifact, "int8+f32" if onnx_file.read(artifact).is_quantized else "f32", optimise=True)
+            return StandIn(artifact, quantized_form(artifact, "f32"), optimise=True)
         api, cuda = _tensorrt_api.require(), _cuda()
         graph, form = form_of(artifact, chosen)
         plan = self._plan(api, cuda, graph, plan_cache.key(api, cuda, graph, self._settings, form))
@@ -145,7 +145,7 @@ class TensorRT(Target):
         graph, _ = form_of(onnx, {"precision": "f16"})
         if onnx_file.read(graph).external:  # above 2 GB: a box that runs it makes the form itself
             return []
-        copied = out / companion(onnx, "int8+f16").name
+        copied = out / companion(onnx, quantized_form(onnx, "f16")).name
         shutil.copyfile(graph, copied)
         return [copied]
 

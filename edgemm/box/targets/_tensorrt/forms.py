@@ -24,6 +24,11 @@ def companion(path: Path, form: str) -> Path:
     return path.with_name(f"{path.stem}.{form.replace('+', '-')}.onnx")
 
 
+def quantized_form(path: Path, precision: str) -> str:
+    """What a graph with quantizers computes in: ``int8+f16``; ``w4+f16`` where weights alone are in few bits."""
+    return "+".join([*onnx_file.read(path).precision_words, precision])
+
+
 def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
     """The file to build from, and what it computes in: ``int8+f16``.
 
@@ -35,7 +40,7 @@ def form_of(path: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
     precision = str(options.get("precision", "f32"))
     quantized = onnx_file.read(path).is_quantized
     int8 = quantized and options.get("int8", "on") == "on"
-    form = f"int8+{precision}" if int8 else precision
+    form = quantized_form(path, precision) if int8 else precision
     if companion(path, form).is_file():
         return companion(path, form), form
     if quantized and not int8 and (floats := _floats_of(path)) is not None:
