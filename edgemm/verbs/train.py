@@ -106,8 +106,6 @@ def train(
     tracks = tuple(track) if launched.is_first() else ()
     asked = Asked(source_card, opened, Path(output), options, section, tracks, fresh=fresh, about=about)
     checking.check(source_card, options, changes=bool(asked.augmenter(source_card).augmented_inputs))
-    if not is_passive:
-        progress.note(threads.TOO_LATE)
     trackers.opened(asked.tracks)  # what is wrong with one is told before any work
     with progress.stage("train"):
         if folds is None:
