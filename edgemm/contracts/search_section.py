@@ -44,14 +44,14 @@ def parse(
     sampler = plain.get("sampler", "tpe")
     if sampler not in SAMPLERS:
         mistakes.add(RecipeError(f"{here}.sampler: {sampler!r} is no sampler.", fix=nearest(str(sampler), SAMPLERS)))
-    whole = _Section(entries, here, check, mistakes)
+    whole = SpaceSection(entries, here, check, mistakes)
     whole.counts(plain)
     whole.objective(plain.get("objective"), costs, outputs)
-    section = _Section(entries, f"{here}.space", check, mistakes)
+    section = SpaceSection(entries, f"{here}.space", check, mistakes)
     space, dropped = section.space(plain.get("space"), selectors)
     if sampler == "grid":
         section.countable(space)
-    fidelity = _Section(entries, f"{here}.fidelity", check, mistakes).fidelity(plain.get("fidelity"), space)
+    fidelity = SpaceSection(entries, f"{here}.fidelity", check, mistakes).fidelity(plain.get("fidelity"), space)
     start = plain.get("start") or []
     if not isinstance(start, list) or not all(isinstance(name, str) for name in start):
         mistakes.add(RecipeError(f"{here}.start is not a list of recipes.", fix="start: [prune50-distil-int8, openvino-int8]"))
@@ -76,7 +76,7 @@ def means_text(path: Sequence[Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Section:
+class SpaceSection:
     """One place of the section that is being checked."""
 
     entries: Entries

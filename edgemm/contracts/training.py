@@ -78,6 +78,7 @@ class Section:
         augment: Input or modality -> augmentations.
         modality_dropout: Chance of each input of a row to be taken away; one for all, or input -> chance.
         mixup: Rows are mixed in pairs; the larger, the more evenly.
+        search: What ``edgemm search --train`` varies (``train_search``).
         repeats: Test rows are answered so often, changed as in training, and the answers averaged.
         seed: Of every random choice.
         mixed_precision: Compute in 16 bits where that is safe.
@@ -101,5 +102,6 @@ class Section:
     modality_dropout: float | dict[str, float] = 0.0
     mixup: float = 0.0
     repeats: int = 1
+    search: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

@@ -27,6 +27,8 @@ from edgemm.pipeline.searching.conducting import Plan, conduct
 from edgemm.pipeline.searching.goal import goal_of
 from edgemm.progress import Progress
 from edgemm.report.terminal import Ending
+from edgemm.verbs._search import trainings
+from edgemm.verbs._search.trainings import TrainingsSearched
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ class Found:
 def search(
     card: str | Path,
     *,
-    recipe: str | Path,
     data: str | Path,
     output: str | Path,
+    recipe: str | Path | None = None,
+    train: bool = False,
+    config: str | Path | None = None,
     budgets: Mapping[str, float] | None = None,
     trials: int = 40,
     minutes: float | None = None,
@@ -80,7 +84,7 @@ def search(
     untrained: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
-) -> Found:
+) -> Found | TrainingsSearched:
     """Try recipes until the best within the budgets is found, by measurement, and make a bundle of it.
 
     What a recipe's ``search`` section names is varied; see docs/search.md. A killed search goes on where it was when the same command is
@@ -88,7 +92,9 @@ def search(
 
     Args:
         card: A model.yaml, a folder with one, a shipped card's name, or an ``.onnx`` file.
-        recipe: A recipe file with a ``search`` section, or the name of a shipped one.
+        recipe: A recipe file with a ``search`` section, or the name of a shipped one; not with ``train``.
+        train: Search the best training instead: what ``search`` in the card's ``train`` section names is varied; see docs/training.md.
+        config: With ``train``, a train.yaml instead of the card's section.
         data: The dataset; trials are judged on val, and test is looked at once, for the best.
         output: Folder for what is found; a search that was begun there goes on.
         budgets: Limits beside and instead of the recipe's, such as ``latency_p95_ms=15`` or, of one output,
@@ -108,6 +114,17 @@ def search(
         EdgemmError: Anything a user can mend, before any trial where it can be known.
     """
     _require_optuna()
+    if train or recipe is None:
+        of_recipes = {
+            "recipe": recipe is not None, "budget": bool(budgets), "untrained": untrained, "workers": workers != 1, "ray": ray is not None,
+            "measure": measure != LOCAL,
+        }  # fmt: skip
+        _check_training(train, of_recipes)
+        threads.wait_passively()
+        return trainings.search(
+            card, data, Path(output), config=config, trials=_at_least_one("trials", trials), seed=seed, skip_bad_rows=skip_bad_rows,
+            until_s=time.monotonic() + (math.inf if minutes is None else 60 * minutes), progress=progress or Progress(),
+        )  # fmt: skip
     if ray is not None:
         _require_ray(ray, workers)
     device = _device(measure, setup=setup, config=Path(ssh_config) if ssh_config else None)
@@ -123,11 +140,29 @@ def search(
     return Found(folder, folder / place.BEST if has_best else None, report)
 
 
-def ending(found: Found, **_: Any) -> Ending:
+def ending(found: Found | TrainingsSearched, *, data: str | Path, **_: Any) -> Ending:
     """What the command line says at the end."""
+    if isinstance(found, TrainingsSearched):
+        command = f"edgemm compress {found.best / 'model.yaml'} -r openvino-int8 -d {data} -o build/{found.folder.name}"
+        return Ending(found, (found.best,), command)
     following = f"edgemm verify {found.best}" if found.best else f"open {found.folder / 'report.html'} in a browser"
     written = (found.best,) if found.best else ()
     return Ending(found, written, following, report=found.report, fell_short=found.best is None)
+
+
+def _check_training(train: bool, of_recipes: Mapping[str, bool]) -> None:
+    """Raises EdgemmError where what belongs to a search over recipes alone is given: option -> whether it is."""
+    if not train:
+        raise EdgemmError("a search needs a recipe.", fix="add -r search, or --train to search the best training instead.")
+    for name in (name for name, is_given in of_recipes.items() if is_given):
+        why = "trainings run one after the other, each on all cores." if name == "workers" else "it belongs to a search over recipes."
+        raise EdgemmError(f"{name} is given with --train.", why=why, fix=f"take --{name} out.")
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise EdgemmError(f"{name} is {value}.", fix="write a whole number of at least 1.")
+    return value
 
 
 def _require_optuna() -> None:
@@ -174,9 +209,8 @@ def _plan(
     device: Place, ray: str | None,
 ) -> Plan:  # fmt: skip
     """What is to be searched, checked as far as it can be without work."""
-    for name, value in (("trials", trials), ("workers", workers)):
-        if value < 1:
-            raise EdgemmError(f"{name} is {value}.", fix="write a whole number of at least 1.")
+    _at_least_one("trials", trials)
+    _at_least_one("workers", workers)
     whole = load_recipe(recipe, card=job.card)
     search = space.search_of(whole)
     whole = whole.with_budgets(_by_output(budgets), job.card)

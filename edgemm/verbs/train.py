@@ -117,8 +117,6 @@ def train(
             "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows,
         }  # fmt: skip
         return one.train_together(asked, given, processes, progress)
-    if not is_passive:
-        progress.note(threads.TOO_LATE)
     trackers.opened(asked.tracks)  # what is wrong with one is told before any work
     with progress.stage("train"):
         if folds is None:

@@ -56,6 +56,9 @@ LAZY = {
     "progress.py": "rich: only where somebody watches",
     "workshop/models/checkpoint/loading.py": "transformers takes seconds; a user's own factory needs no reference models",
     "workshop/steps/prune.py": "accelerate: only recovery trains",
+    "workshop/training/trackers/mlflow.py": "mlflow: only its records need it",
+    "workshop/training/trackers/tensorboard.py": "tensorboard or tensorboardX: as above",
+    "workshop/training/trackers/wandb.py": "wandb: as above",
     "workshop/models/exportable.py": "itself: bodies that run with the globals of torch's file",
 }
 """File outside of those -> why it imports in functions."""

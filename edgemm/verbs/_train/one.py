@@ -50,8 +50,8 @@ class Asked:
         options: How, as card, file and command line say it together.
         section: Those of card and file, for the record.
         tracks: Where the record goes too, as ``tracker.opened`` takes them.
-        keeps_answers: Whether what was answered to test is written beside the model.
-        about: Facts for the report.
+        keeps_answers: Whether what was answered to test is written beside the model; ``skips_test``: nobody looks at test.
+        about: Facts that its reader must know, of the run and of the report.
     """
 
     card: Card
@@ -62,6 +62,7 @@ class Asked:
     tracks: Sequence[str] = ()
     fresh: bool = False
     keeps_answers: bool = False
+    skips_test: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
 
     def augmenter(self, card: Card) -> Augmenter:
@@ -92,6 +93,8 @@ def train(asked: Asked, progress: Progress) -> Training:
     if training:
         progress.note(HELD.format(asked.folder))
         return training
+    for words in asked.about.values():
+        progress.note(words)
     with tempfile.TemporaryDirectory() as scratch:
         whole = completed(asked.card, dataset, Path(scratch), progress)
         dataset = asked.open(whole)
@@ -211,8 +214,8 @@ def _write(
 
     metrics = {"val": done.metrics} if done.metrics else {}
     if not done.is_main:
-        return Training(asked.folder, metrics, done.best_epoch, done.ended)
-    split = open_split(dataset, "test") if dataset.count("test") else None
+        return Training(asked.folder, metrics, done.best_epoch, done.ended, done.goodness)
+    split = open_split(dataset, "test") if dataset.count("test") and not asked.skips_test else None
     test = evaluate(model, split) if split else None
     if test is not None and split is not None:
         metrics["test"] = test.measured()
@@ -226,16 +229,15 @@ def _write(
     )  # fmt: skip
     with folder_in_one_step(asked.folder) as aside:
         loading.write_model(model, aside, asked.folder)
-        write_json(
-            aside / "metrics.json", {"key": key, "best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, **metrics}
-        )
+        told = {"best_epoch": done.best_epoch, "epochs": done.epochs, "ended": done.ended, "goodness": done.goodness}
+        write_json(aside / "metrics.json", {"key": key, **told, **metrics})
         write_json(aside / "curves.json", done.curves)
         page.write(report, aside)
         if asked.section:
             (aside / place.OPTIONS).write_text(written.dump(_plain(asked.section), default_flow_style=None, width=140), encoding="utf-8")
         if asked.keeps_answers and test is not None:
             _keep_answers(test, aside)
-    return Training(asked.folder, metrics, done.best_epoch, done.ended)
+    return Training(asked.folder, metrics, done.best_epoch, done.ended, done.goodness)
 
 
 def _keep_answers(test: Answered, aside: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Training:
         metrics: ``val`` and, where there is one, ``test`` -> output -> name -> value; with ``repeats`` also ``test_repeated``.
         best_epoch: Whose weights were kept, counted from 1.
         ended: After which epoch it ended, and why, in words.
+        goodness: Mean over the outputs of what is guarded on val, 1 at best; by it the best epoch was chosen. NaN without val.
         reused: True where the folder already held the result of this very command.
     """
 
@@ -46,6 +48,7 @@ class Training:
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
     best_epoch: int
     ended: str = ""
+    goodness: float = math.nan
     reused: bool = False
 
     @property
@@ -97,7 +100,12 @@ def finished(folder: Path, key: str) -> Training | None:
         plain = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if plain["key"] == key and (folder / "model.yaml").is_file() and (folder / "weights.safetensors").is_file():
             metrics = {split: plain[split] for split in SPLITS_TOLD if split in plain}
-            return Training(folder, metrics, plain["best_epoch"], plain["ended"], reused=True)
+            return Training(folder, metrics, plain["best_epoch"], plain["ended"], _number(plain["goodness"]), reused=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
+
+
+def _number(value: float | None) -> float:
+    """A number as JSON keeps it, where what is none is null."""
+    return math.nan if value is None else float(value)

@@ -94,6 +94,7 @@ class TrainOptions:
             fix = f"leave {length} out, or write it in each stage."
             raise TrainError(f"{length} is given, and the card's training has stages.", why="each stage says how long it is.", fix=fix)
         without = {"epochs", "steps"} if {"epochs", "steps"} & given.keys() else set()  # a length replaces the other kind too
+        without |= {"search"}
         values = {name: value for name, value in section.items() if name not in without and value is not None} | given
         for name, known in CHOICES.items():
             if name in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class Trained:
         best_epoch: Counted from 1; 0 where the weights it started from were better than all that followed (``judge_start``).
         epochs: How many were trained.
         planned: How many there would have been without early stopping.
+        goodness: Mean of the guarded metrics on val with the best weights, 1 at best; NaN without val.
         stages: How many stages they were in; ``early``: those that ended before all of their epochs, counted from 1.
         is_main: False in all but the first process of a run of several; only the first writes files.
     """
@@ -60,6 +62,7 @@ class Trained:
     is_main: bool = True
     stages: int = 1
     early: Sequence[int] = ()
+    goodness: float = math.nan
 
     @property
     def ended(self) -> str:

@@ -126,7 +126,7 @@ class Run:
         state = self.state
         return Trained(
             state.curves, metrics, state.best_epoch, state.epoch, self.epochs, is_main=self.accelerator.is_main_process,
-            stages=len(self.stages), early=tuple(state.early),
+            stages=len(self.stages), early=tuple(state.early), goodness=state.best_score[0] if self.val.rows else math.nan,
         )  # fmt: skip
 
     def restore_best(self) -> FusedModel:

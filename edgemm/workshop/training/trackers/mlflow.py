@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
+from edgemm.contracts.modality import needing
 from edgemm.contracts.tracker import Tracker, numbers_of
 from edgemm.errors import OutputError
 
@@ -20,6 +18,10 @@ class Mlflow(Tracker):
     """A run with curves as metrics by step, options as parameters, and the report as an artifact."""
 
     def __init__(self, place: str) -> None:
+        with needing("tracker 'mlflow'"):
+            from mlflow.exceptions import MlflowException
+            from mlflow.tracking import MlflowClient
+        self._refusals = (MlflowException, OSError)
         self._place, self._client = place, MlflowClient(place if ":" in place else Path(place).resolve().as_uri())
 
     def begin(self, name: str, options: Mapping[str, Any]) -> None:
@@ -29,7 +31,7 @@ class Mlflow(Tracker):
             self._run = self._client.create_run(experiment, run_name=name).info.run_id
             for key, value in options.items():
                 self._client.log_param(self._run, key, str(value)[:LONGEST])
-        except (MlflowException, OSError) as err:
+        except self._refusals as err:
             why = str(err).splitlines()[0] if str(err) else type(err).__name__
             raise OutputError(
                 f"MLflow at {self._place} takes no record.", why=why, fix="check the address behind mlflow:, and its server."

@@ -6,28 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgemm.contracts.modality import needing
 from edgemm.contracts.tracker import Tracker, numbers_of
 from edgemm.errors import OutputError
-
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ModuleNotFoundError:  # the same files from a package without a server
-    from tensorboardX import SummaryWriter  # type: ignore[no-redef]
 
 
 class Tensorboard(Tracker):
     """Curves as scalars, options as text, final metrics as hyperparameters' results."""
 
     def __init__(self, place: str) -> None:
-        self._folder, self._options = Path(place), dict[str, Any]()
+        self._folder, self._writes = Path(place), _writer()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot write to {place}.", why=f"{err.strerror}.", fix="name another folder behind tensorboard:.") from err
 
     def begin(self, name: str, options: Mapping[str, Any]) -> None:
-        self._options = {key: value for key, value in options.items() if isinstance(value, (str, int, float, bool))}
-        self._writer = SummaryWriter(str(self._folder / name))
+        self._writer = self._writes(str(self._folder / name))
         self._writer.add_text("options", "\n".join(f"    {key}: {value}" for key, value in options.items()))
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -42,3 +37,13 @@ class Tensorboard(Tracker):
 
     def fail(self) -> None:
         self._writer.close()
+
+
+def _writer() -> Any:
+    """What writes event files: TensorBoard's own, or the package that does so without a server."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        with needing("tracker 'tensorboard'"):
+            from tensorboardX import SummaryWriter  # type: ignore[no-redef]
+    return SummaryWriter

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
-
+from edgemm.contracts.modality import needing
 from edgemm.contracts.tracker import Tracker, numbers_of
 from edgemm.errors import OutputError
 
@@ -16,11 +15,15 @@ class Wandb(Tracker):
     """A run with curves by epoch, options as its configuration, final metrics as its summary."""
 
     def __init__(self, place: str) -> None:
+        with needing("tracker 'wandb'"):
+            import wandb
+        self._begins = wandb.init
         self._entity, _, self._project = place.rpartition("/")
 
     def begin(self, name: str, options: Mapping[str, Any]) -> None:
         try:
-            self._run = wandb.init(project=self._project, entity=self._entity or None, name=name, config=dict(options), reinit="create_new")
+            where = {"project": self._project, "entity": self._entity or None}
+            self._run = self._begins(**where, name=name, config=dict(options), reinit="create_new")
         except Exception as err:  # of the network, of the account, of its own process
             why = str(err).splitlines()[0] if str(err) else type(err).__name__
             raise OutputError("Weights & Biases takes no record.", why=why, fix="run `wandb login`, or set WANDB_MODE=offline.") from err

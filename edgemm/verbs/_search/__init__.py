@@ -1,0 +1,1 @@
+"""Parts of `edgemm search`: the search over trainings."""
