@@ -21,6 +21,7 @@ SHOWN = ("latency_p50_ms", "latency_p95_ms", "cold_start_ms", "peak_rss_mib", "e
 """What stands side by side, beside the outputs' own metrics."""
 WANTED = {"latency_p50_ms": "latency", "accuracy": "accuracy", "peak_rss_mib": "memory", "energy_mj": "energy"}
 """What each board should have told, and how it is called where it did not."""
+ALL = "all of it"
 OF_ACCURACY = "accuracy was not measured"
 
 
@@ -62,18 +63,24 @@ class BoardResult:
     def gaps(self) -> dict[str, str]:
         """What could not be measured there, and why."""
         if self.report is None:
-            return {"anything": str(self.problem)}
+            return {ALL: str(self.problem)}
         details, form = self.report.details, self.shown
         lost = {f"{one.target} {one.subject}": _about(f"{one.target} {one.subject}", details.notes) for one in details.not_measured}
         names = {m.name for m in form.measurements} if form else set()
         scored = names & set(guarded_metrics())
         missing = [word for name, word in WANTED.items() if name not in names and not (name == "accuracy" and scored)]
         reasons = {
-            "energy": details.energy,
+            "energy": details.energy.removeprefix("energy is unknown: "),
             "accuracy": next((note for note in details.notes if OF_ACCURACY in note), "the bundle has no output with a metric."),
         }
-        left_out = {f"another target ({n})": note for n, note in enumerate(_left_out(details.notes), start=1)}
+        left_out = {
+            f"target {_target(note)}": note.rpartition(": not measured on ")[2].partition(": ")[2] for note in _left_out(details.notes)
+        }
         return {**left_out, **lost, **{word: reasons.get(word) or "the board's report does not say." for word in missing}}
+
+    def gap_lines(self) -> list[str]:
+        """The same in a sentence each."""
+        return [f"{self.name}: {'nothing' if what == ALL else f'no {what}'} was measured: {why}" for what, why in self.gaps().items()]
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class FleetReport:
         table += [[f"{name} {output or ''}".strip(), *map(_cell, cells)] for name, output, cells in self.rows()]
         widths = [max(len(row[column]) for row in table) for column in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        gaps = [f"{board.name}: {what} was not measured: {why}" for board in self.boards for what, why in board.gaps().items()]
+        gaps = [line for board in self.boards for line in board.gap_lines()]
         warnings = [f"{board.name}: {text}" for board in self.answered if board.report for text in board.report.details.warnings]
         budgets = [f"{board.name}: {verdict}" for board in self.answered if board.report for verdict in board.report.budgets]
         return "\n\n".join("\n".join(block) for block in (lines, gaps, warnings, budgets) if block)
@@ -176,6 +183,11 @@ def _about(form: str, notes: Sequence[str]) -> str:
 def _left_out(notes: Sequence[str]) -> list[str]:
     """Targets of the bundle that cannot run there."""
     return [note for note in notes if ": not measured on " in note]
+
+
+def _target(note: str) -> str:
+    """Of a note of ``_left_out``."""
+    return note.rpartition(": not measured on ")[2].partition(":")[0]
 
 
 def _cell(m: Measurement | None) -> str:

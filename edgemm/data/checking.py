@@ -24,7 +24,7 @@ from edgemm.data.manifest import ManifestRow
 from edgemm.errors import Collector, DataError
 
 WHOLE_ROWS = 100_000  # of a larger manifest some rows are looked at
-SOME_ROWS, LEAST_ROWS = 50_000, 1000  # in all, and of each split
+SOME_ROWS, LEAST_ROWS = 30_000, 1000  # in all, and of each split
 REMARKED = 8  # rows of a split that are looked at for remarks
 SCORED = ("val", "test")
 TOLD = 8  # mistakes in one message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,13 @@ def write(place: Path, facts: Mapping[str, Any], begins: array[int], counts: Map
 
 def digest(files: Sequence[Path]) -> str:
     """Hash of a manifest's content; read anew only where the size, time or number of a file changed."""
-    known = place(files, "digest")
-    return _digest(files) if known is None else cache.remembered(["manifest", known.name], lambda: _digest(files))
+    return remembered(files, "digest", lambda: _digest(files))
+
+
+def remembered(files: Sequence[Path], what: str, compute: Callable[[], str]) -> str:
+    """What ``compute`` says of a manifest's content, in a word; kept where the manifest is large."""
+    known = place(files, what)
+    return compute() if known is None else cache.remembered(["manifest", known.name], compute)
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -13,9 +13,11 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from edgemm.data import index
 from edgemm.data.manifest import SPLIT, SPLITS, Manifest, ManifestRow, Record, split_among, split_named
 from edgemm.errors import DataError
 from edgemm.store import json_text, utf8
@@ -143,8 +145,11 @@ class CsvManifest(TextManifest):
     def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
         if ends is None or self._rewritten is not None:
             return super().may_name(column, ends)
+        return any(index.remembered(self.files, f"holds {end}", partial(self._holds, end)) == "yes" for end in ends)
+
+    def _holds(self, word: str) -> str:
         with self._open() as file, contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-            return any(_holds(content, end.lower().encode()) for end in ends)
+            return "yes" if _holds(content, word.lower().encode()) else "no"
 
     def _first_line(self, file: IO[bytes]) -> int:
         if file.read(3) != b"\xef\xbb\xbf":

@@ -37,7 +37,7 @@ def _fleet(report: FleetReport) -> Iterable[str]:
     rows = [[fact.capitalize(), *cells] for fact, cells in report.facts()]
     rows += [[name_of(name, output), *map(_cell, cells)] for name, output, cells in report.rows()]
     yield table(["", *(board.name for board in report.boards)], rows)
-    yield _listed(f"{board.name}: {what} was not measured: {why}" for board in report.boards for what, why in board.gaps().items())
+    yield _listed(line for board in report.boards for line in board.gap_lines())
     yield _listed(f"{board.name}: {verdict}" for board in report.answered if board.report for verdict in board.report.budgets)
 
 
