@@ -49,6 +49,7 @@ def chance_of(losses: int, rows: int, limit: float) -> float:
     return at_most(losses, rows, limit)
 
 
+@functools.cache
 def chance_of_paired(losses: int, gains: int, rows: int, limit: float) -> float:
     """The p-value of "losses less gains come with a rate above ``limit``", of rows that two answers got right otherwise.
 
@@ -64,6 +65,7 @@ def chance_of_paired(losses: int, gains: int, rows: int, limit: float) -> float:
     return min(1.0, SET_ASIDE + max(_tail(losses - gains / 2, rows, limit, g) for g in np.linspace(min(low, high), high, LOOKED_AT)))
 
 
+@functools.cache
 def upper_paired(losses: int, gains: int, rows: int, error: float = 0.05, *, counts_gains: bool = True) -> float:
     """The upper bound that belongs to the p-values: the least limit (0 to 1) that these rows show at ``error``."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from edgemm.contracts.card import Card
@@ -37,6 +35,14 @@ class Sureness:
         """
         return np.min([_of_head(task, criterion, np.asarray(answers[name], np.float64)) for name, task in self._tasks.items()], axis=0)  # type: ignore[no-any-return]
 
+    def disagree(self, one: Arrays, other: Arrays) -> np.ndarray:
+        """bool (rows,): whether two answers to the same rows decide otherwise in any of the heads; what was lost is never more."""
+        apart = []
+        for name, task in self._tasks.items():
+            decided = [side > 0 if task.is_by_sign else side.argmax(-1) for side in (np.asarray(one[name]), np.asarray(other[name]))]
+            apart.append((decided[0] != decided[1]).reshape(len(decided[0]), -1).any(axis=1))
+        return np.any(apart, axis=0)  # type: ignore[no-any-return]
+
 
 def _of_head(task: Labelled, criterion: str, logits: np.ndarray) -> np.ndarray:
     shares = task.shares(logits)
@@ -51,14 +57,3 @@ def _of_head(task: Labelled, criterion: str, logits: np.ndarray) -> np.ndarray:
         most = np.log(max(shares.shape[-1], 2))
         sure = 1 + (shares * np.log(np.maximum(shares, LEAST))).sum(-1) / most
     return sure.reshape(len(sure), -1).min(axis=1)  # type: ignore[no-any-return]
-
-
-def disagree(card: Card, one: Arrays, other: Arrays, heads: Iterable[str] | None = None) -> np.ndarray:
-    """bool (rows,): whether two answers to the same rows decide otherwise in any head that has labels; what was lost is never more."""
-    apart: list[np.ndarray] = []
-    for name in heads if heads is not None else [name for name, task in tasks(card).items() if isinstance(task, Labelled)]:
-        task = tasks(card)[name]
-        sides = [np.asarray(answers[name]) for answers in (one, other)]
-        decided = [side > 0 if task.is_by_sign else side.argmax(-1) for side in sides]
-        apart.append((decided[0] != decided[1]).reshape(len(sides[0]), -1).any(axis=1))
-    return np.any(apart, axis=0)  # type: ignore[no-any-return]

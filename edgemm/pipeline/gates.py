@@ -139,7 +139,8 @@ def _of_target(job: Job, part: Compiled, form: Form, recipe: Recipe) -> list[tup
     done = []
     for number, wish in enumerate(wishes):
         beside, val = (Sides.of(sides[split][inputs], sides[split][after[wish.run]]) for split in (beside_split, "val"))
-        chosen = choosing.choose(job.card, beside, val, wish.loss_points, error=ERROR / len(wishes), counts_gains=number == 0)
+        fixed = choosing.fix(job.card, beside, wish.loss_points)
+        chosen = choosing.choose(job.card, fixed, val, wish.loss_points, error=ERROR / len(wishes), counts_gains=number == 0)
         found = _found(part.target, wish, after[wish.run], chosen, len(val), times)
         _require_that_it_pays(part.target, wish, chosen, times, order)
         done.append((_gate(wish, after[wish.run], chosen, len(val)), found, _notes(part, wish, chosen, times, recipe)))
@@ -239,7 +240,7 @@ def _notes(part: Compiled, wish: Wish, chosen: Chosen, times: Mapping[str, float
     ]
     if chosen.too_few:
         labels = ", ".join(f"{label} ({count})" for label, count in chosen.too_few.items())
-        needed = choosing.rows_needed(wish.loss_points, ERROR / len(recipe.gates))
+        needed = choosing.rows_of_a_label(wish.loss_points, ERROR / len(recipe.gates))
         notes.append(
             f"{target}: the gate of '{wish.run}' is held for all labels together; val has too few rows to hold each alone ({needed}): "
             f"{labels}."

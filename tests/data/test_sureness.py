@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgemm.contracts import card_file as cards
-from edgemm.data.sureness import Sureness, disagree
+from edgemm.data.sureness import Sureness
 
 CARD = cards.parse(
     {
@@ -45,6 +45,6 @@ def test_it_is_as_sure_as_the_least_sure_head_and_the_least_clear_label():
 def test_two_answers_disagree_where_any_head_decides_otherwise():
     other = CLEAR.copy()
     other[1, 0] = -1.0
-    assert disagree(CARD, answers(), answers(tags=other)).tolist() == [False, True]
-    assert disagree(CARD, answers(), answers(event=LOGITS[::-1, ::-1].copy())).tolist() == [True, True]
-    assert disagree(CARD, answers(), answers(event=LOGITS * 0.5)).tolist() == [False, False]
+    assert Sureness(CARD).disagree(answers(), answers(tags=other)).tolist() == [False, True]
+    assert Sureness(CARD).disagree(answers(), answers(event=LOGITS[::-1, ::-1].copy())).tolist() == [True, True]
+    assert Sureness(CARD).disagree(answers(), answers(event=LOGITS * 0.5)).tolist() == [False, False]

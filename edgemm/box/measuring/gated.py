@@ -103,8 +103,7 @@ def _of_rows(
         with np.load(scratch / "times.npz") as file:
             times = dict(file)
         weights = _weights(whole, empty, len(times["gated_ms"]))
-        lost = {name: Interval(*ends) for name, ends in _lost(card, gated, whole).items()}
-        return _summed(form, "test rows", times, weights, lost, empty[2] if empty else None)
+        return _summed(form, "test rows", times, weights, _lost(card, gated, whole), empty[2] if empty else None)
 
 
 def _of_stream(form: Candidate, bundle: Bundle, options: BenchmarkOptions) -> Gated:
@@ -136,10 +135,11 @@ def _weights(whole: Answers, empty: tuple[str, int, float] | None, rows: int) ->
             why="both kinds are needed.",
             fix="name another label, or leave out --empty.",
         )
-    return np.where(is_empty, share / is_empty.sum(), (1 - share) / (~is_empty).sum()) * rows
+    weights: np.ndarray = np.where(is_empty, share / is_empty.sum(), (1 - share) / (~is_empty).sum()) * rows
+    return weights
 
 
-def _lost(card: Card, gated: Answers, whole: Answers) -> dict[str, tuple[float, float | None, float | None]]:
+def _lost(card: Card, gated: Answers, whole: Answers) -> dict[str, Interval]:
     """Output -> what the gates cost of it on these rows, in points (a regression's: hundredths of its spread)."""
     lost = {}
     for name in tasks.scored_outputs(card):
@@ -148,15 +148,16 @@ def _lost(card: Card, gated: Answers, whole: Answers) -> dict[str, tuple[float, 
             continue
         drop = task.measure(whole.predictions, truth).drop(task.measure(gated.predictions, truth))
         point = drop.per_point or 1.0
-        lost[name] = (drop.value / point, *(None if end is None else end / point for end in (drop.low, drop.high)))
+        low, high = (None if end is None else end / point for end in (drop.low, drop.high))
+        lost[name] = Interval(drop.value / point, low, high)
     return lost
 
 
 def _summed(
     form: Candidate, where: str, times: Mapping[str, np.ndarray], weights: np.ndarray, lost: Mapping[str, Interval], empty: float | None
 ) -> Gated:
-    any_skipped = times["skipped"].any(axis=1)
-    sides = {SKIPPED: any_skipped, PASSED: ~any_skipped, ALL: np.ones(len(any_skipped), bool)}
+    any_skipped: np.ndarray = np.asarray(times["skipped"].any(axis=1))
+    sides = {SKIPPED: any_skipped, PASSED: ~any_skipped, ALL: np.ones(any_skipped.shape, np.bool_)}
     humps = {word: _hump(times["gated_ms"][own], times["gated_cpu_ms"][own], weights[own], weights) for word, own in sides.items()}
     whole = np.ones(len(times["whole_ms"])) if len(times["whole_ms"]) != len(weights) else weights
     humps[WITHOUT] = _hump(times["whole_ms"], times["whole_cpu_ms"], whole, whole)
@@ -183,7 +184,7 @@ def _measurements(row: Gated) -> list[Measurement]:
     prefix = "gated" if row.where == "test rows" else "stream"
     every, without = row.humps[ALL], row.humps[WITHOUT]
     of = {"mean_ms": every.mean_ms, "p50_ms": every.p50_ms, "p95_ms": every.p95_ms, "cpu_ms": every.cpu_ms}
-    measured = [Measurement(f"{prefix}_{key}", value, "ms", n=row.decisions) for key, value in of.items()]
+    measured = [Measurement(f"{prefix}_{key}", value, "ms", n=row.decisions) for key, value in of.items() if value is not None]
     measured.append(Measurement(f"{prefix}_cpu_ratio", every.cpu_ms / max(without.cpu_ms, 1e-9), "ratio", n=row.decisions))
     skipped = [
         Measurement(f"{prefix}_skipped_ratio", share, "ratio", "higher", branch=name, n=row.decisions)

@@ -16,7 +16,7 @@ from edgemm.box.measuring.answers import AnswerFiles
 from edgemm.box.measuring.rows import Rows
 from edgemm.contracts.dataset import Batch
 from edgemm.contracts.gate import Gate
-from edgemm.data.sureness import Sureness, disagree
+from edgemm.data.sureness import Sureness
 
 Arrays = Mapping[str, np.ndarray]
 WARM_ROWS = 10
@@ -55,7 +55,7 @@ def run_gated_rows(
             files["gated"].append(gated, None)
             files["whole"].append(whole, batch.truth)
             times["skipped"].append([gate.run in skipped for gate in gates])
-            times["apart"].append(bool(disagree(opened.card, gated, whole, sureness.heads)[0]))
+            times["apart"].append(bool(sureness.disagree(gated, whole)[0]))
             if time.monotonic() - told_s > TELL_S:
                 told_s = time.monotonic()
                 progress({"progress": number})
@@ -70,7 +70,8 @@ def save(folder: Path, times: Mapping[str, Sequence[Any]], gated: Sequence[str],
     both = {word: np.asarray(times[word], np.float64).reshape(-1, 2) for word in ("gated", "whole")}
     arrays = {f"{word}_{unit}": pairs[:, place] for word, pairs in both.items() for place, unit in enumerate(("ms", "cpu_ms"))}
     skipped = np.asarray(times["skipped"], bool).reshape(-1, len(gated))
-    np.savez(folder / "times.npz", skipped=skipped, apart=np.asarray(times["apart"], bool), gated=np.asarray(gated), **arrays, **more)
+    arrays |= {"skipped": skipped, "apart": np.asarray(times["apart"], bool), "gated": np.asarray(gated), **more}
+    np.savez(folder / "times.npz", **arrays)  # type: ignore[arg-type]  # its stub takes the keyword allow_pickle for an array
 
 
 class _Way:

@@ -13,7 +13,7 @@ from edgemm.box.serving.shadowing import Watch
 from edgemm.contracts.card import Card
 from edgemm.contracts.decision import GateNews
 from edgemm.contracts.gate import Gate
-from edgemm.data.sureness import Sureness, disagree
+from edgemm.data.sureness import Sureness
 
 Outputs = Mapping[str, np.ndarray]
 COLD = "it has just started"
@@ -115,7 +115,7 @@ class Gates:
         settings = settings or GateSettings()
         order = [gate.run for gate in gates] if settings.use else []
         self.states = [GateState(gate, order[number:], settings) for number, gate in enumerate(gates) if settings.use]
-        self._card, self._sureness, self._draw = card, Sureness(card), draw
+        self._sureness, self._draw = Sureness(card), draw
         self._news: list[GateNews] = []
 
     @property
@@ -133,7 +133,7 @@ class Gates:
 
     def compare(self, state: GateState, without: Outputs, whole: Outputs) -> None:
         """Hold the answer of a skipped call against the one with all inputs."""
-        apart = bool(disagree(self._card, without, whole, self._sureness.heads)[0])
+        apart = bool(self._sureness.disagree(without, whole)[0])
         if state.watch.see(apart):
             self._news.append(self._told(state))
 

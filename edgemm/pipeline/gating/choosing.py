@@ -33,10 +33,12 @@ from edgemm.contracts.gate import APPROXIMATE, CRITERIA, EXACT, GateLoss
 from edgemm.contracts.task import Statistics, Task
 from edgemm.data import exact
 from edgemm.data.scoring import RowScores
-from edgemm.data.sureness import Sureness, disagree
+from edgemm.data.sureness import Sureness
 
 ERROR = 0.05
 """Of a wrong promise, all gates together."""
+ENOUGH = 4
+"""Times the rows that show the budget without a loss: a label that has so many may lose half of it on val and is still held by itself."""
 LEVELS = 200
 """Thresholds: quantiles of what rows beside val answer; half a percent of skipped calls lies between two."""
 
@@ -101,27 +103,35 @@ class Chosen:
         return max((one for one in self.lost if one.label is None), key=lambda one: one.bound)
 
 
-def choose(card: Card, beside: Sides, val: Sides, loss_points: float, *, error: float = ERROR, counts_gains: bool = True) -> Chosen:
+@dataclass(frozen=True)
+class Order:
+    """What is fixed before val is looked at: how sureness is told, and the thresholds, from the strictest down."""
+
+    criterion: str
+    thresholds: Sequence[float]
+
+
+def choose(card: Card, order: Order, val: Sides, loss_points: float, *, error: float = ERROR, counts_gains: bool = True) -> Chosen:
     """The lowest threshold that is proved to keep the budget.
 
     Args:
-        beside: Rows that the proof does not rest on: they fix criterion, thresholds and order.
-        val: Rows that it rests on.
+        order: As ``fix`` made it of other rows.
+        val: Rows that the proof rests on.
         error: This gate's part of the error.
         counts_gains: Whether rows that only the answer without the branch got right make up for others.
     """
     sureness = Sureness(card)
-    criterion, grid = _fixed_before(card, sureness, beside, loss_points)
+    criterion, grid = order.criterion, order.thresholds
     sure = sureness.of(criterion, val.without)
     heads = [_Head(card, name, val, counts_gains=counts_gains) for name in tasks.scored_outputs(card) if _is_known(card, name, val)]
     last: float | None = None
     for threshold in grid:
         if not all(head.keeps(sure >= threshold, loss_points, error) for head in heads):
             break
-        last = float(threshold)
+        last = threshold
     skipped = sure >= (grid[0] if last is None else last)
     lost = [one for head in heads for one in head.lost(skipped, loss_points, error)]
-    apart = disagree(card, val.whole, val.without, sureness.heads)[skipped]
+    apart = sureness.disagree(val.whole, val.without)[skipped]
     few = {key: count for head in heads for key, count in head.too_few(loss_points, error).items()}
     bound = EXACT if all(head.is_exact for head in heads) else APPROXIMATE
     return Chosen(criterion, last, float(skipped.mean()) if last is not None else 0.0, lost, (int(apart.sum()), len(apart)), few, bound)
@@ -132,22 +142,26 @@ def rows_needed(loss_points: float, error: float = ERROR) -> int:
     return exact.rows_needed(loss_points / 100, error)
 
 
+def rows_of_a_label(loss_points: float, error: float = ERROR) -> int:
+    """Rows from which on a label is held by itself."""
+    return ENOUGH * rows_needed(loss_points, error)
+
+
 def _is_known(card: Card, name: str, sides: Sides) -> bool:
     task = tasks.of(card.outputs[name])
     return (name in sides.truth or not task.has_truth) and set(task.reads) <= sides.whole.keys()
 
 
-def _fixed_before(card: Card, sureness: Sureness, beside: Sides, loss_points: float) -> tuple[str, np.ndarray]:
-    """The criterion that skips most within the budget on other rows, as they count, and the thresholds, from the strictest down."""
-    best: tuple[float, str, np.ndarray] | None = None
+def fix(card: Card, beside: Sides, loss_points: float) -> Order:
+    """The criterion that skips most within the budget on rows that the proof does not rest on, as they count, and their quantiles."""
+    sureness, best = Sureness(card), list[tuple[float, str, np.ndarray]]()
     for criterion in CRITERIA:
         sure = sureness.of(criterion, beside.without)
         grid = np.unique(np.quantile(sure, np.linspace(0, 1, LEVELS + 1)))[::-1]
         skipped = _most_within(card, beside, sure, grid, loss_points)
-        if best is None or skipped > best[0]:
-            best = (skipped, criterion, grid)
-    assert best is not None  # there are criteria
-    return best[1], best[2]
+        best.append((skipped, criterion, grid))
+    _, criterion, grid = max(best, key=lambda entry: entry[0])
+    return Order(criterion, [float(threshold) for threshold in grid])
 
 
 def _most_within(card: Card, beside: Sides, sure: np.ndarray, grid: np.ndarray, loss_points: float) -> float:
@@ -186,7 +200,7 @@ class _Head:
         if not self.is_exact:
             return self._approximate(skipped).bound <= loss_points
         rows = self._by_row(skipped)
-        counted = [rows, *(rows[own] for own in self._labels.values() if own.sum() >= rows_needed(loss_points, error))]
+        counted = [rows, *(rows[own] for own in self._labels.values() if own.sum() >= rows_of_a_label(loss_points, error))]
         return all(self._chance(one, loss_points) <= error for one in counted)
 
     def lost(self, skipped: np.ndarray, loss_points: float, error: float) -> list[GateLoss]:
@@ -194,12 +208,13 @@ class _Head:
         if not self.is_exact:
             return [self._approximate(skipped)]
         rows = self._by_row(skipped)
-        parts = {None: rows, **{label: rows[own] for label, own in self._labels.items() if own.sum() >= rows_needed(loss_points, error)}}
+        held = {label: rows[own] for label, own in self._labels.items() if own.sum() >= rows_of_a_label(loss_points, error)}
+        parts: dict[str | None, np.ndarray] = {None: rows, **held}
         return [GateLoss(self._name, 100 * float(one.mean()), self._bound(one, error), len(one), label) for label, one in parts.items()]
 
     def too_few(self, loss_points: float, error: float) -> dict[str, int]:
         """Labels that cannot be held by themselves, and their rows."""
-        needed = rows_needed(loss_points, error)
+        needed = rows_of_a_label(loss_points, error)
         return (
             {f"{self._name}: {label}": int(own.sum()) for label, own in self._labels.items() if own.sum() < needed} if self.is_exact else {}
         )

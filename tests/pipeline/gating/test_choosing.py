@@ -33,6 +33,10 @@ def sides(rng, rows, *, harm=0.15, gain=0.02):
     )
 
 
+def chosen_of(about, beside, val, loss_points, **more):
+    return choosing.choose(about, choosing.fix(about, beside, loss_points), val, loss_points, **more)
+
+
 def lost_points(chosen, population):
     sure = choosing.Sureness(card()).of(chosen.criterion, population.without)
     skipped = sure >= (np.inf if chosen.threshold is None else chosen.threshold)
@@ -43,7 +47,7 @@ def lost_points(chosen, population):
 def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_percent():
     rng, loss_points = np.random.default_rng(0), 1.0
     beside, population = sides(rng, 1500), sides(rng, 40_000)
-    found = [choosing.choose(card(), beside, sides(rng, 2000), loss_points) for _ in range(12)]
+    found = [chosen_of(card(), beside, sides(rng, 2000), loss_points) for _ in range(12)]
     lost = [lost_points(chosen, population) for chosen in found]
     assert np.mean(np.array(lost) > loss_points) <= 0.05
     assert np.mean([chosen.skipped for chosen in found]) > 0.2
@@ -53,11 +57,11 @@ def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_per
 def test_a_larger_budget_skips_more_and_a_hopeless_branch_is_never_skipped():
     rng = np.random.default_rng(1)
     beside, val = sides(rng, 600), sides(rng, 1200)
-    shares = [choosing.choose(card(), beside, val, points).skipped for points in (0.3, 1.0, 2.0)]
+    shares = [chosen_of(card(), beside, val, points).skipped for points in (0.3, 1.0, 2.0)]
     assert shares == sorted(shares)
     assert shares[0] < shares[2]
     blind = Sides(val.whole, {"event": np.tile(np.float32([[9, 0, 0]]), (len(val), 1))}, val.truth)
-    chosen = choosing.choose(card(), blind, blind, 0.3)
+    chosen = chosen_of(card(), blind, blind, 0.3)
     assert (chosen.threshold, chosen.skipped) == (None, 0.0)
     assert chosen.worst.points > 10
 
@@ -67,17 +71,17 @@ def test_a_label_with_rows_enough_is_held_by_itself_and_the_others_are_named():
     val = sides(rng, 6000, harm=0.02)
     rare = val.truth["event"] == 2  # one of ten rows: its answers without the image are surely wrong
     val.without["event"][rare] = np.float32([9, 0, 0])
-    loose = choosing.choose(card(), val, val, 20.0)
+    loose = chosen_of(card(), val, val, 20.0)
     assert loose.threshold is None
     assert {lost.label for lost in loose.lost} == {None, *LABELS}
-    strict = choosing.choose(card(), val, val, 0.6)
+    strict = chosen_of(card(), val, val, 0.6)
     assert strict.too_few == {"event: intruder": int(rare.sum())} or strict.threshold is None
 
 
 def test_gains_that_may_not_be_counted_make_the_bound_larger():
     rng = np.random.default_rng(3)
     beside, val = sides(rng, 1500, gain=0.5), sides(rng, 2000, gain=0.5)
-    counted, plain = (choosing.choose(card(), beside, val, 0.3, counts_gains=word) for word in (True, False))
+    counted, plain = (chosen_of(card(), beside, val, 0.3, counts_gains=word) for word in (True, False))
     assert counted.skipped > plain.skipped
 
 
@@ -89,7 +93,7 @@ def test_a_head_that_is_no_share_of_rows_is_held_by_its_paired_interval_and_call
         level = rng.normal(0, 10, len(one)).astype(np.float32)
         return Sides(one.whole | {"level": level[:, None]}, one.without | {"level": (level + off)[:, None]}, one.truth | {"level": level})
 
-    near, far = (choosing.choose(wide, with_level(sides(rng, 1500), off), with_level(sides(rng, 2000), off), 1.0) for off in (0.001, 5.0))
+    near, far = (chosen_of(wide, with_level(sides(rng, 1500), off), with_level(sides(rng, 2000), off), 1.0) for off in (0.001, 5.0))
     assert near.bound == far.bound == APPROXIMATE
     assert near.skipped > far.skipped
     assert far.skipped <= 0.02
