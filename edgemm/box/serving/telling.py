@@ -55,8 +55,7 @@ class Teller:
         frame = decision.frames.get(marks.frame) if marks else next(iter(decision.frames.values()), None)
         paint = scene((), marks=[marks]) if marks else None
         return replace(
-            self._happening(decision, change.output, change.label, change.score),
-            **self._who(decision, said, change.output, change.label, lambda one: (one.scores or {}).get(change.label)),
+            self._happening(decision, change, said, lambda one: (one.scores or {}).get(change.label)),
             jpeg=(lambda: frame.jpeg(PICTURE_WIDTH, paint=paint)) if frame is not None else None,
             marks=marks,
         )
@@ -65,32 +64,29 @@ class Teller:
         track = incident.track
         frame = decision.frames.get(self._engine.scenes.frames[track.output])
         return replace(
-            self._happening(decision, track.output, track.label, track.score),
-            **self._who(decision, said, track.output, track.label, lambda one: score_at(track, one.boxes)),
+            self._happening(decision, track, said, lambda one: score_at(track, one.boxes)),
             jpeg=(lambda: cropped(frame, track, PICTURE_WIDTH)) if frame is not None else None,
             incident=incident,
         )
 
-    def _who(self, decision: Decision, said: Said, output: str, label: str, score: Score) -> dict[str, dict[str, float]]:
-        """``alone`` and ``shares`` of an event."""
-        scores = {subset: score(answer[output]) for subset, answer in said.items() if output in answer}
-        known = {subset: value for subset, value in scores.items() if value is not None}
-        alone = {subset[0]: value for subset, value in known.items() if len(subset) == 1}
-        return {"alone": alone, "shares": self.sharing.of(known, decision.voted, output, label) if self.sharing else {}}
-
-    def _happening(self, decision: Decision, output: str, label: str, score: float) -> Event:
+    def _happening(self, decision: Decision, what: Change | Track, said: Said, score: Score) -> Event:
+        """An event without what is seen of it; ``score`` finds that of ``what`` in what some of the inputs say."""
         self.count += 1
-        expected = self._expected(decision.voted).get(output)
+        expected = self._expected(decision.voted).get(what.output)
+        scores = {subset: score(answer[what.output]) for subset, answer in said.items() if what.output in answer}
+        known = {subset: value for subset, value in scores.items() if value is not None}
         return Event(
-            id=f"{self._run_id}-{self.count}-{label}",
-            output=output,
-            label=label,
-            score=score,
+            id=f"{self._run_id}-{self.count}-{what.label}",
+            output=what.output,
+            label=what.label,
+            score=what.score,
             wall_s=decision.wall_s,
             voted=decision.voted,
             stood_in=decision.stood_in,
             latency_ms=decision.latency_ms,
             expected=expected.value if expected else None,
+            alone={subset[0]: value for subset, value in known.items() if len(subset) == 1},
+            shares=self.sharing.of(known, decision.voted, what.output, what.label) if self.sharing else {},
         )
 
 
