@@ -45,7 +45,7 @@ def _row(row: RowExplained) -> str:
 def _shares(head: HeadExplained) -> str:
     """What each form says, and which input added how much."""
     names = list(dict.fromkeys(name for said in head.said.values() for name in said.shares))
-    columns = [*(f"#{name}" for name in names)]
+    columns = [f"#{name}, points" if head.label else f"#{name}" for name in names]
     first = ["Form", "Answer", f"#{'Chance' if head.label else 'Value'} of {head.label or head.output}", "#Without any input", *columns]
     rows = [[escape(form), escape(said.decision), *_figures(said, names, is_chance=bool(head.label))] for form, said in head.said.items()]
     return table(first, rows)
