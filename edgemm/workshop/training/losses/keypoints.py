@@ -17,9 +17,8 @@ from edgemm.workshop.training.loss import Answers, Loss
 WIDTH = 1.0  # cells: standard deviation of the bell around a point or a middle
 CELLS = 2 * math.pi * WIDTH**2  # that a bell fills: a place then counts about as much as a pixel does in a mask
 NEAR = 0.3  # of a middle's bell: cells from which the distances to the points are learned
-OFFSETS = (
-    0.1  # weight of a cell's error in distance beside the maps: distances are tens of cells, and would drown a mask learned beside them
-)
+OFFSETS = 0.1  # weight of a cell's error in distance beside the maps: distances are tens of cells
+SHARE = 0.1  # of all of it, so that it is about as large as other outputs' losses: a mask learned beside it found no circles without
 SURE = 1e-4
 
 
@@ -55,14 +54,14 @@ class Keypoints(Loss):
         many = CELLS * is_known.any(-1).sum().clamp(min=1)
         loss = _apart(ours.points, bells.amax(1)) / (CELLS * is_known.sum().clamp(min=1))
         if ours.centres is None or ours.offsets is None:
-            return loss
+            return SHARE * loss
         middles = (known[..., 1:3] + known[..., 3:5]) / 2 / steps
         around = _bells(middles, (high, wide)) * is_known.any(-1)[..., None, None]  # (N, T, h, w)
         of_label = (
             known[..., 0].long().clamp(min=0)[..., None, None, None] == torch.arange(self.form.labels, device=known.device)[:, None, None]
         )
         loss = loss + _apart(ours.centres, (around.unsqueeze(2) * of_label).amax(1)) / many
-        return loss + OFFSETS * _distances(ours.offsets, places[..., :2] / steps, is_known, around) / many
+        return SHARE * (loss + OFFSETS * _distances(ours.offsets, places[..., :2] / steps, is_known, around) / many)
 
     def imitation(self, student: Answers, teacher: Answers, *, temperature: float) -> Tensor:
         """Nothing is softened: each place is a yes or no of its own. Distances count where the teacher sees a middle."""
@@ -72,11 +71,11 @@ class Keypoints(Loss):
         many = CELLS * theirs.points.sigmoid().amax((2, 3)).sum().clamp(min=1)
         loss = (_apart(ours.points, theirs.points.sigmoid()) - _apart(theirs.points, theirs.points.sigmoid())) / many
         if ours.centres is None or theirs.centres is None or ours.offsets is None or theirs.offsets is None:
-            return loss
+            return SHARE * loss
         sure = theirs.centres.sigmoid()
         loss = loss + (_apart(ours.centres, sure) - _apart(theirs.centres, sure)) / many
         off = (ours.offsets - theirs.offsets).abs().mean((1, 2))
-        return loss + OFFSETS * (off * sure.amax(1)).sum() / many
+        return SHARE * (loss + OFFSETS * (off * sure.amax(1)).sum() / many)
 
     def foreground(self, teacher: Answers, size: tuple[int, int]) -> Tensor | None:
         """The surest point or middle within a cell; None of a ``list``."""
