@@ -61,7 +61,7 @@ def values_of(wiring: Wiring, node: onnx.NodeProto) -> np.ndarray | None:
     zero = wiring.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
     if block:  # a scale for so many neighbours
-        scale, zero = (part if part is None else np.repeat(part, block, axis=axis) for part in (scale, zero))
+        scale, zero = np.repeat(scale, block, axis=axis), zero if zero is None else np.repeat(zero, block, axis=axis)
     shape = scale.shape if block else _spread(stored.ndim, scale, axis)
     floats = stored.astype(np.float64)
     if zero is not None:

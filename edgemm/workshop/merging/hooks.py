@@ -97,8 +97,8 @@ class _Join:
         matrix = assignment(carried.key, self.merge.count, self.merge.protected)
         size = None if self.is_first else carried.size
         shares = matrix if size is None else matrix * size.unsqueeze(1)
-        carried.size = shares.sum(-1)
-        carried.cover = matrix.transpose(1, 2) if size is None else torch.matmul(carried.cover, matrix.transpose(1, 2))
+        carried.size, cover = shares.sum(-1), None if self.is_first else carried.cover
+        carried.cover = matrix.transpose(1, 2) if cover is None else torch.matmul(cover, matrix.transpose(1, 2))
         carried.key = None
         return _with_states(output, torch.matmul(shares / carried.size.unsqueeze(-1), states))
 
@@ -108,7 +108,9 @@ class _Spread:
     merge: Merge
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        spread = torch.matmul(self.merge.carried.cover, _states(output))
+        cover = self.merge.carried.cover
+        assert cover is not None  # there are several layers
+        spread = torch.matmul(cover, _states(output))
         self.merge.carried = _Carried()
         return _with_states(output, spread)
 

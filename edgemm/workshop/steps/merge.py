@@ -46,11 +46,11 @@ def merge(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, branche
     for tower, branch, count in wanted:
         size = sizes[tower.name]
         _require_left(tower, branch, count, size)
-        rows.append({"tower": tower.name, "branch": branch, "count": count, "protected": size.protected})
+        rows.append({"tower": tower.name, "branch": branch, "count": count, "protected": size.protected, "tokens": size.tokens})
         left = size.tokens - count * (len(tower.layers) - 1)
         alone = "" if tower.mask else "; its layers take no mask, so attention counts a merged token once"
         ctx.note(f"merge: '{branch}' goes from {size.tokens} tokens to {left} over its {len(tower.layers)} layers{alone}.")
-    ctx.facts["towers"] = [{**row, "tokens": [sizes[row["tower"]].tokens, row["count"]]} for row in rows]
+    ctx.facts["towers"] = rows
     return _recorded(restore(copy.deepcopy(model).eval(), {"format": FORMAT, "towers": rows}), rows, ctx)
 
 
