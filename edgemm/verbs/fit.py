@@ -14,6 +14,7 @@ from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.serving import alarms, command_line, run_yaml
 from edgemm.box.serving import model as serving
 from edgemm.box.serving.alarms import Fitted
+from edgemm.box.serving.settings import Settings
 from edgemm.contracts import task as tasks
 from edgemm.contracts import written
 from edgemm.contracts.modality import modalities
@@ -76,9 +77,8 @@ def fit(
     if not quiet:
         raise RunError("no quiet recording is given.", fix="add --quiet night.mp4: hours of your own camera in which nothing happens.")
     plain = _plain(file)
-    settings = run_yaml.load(file if file.is_file() else None, opened.card)
-    settings = replace(settings, target=target or settings.target, sources=(), sinks=(), web=None, drift=None)
-    recordings = [_played(word, settings, opened) for word in quiet]
+    recordings = [_played(word, file, opened, target) for word in quiet]
+    settings = recordings[0]
     watched = alarms.watch(opened, settings, recordings)
     every = alarms.fitted(watched, settings, alarms_per_day)
     if data is not None:
@@ -101,14 +101,16 @@ def _plain(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _played(word: str, settings: Any, bundle: Bundle) -> Any:
-    """The settings with one recording as the only source."""
+def _played(word: str, file: Path, bundle: Bundle, target: str | None) -> Settings:
+    """What run.yaml says, with one recording as the only source."""
     names = [name for name, part in modalities(bundle.card).items() if isinstance(part.stream(), (Pictures, Sound))]
     named = word if "=" in word.partition("://")[0] else f"{','.join(names)}={word}"
-    return replace(settings, sources=run_yaml.parse({"sources": command_line.of_words([named])}, bundle.card).sources)
+    instead = {"sources": command_line.of_words([named]), "sinks": []} | ({"target": target} if target else {})
+    settings = run_yaml.load(file if file.is_file() else None, bundle.card, instead=instead)
+    return replace(settings, web=None, drift=None)
 
 
-def _with_recall(every: Sequence[Fitted], bundle: Bundle, settings: Any, data: str | Path) -> list[Fitted]:
+def _with_recall(every: Sequence[Fitted], bundle: Bundle, settings: Settings, data: str | Path) -> list[Fitted]:
     """With the share of the labelled rows of each class that its threshold finds."""
     dataset, card = open_dataset(data, bundle.card), bundle.card
     outputs = {name: task for name, task in tasks.tasks(card).items() if task.is_one_label and name in {one.output for one in every}}

@@ -43,11 +43,14 @@ REUSE = get_args(get_type_hints(Settings)["reuse"])
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
-def load(path: str | Path | None, card: Card, *, extra: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    path: str | Path | None, card: Card, *, extra: Mapping[str, Any] | None = None, instead: Mapping[str, Any] | None = None
+) -> Settings:
     """Read ``run.yaml`` and check it against the model; without a path the defaults, and what the command line says.
 
     Args:
         extra: What the command line adds, in the form of ``run.yaml``; lists are added to the file's, other values win over it.
+        instead: Keys that are taken from here and not from the file.
 
     Raises:
         RunError: One mistake. Mistakes: all of them.
@@ -61,6 +64,7 @@ def load(path: str | Path | None, card: Card, *, extra: Mapping[str, Any] | None
         except (OSError, yaml.YAMLError) as err:
             raise RunError(f"cannot read {path}.", why=_reason(err), fix="mend the place it names.") from None
         plain = _beside(plain, Path(path).parent)
+    plain = {**plain, **instead} if instead and isinstance(plain, dict) else plain
     return parse(_joined(plain, extra or {}), card, where=str(path) if path else "run")
 
 

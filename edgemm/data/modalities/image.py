@@ -24,6 +24,7 @@ PACKAGES = ("pillow",)
 FORMS = ("image=3x64x64", "image=64x64x3")
 HUGGING_FACE = {"": "pixel_values"}
 CHANNELS = (1, 3, 4)
+MOST_SHORT = 8  # times the picture that is cut out
 BITS = (8, *range(9, 17), deep.FLOAT)
 
 
@@ -87,12 +88,7 @@ class Image(Modality):
                 )
         if self.bits not in BITS:
             raise CardError(f"bits is {self.bits}.", fix="write 8, 9 to 16 for deeper pictures, or 32 for floats as they are.")
-        if self.short is not None and (self.fit != "crop" or self.short < max(self.height, self.width)):
-            raise CardError(
-                f"short is {self.short} with fit: {self.fit} and {self.height} x {self.width} pixels.",
-                why="it is the shorter side of the picture of which the centre is cut out.",
-                fix=f"write fit: crop, and short: {max(self.height, self.width)} or more.",
-            )
+        self._check_short()
         if self.bits > 8 and (self.short is not None or self.resample != "bilinear"):
             what = f"short and resample do not go with bits: {self.bits}."
             raise CardError(what, fix="remove them; such pictures are resized bilinearly.")
@@ -103,6 +99,15 @@ class Image(Modality):
         if self.homography is not None:
             warping.check(self.homography)
         self.frontend()
+
+    def _check_short(self) -> None:
+        longest = max(self.height, self.width)
+        if self.short is not None and (self.fit != "crop" or not longest <= self.short <= MOST_SHORT * longest):
+            raise CardError(
+                f"short is {self.short} with fit: {self.fit} and {self.height} x {self.width} pixels.",
+                why="it is the shorter side of the picture of which the centre is cut out.",
+                fix=f"write fit: crop, and short: {longest} to {MOST_SHORT * longest}.",
+            )
 
     @property
     def factor(self) -> float:

@@ -25,6 +25,7 @@ TABLE_MIB = 512
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 FAINT = 1e-6  # of the largest weight: what is below is the rounding of a band's edge
 NAMED_BANDS = 8
+MOST_FRAMES = 1 << 16
 
 
 def parse(features: Any, *, rate_hz: int, samples: int) -> Mel | None:
@@ -104,10 +105,16 @@ def _mistakes(mel: Mel) -> Iterator[tuple[str, str, str]]:
         yield f"preemphasis is {mel.preemphasis}.", "", "write a number from 0 to below 1, such as 0.97."
     if mel.within is not None and mel.within <= 0:
         yield f"within is {mel.within}.", "it is a distance between natural logarithms.", "write a number above 0, such as 18.42068."
-    if mel.length is not None and mel.length < 1:
-        yield f"length is {mel.length}.", "", "write a number of frames, or leave it out."
-    if mel.scale == 0:
-        yield "scale is 0.0.", "all features would be one and the same.", "write another number, or leave it out."
+    if mel.length is not None and not 1 <= mel.length <= MOST_FRAMES:
+        yield f"length is {mel.length}.", "", f"write a number of frames from 1 to {MOST_FRAMES}, or leave it out."
+    if mel.scale == 0 or max(abs(mel.scale), abs(mel.shift)) > LARGEST:
+        yield (
+            f"scale is {mel.scale}, shift is {mel.shift}.",
+            "no float32 tells features of them.",
+            "write other numbers, or leave them out.",
+        )
+    if mel.last_frame == "cut" and mel.frames < 2:
+        yield "last_frame is cut.", "there is one frame.", "lengthen seconds, or keep it."
     if mel.coefs is not None and not 1 <= mel.coefs <= mel.mels:
         yield f"coefs is {mel.coefs}.", "", f"keep between 1 and the {mel.mels} bands."
     if len(_without_bin(mel)) == mel.mels:

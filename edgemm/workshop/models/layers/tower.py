@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgemm.errors import CardError, CheckpointError
 from edgemm.store import json_text
 from edgemm.workshop.models.attention import MASKED
-from edgemm.workshop.models.checkpoint.weights import read_states
 from edgemm.workshop.models.hf_folder import Family, Folder, Side, require_family
 from edgemm.workshop.models.layers.backbone import is_causal, quietly, takes, tokens, width_of
 from edgemm.workshop.models.layers.text import masked_mean
@@ -184,10 +185,10 @@ def _dense(folder: Path) -> nn.Module:
         said = json_text.loads(path.read_text(encoding="utf-8"))
         linear = nn.Linear(said["in_features"], said["out_features"], bias=bool(said.get("bias", True)))
         activation = ACTIVATIONS[str(said.get("activation_function", "Identity")).rpartition(".")[2]]()
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise CardError(f"'{path}' is no linear layer that is known here.", why=f"{err}.", fix="copy the model's folder again.") from err
-    (state,) = read_states(folder / "model.safetensors").values()
-    linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
+        linear.load_state_dict({name.removeprefix("linear."): value for name, value in load_file(folder / "model.safetensors").items()})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as err:
+        why = f"{type(err).__name__}: {err}".rstrip(".") + "."
+        raise CardError(f"'{folder}' is no linear layer that is known here.", why=why, fix="copy the model's folder again.") from err
     return nn.Sequential(linear, activation)
 
 
