@@ -23,6 +23,8 @@ NAME = "train"
 AUGMENTATIONS = "augmentations"
 KINDS_OF = "MODALITIES"
 """Constant at the top of an augmentation: the modalities that it can change."""
+LENGTHS = ("epochs", "steps", "stages")
+"""Options that say how long to train."""
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "average": AVERAGES}
 RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda value: value >= 1, "write at least 1."),
@@ -74,9 +76,15 @@ def load(path: str | Path, card: Card) -> Mapping[str, Any]:
     if isinstance(plain, dict) and set(plain) == {NAME}:  # written as in a card
         plain = plain[NAME]
     mistakes = Collector()
-    section = parse(plain, str(path), card.inputs, card.outputs, mistakes, folder=path.resolve().parent)
+    section = parse(plain, f"{path}: {NAME}", card.inputs, card.outputs, mistakes, folder=path.resolve().parent)
     mistakes.raise_if_any()
     return section
+
+
+def over(section: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with another's options instead of its own; a length of one kind replaces those of all kinds."""
+    replaced = LENGTHS if any(name in other for name in LENGTHS) else ()
+    return {name: value for name, value in section.items() if name not in replaced} | dict(other)
 
 
 def means_text(place: Sequence[Any]) -> bool:

@@ -94,7 +94,7 @@ def train(
     from edgemm.workshop.training import checking  # torch: after its threads were told how to wait
 
     source_card = cards.load(card)
-    section = {**source_card.train, **(train_section.load(config, source_card) if config else {})}
+    section = train_section.over(source_card.train, train_section.load(config, source_card) if config else {})
     options = TrainOptions.of(
         section, epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
         loss_weights=loss_weights, seed=seed, device=device, mixed_precision=mixed_precision,

@@ -128,6 +128,12 @@ def test_what_cannot_be_read_is_named(section, words, tmp_path):
     assert re.search(words, mistakes(section, tmp_path))
 
 
+def test_a_file_replaces_the_cards_options_one_by_one_and_its_length_as_a_whole():
+    card = {"stages": [{"epochs": 2}], "batch_size": 8}
+    assert train_section.over(card, {"epochs": 3}) == {"batch_size": 8, "epochs": 3}
+    assert train_section.over(card, {"mixup": 0.2}) == {**card, "mixup": 0.2}
+
+
 def test_a_file_that_is_not_there_or_no_yaml_is_an_error(tmp_path):
     with pytest.raises(CardError, match=r"cannot read .*absent\.yaml"):
         train_section.load(tmp_path / "absent.yaml", CARD)

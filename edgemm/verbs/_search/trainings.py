@@ -83,7 +83,7 @@ def search(
         EdgemmError: As ``train``.
     """
     source = cards.load(card)
-    section = {**source.train, **(train_section.load(config, source) if config else {})}
+    section = train_section.over(source.train, train_section.load(config, source) if config else {})
     wanted = train_search.parse(section, source)
 
     def opened(known: Card) -> TableDataset:

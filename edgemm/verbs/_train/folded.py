@@ -101,6 +101,8 @@ def train(asked: Asked, count: int, progress: Progress, *, group: str | None, ag
     place.require_own(asked.folder, written=(*WRITTEN, *names))
     dataset = asked.open(asked.card)
     folds = folds_of(dataset, count, seed=asked.options.seed, group=group)
+    if folds.group:
+        progress.note(f"rows of one '{folds.group}' are never on both sides")
     other = _read(against) if against else None
     if other and sorted(other.keys) != sorted(_words(key) for key in folds.place):
         why = "a comparison in pairs needs the same data, split by split."

@@ -1,8 +1,9 @@
-"""MLflow: mlflow:URI, such as mlflow:http://127.0.0.1:5000, mlflow:sqlite:///mlflow.db or mlflow:FOLDER, in the experiment edgemm."""
+"""MLflow, in the experiment edgemm: mlflow:http://HOST:5000, mlflow:sqlite:///FILE, or mlflow:FOLDER (sqlite in it)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,31 @@ class Mlflow(Tracker):
         with needing("tracker 'mlflow'"):
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
-        self._refusals = (MlflowException, OSError)
-        self._place, self._client = place, MlflowClient(place if ":" in place else Path(place).resolve().as_uri())
+        self._place, self._refusals = place, (MlflowException, OSError)
+        self._artifacts: str | None = None
+        with self._asking():
+            if ":" not in place:
+                folder = Path(place).resolve()
+                folder.mkdir(parents=True, exist_ok=True)
+                place, self._artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+            self._client = MlflowClient(place)
 
     def begin(self, name: str, options: Mapping[str, Any]) -> None:
-        try:
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
+        with self._asking():
+            there = self._client.get_experiment_by_name(EXPERIMENT)
+            experiment = there.experiment_id if there else self._client.create_experiment(EXPERIMENT, self._artifacts)
             self._run = self._client.create_run(experiment, run_name=name).info.run_id
             for key, value in options.items():
                 self._client.log_param(self._run, key, str(value)[:LONGEST])
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Raises OutputError where MLflow refuses, or is not there."""
+        try:
+            yield
         except self._refusals as err:
-            why = str(err).splitlines()[0] if str(err) else type(err).__name__
-            raise OutputError(
-                f"MLflow at {self._place} takes no record.", why=why, fix="check the address behind mlflow:, and its server."
-            ) from err
+            why, fix = str(err).splitlines()[0] if str(err) else type(err).__name__, "check the address behind mlflow:, and its server."
+            raise OutputError(f"MLflow at {self._place} takes no record.", why=why, fix=fix) from err
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
