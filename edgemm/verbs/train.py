@@ -106,6 +106,7 @@ def train(
     device: str = "auto",
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
     processes: int = 1,
+    accumulate: int = 1,
     fresh: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -131,6 +132,7 @@ def train(
         device: auto, cpu, cuda or mps.
         mixed_precision: Compute in 16 bits where that is safe.
         processes: So many processes of this machine train the model together, each with its share of every batch.
+        accumulate: Batches whose gradients make one step, where memory holds no larger batch.
         fresh: Start anew even where a killed run could go on, or the result is already there.
         skip_bad_rows: Leave out rows that cannot be read, and report them, instead of stopping.
 
@@ -146,7 +148,7 @@ def train(
 
     options = TrainOptions(
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
-        loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision,
+        loss_weights=loss_weights or {}, seed=seed, device=device, mixed_precision=mixed_precision, accumulate=accumulate,
     )  # fmt: skip
     options.check()
     together.require_processes(processes)
@@ -163,6 +165,7 @@ def train(
             "card": str(card), "data": str(data), "output": str(folder), "epochs": epochs, "steps": steps, "batch_size": batch_size,
             "learning_rate": learning_rate, "schedule": schedule, "patience": patience, "loss_weights": dict(loss_weights or {}),
             "seed": seed, "device": device, "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows,
+            "accumulate": accumulate,
         }  # fmt: skip
         with progress.stage(f"train in {processes} processes"):
             together.run("train", given, processes, progress)

@@ -42,6 +42,7 @@ class TrainOptions:
     Attributes:
         epochs: Passes over the train split; None = as ``steps`` or ``usual`` say.
         steps: Batches to learn from, rounded up to whole passes; instead of ``epochs``.
+        accumulate: Batches whose gradients, on average, make one step of the optimizer.
         patience: Stop after so many epochs without a better one on val; None = a quarter of all, at least 10; 0 = never.
         loss_weights: Output -> factor of its loss.
         device: auto, cpu, cuda, mps.
@@ -52,6 +53,7 @@ class TrainOptions:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "step"] = "cosine"
     weight_decay: float = 0.01
@@ -68,6 +70,7 @@ class TrainOptions:
             "epochs": self.epochs is not None and self.epochs < 1,
             "steps": self.steps is not None and self.steps < 1,
             "batch_size": self.batch_size < 2,
+            "accumulate": self.accumulate < 1,
             "learning_rate": not 0 < self.learning_rate < math.inf,
             "schedule": self.schedule not in ("cosine", "step"),
             "weight_decay": not 0 <= self.weight_decay < math.inf,
@@ -99,6 +102,7 @@ RANGES = {
     "epochs": "write at least 1.",
     "steps": "write at least 1.",
     "batch_size": "write at least 2: batch norm and contrastive losses need other rows beside them.",
+    "accumulate": "write at least 1; 4 makes a step of four batches.",
     "learning_rate": "write a number above 0, such as 0.001.",
     "schedule": "write cosine or step.",
     "weight_decay": "write a number of at least 0, such as 0.01.",
