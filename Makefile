@@ -10,13 +10,14 @@ ROOMS := $(addprefix edgemm.,verbs pipeline workshop graph box data report contr
 # One thread a process: two test processes share two cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: aarch64 home-assistant help setup system demo test test-full fuzz check docs clean
+.PHONY: aarch64 home-assistant help setup system demo test test-again test-full fuzz check docs clean
 
 help:
 	@echo "make setup      .venv with everything in it"
 	@echo "make demo       train, compress and benchmark a small model; writes build/demo/bundle/report.html"
 	@echo "make check      ruff and mypy"
 	@echo "make test       the tests of every CI run"
+	@echo "make test-again  those that failed last, alone"
 	@echo "make test-full  all tests, the slow ones too, and what share of the lines they ran"
 	@echo "make fuzz       10,000 wrong inputs, about a quarter of an hour; writes tests/fuzz/result.json (EXAMPLES=, SEED=)"
 	@echo "make docs       API pages from the docstrings; writes build/docs/index.html"
@@ -59,6 +60,10 @@ check: setup
 
 test: setup system
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+# One process, nothing beside: what fails here too is wrong, not late.
+test-again: setup
+	$(BIN)/pytest -m "not slow" --last-failed --last-failed-no-failures none
 
 aarch64:
 	tests/aarch64_box.sh

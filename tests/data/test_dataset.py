@@ -881,7 +881,7 @@ def test_an_npz_is_never_whole_in_memory(tmp_path):
 
 
 def test_small_pictures_and_sounds_are_decoded_quickly(unpacked):
-    """1500 rows were to take 1.5 s on one core; the bar here is wide, for a busy machine."""
+    """1500 rows were to take 1.5 s of one core; the bar here is wide, for a slow one."""
     card = find_labels(
         unpacked("avdigits", "--spoiled", limit=200),
         make_card(
@@ -892,9 +892,9 @@ def test_small_pictures_and_sounds_are_decoded_quickly(unpacked):
     assert card.outputs["digit"].labels == tuple("0123456789")
     dataset = open_dataset(unpacked("avdigits", "--spoiled", limit=200), card)
     next(dataset.batches("test", 1))  # imports pillow and soundfile
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert sum(len(batch) for batch in dataset.batches("test", 64)) == 200
-    assert time.perf_counter() - begin < 1.0
+    assert time.process_time() - begin < 2.0
 
 
 def test_the_easyvqa_set_is_read_with_its_own_column_names(unpacked, tmp_path):

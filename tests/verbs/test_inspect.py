@@ -95,7 +95,7 @@ def test_the_time_is_shared_among_the_branches_as_measured(model, target):
     rows = edgemm.inspect(model / "model.onnx", target=target).rows
     shares = {row.branch: row.latency_share for row in rows}
     assert sum(shares.values()) == pytest.approx(1)
-    assert max(shares, key=shares.get) == "image"
+    assert shares["frontend:image"] + shares["image"] > shares["imu"] + shares["fusion"] + shares["head:event"]
     assert [row.precision for row in rows[:2]] == ["", "f32"], "a picture's bytes are no INT8"
 
 
