@@ -42,7 +42,7 @@ SHOWN = {
 """What a help page shows where the type alone says too little."""
 LEAST = {
     "epochs": 1, "steps": 1, "batch_size": 1, "patience": 0, "rounds": 1, "calls": 1, "launches": 0, "limit": 1, "seconds": 0.1,
-    "trials": 1, "workers": 1, "processes": 1, "minutes": 0, "folds": 2,
+    "trials": 1, "workers": 1, "processes": 1, "accumulate": 1, "minutes": 0, "folds": 2,
 }  # fmt: skip
 TYPES: dict[str, Any] = {
     "bool": bool, "int": int, "float": float, "str": str, "Path": Path, "str | Path": str, "Sequence[str]": list[str],

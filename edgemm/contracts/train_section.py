@@ -30,6 +30,7 @@ RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda value: value >= 1, "write at least 1."),
     "steps": (lambda value: value >= 1, "write at least 1."),
     "batch_size": (lambda value: value >= 2, "write at least 2: batch norm and contrastive losses need other rows beside them."),
+    "accumulate": (lambda value: value >= 1, "write at least 1; 4 makes a step of four batches."),
     "learning_rate": (lambda value: 0 < value < math.inf, "write a number above 0, such as 0.001."),
     "weight_decay": (lambda value: 0 <= value < math.inf, "write a number of at least 0, such as 0.01."),
     "patience": (lambda value: value >= 0, "write at least 1 epoch, 0 for never, or leave it out."),

@@ -63,7 +63,8 @@ class Section:
     Attributes:
         epochs: Passes over the train split.
         steps: Batches to learn from, in whole passes, instead of ``epochs``.
-        batch_size: Rows of a step.
+        batch_size: Rows of a batch.
+        accumulate: Batches whose gradients make one step.
         learning_rate: At its highest.
         optimizer: adamw, adam, sgd, adagrad or rmsprop.
         schedule: How the learning rate falls: cosine, step, plateau or one-cycle.
@@ -87,6 +88,7 @@ class Section:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
     optimizer: str | dict[str, Any] = "adamw"
     schedule: str | dict[str, Any] = "cosine"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import itertools
 import json
-import mmap
 import re
 import tempfile
 import weakref
@@ -24,6 +22,7 @@ from edgemm.store import json_text, utf8
 
 BLOCK_ROWS = 64  # rows between two remembered places; a shuffled pool is made of whole blocks
 COLUMN_ROWS = 1000  # JSON rows asked for their columns; one that only later rows have must be of an optional input
+PIECE = 1 << 20
 HEAD = 1 << 16  # bytes by which the encoding is found
 UTF8 = "utf-8"
 BETWEEN = {",": ",", ";": ";", "\t": "tab", "|": "|"}
@@ -148,8 +147,8 @@ class CsvManifest(TextManifest):
         return any(index.remembered(self.files, f"holds {end}", partial(self._holds, end)) == "yes" for end in ends)
 
     def _holds(self, word: str) -> str:
-        with self._open() as file, contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-            return "yes" if _holds(content, word.lower().encode()) else "no"
+        with self._open() as file:
+            return "yes" if _holds(file, word.lower().encode()) else "no"
 
     def _first_line(self, file: IO[bytes]) -> int:
         if file.read(3) != b"\xef\xbb\xbf":
@@ -288,14 +287,14 @@ def _decoded(path: Path, encoding: str) -> str:
         raise DataError(f"{path} cannot be read.", why=why, fix="save it as UTF-8.") from err
 
 
-def _holds(content: mmap.mmap, word: bytes) -> bool:
-    """Whether a word of two characters or more, in lower case, stands in a file in any case."""
-    for begin in {bytes(pair) for pair in itertools.product(*((char, bytes([char]).upper()[0]) for char in word[:2]))}:
-        place = content.find(begin)
-        while place >= 0:
-            if content[place : place + len(word)].lower() == word:
-                return True
-            place = content.find(begin, place + 1)
+def _holds(file: IO[bytes], word: bytes) -> bool:
+    """Whether a word in lower case stands in a file in any case; of the file a piece at a time is in memory."""
+    begins = {bytes(pair) for pair in itertools.product(*((char, bytes([char]).upper()[0]) for char in word[:2]))}
+    piece = b""
+    while more := file.read(PIECE):
+        piece = piece[-len(word) + 1 :] + more
+        if any(begin in piece for begin in begins) and word in piece.lower():
+            return True
     return False
 
 

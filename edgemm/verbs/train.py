@@ -47,6 +47,7 @@ def train(
     device: str = "auto",
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None,
     processes: int = 1,
+    accumulate: int | None = None,
     fresh: bool = False,
     skip_bad_rows: bool = False,
     progress: Progress | None = None,
@@ -80,6 +81,7 @@ def train(
         device: auto, cpu, cuda or mps.
         mixed_precision: Compute in 16 bits where that is safe.
         processes: So many processes of this machine train the model together, each with its share of every batch.
+        accumulate: Batches whose gradients make one step, where memory holds no larger batch; usually 1.
         fresh: Start anew even where a killed run could go on, or the result is already there.
         skip_bad_rows: Leave out rows that cannot be read, and report them, instead of stopping.
 
@@ -97,7 +99,7 @@ def train(
     section = train_section.over(source_card.train, train_section.load(config, source_card) if config else {})
     options = TrainOptions.of(
         section, epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, patience=patience,
-        loss_weights=loss_weights, seed=seed, device=device, mixed_precision=mixed_precision,
+        loss_weights=loss_weights, seed=seed, device=device, mixed_precision=mixed_precision, accumulate=accumulate,
     )  # fmt: skip
     options.check()
     _check_together(folds, group, against, processes)
@@ -114,7 +116,7 @@ def train(
             "card": str(card), "data": str(data), "output": str(output), "config": str(config) if config else None, "epochs": epochs,
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule, "patience": patience,
             "loss_weights": dict(loss_weights) if loss_weights else None, "track": list(track), "seed": seed, "device": device,
-            "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows,
+            "mixed_precision": mixed_precision, "fresh": fresh, "skip_bad_rows": skip_bad_rows, "accumulate": accumulate,
         }  # fmt: skip
         return one.train_together(asked, given, processes, progress)
     trackers.opened(asked.tracks)  # what is wrong with one is told before any work

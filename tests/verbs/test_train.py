@@ -1,6 +1,7 @@
 """`train`: from a card and data to a checkpoint, its metrics and curves."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -322,6 +323,19 @@ def test_the_command_starts_its_processes_itself_and_one_writes(own):
     assert together.metrics["test"] != alone.metrics["test"]  # two shares of each batch are other sums
     assert [stage.name for stage in said.finished] == ["train in 2 processes"]
     assert train(own / "model.yaml", own / "data", folder, epochs=6, learning_rate=0.01).reused
+
+
+def test_several_batches_make_one_step(own, monkeypatch):
+    steps, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args, **options: steps.append(1) or step(self, *args, **options))
+    counts = []
+    for accumulate in (1, 3):
+        steps.clear()
+        train(own / "model.yaml", own / "data", own.parent / f"of-{accumulate}", epochs=1, batch_size=16, accumulate=accumulate)
+        counts.append(len(steps))
+    assert counts[1] == math.ceil(counts[0] / 3)
+    with pytest.raises(TrainError, match=r"accumulate is 0\.\n  fix: write at least 1"):
+        run(own, accumulate=0)
 
 
 def test_what_a_process_raises_is_raised_here_and_too_many_are_refused(own):

@@ -58,6 +58,7 @@ def distill(
     unlabeled: str | None = None,
     teacher: str | None = None,
     batch_size: int = 64,
+    accumulate: int = 1,
     learning_rate: float = 1e-3,
     schedule: Literal["cosine", "step"] = "cosine",
     weight_decay: float = 0.01,

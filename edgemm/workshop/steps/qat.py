@@ -47,6 +47,7 @@ def qat(
     steps: int | None = None,
     learning_rate: float = 1e-4,
     batch_size: int = 64,
+    accumulate: int = 1,
     distill: bool = True,
     temperature: float = 2.0,
     patience: int | None = None,

@@ -42,6 +42,7 @@ class TrainOptions:
         epochs: Passes over the train split; None = as ``steps`` or ``usual`` say.
         steps: Batches to learn from, rounded up to whole passes; instead of ``epochs``.
         schedule: Its name, or with its numbers; so too ``optimizer`` and ``average``.
+        accumulate: Batches whose gradients, on average, make one step of the optimizer.
         patience: Stop after so many epochs without a better one on val; None = a quarter of all, at least 10; 0 = never.
         loss_weights: Output -> factor of its loss.
         class_weights: Output -> ``balanced``, or label -> factor.
@@ -61,6 +62,7 @@ class TrainOptions:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
     optimizer: str | Choice = ADAMW
     schedule: str | Choice = COSINE

@@ -205,8 +205,6 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss = self._step(weighted, epoch, number, rate, parts)
-            if self.average is not None:
-                self.average.after_step()
             total, seen = total + loss * rows, seen + rows
             done = (epoch + (number + 1) / self.steps) / self.epochs
             self.progress(f"epoch {epoch + 1}/{self.epochs}, loss {total / seen:.4f}", min(done, 1.0))
@@ -240,13 +238,19 @@ class Run:
         value = float(loss.detach())
         if not math.isfinite(value):
             self._stop(f"the loss is {value}", epoch, number, rate)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        several, number_in = self.options.accumulate, number % self.options.accumulate
+        if not number_in:
+            self.optimizer.zero_grad()
+        self.accelerator.backward(loss / several)
+        parts.add(losses, len(batch.rows))
+        if number_in + 1 < several and number + 1 < self.steps:
+            return value
         norm = self.accelerator.clip_grad_norm_(self.parameters, CLIP_NORM)
         if self.accelerator.scaler is None and norm is not None and not math.isfinite(float(norm)):
             self._stop("the gradient is not finite", epoch, number, rate)  # under fp16 the scaler skips such a step
         self.optimizer.step()
-        parts.add(losses, len(batch.rows))
+        if self.average is not None:
+            self.average.after_step()
         return value
 
     def _stop(self, what: str, epoch: int, number: int, rate: float) -> NoReturn:
