@@ -3,7 +3,8 @@
 Launch: python benchmarks/gates.py DIGITS [EPOCHS [FOLDER]]    (digits spoiled; about 15 min; what is trained in FOLDER is taken)
 
 Digits: the rows of val and test, dealt out anew 200 times; on each deal the threshold is chosen on some, and what it loses is counted on
-the others, and on all: a test of a thousand rows is itself unsure by a few tenths of a point. Porch: a model trained and gated on generated scenes, a clip of an hour's proportions played with its gate and without.
+the others, and on all: a test of a thousand rows is itself unsure by a few tenths of a point. Porch: a model trained and gated on
+generated scenes, a clip in which nine of ten moments are quiet played with its gate and without.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _of_target(job: Job, part: Compiled, form: Form, recipe: Recipe) -> list[tup
         fixed = choosing.fix(job.card, beside, wish.loss_points)
         chosen = choosing.choose(job.card, fixed, val, wish.loss_points, error=ERROR / len(wishes), counts_gains=number == 0)
         found = _found(part.target, wish, after[wish.run], chosen, len(val), times)
-        _require_that_it_pays(part.target, wish, chosen, times, order)
+        require_that_it_pays(part.target, wish, chosen, times, order)
         done.append((_gate(wish, after[wish.run], chosen, len(val)), found, _notes(part, wish, chosen, times, recipe)))
     return done
 
@@ -211,7 +211,16 @@ def saving_ms(wish: Wish, skipped: float, times: Mapping[str, float], later: Seq
     return skipped * (1 - wish.shadow) * branches - (1 - skipped + skipped * wish.shadow) * times[REST]
 
 
-def _require_that_it_pays(target: str, wish: Wish, chosen: Chosen, times: Mapping[str, float], order: Sequence[str]) -> None:
+def require_that_it_pays(target: str, wish: Wish, chosen: Chosen, times: Mapping[str, float], order: Sequence[str]) -> None:
+    """Refuse a gate whose judging takes more than what it skips.
+
+    Args:
+        times: What the parts take, in milliseconds; {} where nobody timed them.
+        order: All gated inputs, cheapest first.
+
+    Raises:
+        RecipeError: With the figures.
+    """
     if not times or chosen.threshold is None:
         return
     later = order[order.index(wish.run) :]

@@ -209,8 +209,8 @@ class _Head:
             return [self._approximate(skipped)]
         rows = self._by_row(skipped)
         held = {label: rows[own] for label, own in self._labels.items() if own.sum() >= rows_of_a_label(loss_points, error)}
-        parts: dict[str | None, np.ndarray] = {None: rows, **held}
-        return [GateLoss(self._name, 100 * float(one.mean()), self._bound(one, error), len(one), label) for label, one in parts.items()]
+        parts: list[tuple[str | None, np.ndarray]] = [(None, rows), *held.items()]
+        return [GateLoss(self._name, 100 * float(one.mean()), self._bound(one, error), len(one), label) for label, one in parts]
 
     def too_few(self, loss_points: float, error: float) -> dict[str, int]:
         """Labels that cannot be held by themselves, and their rows."""
