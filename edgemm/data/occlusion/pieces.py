@@ -197,7 +197,7 @@ def _neutral(modality: Modality, sample: np.ndarray, *, along: int) -> np.ndarra
     first = next((op for op in modality.frontend() if isinstance(op, Affine)), None)
     if first is not None:
         return np.asarray(-first.shift / first.scale, sample.dtype)
-    return sample.mean(axis=along, keepdims=True).astype(sample.dtype)
+    return np.asarray(sample.mean(axis=along, keepdims=True), sample.dtype)
 
 
 def _edges(size: int, cells: int) -> np.ndarray:
