@@ -78,7 +78,7 @@ def quantize(
     """
     _refuse_integers(model)
     meant = _meant(method, bits)
-    asked = {DEFAULT: meant} | _by_selector(precision) if meant != INT8 else _by_selector(precision)
+    asked = {DEFAULT: meant} | _by_selector(precision)
     words = {selector: _known(selector, word, ctx, meant) for selector, word in asked.items()}
     bits_of = _few_bits(model, ctx, words)
     if INT8 not in words.values() and bits_of and not trained_qdq.has_pairs(model):  # what is packed is never copied

@@ -86,7 +86,7 @@ def packed(model, card, samples, tmp_path, monkeypatch):
     def make(target: str, notes: list[str] | None = None, **options):
         numerics = plugins.load(Target, target).numerics
         context = Context(card, None, tmp_path, target=target, numerics=numerics, note=(notes if notes is not None else []).append)
-        return step.quantize(model, context, method="weights", **options)
+        return step.quantize(model, context, **{"method": "weights", **options})
 
     return make
 
@@ -149,6 +149,15 @@ def test_branches_get_what_their_precision_says(model, packed, samples):
     assert kinds["up"] == ("MatMulNBits", 8)
     assert kinds["feel"][0] == "Gemm"
     assert worst(model, mixed, samples) > 15
+
+
+def test_one_branch_in_few_bits_leaves_the_others_in_int8(packed):
+    mixed = packed("openvino", method="ptq", precision={"words": "w4"}, calibration_samples=8)
+    kinds = {node.name: node.op_type for node in mixed.graph.node}
+    readers = {name for node in mixed.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    rounded = {node.name for node in mixed.graph.node if readers & set(node.input)}
+    assert (kinds["look"], kinds["up"]) == ("GatherBlockQuantized", "MatMulNBits")
+    assert {"feel", "mix"} <= rounded
 
 
 def test_tensorrt_gets_blocks_that_keep_its_rules_in_half_precision_too(packed, samples):
