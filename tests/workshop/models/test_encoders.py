@@ -60,7 +60,8 @@ def _inputs(case, cases):
 
 
 def test_every_encoder_is_exported_here():
-    assert {case.partition(",")[0] for case in EXPORTED} == set(plugins.names("encoders"))
+    of_folders = {"hf"}  # test_towers.py
+    assert {case.partition(",")[0] for case in EXPORTED} == set(plugins.names("encoders")) - of_folders
 
 
 @pytest.mark.parametrize("case", TRAINED)

@@ -189,6 +189,11 @@ def test_a_frozen_tower_stays_as_it_is_in_training(folders, tmp_path):
     assert not any(value.requires_grad for value in encoder.tower.parameters())
     assert all(value.requires_grad for value in encoder.project.parameters())
     assert encoder.width == 8
+    ids = torch.tensor([[2, 4, 5, 3, 0, 0, 0, 0], [2, 6, 3, 0, 0, 0, 0, 0], [2, 4, 5, 3, 0, 0, 0, 0]])
+    first, again = encoder(ids, ids.ne(0)), encoder(ids.flip(0), ids.flip(0).ne(0)).flip(0)
+    torch.testing.assert_close(first, again)
+    torch.testing.assert_close(first, encoder.eval()(ids, ids.ne(0)))
+    assert first.requires_grad
 
 
 def test_words_become_logits_by_the_models_own_scale(folders, tmp_path):

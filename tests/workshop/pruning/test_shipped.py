@@ -60,7 +60,7 @@ def model_of(encoders, fusion, outputs=KIND, **kwargs):
 
 def test_every_part_of_the_reference_models_is_tried():
     keep_space = {name for name in plugins.names("fusions") if plugins.find(Fusion, name).takes_maps}  # tests/flow/test_trained_boxes.py
-    assert set(ENCODERS) == set(plugins.names("encoders")) - {"c2f"}
+    assert set(ENCODERS) == set(plugins.names("encoders")) - {"c2f", "hf"}  # hf: tests/workshop/models/test_towers.py
     assert set(FUSIONS) == set(plugins.names("fusions")) - keep_space
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from edgemm.errors import CardError
@@ -54,7 +55,8 @@ class Hf(Encoder):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         counts = self._counts(x, mask)
-        if not (self.training and self.is_frozen and self.tower.side.modality == "text"):
+        is_traced = torch.compiler.is_compiling() or type(x) is not Tensor  # as training with quantization does once
+        if is_traced or not (self.training and self.is_frozen and self.tower.side.modality == "text"):
             return self.project(self.tower(x, counts))
 
         def ask(rows: Tensor) -> Tensor:
