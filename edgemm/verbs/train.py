@@ -200,7 +200,8 @@ def train(
 def _key(card: Card, dataset: TableDataset, options: TrainOptions) -> str:
     """What a training depends on."""
     applied = {step for entry in card.applied for step in entry}
-    code = stage_code.of(__name__, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
+    apart = ("edgemm.report", "edgemm.pipeline")  # a page of older looks, or how processes are started, is no reason to train anew
+    code = stage_code.of(__name__, only={"steps": applied}, without=apart)
     decoders = [name for spec in card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     facts = {
         "model": identity.identity(card),
