@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from edgemm.store.machine import usable_cores
 WORKER = "edgemm.pipeline.together_worker"
 LOOK_S = 0.2
 LAST_LINES = 3
+FAILED = re.compile(r"exitcode: (?P<code>-?\d+)\) local_rank: (?P<rank>\d+)")
+"""How torch's launcher tells which process failed first."""
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -108,9 +111,13 @@ class _Follower:
 
 
 def _died(said: str, processes: int) -> TrainError:
-    lines = [line for line in said.splitlines() if line.strip()]
-    signals = [line.strip() for line in lines if "exitcode" in line or "Signal" in line]
-    why = " ".join(signals[:LAST_LINES] or lines[-LAST_LINES:]) or "it said nothing."
+    """The error of processes that ended without a word: which was the first, and how; else the last words of all."""
+    first = FAILED.search(said)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    why = " ".join(lines[-LAST_LINES:]) or "they said nothing."
+    if first:
+        code = int(first["code"])
+        why = f"process {first['rank']} ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}; the others were ended then."
     return TrainError(
         f"one of {processes} training processes died.", why=why, fix="run the same command again: it goes on after the last epoch."
     )

@@ -169,7 +169,8 @@ def _key(asked: Asked, dataset: TableDataset) -> str:
     """What a training depends on."""
     card = asked.card
     applied = {step for entry in card.applied for step in entry}
-    code = stage_code.of(VERB, only={"steps": applied}, without=("edgemm.report",))  # a page of older looks is no reason to train anew
+    apart = ("edgemm.report", "edgemm.pipeline")  # a page of older looks, or how processes are started, is no reason to train anew
+    code = stage_code.of(VERB, only={"steps": applied}, without=apart)
     decoders = [name for spec in card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     facts = {
         "model": identity.identity(card),
