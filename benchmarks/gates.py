@@ -45,9 +45,7 @@ DEALT = [(0.3, 1250), (1.0, 1250), (1.0, 750), (3.0, 750)]
 QUIET = ("empty", "silence")
 PORCH_ROWS = {"train": 3000, "val": 3000, "test": 3000}
 PORCH_EPOCHS = "12"
-PORCH_CARD = scenes.CARD.replace(
-    "image: {{cnn: {{channels: [16, 32, 64, 96]".replace("{{", "{"), "image: {cnn: {channels: [48, 96, 192, 288]"
-)
+PORCH_CARD = scenes.CARD.replace("image: {cnn: {channels: [16, 32, 64, 96]", "image: {cnn: {channels: [48, 96, 192, 288]")
 """In the demo's model the picture's branch is the smaller part of a decision; that of a camera is the larger one."""
 FPS, SCENE_S, MOMENTS, SIZE = 5, 4, 150, (320, 240)
 LIMIT = 0.01  # of the shadow runs may disagree
