@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from edgemm.data import calibration
 
 SPECIFICITY = 0.95
 """Share of the rows without a label that are to be left out where its sensitivity is told."""
+CURVES = 12  # labels of an output whose curves a report keeps
 POINTS = 64  # of a curve: as many as a chart of 300 pixels can show
 
 
@@ -76,8 +78,14 @@ def judged(
             task.judged(answers, truth[name]) if all(read in answers for read in task.reads) else None for answers in (before, after)
         )
         if now is not None:
-            shown[name] = Judged(now[0], now[1], was[0] if was else (), was[1] if was else None)
+            shown[name] = Judged(_lean(now[0]), now[1], _lean(was[0]) if was else (), was[1] if was else None)
     return shown
+
+
+def _lean(labels: Sequence[LabelJudged]) -> list[LabelJudged]:
+    """Labels with the curves of those that are told worst; the others' would fill a report of a thousand labels."""
+    worst = {label.label for label in sorted(labels, key=lambda label: (not np.isfinite(label.auroc), label.auroc))[:CURVES]}
+    return [label if label.label in worst else replace(label, roc=(), precision_recall=()) for label in labels]
 
 
 def _label(name: str, chances: np.ndarray, positive: np.ndarray, answered: np.ndarray) -> LabelJudged:

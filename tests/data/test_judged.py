@@ -53,3 +53,15 @@ def test_outputs_with_labels_are_judged_before_and_after():
     assert not found["kind"].before
     assert 0 < found["kind"].known.ece < 1
     assert judged(card, {"kind": truth}, answers, answers)["kind"].before == found["kind"].after
+
+
+def test_of_many_labels_the_curves_of_those_told_worst_are_kept():
+    names = [f"l{number}" for number in range(40)]
+    outputs = {"kind": {"task": "classification", "labels": names}}
+    card = cards.parse({"factory": "a:b", "inputs": {"x": {"modality": "sensor", "shape": [1]}}, "outputs": outputs})
+    logits, truth = rows(400, 40)
+    labels = judged(card, {"kind": truth}, {}, {"kind": logits})["kind"].after
+    drawn = [label.auroc for label in labels if label.roc]
+    assert len(labels) == 40
+    assert len(drawn) == 12
+    assert max(drawn) <= min(label.auroc for label in labels if not label.roc)
