@@ -91,6 +91,7 @@ steps:
   - quantize: {method: ptq, calibration_samples: 24}
 targets: {openvino: {}, onnxruntime: {}}
 for: size
+tune: false
 budgets: {accuracy_drop_points: 10}
 """
 
