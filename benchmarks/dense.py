@@ -85,6 +85,7 @@ def _table(figures: dict[str, dict[str, Any]]) -> str:
         for name, words in (("int8", "INT8"), ("half", "half, distilled, INT8"))
         for target in TARGETS
     }
+    columns = {key: words for key, words in columns.items() if any(key in row for row in figures.values())}
     lines = [
         "# Dense outputs that two senses tell together",
         "",
