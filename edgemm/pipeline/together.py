@@ -23,7 +23,7 @@ from edgemm.store import cache
 from edgemm.store.artifact import write_json
 from edgemm.store.machine import usable_cores
 
-WORKER = "edgemm.pipeline.together_worker"
+WORKER = f"{__package__}.together_worker"  # no name that keys follow: what it runs are the steps, which they hold
 LOOK_S = 0.2
 LAST_LINES = 3
 FAILED = re.compile(r"exitcode: (?P<code>-?\d+)\) local_rank: (?P<rank>\d+)")

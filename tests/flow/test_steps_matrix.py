@@ -55,6 +55,7 @@ CELLS = [
     for step in STEPS
 ]
 RUNTIMES = ("openvino", "onnxruntime")
+OF_TOWERS = {"merge", "shorten"}  # tests/workshop/steps: no fusion of the matrix has a tower
 CARDS = ["SM86", "SM120"]
 BUILT_DB = 12.0  # pairs stand elsewhere than training put them: 19 dB found after `qat`; a wrong graph leaves none
 IN_CI_BUILT = {("camera and microphone, scalar gate", "prune"), ("picture, words and motion, weighted", "qat")}
@@ -69,7 +70,7 @@ FEWEST_DB = {"prune": 60.0, "distill": 60.0, "qat": 25.0, "quantize": 20.0}  # f
 
 def test_every_combination_and_every_step_is_in_ci():
     assert list(IN_CI) == list(MATRIX)
-    assert set(IN_CI.values()) == set(STEPS) == set(plugins.names("steps"))
+    assert set(IN_CI.values()) == set(STEPS) == set(plugins.names("steps")) - OF_TOWERS
 
 
 @pytest.fixture(scope="module")

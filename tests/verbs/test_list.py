@@ -68,7 +68,7 @@ def test_a_recipe_or_card_is_shown_as_it_is(kind, capsys):
 def test_a_variants_options_go_out_as_json(capsys):
     told = json.loads(shown(capsys, "steps", "quantize", "--json"))["steps"]["quantize"]["options"]
     assert told["calibration_samples"]["default"] == 300
-    assert "int8, fp32, bf16, fp16 or auto" in told["precision"]["meaning"]
+    assert "int8, w8 or w4 (weights alone), fp32, bf16, fp16 or auto" in told["precision"]["meaning"]
 
 
 def test_a_variant_without_options_says_so(capsys):
@@ -78,7 +78,7 @@ def test_a_variant_without_options_says_so(capsys):
 def test_a_word_like_a_variants_name_is_told_which(capsys):
     with pytest.raises(EdgemmError, match=r"nothing is listed under 'imge'") as caught:
         edgemm.list("imge")
-    assert caught.value.fix.startswith("did you mean 'image'? known: cards, encoders")
+    assert caught.value.fix.startswith("did you mean 'image'? known: augmentations, cards, encoders")
     with pytest.raises(EdgemmError, match="there is nothing called 'prne' among the steps") as caught:
         edgemm.list("steps", "prne")
     assert caught.value.fix.startswith("did you mean 'prune'?")

@@ -27,7 +27,7 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.interval import Interval
 from edgemm.contracts.report import Measurement
 from edgemm.contracts.timing_parts import Gated, Hump
-from edgemm.errors import MeasureError, nearest
+from edgemm.errors import BundleError, MeasureError, nearest
 from edgemm.progress import Progress
 
 SKIPPED, PASSED, ALL, WITHOUT = "skipped", "passed", "all", "without gates"
@@ -68,7 +68,10 @@ def through_gates(
 
 def _with_gates(form: Candidate) -> Bundle | None:
     """A bundle whose form this is, where it has gates that can be kept."""
-    bundle = open_bundle(form.source)
+    try:
+        bundle = open_bundle(form.source)
+    except BundleError:  # a graph by itself
+        return None
     has_parts = any(name.startswith((f"targets/{form.target}/split/",)) for name in bundle.files)
     return bundle if has_parts and bundle.gates(form.target) else None
 

@@ -21,7 +21,7 @@ def started(packed, *words, python=sys.executable, **variables):
 
 
 def test_it_is_small_always_the_same_and_without_the_workshop(packed, tmp_path):
-    assert packed.stat().st_size < 1 << 20
+    assert packed.stat().st_size < 3 << 19
     again = pack(tmp_path)
     assert (again.name, again.read_bytes()) == (packed.name, packed.read_bytes())
     names = zipfile.ZipFile(packed).namelist()
