@@ -216,7 +216,9 @@ def test_another_version_of_any_package_behind_a_bundle_is_another_key(own_model
     assert keys[0] != keys[1]
 
 
-@pytest.mark.parametrize("stage", ["export", "quantize openvino", "benchmark"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("export", marks=pytest.mark.slow), "quantize openvino", pytest.param("benchmark", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(built, own_model, porch, recipe, tmp_path, empty_cache, stage):
     run = command("compress", own_model / "model.yaml", "-r", recipe, "-d", porch, "-o", tmp_path / "bundle")
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as killed:

@@ -196,6 +196,7 @@ def test_what_is_too_large_is_not_trained(own_model, porch, tmp_path):
         assert tried.why.startswith("not trained: size_mib 0.0")
 
 
+@pytest.mark.slow
 def test_halving_starts_seeds_and_time_on_a_model_that_is_cut(own_model, porch, tmp_path):
     start = tmp_path / "int8.yaml"
     start.write_text("steps: [{quantize: {calibration_samples: 16, ranges: minmax}}]\ntargets: {openvino: {}}\n")

@@ -154,7 +154,7 @@ def recipe(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("which", ["in_torch", "in_onnx"])
+@pytest.mark.parametrize("which", [pytest.param("in_torch", marks=pytest.mark.slow), "in_onnx"])
 def test_it_compresses_and_without_a_member_its_bundle_answers_as_the_other_alone(which, request, recipe, porch, tmp_path):
     fused = request.getfixturevalue(which)
     done = edgemm.compress(fused.card, recipe=recipe, data=porch, output=tmp_path / "bundle")

@@ -94,7 +94,9 @@ def test_a_checkpoint_merges_as_the_model_it_was_saved_from(model_of, tmp_path):
         restore(model_of("cnn"), {"format": 1, "towers": [{"tower": "encoders.image.layers", "count": 1, "protected": 0}]})
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
+@pytest.mark.parametrize(
+    "target", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow), pytest.param("tensorrt", marks=pytest.mark.slow)]
+)
 def test_it_is_exported_and_quantized_with_what_decides_in_float(model_of, tmp_path, target):
     model = model_of("clip")
     merged = merge(model, context(model, tmp_path), tokens_per_layer=4)
