@@ -11,7 +11,7 @@ import numpy as np
 from edgemm.contracts.detection_parts import KINDS, Detected, Found, LabelFound
 from edgemm.contracts.report import Report
 from edgemm.report import charts
-from edgemm.report.sections import section, table
+from edgemm.report.sections import by_output, section, table
 
 CHARTED = 12  # labels; of more than that those are drawn that lost the most, or are found worst
 SHARES: Mapping[str, Callable[[LabelFound], float]] = {
@@ -25,14 +25,12 @@ SHARES: Mapping[str, Callable[[LabelFound], float]] = {
 def detections(report: Report) -> str:
     """What each output finds, before and after."""
     every = report.details.detected
-    parts = [_output(detected) for detected in every.values()]
-    if len(every) > 1:
-        parts = [f'<div class="step"><h3>{escape(name)}</h3>{part}</div>' for name, part in zip(every, parts, strict=True)]
+    parts = by_output({name: _output(detected) for name, detected in every.items()})
     about = (
         "AP: average precision over overlaps of 0.5 to 0.95. Curves, precision, recall and kinds of mistakes are at an overlap of 0.5; "
         "all but the curves count boxes from the score on that gives their label the best F1 on these rows."
     )
-    return section("Boxes found", about, "".join(parts)) if parts else ""
+    return section("Boxes found", about, parts) if parts else ""
 
 
 def _output(detected: Detected) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from edgemm.contracts.judged_parts import Judged, LabelJudged, Reliability
 from edgemm.contracts.report import Report
 from edgemm.report import charts
-from edgemm.report.sections import section, table
+from edgemm.report.sections import by_output, section, table
 
 DRAWN = 6  # lines of one plot that a person can tell apart
 LISTED = 24  # labels; a longer table is folded
@@ -26,16 +26,14 @@ FIGURES: Mapping[str, Callable[[LabelJudged], float]] = {
 def judged(report: Report) -> str:
     """Curves and figures of each labelled output; of before, where it is known, the figures."""
     every = report.details.judged
-    parts = [_output(one) for one in every.values()]
-    if len(every) > 1:
-        parts = [f'<div class="step"><h3>{escape(name)}</h3>{part}</div>' for name, part in zip(every, parts, strict=True)]
+    parts = by_output({name: _output(one) for name, one in every.items()})
     shares = [label.specificity for one in every.values() for label in one.after]
     about = (
         "Each label against all others. ROC: how many with the label are found over how many without it are taken for it. AP: mean "
         f"precision over recall. Sensitivity: what is found where {100 * (shares or [0.0])[0]:g} % of those without it are left out. "
         "Reliability: of answers that are so sure, how many are right; ECE is the mean distance."
     )
-    return section("Labels", about, "".join(parts)) if parts else ""
+    return section("Labels", about, parts) if parts else ""
 
 
 def _output(one: Judged) -> str:

@@ -201,3 +201,10 @@ def environment(report: Report) -> str:
             value = ", ".join(map(str, value))
         facts.append(f"<dt>{escape(word)}</dt><dd>{escape(str(value))}</dd>")
     return section("Measured where", "", f'<dl class="facts">{"".join(facts)}</dl>') if facts else ""
+
+
+def by_output(parts: Mapping[str, str]) -> str:
+    """HTML of each output, under its name where there are several."""
+    if len(parts) < 2:
+        return "".join(parts.values())
+    return "".join(f'<div class="step"><h3>{escape(name)}</h3>{part}</div>' for name, part in parts.items())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from edgemm.contracts.task import Arrays
-from edgemm.data import labels as cells
 from edgemm.data import scoring
-from edgemm.data.labelled import Labelled
-from edgemm.data.scoring import Metric, RowScores
+from edgemm.data.one_label import OneLabel
 
 SHARED = ("data/labelled.py", "Labelled")
 METRIC = {"accuracy": "Accuracy"}
@@ -20,7 +17,7 @@ FURTHER = (3, 5)
 
 
 @dataclass(frozen=True)
-class Words(Labelled):
+class Words(OneLabel):
     """Logits (n, words), truth int64 (n,): cosines by the model's own scale and bias. Guarded: zero-shot accuracy.
 
     Attributes:
@@ -30,25 +27,8 @@ class Words(Labelled):
     each: bool = False
 
     @property
-    def is_one_label(self) -> bool:
-        return not self.per_step
-
-    @property
     def takes_one_logit(self) -> bool:
         return False
-
-    def words_in(self, cell: Any) -> Iterable[str]:
-        return [] if cells.is_empty(cell) else [cells.word_of(cell)]
-
-    def truth_of(self, cell: Any) -> np.ndarray:
-        return np.asarray(cells.index_of(cell, self.labels, self.name), np.int64)
-
-    def agrees(self, answers: Mapping[str, tuple[int, ...]], truth: tuple[int, ...] | None) -> bool:
-        return answers[self.name][:-1] == truth
-
-    def statistics(self, answers: Arrays, truth: np.ndarray | None) -> RowScores:
-        rows = scoring.mean_of_steps(answers[self.name].argmax(axis=-1) == truth)
-        return RowScores(metric=Metric("accuracy"), rows=rows, is_share=True)
 
     def further(self, answers: Arrays, truth: np.ndarray | None) -> Mapping[str, float]:
         """How often the right word is among the first few; the mean over words of the average precision of its score."""
@@ -61,16 +41,9 @@ class Words(Labelled):
         precisions = [scoring.average_precision(shares[:, word], true == word) for word in range(logits.shape[1])]
         return {**recalls, "mean_average_precision": scoring.mean_of_known(precisions)}
 
-    def confusion(self, answers: Arrays, truth: np.ndarray | None) -> np.ndarray | None:
-        if truth is None or not self.labels:
-            return None
-        return scoring.confusion_matrix(answers[self.name].argmax(axis=-1), truth, len(self.labels))
-
     def shares(self, logits: np.ndarray) -> np.ndarray:
         """Softmax, or with ``each`` a sigmoid of each."""
         if self.each:
             single: np.ndarray = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
             return single
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
-        return shares
+        return super().shares(logits)

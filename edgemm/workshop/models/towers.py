@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgemm.errors import CheckpointError
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import TorchBranches
 from edgemm.workshop.models.tried import evaluating, sample_inputs
@@ -112,3 +113,25 @@ def measure(model: FusedModel, found: Sequence[Tower]) -> Mapping[str, Sizes]:
         for handle in handles:
             handle.remove()
     return sizes
+
+
+def recorded(model: FusedModel, record: Mapping[str, Any], known_format: int, step: str) -> Iterator[tuple[Mapping[str, Any], Tower]]:
+    """Each row of what a step wrote down about a model's towers, with the tower of this model.
+
+    Raises:
+        CheckpointError: The record is of another format or another model.
+    """
+    if record.get("format") != known_format:
+        raise CheckpointError(
+            f"the record of the step {step} has format {record.get('format')!r}; this edgemm reads {known_format}.",
+            fix="write the model again with this version.",
+        )
+    known = {tower.name: tower for tower in towers(model.module)}
+    for row in record["towers"]:
+        if row["tower"] not in known or max(row.get("kept", (0,))) >= len(known[row["tower"]].layers):
+            raise CheckpointError(
+                f"the record of the step {step} does not fit what the factory builds.",
+                why=f"there is no transformer '{row['tower']}' of so many layers.",
+                fix="use the factory and the kwargs that the model was made with.",
+            )
+        yield row, known[row["tower"]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
-from edgemm.errors import CheckpointError, MergeError
+from edgemm.errors import MergeError
 from edgemm.store.artifact import write_json
 from edgemm.workshop.merging.hooks import Merge
 from edgemm.workshop.merging.matching import most
@@ -67,20 +67,7 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
     Raises:
         CheckpointError: The record is of another format or another model.
     """
-    if record.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the record of a token merging has format {record.get('format')!r}; this edgemm reads {FORMAT}.",
-            fix="write the model again with this version.",
-        )
-    known = {tower.name: tower for tower in towers.towers(model.module)}
-    for row in record["towers"]:
-        if row["tower"] not in known:
-            raise CheckpointError(
-                "the record of a token merging does not fit what the factory builds.",
-                why=f"there is no transformer '{row['tower']}'.",
-                fix="use the factory and the kwargs that the model was merged with.",
-            )
-        tower = known[row["tower"]]
+    for row, tower in towers.recorded(model, record, FORMAT, "merge"):
         Merge(int(row["count"]), int(row["protected"]), tower.mask, towers.is_packed(tower)).attach(model.module, tower)
     return model
 

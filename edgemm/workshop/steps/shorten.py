@@ -16,7 +16,7 @@ from edgemm.contracts.dataset import Dataset
 from edgemm.contracts.specs import Branch
 from edgemm.contracts.step import Context
 from edgemm.data import dataset as data
-from edgemm.errors import CheckpointError, PruneError
+from edgemm.errors import PruneError
 from edgemm.store.artifact import write_json
 from edgemm.workshop.models import towers
 from edgemm.workshop.models.folding import folded
@@ -95,20 +95,7 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
     Raises:
         CheckpointError: The record is of another format or another model.
     """
-    if record.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the record of a shortening has format {record.get('format')!r}; this edgemm reads {FORMAT}.",
-            fix="write the model again with this version.",
-        )
-    known = {tower.name: tower for tower in towers.towers(model.module)}
-    for row in record["towers"]:
-        tower = known.get(row["tower"])
-        if tower is None or max(row["kept"]) >= len(tower.layers):
-            raise CheckpointError(
-                "the record of a shortening does not fit what the factory builds.",
-                why=f"there is no transformer '{row['tower']}' of so many layers.",
-                fix="use the factory and the kwargs that the model was shortened with.",
-            )
+    for row, tower in towers.recorded(model, record, FORMAT, "shorten"):
         _keep(model.module, tower, row["kept"])
     return model
 
