@@ -73,9 +73,9 @@ class Output:
         """Whether it answers once a time step."""
         return bool(self.options.get("per_step", False))
 
-    def auxiliary_name(self, key: int | str) -> str:
-        """What an auxiliary answer is called beside the outputs."""
-        return f"{self.name} (auxiliary {key})"
+    def auxiliary_name(self, key: int | str, tensor: str | None = None) -> str:
+        """What an auxiliary answer is called beside the outputs; of several ``tensor``s each is called after its own."""
+        return f"{tensor or self.name} (auxiliary {key})"
 
     def with_options(self, **options: Any) -> Output:
         """The same output with some options set anew."""

@@ -22,6 +22,8 @@ KEEPS_WIDTH = frozenset(
     {"relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardswish", "hardtanh", "dropout", "mul", "add", "div", "clone"}
 )
 """Operators that change no width: a feature may be taken before them where no module ends after them."""
+MOVES = frozenset({"view", "reshape", "_unsafe_view", "transpose", "permute", "unflatten", "flatten", "contiguous", "clone"})
+"""Operators that only move numbers: the mean of what they give is what they give of the mean, as it is of a product with a number."""
 MOMENTUM = 0.1  # of the running mean that stands in for a missing branch: about the last ten batches
 
 
@@ -32,7 +34,7 @@ class Ends:
     Attributes:
         features: Tap -> submodule that returns a part's last tensor, or the last before an activation. A tap is named like its part,
             ``image``; of several ends of one part the others are ``image.1`` and so on.
-        replaceable: Input -> submodules that return exactly all tensors in which its branch ends.
+        replaceable: Input -> submodules that return all tensors in which its branch ends, but for moves behind them.
         part: Tap -> part.
         parts: What they were found in.
     """
@@ -57,9 +59,9 @@ def find_ends(model: FusedModel) -> Ends:
     replaceable: dict[str, list[str]] = {}
     for name, ends in cuts.items():
         floating = [end for end in ends if end in nodes and _is_floating(nodes[end])]
-        exact = [module for end in floating if (module := parts.module_ending_at(end))]
+        exact = [module for end in floating if (module := _module_moved(parts, nodes[end]))]
         if name != "fusion" and len(exact) == len(ends) > 0:
-            replaceable[name] = exact
+            replaceable[name] = list(dict.fromkeys(exact))
         modules = [module for end in floating if (module := _module_before(parts, nodes[end]))]
         for number, module in enumerate(dict.fromkeys(modules)):
             tap = f"{name}.{number}" if number else name
@@ -203,6 +205,27 @@ def _module_before(parts: TorchBranches, node: Node) -> str | None:
         node = before[0]
         module = parts.module_ending_at(node.name)
     return module
+
+
+def _module_moved(parts: TorchBranches, node: Node) -> str | None:
+    """The submodule that returns the numbers of ``node``, wherever they lie in it; rows stay rows."""
+    module = parts.module_ending_at(node.name)
+    while module is None:
+        before = node.all_input_nodes
+        if not (operator(node) in MOVES or _is_scaled(node)) or len(before) != 1 or not _same_rows(node, before[0]):
+            return None
+        node = before[0]
+        module = parts.module_ending_at(node.name)
+    return module
+
+
+def _is_scaled(node: Node) -> bool:
+    return operator(node) in ("mul", "div") and isinstance(node.args[0], Node) and isinstance(node.args[1], (int, float))
+
+
+def _same_rows(node: Node, before: Node) -> bool:
+    after, earlier = node.meta.get("val"), before.meta.get("val")
+    return isinstance(after, Tensor) and isinstance(earlier, Tensor) and after.shape[0] == earlier.shape[0]
 
 
 def _is_floating(node: Node) -> bool:

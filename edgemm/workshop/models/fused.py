@@ -203,18 +203,26 @@ def _auxiliary(returned: Any, card: Card) -> dict[str, torch.Tensor]:
     """
     answers: dict[str, torch.Tensor] = {}
     for output in card.outputs.values():
+        reads = tasks.of(output).reads
         for key in output.auxiliary:
             value = _part(returned, key)
-            if not isinstance(value, torch.Tensor):
-                raise CardError(
-                    f"outputs.{output.name}.auxiliary: the model returned no tensor at {key!r} in training mode.",
-                    why=f"it returned {type(returned).__name__}"
-                    + (f" with {', '.join(map(str, returned))}." if isinstance(returned, Mapping) else f" of {len(returned)}."
-                       if isinstance(returned, (tuple, list)) else "."),
-                    fix="name the place in the tuple, counted from 0, or the key under which forward returns it `if self.training`.",
-                )  # fmt: skip
-            answers[output.auxiliary_name(key)] = _two_logits(value, output)
+            parts = {output.name: value} if reads == (output.name,) else {read: _part(value, read) for read in reads}
+            for tensor, part in parts.items():
+                if not isinstance(part, torch.Tensor):
+                    raise _no_auxiliary(output, key, tensor, returned)
+                answers[output.auxiliary_name(key, tensor)] = _two_logits(part, output)
     return answers
+
+
+def _no_auxiliary(output: Output, key: int | str, tensor: str, returned: Any) -> CardError:
+    names = f" with {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else ""
+    count = f" of {len(returned)}" if isinstance(returned, (tuple, list)) else ""
+    inside = f", a mapping with the tensors that the output reads ('{tensor}' is not in it)" if tensor != output.name else ""
+    return CardError(
+        f"outputs.{output.name}.auxiliary: the model returned no tensor at {key!r} in training mode.",
+        why=f"it returned {type(returned).__name__}{names}{count}.",
+        fix=f"name the place in the tuple, counted from 0, or the key under which forward returns it `if self.training`{inside}.",
+    )
 
 
 def _part(returned: Any, key: int | str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, nearest
 from edgemm.workshop.training import loss as losses
@@ -54,6 +55,7 @@ class TaskLosses:
         check_weights(card, self._weights)
         scales = deviations or {}
         self._losses = {name: losses.of(card.outputs[name], deviation=scales.get(name, 1.0)) for name in losses.trained_outputs(card)}
+        self._reads = {name: tasks.of(loss.output).reads for name, loss in self._losses.items()}
         for name, loss in self._losses.items():
             loss.label_weights, loss.smoothing = (class_weights or {}).get(name), smoothing
         for output in card.outputs.values():
@@ -75,7 +77,8 @@ class TaskLosses:
             truth, factor = batch.truth.get(name), self._weights.get(name, 1.0)
             parts[name] = factor * loss.supervised(answers, truth)
             for key, weight in loss.output.auxiliary.items():
-                auxiliary = answers.get(loss.output.auxiliary_name(key))  # in training only
-                if auxiliary is not None:
-                    parts[loss.output.auxiliary_name(key)] = factor * weight * loss.supervised({**answers, name: auxiliary}, truth)
+                named = {read: loss.output.auxiliary_name(key, read) for read in self._reads[name]}
+                if answers.keys() >= {*named.values()}:  # in training only
+                    auxiliary = {read: answers[beside] for read, beside in named.items()}
+                    parts[loss.output.auxiliary_name(key)] = factor * weight * loss.supervised({**answers, **auxiliary}, truth)
         return parts

@@ -126,7 +126,7 @@ def test_towers_pair_outputs_and_inputs_in_card_order_or_as_told():
     assert _fusion("towers", outputs=("x", "y"), branches={"x": "b", "y": "a"})({"a": a, "b": b}) == {"x": b, "y": a}
 
 
-@pytest.mark.parametrize("case", ["film", "gated_maps"])
+@pytest.mark.parametrize("case", ["film", "gated_maps", "attended_maps"])
 def test_branches_around_a_fusion_of_maps_can_be_done_without_one_by_one(case, make_model):
     """Each ends in submodules, where a mean can stand in for it."""
     model = _model(case, make_model)

@@ -1,5 +1,7 @@
 """Models that answer more in training than in use, and whose weights are computed, go through every torch step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from edgemm.workshop.steps.prune import prune
 from edgemm.workshop.steps.qat import qat
 from edgemm.workshop.training.loop import seeded_model, train_model
 from edgemm.workshop.training.options import TrainOptions
+from edgemm.workshop.training.task_losses import TaskLosses, Tensors
 
 SOURCE = """
 import warnings
@@ -132,3 +135,33 @@ def test_no_step_begins_on_a_model_whose_rows_depend_on_each_other(model_of, dat
     ):
         with pytest.raises(ExportError, match=r"module 'head.1' \(BatchNorm1d\)"):
             step()
+
+
+def test_proposals_of_a_set_are_learned_beside_it(tmp_path):
+    card = cards.load("asked-shape")
+    torch.manual_seed(0)
+    model = seeded_model(card, seed=0)
+    feed = sample_inputs(card, batch=2)
+    model.train()
+    answers = model(feed)
+    scores, boxes = (answers[f"{name} (auxiliary proposals)"] for name in ("logits", "boxes"))
+    assert scores.shape[1] == boxes.shape[1] > 8
+    assert answers["logits"].shape[1] == 8
+    truth = torch.tensor([[[2.0, 10, 20, 40, 60, 0]], [[-1.0, 0, 0, 0, 0, 0]]])
+    batch = Tensors(feed, {"objects": truth}, {}, torch.arange(2))
+    losses = TaskLosses(card)
+    parts = losses(answers, batch)
+    assert list(parts) == ["objects", "objects (auxiliary proposals)"]
+    parts["objects (auxiliary proposals)"].backward()
+    head = model.module.heads["objects"]
+    assert head.boxes.weight.grad.abs().sum() > 0
+    assert head.mend_boxes.weight.grad is None
+    assert not any("auxiliary" in name for name in model.eval()(feed))
+
+
+def test_an_auxiliary_set_that_lacks_a_tensor_is_named():
+    card = cards.load("asked-shape")
+    renamed = replace(card, outputs={"objects": replace(card.outputs["objects"], auxiliary={"early": 1.0})})
+    model = seeded_model(renamed, seed=0).train()
+    with pytest.raises(CardError, match=r"no tensor at 'early'(.|\n)*the tensors that the output reads"):
+        model(sample_inputs(renamed, batch=2))

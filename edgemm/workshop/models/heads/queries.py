@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from edgemm.workshop.models.attention import Attention, TransformerLayer
 from edgemm.workshop.models.protocols import Head, Maps, labels_of
 
 PARTS = ("scores", "boxes")
+PROPOSALS = "proposals"
 
 
 class Queries(Head):
@@ -21,7 +22,7 @@ class Queries(Head):
 
     Two tensors, named by the card's ``from``: scores (N, queries, labels + 1), logits of which the last stands for nothing, and boxes (N,
     queries, 4): middle x, middle y, width, height, of the picture's size. The card says of it ``layout: set, boxes: {form: cxcywh, unit:
-    ratio}, scores: softmax_with_nothing``.
+    ratio}, scores: softmax_with_nothing``, and ``auxiliary: {proposals: 1.0}`` where cells that were not chosen shall learn too.
 
     Args:
         queries: How many things a picture may hold.
@@ -61,8 +62,8 @@ class Queries(Head):
         self.register_buffer("middles", _middles(maps), persistent=False)
         self.register_buffer("numbers", torch.arange(cells), persistent=False)
 
-    def forward(self, x: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Maps (N, width, H, W) -> the two tensors by name."""
+    def forward(self, x: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Maps (N, width, H, W) -> the two tensors by name; in training mode ``proposals`` too, the same two of every cell."""
         seen = torch.cat([cells.flatten(2) for cells in x], 2).transpose(1, 2)
         tokens = seen + self.places
         scores, boxes = self.scores(tokens), self.boxes(tokens) + self.middles
@@ -73,8 +74,12 @@ class Queries(Head):
         asking = torch.matmul(chosen, tokens)
         for layer in self.layers:
             asking = layer(asking, tokens)
-        scores = torch.matmul(chosen, scores) + self.mend_scores(asking)
-        boxes = (torch.matmul(chosen, boxes) + self.mend_boxes(asking)).sigmoid()
+        answer = self._named(
+            torch.matmul(chosen, scores) + self.mend_scores(asking), (torch.matmul(chosen, boxes) + self.mend_boxes(asking)).sigmoid()
+        )
+        return answer | {PROPOSALS: self._named(scores, boxes.sigmoid())} if self.training else answer
+
+    def _named(self, scores: Tensor, boxes: Tensor) -> dict[str, Any]:
         return {self.names["scores"]: scores, self.names["boxes"]: boxes}
 
 
