@@ -18,7 +18,7 @@ pytest.importorskip("nncf")
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.shared_data
+pytestmark = [pytest.mark.shared_data, pytest.mark.slow]
 
 MAKER = PACKS.parent / "tools" / "make_asked_shape.py"
 TARGETS = ("openvino", "onnxruntime")
@@ -64,11 +64,17 @@ def test_training_finds_more_than_ground(trained):
     "steps",
     [
         pytest.param([QUANTIZE], id="INT8"),
-        pytest.param([{"prune": {"macs_ratio": 0.3}}, {"distill": {"epochs": 1}}, QUANTIZE], id="cut and taught", marks=pytest.mark.slow),
+        pytest.param([{"prune": {"macs_ratio": 0.3}}, {"distill": {"epochs": 1}}, QUANTIZE], id="cut and taught"),
     ],
 )
 def test_masks_and_points_are_guarded_on_both_runtimes(steps, trained, asked, tmp_path):
-    plan = {"steps": steps, "targets": {target: {} for target in TARGETS}, "for": "size", "tune": False, "budgets": {"accuracy_drop_points": 20}}
+    plan = {
+        "steps": steps,
+        "targets": {target: {} for target in TARGETS},
+        "for": "size",
+        "tune": False,
+        "budgets": {"accuracy_drop_points": 20},
+    }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plan))
     done = compress(trained.card, data=asked, recipe=tmp_path / "recipe.yaml", output=tmp_path / "bundle")
     assert verify(done.bundle).ok
