@@ -130,8 +130,12 @@ def _ordered(wishes: Mapping[str, Wish], where: str, card: Card | None, mistakes
         mistakes.add(
             RecipeError(
                 f"{where}: {gates} {' and '.join(circle)} {waits}.",
-                why="each is asked after the other, so none could be the first.",
-                fix="leave one input without a gate, and let the others come after it.",
+                why="each is asked after the other, so none could be the first."
+                if len(circle) > 1
+                else "what it says is known once it ran.",
+                fix="leave one input without a gate, and let the others come after it."
+                if len(circle) > 1
+                else "write another input in after.",
             )
         )
     return tuple(wishes[run] for run in order)

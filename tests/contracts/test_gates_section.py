@@ -57,6 +57,7 @@ def test_gates_are_sorted_by_what_they_come_after():
         ([{"run": "image", "every_s": 10}], "no gate that it could be the floor of"),
         ([GATE, GATE | {"run": "audio", "after": "image"}], "the gates of image and audio wait for each other"),
         ([GATE | {"after": "image"}], "the gate of image waits for 'image' itself"),
+        ([GATE | {"after": "image"}], "write another input in after"),
     ],
 )
 def test_what_cannot_be_is_told(gates, words):
