@@ -1,7 +1,6 @@
 """`edgemm fuse`: models that were trained apart under one card, which compresses and runs as any other."""
 
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ import torch
 import edgemm
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.model import open_model
-from edgemm.box.serving.run_yaml import parse
-from edgemm.box.serving.runner import Runner
 from edgemm.cli import main
 from edgemm.contracts import card_file as cards
 from edgemm.data.dataset import open_dataset
@@ -180,36 +177,6 @@ def test_it_compresses_and_without_a_member_its_bundle_answers_as_the_other_alon
         both, ear = model.answer({"image": seen, "audio": heard})["event"], model.answer({"audio": heard})["event"]
     assert np.isfinite(both).all()
     assert ear.argmax() == next(iter(heard.values())).argmax()
-
-
-def test_a_fused_bundle_has_gates_and_runs_through_them(in_onnx, porch, tmp_path):
-    """What was never trained together answers without a member by the joint of the others, and that is what decides."""
-    (tmp_path / "gated.yaml").write_text(RECIPE + "tune: false\ngates: [{run: image, after: audio, loss_points: 30}]\n")
-    edgemm.compress(in_onnx.card, recipe=tmp_path / "gated.yaml", data=porch, output=tmp_path / "bundle")
-    opened = open_bundle(tmp_path / "bundle")
-    (gate,) = opened.gates("openvino")
-    assert (gate.run, gate.after, gate.rows, gate.next_rows) == ("image", ("audio",), 24, 24)
-    assert 0 < gate.skipped <= 1
-    said = []
-    for use in (True, False):
-        plain = {"gates": {"use": use, "shadow": 0}, "sources": [{"folder": {"inputs": ["image", "audio"], "path": str(porch)}}]}
-        runner = Runner(opened, parse(plain, opened.card), fast=True)
-        said.append([])
-        runner.on_decision.append(said[-1].append)
-        summary = runner.run(threading.Event())
-        skipped, passed = summary.skipped.get("image", (0, 0))
-        assert (skipped > 0) is use
-        assert summary.ran["image"] == (passed if use else summary.ran["image"])
-    through = [one for one in said[0] if one.skipped == ("image",)]
-    assert through
-    assert all(one.voted == ("audio",) and one.stood_in == () for one in through)
-    with open_model(opened, "openvino") as model:
-        one = next(one for one in through if "audio" in one.samples)
-        alone = model.answer({"audio": model.embed("audio", one.samples["audio"].array)})["event"][0]
-    assert (
-        max(one.readings["event"].scores, key=one.readings["event"].scores.__getitem__)
-        == opened.card.outputs["event"].labels[alone.argmax()]
-    )
 
 
 def test_torch_members_are_pruned_and_taught_by_the_joint(in_torch, porch, tmp_path):
