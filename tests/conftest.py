@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chromium import chromium  # noqa: F401  # a fixture
 from tests.places import PACKS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores

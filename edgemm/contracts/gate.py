@@ -26,6 +26,7 @@ class Wish:
         loss_points: Most accuracy that it may cost any guarded output.
         every_s: It runs at least so often, whatever the others say; None = only where they are unsure.
         shadow: Share of the skipped calls that run all the same, to see what skipping costs.
+        next_rows: The next set of so many rows keeps the budget by itself too; None = as many as val has, 0 = only all data together.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Wish:
     loss_points: float
     every_s: float | None = None
     shadow: float = SHADOW
+    next_rows: int | None = None
 
     def plain(self) -> dict[str, Any]:
         """As a recipe says it."""
@@ -56,6 +58,7 @@ class Gate:
         rows: Rows of val behind all that.
         limit: Share of the shadowed calls that may disagree before the gate opens by itself, 0 to 1.
         every_s, shadow: As the recipe has them.
+        next_rows: Rows of a next set that keeps the budget by itself; 0 = nothing is said of one.
     """
 
     run: str
@@ -71,6 +74,7 @@ class Gate:
     limit: float
     every_s: float | None = None
     shadow: float = SHADOW
+    next_rows: int = 0
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -101,6 +105,8 @@ class GateFound:
         threshold: None where no threshold keeps the budget: the branch runs always.
         skipped: Share of val's rows on which it does not run.
         too_few: ``output: label`` -> its rows, where these are too few to hold the label by itself.
+        next_rows: Rows of a next set that keeps the budget by itself; 0 = nothing is said of one.
+        skipped_for_all: What would be skipped if that were not asked.
         branch_ms, rest_ms: What the branch takes here, and what judging takes; None where nobody timed them.
     """
 
@@ -117,6 +123,8 @@ class GateFound:
     too_few: Mapping[str, int] = field(default_factory=dict)
     branch_ms: float | None = None
     rest_ms: float | None = None
+    next_rows: int = 0
+    skipped_for_all: float = 0.0
 
 
 def read(rows: Any) -> list[Gate]:

@@ -10,7 +10,9 @@ from edgemm.contracts.card import Card
 from edgemm.contracts.gate import SHADOW, Wish, in_order
 from edgemm.errors import Collector, RecipeError, nearest
 
-KEYS = ("run", "after", "loss_points", "every_s", "shadow")
+KEYS = ("run", "after", "loss_points", "every_s", "shadow", "next_rows")
+MOST_NEXT = 100_000
+"""Rows of a next set, at most: of more there is little that the bound on all data does not say."""
 EXAMPLE = "gates: [{run: image, after: audio, loss_points: 0.3}]"
 
 
@@ -54,6 +56,7 @@ def _wish(run: str, entry: Mapping[str, Any]) -> Wish:
         float(entry["loss_points"]),
         None if every_s is None else float(every_s),
         float(entry.get("shadow", SHADOW)),
+        entry.get("next_rows"),
     )
 
 
@@ -81,6 +84,15 @@ def _check_entry(entry: Any, here: str, card: Card | None, mistakes: Collector) 
             least = value == 0 and key == "shadow"
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 < value <= most or least):
                 mistakes.add(_no_number(here, key, value, most))
+    following = entry.get("next_rows")
+    if following is not None and (not isinstance(following, int) or isinstance(following, bool) or not 0 <= following <= MOST_NEXT):
+        mistakes.add(
+            RecipeError(
+                f"{here}: next_rows is {following!r}, no number of rows from 0 to {MOST_NEXT}.",
+                why="the bound holds for the next set of so many rows by itself, and not only for all data together.",
+                fix="write how many rows a test has; leave it out for as many as val has, or write 0 for all data alone.",
+            )
+        )
 
 
 def _no_number(here: str, key: str, value: Any, most: float) -> RecipeError:
@@ -118,8 +130,12 @@ def _ordered(wishes: Mapping[str, Wish], where: str, card: Card | None, mistakes
         mistakes.add(
             RecipeError(
                 f"{where}: {gates} {' and '.join(circle)} {waits}.",
-                why="each is asked after the other, so none could be the first.",
-                fix="leave one input without a gate, and let the others come after it.",
+                why="each is asked after the other, so none could be the first."
+                if len(circle) > 1
+                else "what it says is known once it ran.",
+                fix="leave one input without a gate, and let the others come after it."
+                if len(circle) > 1
+                else "write another input in after.",
             )
         )
     return tuple(wishes[run] for run in order)

@@ -37,6 +37,11 @@ class Frame(Protocol):
         """Height and width in pixels."""
         ...
 
+    @property
+    def cost(self) -> int:
+        """Pictures that must be decoded before this one can be looked at; 0 where it is."""
+        ...
+
     def jpeg(self, width: int, *, region: Region | None = None, paint: Paint | None = None) -> bytes:
         """The picture as JPEG, at most ``width`` pixels wide.
 
@@ -77,6 +82,8 @@ class Source(Protocol):
         notes: What is missing or odd, in words; shown in the status.
         steady: Items come all the time, so that silence means a loss; nobody need speak on a topic.
         connected: Of a source that is not steady: it is there, though nothing came yet.
+        unwatched: Inputs that nobody is about to look at, as a gate says; set while it runs. Pictures of theirs may be left undecoded until
+            somebody does.
     """
 
     inputs: list[str]
@@ -84,6 +91,7 @@ class Source(Protocol):
     notes: list[str]
     steady: bool = True
     connected: bool = False
+    unwatched: frozenset[str] = frozenset()
 
     @classmethod
     def options_at(cls, place: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def at_most(count: int, rows: int, rate: float) -> float:
     if rate >= 1:
         return 0.0
     k = np.arange(count + 1)
-    logs = _log_choose(rows, k) + k * math.log(rate) + (rows - k) * math.log1p(-rate)
+    logs = log_choose(rows, k) + k * math.log(rate) + (rows - k) * math.log1p(-rate)
     return float(min(1.0, np.exp(logs).sum()))
 
 
@@ -90,13 +90,13 @@ def _tail(most: float, rows: int, limit: float, gain: float) -> float:
     spread = (rows * gain) ** 0.5
     last = min(rows, int(rows * gain + 8 * spread + 20))
     gains = np.arange(last + 1)
-    of_gains = np.exp(_log_choose(rows, gains) + gains * math.log(gain) + (rows - gains) * math.log1p(-gain))
+    of_gains = np.exp(log_choose(rows, gains) + gains * math.log(gain) + (rows - gains) * math.log1p(-gain))
     losses = np.arange(max(0, math.floor(most + last / 2)) + 1)
     allowed = losses[:, None] <= most + gains[None] / 2
     left = rows - gains
     rate = min(loss / (1 - gain), 1 - 1e-15)
     fits = allowed & (losses[:, None] <= left[None])
-    logs = np.where(fits, _log_choose(left[None], np.minimum(losses[:, None], left[None])), -np.inf)
+    logs = np.where(fits, log_choose(left[None], np.minimum(losses[:, None], left[None])), -np.inf)
     logs = logs + losses[:, None] * math.log(rate) + np.maximum(left[None] - losses[:, None], 0) * math.log1p(-rate)
     cut = max(0.0, 1.0 - float(of_gains.sum()))
     return float((np.exp(logs).sum(axis=0) * of_gains).sum()) + (cut if cut > TAIL else 0.0)
@@ -111,7 +111,8 @@ def _where(is_possible: Callable[[float], bool], *, halvings: int = HALVINGS) ->
     return high
 
 
-def _log_choose(n: int | np.ndarray, k: np.ndarray) -> np.ndarray:
+def log_choose(n: int | np.ndarray, k: np.ndarray) -> np.ndarray:
+    """The logarithm of how many ways there are to choose ``k`` of ``n``, each at most ``n``."""
     logs = _log_factorials(1 << int(np.max(n)).bit_length())
     chosen: np.ndarray = logs[n] - logs[k] - logs[np.subtract(n, k)]
     return chosen

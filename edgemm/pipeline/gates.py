@@ -16,7 +16,7 @@ from edgemm.errors import DataError, RecipeError
 from edgemm.pipeline import ledger, standins
 from edgemm.pipeline.compiling import Compiled
 from edgemm.pipeline.gating import choosing
-from edgemm.pipeline.gating.choosing import ERROR, Chosen, Sides
+from edgemm.pipeline.gating.choosing import ERROR, Chosen, Promise, Sides
 from edgemm.pipeline.job import Job, samples
 from edgemm.pipeline.ledger import Form, Ledger
 
@@ -74,22 +74,23 @@ def check(job: Job, recipe: Recipe) -> None:
 
 
 def _check_rows(job: Job, wishes: Sequence[Wish]) -> None:
-    have, error = min(job.dataset.count("val"), ROWS), ERROR / len(wishes)
+    have = min(job.dataset.count("val"), ROWS)
     for wish in wishes:
-        needed = choosing.rows_needed(wish.loss_points, error)
-        if have < needed:
-            least = 100 * exact.upper(0, have, error - exact.SET_ASIDE) if have else 100.0
-            raise DataError(
-                f"val is too small for the gate of '{wish.run}': {have} rows cannot show that it loses at most {wish.loss_points:g} "
-                "points.",
-                why=f"even without a single loss among them up to {least:.2g} points remain possible at 95%; it takes {needed} rows, and "
-                "more where some are lost.",
-                fix=f"give val at least {needed} rows, or allow more: loss_points: {_rounded_up(least)}.",
-            )
-
-
-def _rounded_up(points: float) -> str:
-    return f"{points * 1.05:.2g}"
+        asked = Promise(wish.loss_points, wish.next_rows, ERROR / len(wishes))
+        needed, for_all = choosing.rows_needed(asked), choosing.rows_for_all(asked)
+        if have >= needed:
+            continue
+        least = 100 * exact.upper(0, have, asked.error - exact.SET_ASIDE) if have else 100.0
+        points = f"{choosing.least_points(have, asked) * 1.05:.2g}"
+        one = have >= for_all
+        raise DataError(
+            f"val is too small for the gate of '{wish.run}': {have} rows cannot show that it loses at most {wish.loss_points:g} points"
+            f"{f' of the next {asked.coming(have)} rows' if one else ''}.",
+            why=f"even without a single loss among them {'more' if one else f'up to {least:.2g} points'} would remain possible at 95%; it "
+            f"takes {needed} rows, and more where some are lost.",
+            fix=f"give val at least {needed} rows, or allow more: loss_points: {points}"
+            f"{', or next_rows: 0, for a bound on all data like val and not on a test' if one else ''}.",
+        )
 
 
 def fit(job: Job, compiled: Sequence[Compiled], recipe: Recipe, known: Ledger) -> Fitted:
@@ -140,10 +141,12 @@ def _of_target(job: Job, part: Compiled, form: Form, recipe: Recipe) -> list[tup
     for number, wish in enumerate(wishes):
         beside, val = (Sides.of(sides[split][inputs], sides[split][after[wish.run]]) for split in (beside_split, "val"))
         fixed = choosing.fix(job.card, beside, wish.loss_points)
-        chosen = choosing.choose(job.card, fixed, val, wish.loss_points, error=ERROR / len(wishes), counts_gains=number == 0)
-        found = _found(part.target, wish, after[wish.run], chosen, len(val), times)
+        promise = Promise(wish.loss_points, wish.next_rows, ERROR / len(wishes), counts_gains=number == 0)
+        chosen = choosing.choose(job.card, fixed, val, promise)
+        found = _found(part.target, wish, after[wish.run], chosen, promise, len(val), times)
         require_that_it_pays(part.target, wish, chosen, times, order)
-        done.append((_gate(wish, after[wish.run], chosen, len(val)), found, _notes(part, wish, chosen, times, recipe)))
+        gate = _gate(wish, after[wish.run], chosen, promise, len(val))
+        done.append((gate, found, _notes(part, wish, chosen, promise, len(val), times, recipe)))
     return done
 
 
@@ -161,7 +164,7 @@ def _times(job: Job, part: Compiled, form: Form, recipe: Recipe) -> dict[str, fl
     return job.value(dict[str, float], name, facts, timed, steps=(), runs=[candidate.deployment], timed=True)
 
 
-def _gate(wish: Wish, after: tuple[str, ...], chosen: Chosen, rows: int) -> Gate | None:
+def _gate(wish: Wish, after: tuple[str, ...], chosen: Chosen, promise: Promise, rows: int) -> Gate | None:
     if chosen.threshold is None:
         return None
     apart, skipped = chosen.disagreed
@@ -181,10 +184,13 @@ def _gate(wish: Wish, after: tuple[str, ...], chosen: Chosen, rows: int) -> Gate
         limit,
         wish.every_s,
         wish.shadow,
+        promise.coming(rows),
     )
 
 
-def _found(target: str, wish: Wish, after: Sequence[str], chosen: Chosen, rows: int, times: Mapping[str, float]) -> GateFound:
+def _found(
+    target: str, wish: Wish, after: Sequence[str], chosen: Chosen, promise: Promise, rows: int, times: Mapping[str, float]
+) -> GateFound:
     return GateFound(
         target,
         wish.run,
@@ -199,6 +205,8 @@ def _found(target: str, wish: Wish, after: Sequence[str], chosen: Chosen, rows: 
         chosen.too_few,
         times.get(wish.run),
         times.get(REST),
+        promise.coming(rows),
+        chosen.skipped_for_all,
     )
 
 
@@ -234,22 +242,27 @@ def require_that_it_pays(target: str, wish: Wish, chosen: Chosen, times: Mapping
         )
 
 
-def _notes(part: Compiled, wish: Wish, chosen: Chosen, times: Mapping[str, float], recipe: Recipe) -> list[str]:
-    target, worst = part.target, chosen.worst
+def _notes(
+    part: Compiled, wish: Wish, chosen: Chosen, promise: Promise, rows: int, times: Mapping[str, float], recipe: Recipe
+) -> list[str]:
+    target, worst, coming = part.target, chosen.worst, promise.coming(rows)
     if chosen.threshold is None:
-        return [
-            f"{target}: '{wish.run}' runs always: no threshold was shown on val to lose at most {wish.loss_points:g} points; the strictest "
-            f"one loses {worst.points:.2g} (up to {worst.bound:.2g}) of '{worst.output}'."
-        ]
+        of_next = f" of the next {coming} rows" if chosen.skipped_for_all else ""
+        told = (
+            f"{target}: '{wish.run}' runs always: no threshold was shown on val to lose at most {wish.loss_points:g} points{of_next}; the "
+            f"strictest one loses {worst.points:.2g} (up to {worst.bound:.2g}) of '{worst.output}'."
+        )
+        return [f"{told} With next_rows: 0 it would not run in {chosen.skipped_for_all:.0%}." if of_next else told]
     confidence = "95% confidence" if chosen.bound == EXACT else "95% confidence (approximately)"
+    of_next = f"; nor will the next {coming} rows lose more than {wish.loss_points:g}" if coming else ""
     notes = [
         f"{target}: '{wish.run}' does not run in {chosen.skipped:.0%} of val's rows, where the answer without it has a {chosen.criterion} "
         f"of {chosen.threshold:.6g} or more; that loses {worst.points:.2g} points of '{worst.output}', at most {worst.bound:.2g} with "
-        f"{confidence}. It holds for data like val: as many quiet moments, the same places."
+        f"{confidence}{of_next}. It holds for data like val: as many quiet moments, the same places."
     ]
     if chosen.too_few:
         labels = ", ".join(f"{label} ({count})" for label, count in chosen.too_few.items())
-        needed = choosing.rows_of_a_label(wish.loss_points, ERROR / len(recipe.gates))
+        needed = choosing.rows_of_a_label(promise)
         notes.append(
             f"{target}: the gate of '{wish.run}' is held for all labels together; val has too few rows to hold each alone ({needed}): "
             f"{labels}."

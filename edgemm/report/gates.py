@@ -17,8 +17,9 @@ def gates(report: Report) -> str:
     rows = report.details.gates
     about = (
         "Where the answer without a branch is sure enough, the branch does not run. The threshold is the lowest that is shown on val to "
-        "lose no more than allowed, with 95 % confidence (thresholds are tried in an order fixed before). On the box a share of the "
-        "skipped calls runs all the same, and the gate opens where they disagree too often."
+        "lose no more than allowed, with 95 % confidence, of all data like val and of the next rows by themselves (thresholds are tried "
+        "in an order fixed before). On the box a share of the skipped calls runs all the same, and the gate opens where they disagree too "
+        "often."
     )
     head = ["Branch", "After", "Target", "#Skipped on val", "From", "#Branch, ms", "#Judging, ms", "#Verdict"]
     body = f"{table(head, [_row(row) for row in rows])}<details><summary>What each head loses</summary>{_losses(rows)}</details>"

@@ -27,6 +27,7 @@ def test_a_gate_and_its_floor_are_one_and_the_recipe_keeps_them():
     assert (again.gates, again.sha256) == (read.gates, read.sha256)
     assert read.sha256 != parse([GATE]).sha256 != recipe.parse({"targets": {"onnxruntime": {}}}).sha256
     assert read.with_steps([], "other").gates == read.gates
+    assert [parse([GATE | {"next_rows": rows}]).gates[0].next_rows for rows in (0, 500, None)] == [0, 500, None]
 
 
 def test_gates_are_sorted_by_what_they_come_after():
@@ -49,11 +50,14 @@ def test_gates_are_sorted_by_what_they_come_after():
         ([{"run": "image", "after": "audio"}], "loss_points is missing"),
         ([GATE | {"every_s": -1}], "every_s is -1"),
         ([GATE | {"shadow": 2}], "shadow is 2, no number above 0 of at most 1"),
+        ([GATE | {"next_rows": -1}], "next_rows is -1, no number of rows from 0 to 100000"),
+        ([GATE | {"next_rows": 0.5}], "next_rows is 0.5"),
         ([GATE | {"after": []}], "after is empty"),
         ([GATE, GATE], "'image' has a gate already"),
         ([{"run": "image", "every_s": 10}], "no gate that it could be the floor of"),
         ([GATE, GATE | {"run": "audio", "after": "image"}], "the gates of image and audio wait for each other"),
         ([GATE | {"after": "image"}], "the gate of image waits for 'image' itself"),
+        ([GATE | {"after": "image"}], "write another input in after"),
     ],
 )
 def test_what_cannot_be_is_told(gates, words):

@@ -71,7 +71,7 @@ def place(tmp_path_factory):
     onnx.save(model(), folder / "model.onnx")
     (folder / "model.yaml").write_text(CARD)
     (folder / "data").mkdir()
-    for seed, (split, count) in enumerate({"train": 300, "val": 1200, "test": 400}.items()):
+    for seed, (split, count) in enumerate({"train": 300, "val": 1400, "test": 400}.items()):
         np.savez(folder / "data" / f"{split}.npz", **rows(seed, count))
     return folder
 
@@ -110,7 +110,7 @@ def test_the_bundle_carries_the_gate_and_verifies(made):
     assert (gate.run, gate.after, gate.bound, gate.every_s) == ("image", ("audio",), "exact", 10.0)
     assert 0.7 < gate.skipped < 0.9
     assert gate.bound_points <= 0.3
-    assert gate.rows == 1200
+    assert (gate.rows, gate.next_rows) == (1400, 1400)
     plain = json.loads((made.bundle / "manifest.json").read_text())["gates"]["onnxruntime"][0]
     assert (plain["run"], plain["after"], plain["criterion"]) == ("image", ["audio"], gate.criterion)
     assert open_bundle(made.bundle).gates("openvino") == []
@@ -170,8 +170,17 @@ def test_a_val_too_small_for_the_budget_is_told_with_the_rows_it_takes(place, tm
         np.savez(tmp_path / f"{split}.npz", **rows(9, count))
     with pytest.raises(DataError, match=r"500 rows cannot show that it loses at most 0\.3 points") as told:
         edgemm.compress(place, recipe=recipe(place), data=tmp_path, output=tmp_path / "out")
-    assert "it takes 1004 rows" in str(told.value)
-    assert "loss_points: 0.63" in str(told.value)
+    assert "it takes 1334 rows" in str(told.value)
+    assert "loss_points: 0.84" in str(told.value)
+
+
+def test_a_val_that_shows_it_of_all_data_and_not_of_the_next_rows_says_what_to_leave_out(place, tmp_path):
+    for split, count in {"train": 60, "val": 1100, "test": 60}.items():
+        np.savez(tmp_path / f"{split}.npz", **rows(9, count))
+    with pytest.raises(DataError, match=r"1100 rows cannot show that it loses at most 0\.3 points of the next 1100 rows") as told:
+        edgemm.compress(place, recipe=recipe(place), data=tmp_path, output=tmp_path / "out")
+    assert "or next_rows: 0, for a bound on all data like val" in str(told.value)
+    gating.check(start(place / "model.yaml", tmp_path), recipes.load(recipe(place, next_rows=0)))
 
 
 def test_no_rows_to_show_it_on_is_refused_before_work(place):

@@ -94,6 +94,36 @@ def test_the_command_tells_rows_shares_and_how_many_samples_were_answered(bundle
     assert np.shape(plain["rows"][0]["heads"][0]["inputs"]["image"]["maps"]["float"]) == (16, 16)
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_its_page_shows_shares_and_maps_in_a_browser(bundle, data, chromium, tmp_path, width):
+    explanation = explain(bundle, data=data, row=[2, 3], output=tmp_path / "page.html", label="intruder")
+    chromium.show(tmp_path / "page.html", width)
+    assert chromium.complaints() == []
+    asked = [url for url in chromium.requests() if not url.startswith("data:image/png")]
+    assert asked == [(tmp_path / "page.html").as_uri()], "something is fetched from elsewhere"
+    assert chromium.ask("document.documentElement.scrollWidth") == width
+    titles = chromium.ask("[...document.querySelectorAll('section h2')].filter(e => e.offsetHeight).map(e => e.innerText)")
+    assert [title for title in titles if title.startswith("Row")] == ["Row 2 (test)", "Row 3 (test)"]
+    shown = chromium.ask(
+        "[...document.querySelectorAll('section table')].map(e => [...e.rows].map(r => [...r.cells].map(c => c.innerText)))"
+    )
+    assert len(shown) == 2
+    for row, (head, *forms) in zip(explanation.rows, shown, strict=True):
+        assert [name.lower() for name in head[-2:]] == ["image, points", "audio, points"]
+        for line, (form, said) in zip(forms, row.heads[0].said.items(), strict=True):
+            assert line[0] == form
+            figures = [float(cell.replace("\u2212", "-")) for cell in line[-2:]]
+            assert figures == pytest.approx([100 * said.shares["image"], 100 * said.shares["audio"]], abs=0.51)
+    sizes = chromium.ask(
+        "[...document.querySelectorAll('.maps img, .maps image')].map(e => [e.getBoundingClientRect().width, e.naturalWidth])"
+    )
+    assert len(sizes) == 12  # two rows, two inputs: as it is, and what each form says
+    assert all(wide > 40 for wide, _ in sizes)
+    picture = chromium.picture().astype(int)
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    assert ((red > green + 60) & (red > blue + 60)).sum() > 500, "no piece that speaks for the answer"
+
+
 def test_a_bundle_without_parts_is_explained_without_shares(whole_bundle, data):
     explanation = explain(whole_bundle, data=data, row=[2])
     assert all(said.shares == {} for said in explanation.rows[0].heads[0].said.values())

@@ -19,6 +19,7 @@ Outputs = Mapping[str, np.ndarray]
 COLD = "it has just started"
 FLOOR = "it has not run for so long"
 OUT = "shadow runs disagree more often than it allows"
+PATIENT = 20  # skipped calls that a shadow run waits for a picture that is whole by itself; four seconds, as long as key frames are apart
 
 
 class GateState:
@@ -41,6 +42,7 @@ class GateState:
         self.owes = False
         self.why = COLD
         self.would_skip: Outputs | None = None
+        self._drawn = self._waited = self._cost = 0
         self._ran_s: float | None = None
 
     @property
@@ -66,6 +68,22 @@ class GateState:
     def left_out(self) -> None:
         """A call of its branch, whose turn it was, is skipped."""
         self.owes, self.skipped = True, self.skipped + 1
+
+    def is_time(self, drawn: bool, cost: int) -> bool:
+        """Whether a call that was drawn for a shadow run shall run now, or wait until looking costs less.
+
+        Pictures between two key frames take all since the last to be seen. So a shadow run waits for the next, but not where the watch
+        looks closer, and not for long. It is drawn before, and when key frames come the camera decides; as many run.
+        """
+        self._drawn += drawn
+        is_cheap, self._cost = cost <= max(1, self._cost - 1), cost
+        if not self._drawn:
+            return False
+        self._waited += 1
+        if not is_cheap and self._waited < PATIENT and self.watch.share(self.shadow) == self.shadow:
+            return False
+        self._drawn, self._waited = self._drawn - 1, 0
+        return True
 
     def describe(self) -> dict[str, Any]:
         """How it does, as plain values."""
@@ -127,9 +145,13 @@ class Gates:
         """Whether an answer without a branch may stand."""
         return bool(self._sureness.of(state.gate.criterion, outputs)[0] >= state.gate.threshold)
 
-    def wants_shadow(self, state: GateState) -> bool:
-        """Whether a call that is skipped shall run all the same."""
-        return self._draw() < state.watch.share(state.shadow)
+    def wants_shadow(self, state: GateState, cost: int = 0) -> bool:
+        """Whether a call that is skipped shall run all the same.
+
+        Args:
+            cost: Pictures that must be decoded for it.
+        """
+        return state.is_time(self._draw() < state.watch.share(state.shadow), cost)
 
     def compare(self, state: GateState, without: Outputs, whole: Outputs) -> None:
         """Hold the answer of a skipped call against the one with all inputs."""

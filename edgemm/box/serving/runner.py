@@ -324,6 +324,8 @@ class Runner:
     def _tell(self, decision: Decision | None) -> None:
         if decision is None:
             return
+        for source in self.sources:
+            source.unwatched = frozenset(decision.skipped)
         self._rates.append(self._now())
         for do in self.on_decision:
             do(decision)

@@ -151,7 +151,10 @@ class Engine(Branches):
         for one in self.gates.states:
             if one.name in due:
                 one.left_out()
-        if state.name not in due or not state.covers <= {*self.skipped} or not self.gates.wants_shadow(state):
+        if state.name not in due or not state.covers <= {*self.skipped}:
+            return
+        pictures = (self.windows.frame(name, horizon_s) for name in self.skipped)
+        if not self.gates.wants_shadow(state, sum(getattr(picture, "cost", 0) for picture in pictures)):  # a source may hand out arrays
             return
         for name in self.skipped:
             if self._is_newer(name):

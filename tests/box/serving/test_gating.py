@@ -9,7 +9,7 @@ import pytest
 
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.decisions import Decider
-from edgemm.box.serving.gating import Gates
+from edgemm.box.serving.gating import PATIENT, Gates
 from edgemm.box.serving.model import open_model
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
@@ -19,7 +19,7 @@ from edgemm.box.serving.windows import Windows
 from edgemm.contracts.gate import EXACT, Gate
 from edgemm.contracts.source import Item
 from edgemm.errors import EdgemmError
-from tests.box.serving.conftest import BRIGHT, DARK, RATE_HZ, make_bundle
+from tests.box.serving.conftest import BRIGHT, DARK, RATE_HZ, make_bundle, write_clip
 from tests.box.serving.test_scheduling import Picture
 
 FED = {"sources": [{"stream": {"inputs": ["image", "audio"], "url": "rtsp://camera/live"}}]}
@@ -126,6 +126,33 @@ def test_the_floor_lets_it_run_so_often_whatever_the_sound_says(play):
     own = play(gate(shadow=0.0), gates={"every_s": 1.0})
     own.run(101, INTRUDER)
     assert own.engine.ran["image"] == pytest.approx(20, abs=3)
+
+
+def test_a_shadow_run_waits_for_a_picture_that_costs_little_and_as_many_run(play):
+    state = play(gate(shadow=0.25)).gates.states[0]
+    costs = [1 + number % 10 for number in range(400)]  # a key frame every ten
+    ran = [cost for number, cost in enumerate(costs) if state.is_time(number % 20 == 3, cost)]
+    assert ran == [1] * 20
+    impatient = [number for number in range(200) if state.is_time(number == 100, 5 + number)]  # none comes: not for ever
+    assert impatient == [100 + PATIENT - 1]
+    assert [state.is_time(True, cost) for cost in (9, 3, 6, 0, 0, 0)] == [True, True, False, True, True, True]
+    state.watch.see(True)  # it looks closer now
+    assert state.is_time(True, 400)
+
+
+def test_what_a_gate_skips_is_not_decoded_while_it_is_skipped(bundle, tmp_path):
+    opened = open_bundle(bundle)
+    plain = {"sources": [{"stream": {"inputs": ["image", "audio"], "url": str(write_clip(tmp_path / "porch.mp4"))}}]}
+    costs = {}
+    for use in (True, False):
+        runner = Runner(opened, parse(plain, opened.card), fast=True)
+        states = Gates([gate(shadow=0.0)], opened.card) if use else Gates((), opened.card)
+        runner.engine.gates = states
+        costs[use] = []
+        runner.on_decision.append(lambda decision, use=use: costs[use].append(decision.frames["image"].cost))
+        runner.run(threading.Event())
+    assert not any(costs[False])
+    assert sum(cost > 0 for cost in costs[True]) > len(costs[True]) / 2
 
 
 def test_the_settings_may_do_without_gates_and_another_bundle_begins_anew(play, bundle):

@@ -6,7 +6,7 @@ import pytest
 from edgemm.contracts import card_file as cards
 from edgemm.contracts.gate import APPROXIMATE, EXACT
 from edgemm.pipeline.gating import choosing
-from edgemm.pipeline.gating.choosing import Sides
+from edgemm.pipeline.gating.choosing import Promise, Sides
 
 LABELS = ["quiet", "visitor", "intruder"]
 
@@ -34,12 +34,16 @@ def sides(rng, rows, *, harm=0.15, gain=0.02):
 
 
 def chosen_of(about, beside, val, loss_points, **more):
-    return choosing.choose(about, choosing.fix(about, beside, loss_points), val, loss_points, **more)
+    return choosing.choose(about, choosing.fix(about, beside, loss_points), val, Promise(loss_points, **more))
 
 
 def lost_points(chosen, population):
     sure = choosing.Sureness(card()).of(chosen.criterion, population.without)
     skipped = sure >= (np.inf if chosen.threshold is None else chosen.threshold)
+    return loss_of(population, skipped)
+
+
+def loss_of(population, skipped):
     right = [side["event"].argmax(1) == population.truth["event"] for side in (population.whole, population.gated(skipped))]
     return 100 * (right[0].mean() - right[1].mean())
 
@@ -52,6 +56,31 @@ def test_over_many_draws_of_val_what_is_lost_exceeds_the_budget_in_at_most_5_per
     assert np.mean(np.array(lost) > loss_points) <= 0.05
     assert np.mean([chosen.skipped for chosen in found]) > 0.2
     assert all(chosen.bound == EXACT and chosen.worst.bound <= loss_points for chosen in found if chosen.threshold is not None)
+
+
+def test_the_next_rows_by_themselves_lose_more_than_the_budget_in_at_most_5_percent():
+    rng, loss_points, coming = np.random.default_rng(5), 1.0, 600
+    fixed, population = choosing.fix(card(), sides(rng, 1500), loss_points), sides(rng, 20_000)
+    sure, lost, shares = choosing.Sureness(card()).of(fixed.criterion, population.without), [], []
+    for _ in range(20):
+        dealt = rng.permutation(len(population))
+        val, following = population.rows(dealt[:2000]), dealt[2000 : 2000 + coming]
+        chosen = choosing.choose(card(), fixed, val, Promise(loss_points, next_rows=coming))
+        skipped = sure >= (np.inf if chosen.threshold is None else chosen.threshold)
+        lost.append(loss_of(population.rows(following), skipped[following]))
+        shares.append(skipped.mean())
+    assert np.mean(np.array(lost) > loss_points + 1e-9) <= 0.05
+    assert np.mean(shares) > 0.2
+
+
+def test_a_bound_on_the_next_rows_skips_less_and_says_what_is_skipped_without_it():
+    rng = np.random.default_rng(6)
+    beside, val = sides(rng, 1500), sides(rng, 1250)
+    plain, strict = (chosen_of(card(), beside, val, 1.0, next_rows=count) for count in (0, 400))
+    assert plain.skipped == plain.skipped_for_all == strict.skipped_for_all > strict.skipped > 0
+    hopeless = chosen_of(card(), beside, val, 0.3, next_rows=300)
+    assert (hopeless.threshold, hopeless.skipped) == (None, 0.0)
+    assert hopeless.skipped_for_all > 0
 
 
 def test_a_larger_budget_skips_more_and_a_hopeless_branch_is_never_skipped():
@@ -100,6 +129,11 @@ def test_a_head_that_is_no_share_of_rows_is_held_by_its_paired_interval_and_call
 
 
 def test_it_says_how_many_rows_a_budget_needs():
-    assert choosing.rows_needed(0.3) == pytest.approx(1000, abs=10)
-    assert choosing.rows_needed(1.0) == pytest.approx(300, abs=5)
-    assert choosing.rows_needed(0.3, 0.025) > choosing.rows_needed(0.3)
+    assert choosing.rows_for_all(Promise(0.3)) == pytest.approx(1000, abs=10)
+    assert choosing.rows_for_all(Promise(1.0)) == pytest.approx(300, abs=5)
+    assert choosing.rows_for_all(Promise(0.3, error=0.025)) > choosing.rows_for_all(Promise(0.3))
+    assert choosing.rows_needed(Promise(0.3)) == choosing.rows_for_all(Promise(0.3))
+    assert choosing.rows_needed(Promise(0.3, next_rows=None)) == 1334
+    assert choosing.rows_needed(Promise(0.3, next_rows=20_000)) == pytest.approx(1006, abs=5)
+    points = choosing.least_points(500, Promise(0.3, next_rows=None))
+    assert choosing.rows_needed(Promise(points, next_rows=None)) <= 500 < choosing.rows_needed(Promise(0.95 * points, next_rows=None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Folder(Source):
         has_pictures = any(is_picture(file) for files in scenes for file in files)
         for files in scenes:
             first, end_s = True, begin_s
-            for item in _merged(files, wants, has_pictures):
+            for item in _merged(files, wants, has_pictures, lambda: self.unwatched):
                 if self._stop.is_set():
                     return
                 item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
@@ -68,8 +68,10 @@ class Folder(Source):
         return [scenes[name] for name in sorted(scenes)]
 
 
-def _merged(files: list[Path], wants: Mapping[str, Modality], has_pictures: bool) -> Iterator[Item]:
+def _merged(
+    files: list[Path], wants: Mapping[str, Modality], has_pictures: bool, unwatched: Callable[[], Collection[str]]
+) -> Iterator[Item]:
     """The items of files that belong together, what has no length first: a still is there from the beginning of its sound."""
     for file in sorted(files, key=lambda path: not is_still(path)):
         if inputs := fed(file, wants, has_pictures=has_pictures):
-            yield from items_of(file, inputs)
+            yield from items_of(file, inputs, unwatched)

@@ -78,6 +78,7 @@ class Stream(Source):
             options={**default_options, **own_options},
             read_timeout_s=read_timeout_s,
             notes=self.notes,
+            unwatched=lambda: self.unwatched,
         )
 
     @classmethod

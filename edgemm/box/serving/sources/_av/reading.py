@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from edgemm.box.serving.sources._av.undecoded import PictureDecoder, Undecoded
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Paint, Region, fed_by
 from edgemm.contracts.stream import Pictures, Sound
@@ -40,10 +41,23 @@ BROKEN_PACKETS = 100  # one after the other: seven seconds of pictures; then the
 
 @dataclass
 class AvFrame:
-    """One decoded picture, in the camera's own pixel format until somebody wants it."""
+    """One picture, in the camera's own pixel format until somebody wants it, and undecoded where nobody was about to.
 
-    frame: av.VideoFrame
+    Attributes:
+        came: As it came.
+    """
+
+    came: av.VideoFrame | Undecoded
     scaler: VideoReformatter
+
+    @property
+    def frame(self) -> av.VideoFrame:
+        """Decoded."""
+        return self.came.decoded() if isinstance(self.came, Undecoded) else self.came
+
+    @property
+    def cost(self) -> int:
+        return self.came.cost() if isinstance(self.came, Undecoded) else 0
 
     def fitted(self, wanted: Pictures) -> np.ndarray:
         width, height = inner_size(self.frame.width, self.frame.height, wanted)
@@ -145,6 +159,7 @@ class Reader:
         live: Its end is a loss.
         read_timeout_s: After how long without data reading fails; PyAV takes up to twice as long.
         notes: Filled with what is missing.
+        unwatched: Tells the inputs whose pictures nobody is about to look at: they wait undecoded.
     """
 
     place: str
@@ -155,6 +170,7 @@ class Reader:
     notes: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     name: str = ""
+    unwatched: Callable[[], Collection[str]] = tuple
 
     def __post_init__(self) -> None:
         self.name = self.name or redact(self.place)
@@ -182,7 +198,7 @@ class Reader:
             if self.stop.is_set():
                 return
             try:
-                items = list(of_stream[packet.stream.index].items(packet))
+                items = list(of_stream[packet.stream.index].items(packet, self.unwatched()))
             except av.error.InvalidDataError:
                 broken, lost = broken + 1, lost + 1
                 if broken > BROKEN_PACKETS:
@@ -239,25 +255,33 @@ class _Track:
         self.stream, self._inputs = stream, inputs
         if stream.type == "video":
             stream.thread_count = 1  # frame threads would delay every picture by their number, and cost more in all
-        self._scaler = VideoReformatter()
+        self._scaler, self._decoder = VideoReformatter(), PictureDecoder(stream.codec_context)
         self._resamplers: dict[str, av.AudioResampler] = {}
         self._last_s: float | None = None
         self._format: tuple[Any, ...] = ()
 
-    def items(self, packet: Any) -> Iterator[Item]:
-        for frame in packet.decode():
-            at_s, jumped = self._time(frame)
-            for name, modality in self._inputs.items():
-                stream = modality.stream()
-                if isinstance(stream, Sound):
+    def items(self, packet: Any, unwatched: Collection[str]) -> Iterator[Item]:
+        if self.stream.type == "audio":
+            for frame in packet.decode():
+                at_s, jumped = self._time(frame.time, frame.samples / frame.sample_rate)
+                for name, modality in self._inputs.items():
+                    stream = modality.stream()
+                    assert isinstance(stream, Sound)
                     yield from self._sound(name, stream, frame, at_s, jumped)
-                else:
-                    yield Item(name, AvFrame(frame, self._scaler), at_s, jumped)
+            return
+        lasts_s = 1 / float(self.stream.average_rate or 25)
+        pictures: list[tuple[float | None, av.VideoFrame | Undecoded]]
+        if self._inputs.keys() <= {*unwatched} and self._decoder.may_wait(packet):
+            pictures = [(float(packet.pts * packet.time_base), self._decoder.put_off(packet))]
+        else:
+            pictures = [(frame.time, frame) for frame in self._decoder.decode(packet)]
+        for start_s, picture in pictures:
+            at_s, jumped = self._time(start_s, lasts_s)
+            for name in self._inputs:
+                yield Item(name, AvFrame(picture, self._scaler), at_s, jumped)
 
-    def _time(self, frame: Any) -> tuple[float, bool]:
-        """When the frame ends in the stream's own time, and whether something is missing before it."""
-        lasts_s = frame.samples / frame.sample_rate if self.stream.type == "audio" else 1 / float(self.stream.average_rate or 25)
-        start_s = frame.time if frame.pts is not None else None
+    def _time(self, start_s: float | None, lasts_s: float) -> tuple[float, bool]:
+        """When a frame ends in the stream's own time, and whether something is missing before it."""
         if start_s is None:  # first pictures of some cameras
             start_s = (self._last_s or 0.0) + (lasts_s if self.stream.type == "video" else 0.0)
         end_s = start_s + (lasts_s if self.stream.type == "audio" else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class StillFrame:
         values: What that made of it, as in training.
         pixels: Their pixel format.
         extent: Height and width of the file's picture, upright.
+        cost: It is decoded.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class StillFrame:
     values: np.ndarray
     pixels: str
     extent: tuple[int, int]
+    cost: int = 0
 
     def fitted(self, wanted: Pictures) -> np.ndarray:
         return self.values
@@ -106,14 +108,17 @@ def refuse(file: Path, wants: Mapping[str, Modality]) -> RunError:
     return RunError(f"'{file}' cannot be read for {', '.join(wants)}.", why=f"it holds {held}.", fix="give these inputs another source.")
 
 
-def items_of(file: Path, inputs: Mapping[str, Modality]) -> Iterator[Item]:
+def items_of(file: Path, inputs: Mapping[str, Modality], unwatched: Callable[[], Collection[str]] = tuple) -> Iterator[Item]:
     """What a file holds for these inputs, from time 0 on.
+
+    Args:
+        unwatched: As ``Reader`` has it.
 
     Raises:
         RunError: It cannot be read, or does not fit an input.
     """
     if not is_still(file):
-        yield from Reader(str(file), live=False).items(inputs)
+        yield from Reader(str(file), live=False, unwatched=unwatched).items(inputs)
         return
     for name, modality in inputs.items():
         try:
