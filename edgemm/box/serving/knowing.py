@@ -1,4 +1,4 @@
-"""What a run holds outputs against that may change while it runs: galleries, enrolled into, and read again when their file changes."""
+"""What a run holds outputs against that may change while it runs: galleries that grow, words that are new, files that change."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgemm.box.bundle.opened import Bundle
+from edgemm.box.bundle.text_tower import TextTower
+from edgemm.box.serving.asked_words import AskedWords, require_tower
 from edgemm.box.serving.enrolment import Enrolment
 from edgemm.box.serving.names import Names
 from edgemm.box.serving.settings import Settings
+from edgemm.contracts.word_file import Prompts
 from edgemm.errors import EdgemmError
 from edgemm.redaction import redact
 
@@ -64,17 +67,37 @@ class Knowing:
         error: Why the last change was not taken; "" where it was.
     """
 
-    def __init__(self, bundle: Bundle, settings: Settings, target: str) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings, target: str, *, before: Knowing | None = None) -> None:
         """
+        Args:
+            before: What was known with another bundle: words that were sent while it ran are held on to.
+
         Raises:
-            EdgemmError: A file cannot be read, or is of another model.
+            EdgemmError: A file cannot be read or is of another model, or words are asked of a bundle that takes none.
         """
         self._held: dict[str, Held] = {}
         for output, decisions in settings.decisions.items():
             if decisions.gallery is not None:
                 self._held[output] = Enrolment(bundle, output, decisions.gallery, may_be_missing=settings.can_enrol)
+            if decisions.words is not None:
+                require_tower(bundle, output)
+        tower = TextTower(bundle, target) if TextTower.is_in(bundle) else None
+        for output in tower.asked if tower else ():
+            path = settings.decisions[output].words if output in settings.decisions else None
+            assert tower is not None
+            self._held[output] = AskedWords(bundle, tower, output, path, before.words_of(output) if before else None)
         self.error = ""
         self._lock, self._busy = threading.Lock(), False
+
+    def words_of(self, output: str) -> Prompts | None:
+        """The words that an output is asked."""
+        held = self._held.get(output)
+        return held.words if isinstance(held, AskedWords) else None
+
+    def is_other(self, output: str) -> bool:
+        """Whether an output is held against something else than it was measured by."""
+        held = self._held.get(output)
+        return held.is_other if isinstance(held, AskedWords) else held is not None
 
     def names(self) -> dict[str, Names]:
         """Output -> what it is held against."""

@@ -31,6 +31,7 @@ from edgemm.box.serving.settings import (  # fmt: skip
 from edgemm.contracts import plugins, written
 from edgemm.contracts.card import Card, Output
 from edgemm.contracts.options import check, means_text
+from edgemm.contracts.word_file import read_words
 from edgemm.errors import Collector, RunError, nearest
 from edgemm.redaction import redact
 from edgemm.store import utf8
@@ -40,7 +41,7 @@ KEYS = (
     "drift", "gates",
 )  # fmt: skip
 TEXTS = ("bind", "token_env", "token_file", "save", "key_env", "key_file")
-FILES = ("gallery",)
+FILES = ("gallery", "words")
 """Of a section of ``decisions``: files, that lie beside ``run.yaml`` or where the program was started."""
 REUSE = get_args(get_type_hints(Settings)["reuse"])
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
@@ -140,7 +141,7 @@ def _means_text(plain: Any, path: written.Path) -> bool:
     if path[0] in (SOURCES, SINKS) and len(path) > 3 and path[2] in plugins.names(str(path[0])):
         return means_text(plugins.options(str(path[0]), str(path[2])), path[3:]) or path[3] == "inputs"
     if path[0] in ("decisions", "tracks"):
-        return path[2:3] in (("quiet",), ("gallery",))
+        return path[2:3] in (("quiet",), ("gallery",), ("words",))
     if path[0] in ("zones", "lines"):
         return path[2:3] in (("labels",), ("output",))
     return path in (("name",), ("reuse",)) or (path[0] in ("web", "drift") and str(path[-1]) in TEXTS)
@@ -215,6 +216,9 @@ def _decisions(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[
         if settings.gallery is not None:
             with mistakes.catch():
                 labels = _known(settings.gallery, card.outputs[name], here)
+        if settings.words is not None:
+            with mistakes.catch():
+                labels = tuple(read_words(Path(settings.words)))
         for label in (*settings.quiet, *settings.classes):
             if label not in labels:
                 what = "nobody in its gallery" if settings.gallery is not None else "no class of this output"

@@ -30,6 +30,7 @@ from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.modality import Modality, modalities
+from edgemm.contracts.report import Measurement
 from edgemm.contracts.sink import About, Sink
 from edgemm.contracts.source import Item, Source
 from edgemm.errors import EdgemmError, RunError
@@ -86,7 +87,7 @@ class Runner:
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
         ]
         sharing = Sharing(bundle, self.model) if settings.shares else None
-        self._teller = Teller(self.engine, lambda voted: self.bundle.expected(self.target, voted), sharing)
+        self._teller = Teller(self.engine, self._measured, sharing)
         self._rates: deque[float] = deque(maxlen=RATE_SPAN)
         self.outlets: list[Outlet | Inline] = []
         for part in settings.sinks:
@@ -197,7 +198,7 @@ class Runner:
         """
         try:
             sharing = Sharing(bundle, model) if self.settings.shares else None
-            knowing = Knowing(bundle, self.settings, model.target)
+            knowing = Knowing(bundle, self.settings, model.target, before=self.knowing)
         except EdgemmError:
             model.close()
             raise
@@ -281,8 +282,12 @@ class Runner:
 
     def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Output -> what was measured with just these inputs there; {} where nobody measured that."""
-        measurements = self.bundle.expected(self.target, voted) if voted else {}
+        measurements = self._measured(voted) if voted else {}
         return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in measurements.items()}
+
+    def _measured(self, voted: tuple[str, ...]) -> dict[str, Measurement]:
+        """``Bundle.expected`` of outputs that are still asked what they were measured by."""
+        return {output: one for output, one in self.bundle.expected(self.target, voted).items() if not self.knowing.is_other(output)}
 
     def _named(self) -> dict[str, Feeder]:
         """Each source's name, told apart by a number where two have the same, as two folders may."""

@@ -51,6 +51,7 @@ class DecisionSettings:
         classes: Class -> its own threshold, release, debounce, cool_down_s.
         change: A number (regression) is told again when it moved by so much; None = 1% of its value.
         gallery: Of an output of task embedding: the file of ``edgemm index`` whose names its vector is held against, by cosine.
+        words: Of an output of task words, where the bundle holds the text tower: a file of other words than it was made with.
     """
 
     threshold: float | None = None
@@ -61,6 +62,7 @@ class DecisionSettings:
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     change: float | None = None
     gallery: str | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,22 @@ def require_family(folder: Folder) -> Family:
     return family
 
 
+def text_side(source: Folder) -> Side:
+    """A folder's tower for texts.
+
+    Raises:
+        CardError: It has none, or is of no known kind.
+    """
+    side = next((side for side in require_family(source).sides(source).values() if side.modality == "text"), None)
+    if side is None:
+        raise CardError(
+            f"'{source.path}' has no text tower.",
+            why="words need one.",
+            fix="take CLIP, SigLIP, CLAP or a sentence encoder, or leave out --words.",
+        )
+    return side
+
+
 def refuse_remote_code(folder: Folder) -> None:
     """Raises CardError where a configuration names code that would be fetched from elsewhere."""
     for name in (CONFIG, "preprocessor_config.json", "processor_config.json"):

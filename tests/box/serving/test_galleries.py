@@ -175,8 +175,9 @@ def test_a_gallery_that_is_made_anew_is_read_again(serving, gallery, faces, tmp_
 
 
 def test_by_mqtt_somebody_is_enrolled_and_home_assistant_gets_a_switch(serving, broker, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROKER_USER", broker.user)
     monkeypatch.setenv("BROKER_PASSWORD", broker.password)
-    sink = {"mqtt": {"host": "127.0.0.1", "port": broker.port, "user": broker.user, "password_env": "BROKER_PASSWORD", "tls": False}}
+    sink = {"mqtt": {"host": "127.0.0.1", "port": broker.port, "user_env": "BROKER_USER", "password_env": "BROKER_PASSWORD", "tls": False}}
     listener = Listener(broker)
     try:
         runner, _ = serving(tmp_path / "new.npz", sinks=[sink])
