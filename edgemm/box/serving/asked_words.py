@@ -78,6 +78,7 @@ class AskedWords:
 
         Raises:
             CardError: They are no words, or two of them read alike.
+            RunError: They are too many.
             OutputError: The file cannot be written.
         """
         words = word_file.parse(value, WORDS)
