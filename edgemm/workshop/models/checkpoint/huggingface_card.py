@@ -6,28 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.contracts.card import Card, Input, Output
-from edgemm.errors import CardError
-from edgemm.workshop.models.hf_folder import CONFIG, IMAGE_SIZE, TOKENIZER, TOKENS, Folder, Side, family_of, require_family, text_side
+from edgemm.workshop.models.foreign import reading
+from edgemm.workshop.models.hf_folder import IMAGE_SIZE, TOKENIZER, TOKENS, Folder, Side, family_of, require_family, text_side
 
 SHORTEST = "shortest_edge"
 TOWERS = "models:image-text-two-tower"
 """The reference model of towers that never meet; a card's own encoders go over its."""
 
 
-OPEN_CLIP = "open_clip_config.json"
-
-
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is a Hugging Face model folder without a card of ours.
-
-    Raises:
-        CardError: It is a folder of open_clip, or of timm.
-    """
-    if (path / OPEN_CLIP).is_file() and not (path / CONFIG).is_file():
-        raise _of_another_library(path, "open_clip", f"open_clip.create_model('local-dir:{path}').visual")
-    if (path / CONFIG).is_file() and {"architecture", "pretrained_cfg"} <= Folder(path).config.keys():
-        raise _of_another_library(path, "timm", f"timm.create_model('local-dir:{path}', pretrained=True, num_classes=0)")
-    return (path / CONFIG).is_file() and not (path / "model.yaml").is_file()
+    """Whether ``path`` is a folder of a model by Hugging Face, open_clip or timm, without a card of ours."""
+    return reading.is_folder(path) and not (path / "model.yaml").is_file()
 
 
 def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None = None, *, with_text: bool = False) -> Card:
@@ -49,14 +38,6 @@ def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None =
     if words:
         return _zero_shot(source, *words, with_text=with_text)
     return _classifier(source, purpose) if purpose.endswith("Classification") else _towers(source)
-
-
-def _of_another_library(path: Path, library: str, call: str) -> CardError:
-    return CardError(
-        f"'{path}' is a folder of {library}.",
-        why=f"only {library} itself builds its models, and transformers knows nothing of them.",
-        fix=f"let a function of yours return {call}, and draft its card: edgemm init mine:build --input image=3x224x224.",
-    )
 
 
 def _purpose(config: dict[str, Any]) -> str:
