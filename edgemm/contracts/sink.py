@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from edgemm.contracts.card import Output
 from edgemm.contracts.decision import Decision, GateNews, Incident, Marks, Pose, Track, Tracked
+from edgemm.contracts.task import Entity
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class About:
         threshold: What the settings say where no class has its own.
         gated: Inputs whose branch runs only where it can change the answer.
         zones: Output with boxes -> its zones -> the labels that each looks for.
+        named: Output that is held against names -> what a home automation shows of it.
+        settable: Output -> what can be set of it, as ``control("<output>/<what>", value)``.
     """
 
     name: str
@@ -35,6 +38,8 @@ class About:
     control: Callable[[str, str], bool]
     zones: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     gated: tuple[str, ...] = ()
+    named: Mapping[str, Sequence[Entity]] = field(default_factory=dict)
+    settable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Event:
         marks: Points of the things of this class, and the mask; None where the output has none.
         gate: What a gate did; None where it is about an output.
         skipped: Inputs that a gate left out.
+        is_like: The label is a name of a gallery, and the score the cosine with it: what is seen looks like that.
     """
 
     id: str
@@ -73,6 +79,7 @@ class Event:
     marks: Marks | None = None
     gate: GateNews | None = None
     skipped: tuple[str, ...] = ()
+    is_like: bool = False
 
     @property
     def kind(self) -> str:
@@ -86,6 +93,7 @@ class Event:
             "time": stamp(self.wall_s),
             "output": self.output,
             "label": self.label,
+            **({"looks_like": self.label} if self.is_like else {}),
             "score": round(self.score, 4),
             "voted": list(self.voted),
             "stood_in": list(self.stood_in),
@@ -104,7 +112,7 @@ class Sink(Protocol):
     """A sink. A plugin class takes keyword-only options in ``__init__``: they are what ``run.yaml`` sets. ``PLACES`` says what it takes on
     the command line (``--sink PLACE``), as a source's does.
 
-    All methods are called from one thread, in this order: ``start``, any of the next four, ``stop``. What one raises is counted and shown
+    All methods are called from one thread, in this order: ``start``, any of the next five, ``stop``. What one raises is counted and shown
     in the status; it stops nothing.
     """
 
@@ -135,6 +143,10 @@ class Sink(Protocol):
 
     def status(self, status: Mapping[str, Any]) -> None:
         """How it goes; every few seconds, and whenever a source goes up or down."""
+        return
+
+    def changed(self, about: About) -> None:
+        """What can be told is another now: a name or word came or went. A sink may leave it out."""
         return
 
     def stop(self) -> None:

@@ -7,6 +7,10 @@ from typing import Literal
 
 from edgemm.errors import DataError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+"""In what the names of files end that hold one picture, or sound."""
+
 
 @dataclass(frozen=True)
 class Pictures:

@@ -26,6 +26,8 @@ from edgemm.store.artifact import sha256_file
 
 _ours: dict[Path, dict[str, tuple[ModuleType, int]]] = {}
 """Root folder -> modules imported from there for a card, each with its file's mtime: two cards may both have a ``model.py``."""
+MODEL_CONFIGS = ("config.json", "open_clip_config.json")
+"""By one of these a folder is a model's."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def leads_to_a_file(folder: Path, value: str) -> bool:
     """Whether a word among a card's kwargs is the path of a file, or of a model folder, relative to the card's ``folder``."""
     try:
         path = folder / value
-        return bool(value) and (path.is_file() or (path / "config.json").is_file())
+        return bool(value) and (path.is_file() or any((path / name).is_file() for name in MODEL_CONFIGS))
     except (OSError, ValueError):  # too long, or holding a zero byte: words, not a path
         return False
 

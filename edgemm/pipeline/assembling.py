@@ -31,6 +31,7 @@ def assemble(
     report: Report,
     known: Ledger,
     gates: Fitted,
+    texts: packing.Files,
     sign: Path | None,
 ) -> Path:
     """Write the bundle of a run, and return it.
@@ -39,10 +40,11 @@ def assemble(
         output: A folder; others for what belongs to it are made beside it.
         known: What stands in for missing inputs, and what to expect then.
         gates: Branches that run only where they can change the answer.
+        texts: The text tower, where it goes along.
         sign: PEM private key (ed25519).
     """
     job, exported = shaped.job, shaped.exported
-    files = {"model.onnx": exported.main, **known.files}
+    files: dict[str, Path | bytes] = {"model.onnx": exported.main, **known.files, **texts}
     for part in compiled:
         files |= _target_files(part, output.with_name(f"{part.target} companions"))
     files |= {path.name: path for path in exported.folder.glob("*.onnx.data")}

@@ -12,7 +12,7 @@ from edgemm.box.devices import threads
 from edgemm.contracts.recipe import Recipe
 from edgemm.contracts.target import needs_accelerator
 from edgemm.pipeline import answers as answering
-from edgemm.pipeline import assembling, ledger, paying, reporting, stages, torch_steps
+from edgemm.pipeline import assembling, ledger, paying, reporting, stages, text_tower, torch_steps
 from edgemm.pipeline import gates as gating
 from edgemm.pipeline.accuracy_policy import BUDGET
 from edgemm.pipeline.compiling import Compiled
@@ -55,8 +55,9 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
         compiled = [_compiled(job, exported, shaped, recipe, name, opset) for name in recipe.targets]
         branch_ledger = ledger.take(job, exported, shaped.job, shaped.exported, compiled)
         gates = gating.fit(shaped.job, compiled, recipe, branch_ledger)
+        texts = text_tower.files(job, compiled, opset=opset)
         report = reporting.benchmark(job, exported, reference, compiled, recipe, shaped, branch_ledger, gates)
-    written = assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, gates, sign)
+    written = assembling.assemble(scratch / "bundle", shaped, reference, compiled, recipe, report, branch_ledger, gates, texts, sign)
     return written / "manifest.json"
 
 

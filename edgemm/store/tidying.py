@@ -23,7 +23,7 @@ LIMIT = "EDGEMM_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 * 2**30
 UNITS = {"": 1, "B": 1, "K": 2**10, "KIB": 2**10, "M": 2**20, "MIB": 2**20, "G": 2**30, "GIB": 2**30, "T": 2**40, "TIB": 2**40,
          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # fmt: skip
-LARGE = ("bundles", "engines", "manifests")
+LARGE = ("bundles", "engines", "manifests", "sentences")
 """Folders of the cache beside the stages': what is in them is made again, but may be as large as a model."""
 SMALL = ("code", "last_good", "peaks", "sha256", "tuned")
 """Folders that the limit does not touch: a few bytes an entry, or weights that the user was told of. Only ``empty`` removes them."""

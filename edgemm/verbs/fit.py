@@ -113,7 +113,9 @@ def _played(word: str, file: Path, bundle: Bundle, target: str | None) -> Settin
 def _with_recall(every: Sequence[Fitted], bundle: Bundle, settings: Settings, data: str | Path) -> list[Fitted]:
     """With the share of the labelled rows of each class that its threshold finds."""
     dataset, card = open_dataset(data, bundle.card), bundle.card
-    outputs = {name: task for name, task in tasks.tasks(card).items() if task.is_one_label and name in {one.output for one in every}}
+    asked = {name for name, own in settings.decisions.items() if own.words or own.gallery}  # labelled rows are about the bundle's own
+    named = {one.output for one in every} - asked
+    outputs = {name: task for name, task in tasks.tasks(card).items() if task.is_one_label and name in named}
     scores: dict[tuple[str, str], list[float]] = {}
     with serving.open_model(bundle, serving.choose_target(bundle, settings.target).target, settings) as model:
         for batch in dataset.batches(SPLIT, 1):

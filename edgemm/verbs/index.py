@@ -13,8 +13,10 @@ import numpy as np
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.serving import gallery as galleries
 from edgemm.box.serving import model as serving
+from edgemm.box.serving.enrolment import model_of
 from edgemm.box.serving.gallery import Gallery
 from edgemm.contracts.card import Card, Output
+from edgemm.data import named_folders
 from edgemm.data.dataset import TableDataset, open_dataset
 from edgemm.data.verification import Verification, recall, verification
 from edgemm.errors import DataError, RunError, nearest
@@ -73,7 +75,8 @@ def index(
 
     Args:
         bundle: A bundle folder or ``.edgemm`` file with an output of task embedding.
-        data: Rows to send through, of all splits; inputs that have no column there stay missing.
+        data: Rows to send through, of all splits; inputs that have no column there stay missing. Or a folder with a folder for each name,
+            of pictures or of sounds.
         output: The gallery to write; not with ``against``.
         column: Of the data: what each row is called.
         vectors: The output whose vectors are kept, where there are several.
@@ -89,15 +92,12 @@ def index(
     known = galleries.load(Path(against)) if against is not None else None
     rows, names = _vectors(opened, name, data, column, target)
     if known is None:
-        Gallery(rows, names, name).save(Path(output))
+        verified = verification(rows, names)
+        Gallery(rows, names, name, model_of(opened), verified.threshold if verified else None).save(Path(output))
         recalls = {most: recall(rows, names, rows, names, most, own=True) for most in (FEW, MANY)}
-        return Indexed(len(rows), Path(output), recalls, verification(rows, names))
-    if known.vectors.shape[1] != rows.shape[1]:
-        raise DataError(
-            f"'{against}' holds vectors of {known.vectors.shape[1]} numbers, '{name}' has {rows.shape[1]}.",
-            why="a gallery belongs to the model that made it.",
-            fix="make it anew with this bundle.",
-        )
+        return Indexed(len(rows), Path(output), recalls, verified)
+    assert against is not None
+    known.require(Path(against), name, rows.shape[1], model_of(opened))
     found = [(number, str(own), *known.nearest(row)[0]) for number, (own, row) in enumerate(zip(names, rows, strict=True))]
     recalls = {most: recall(rows, names, known.vectors, known.names, most) for most in (FEW, MANY)}
     return Indexed(len(rows), None, recalls, None, tuple(found))
@@ -107,7 +107,8 @@ def ending(done: Indexed, *, bundle: str | Path, **_: Any) -> Ending:
     """What was written, and how to ask it."""
     if done.file is None:
         return Ending(done)
-    return Ending(done, written=(done.file,), next=f"edgemm index {bundle} -d DATA --against {done.file}")
+    words = f"edgemm index {bundle} -d DATA --against {done.file}, or `gallery: {done.file}` in run.yaml"
+    return Ending(done, written=(done.file,), next=words)
 
 
 def _output(card: Card, wanted: str | None) -> str:
@@ -123,7 +124,12 @@ def _output(card: Card, wanted: str | None) -> str:
 
 def _vectors(bundle: Bundle, output: str, data: str | Path, column: str, target: str | None) -> tuple[np.ndarray, np.ndarray]:
     """(n, d), each of length 1, and (n,)."""
-    card = bundle.card
+    card, folder = bundle.card, Path(data)
+    if named_folders.are_in(folder):
+        every = list(named_folders.rows(folder, card))
+        with serving.open_model(bundle, serving.choose_target(bundle, target).target) as model:
+            answers = [model.answer({name: model.embed(name, array)})[output] for _, name, array in every]
+        return galleries.unit(np.concatenate(answers)), np.array([who for who, *_ in every])
     optional = {name: dataclasses.replace(spec, optional=True) for name, spec in card.inputs.items()}
     dataset = open_dataset(data, card.replace(inputs=optional, outputs={output: Output(output, "embedding")}))
     if column not in dataset.source.columns:

@@ -15,6 +15,7 @@ import yaml
 from edgemm.contracts import card_file, plugins, written
 from edgemm.contracts.card import FILL_IN, Card, Input, Output
 from edgemm.contracts.modality import Form, Modality, flow
+from edgemm.contracts.word_file import read_words
 from edgemm.errors import CardError, OutputError, nearest
 from edgemm.report.terminal import Ending
 from edgemm.store.artifact import write_bytes
@@ -31,6 +32,7 @@ def init(
     output: str | Path = "model.yaml",
     kwargs: Mapping[str, Any] | Sequence[str] = (),
     words: str | Path | None = None,
+    with_text: bool = False,
 ) -> Path:
     """Run the factory, call its model once on made-up inputs, and draft the card of what came out.
 
@@ -43,6 +45,7 @@ def init(
         kwargs: For the factory: a mapping, or ``key=value`` strings with YAML values; may be repeated.
         words: Of a Hugging Face folder with a text tower: a file of words, ``parcel: [a parcel on a doorstep, a cardboard box]``. The model
             then answers which of them a picture or sound is, and only the words' vectors go along.
+        with_text: With words: the text tower goes along too, so that ``run`` takes new words without a new bundle.
 
     Returns:
         The card. What could not be known (labels, mean and deviation, tokenizer) is marked ``# FILL IN`` and rejected until it is.
@@ -53,6 +56,12 @@ def init(
         CheckpointError: The factory's or the model's code failed; names file and line. An ONNX file is none, or cannot be worked on.
         OutputError: ``output`` is there already, or cannot be written.
     """
+    if with_text and words is None:
+        raise CardError(
+            "--with-text goes with --words.",
+            why="words to begin with are what the model is measured by.",
+            fix="add --words words.yaml; without words `edgemm init` makes a card of both towers.",
+        )
     path = Path(output)
     path = path / "model.yaml" if path.is_dir() else path
     if path.exists():
@@ -63,7 +72,7 @@ def init(
         write_bytes(path, _onnx_draft(Path(factory), Path(os.path.relpath(factory, path.resolve().parent)).as_posix()).encode())
         return path
     if huggingface_card.is_folder(Path(factory)):
-        write_bytes(path, _draft(_of_folder(Path(factory), path, words), {}).encode())
+        write_bytes(path, _draft(_of_folder(Path(factory), path, words, with_text=with_text), {}).encode())
         return path
     if words is not None:
         raise CardError("--words goes with a Hugging Face folder.", why=f"'{factory}' is none.", fix="leave it out, or name the folder.")
@@ -85,14 +94,14 @@ def init(
     return path
 
 
-def _of_folder(folder: Path, path: Path, words: str | Path | None) -> Card:
+def _of_folder(folder: Path, path: Path, words: str | Path | None, *, with_text: bool) -> Card:
     """The card of a Hugging Face folder; of towers its model is made once, so that what the folder lacks is told now."""
     from edgemm.workshop.models.checkpoint.drafting import returned_shapes  # torch
-    from edgemm.workshop.models.word_file import read_words
 
     here = path.resolve().parent
     labelled = (Path(os.path.relpath(words, here)).as_posix(), tuple(read_words(Path(words)))) if words else None
-    card = huggingface_card.read(folder, Path(os.path.relpath(folder, here)).as_posix(), labelled).replace(path=path.resolve())
+    named = Path(os.path.relpath(folder, here)).as_posix()
+    card = huggingface_card.read(folder, named, labelled, with_text=with_text).replace(path=path.resolve())
     if card.factory == huggingface_card.TOWERS:
         returned_shapes(card)
     return card
@@ -103,7 +112,8 @@ def ending(card: Path, **_: Any) -> Ending:
     text = card.read_text(encoding="utf-8")
     first, then = f"fill in the lines that end in '{FILL_IN}'", f"edgemm train {card} -d DATA -o runs/mine"
     if f"\nfactory: {huggingface_card.TOWERS}" in text:
-        return Ending(written=(card,), next=f"edgemm compress {card} -r two-tower -d DATA -o out")
+        recipe = "openvino-int8" if "task: words" in text else "two-tower"
+        return Ending(written=(card,), next=f"edgemm compress {card} -r {recipe} -d DATA -o out")
     if "\nmodel: " in text:
         then = f"edgemm compress {card} -r openvino-int8 -d DATA -o out"
         first = (

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from edgemm.box.serving.names import APART, UNKNOWN, Names
 from edgemm.box.serving.settings import PER_CLASS, THRESHOLD, DecisionSettings
 from edgemm.contracts import task as tasks
 from edgemm.contracts.card import Card
 from edgemm.contracts.decision import Change, Marks, Observation, Reading
-from edgemm.contracts.task import Sizes
+from edgemm.contracts.task import Entity, Sizes
 
 HYSTERESIS = 0.1  # from on to off where nobody says, at most half of the threshold: noise of a score near it is a few hundredths
 CHANGE = 0.01  # of a number's own value: smaller moves are not told again
@@ -27,12 +28,18 @@ class Decider:
     """
 
     def __init__(
-        self, card: Card, settings: Mapping[str, DecisionSettings], fitted: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+        self,
+        card: Card,
+        settings: Mapping[str, DecisionSettings],
+        fitted: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+        names: Mapping[str, Names] = MappingProxyType({}),
     ) -> None:
         """
         Args:
             fitted: Output -> label -> the threshold that the bundle has for it (``Bundle.thresholds``).
+            names: Output -> what it is held against in the place of what the card says.
         """
+        self._names = dict(names)
         self._tasks = {name: task for name, task in tasks.tasks(card).items() if not task.has_boxes}  # ``tracking`` follows those
         self._frames = {name: getattr(task, "frame", None) for name, task in self._tasks.items()}
         self._fitted = fitted
@@ -53,7 +60,9 @@ class Decider:
         Args:
             sizes: Of the pictures that voted (``Extents.of``).
         """
-        read = {name: task.read(outputs) for name, task in self._tasks.items() if set(task.reads) <= outputs.keys()}
+        own = {name: task for name, task in self._tasks.items() if name not in self._names}
+        read = {name: task.read(outputs) for name, task in own.items() if set(task.reads) <= outputs.keys()}
+        read |= {name: names.read(outputs) for name, names in self._names.items() if names.reads in outputs}
         return {name: self._tasks[name].placed(one, sizes) for name, one in read.items() if one is not None}
 
     def update(
@@ -68,13 +77,30 @@ class Decider:
             elif seen.scores:
                 scores = seen.scores
                 classes = {label: self._class(name, label) for label in scores}
-                moved = [classes[label].update(score, at_s, self.threshold) for label, score in scores.items()]
+                top, is_like = max(scores, key=scores.__getitem__), self.is_like(name)
+                counted = {label: score if label == top or not is_like else APART for label, score in scores.items()}
+                moved = [classes[label].update(score, at_s, self.threshold) for label, score in counted.items()]
                 changes += [change for change in moved if change]
                 on = tuple(label for label, one in classes.items() if one.is_on)
-                top = max(scores, key=scores.__getitem__)
                 lead = self._leads.setdefault(name, _Lead()).update(top, self._given[name].debounce)
+                lead = UNKNOWN if is_like and lead not in on else lead
                 readings[name] = Reading(lead, scores, on, marks=self._marks(name, seen, sizes))
         return readings, changes
+
+    def is_like(self, output: str) -> bool:
+        """Whether its scores say which of known things it is most like."""
+        return output in self._names and self._names[output].is_like
+
+    def entities(self) -> dict[str, Sequence[Entity]]:
+        """Output -> what a home automation shows of it, where it is held against names."""
+        return {output: names.entities() for output, names in self._names.items()}
+
+    def know(self, output: str, names: Names) -> None:
+        """Hold an output against these names from now on; what is on of those that stay is on still."""
+        self._names[output] = names
+        for key in [key for key in self._classes if key[0] == output and key[1] not in names.labels]:
+            del self._classes[key]
+        self._leads.pop(output, None)
 
     def _marks(self, name: str, seen: Observation, sizes: Sizes) -> Marks | None:
         """Points and mask of an output that says places in a picture, where that voted."""
@@ -93,7 +119,8 @@ class Decider:
     def _settings(self, output: str, label: str) -> DecisionSettings:
         settings = self._given[output]
         if settings.threshold is None:
-            settings = replace(settings, threshold=self._fitted.get(output, {}).get(label, THRESHOLD))
+            own_threshold = self._names[output].threshold if output in self._names else self._fitted.get(output, {}).get(label)
+            settings = replace(settings, threshold=THRESHOLD if own_threshold is None else own_threshold)
         own: dict[str, Any] = {key: value for key, value in settings.classes.get(label, {}).items() if key in PER_CLASS}
         return replace(settings, **own)
 

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from edgemm.box.serving import gallery as galleries
 from edgemm.box.serving import places
 from edgemm.box.serving.secrets import refuse_passwords
 from edgemm.box.serving.sections import declared, mapping, positive, section
@@ -28,8 +29,9 @@ from edgemm.box.serving.settings import (  # fmt: skip
     names_of,
 )
 from edgemm.contracts import plugins, written
-from edgemm.contracts.card import Card
+from edgemm.contracts.card import Card, Output
 from edgemm.contracts.options import check, means_text
+from edgemm.contracts.word_file import read_words
 from edgemm.errors import Collector, RunError, nearest
 from edgemm.redaction import redact
 from edgemm.store import utf8
@@ -39,6 +41,8 @@ KEYS = (
     "drift", "gates",
 )  # fmt: skip
 TEXTS = ("bind", "token_env", "token_file", "save", "key_env", "key_file")
+FILES = ("gallery", "words")
+"""Of a section of ``decisions``: files, that lie beside ``run.yaml`` or where the program was started."""
 REUSE = get_args(get_type_hints(Settings)["reuse"])
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -110,6 +114,11 @@ def parse(plain: Any, card: Card, *, where: str = "run.yaml") -> Settings:
 
 def _beside(plain: Any, folder: Path) -> Any:
     """With recordings that lie beside ``run.yaml``, and not where the program was started, called by their whole path."""
+    decisions = plain.get("decisions") if isinstance(plain, dict) else None
+    for options in decisions.values() if isinstance(decisions, dict) else []:
+        for key in FILES if isinstance(options, dict) else ():
+            if isinstance(options.get(key), str) and not os.path.exists(options[key]):
+                options[key] = str(folder / options[key])
     sources = plain.get(SOURCES) if isinstance(plain, dict) else None
     for entry in sources if isinstance(sources, list) else []:
         for options in entry.values() if isinstance(entry, dict) else []:
@@ -132,7 +141,7 @@ def _means_text(plain: Any, path: written.Path) -> bool:
     if path[0] in (SOURCES, SINKS) and len(path) > 3 and path[2] in plugins.names(str(path[0])):
         return means_text(plugins.options(str(path[0]), str(path[2])), path[3:]) or path[3] == "inputs"
     if path[0] in ("decisions", "tracks"):
-        return path[2:3] == ("quiet",)
+        return path[2:3] in (("quiet",), ("gallery",), ("words",))
     if path[0] in ("zones", "lines"):
         return path[2:3] in (("labels",), ("output",))
     return path in (("name",), ("reuse",)) or (path[0] in ("web", "drift") and str(path[-1]) in TEXTS)
@@ -204,9 +213,16 @@ def _decisions(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[
             continue
         decisions[name] = settings = section(DecisionSettings, value, here, mistakes)
         labels = card.outputs[name].labels or ()
+        if settings.gallery is not None:
+            with mistakes.catch():
+                labels = _known(settings.gallery, card.outputs[name], here)
+        if settings.words is not None:
+            with mistakes.catch():
+                labels = tuple(read_words(Path(settings.words)))
         for label in (*settings.quiet, *settings.classes):
             if label not in labels:
-                mistakes.add(RunError(f"{here}: '{label}' is no class of this output.", fix=nearest(str(label), labels)))
+                what = "nobody in its gallery" if settings.gallery is not None else "no class of this output"
+                mistakes.add(RunError(f"{here}: '{label}' is {what}.", fix=nearest(str(label), labels) if labels else "leave it out."))
         of_a_class = {key: option for key, option in declared(DecisionSettings).items() if key in PER_CLASS}
         fitting: dict[str, dict[str, Any]] = {here: {}}
         for label, own in settings.classes.items():
@@ -215,6 +231,17 @@ def _decisions(plain: Any, card: Card, where: str, mistakes: Collector) -> dict[
             fitting |= {} if errors else {f"{here}.classes.{label}": own}
         _check_thresholds(settings, fitting, mistakes)
     return decisions
+
+
+def _known(gallery: str, output: Output, where: str) -> tuple[str, ...]:
+    """The names in a gallery; none where the file is still to be made."""
+    if output.task != "embedding":
+        raise RunError(
+            f"{where}: a gallery is held against vectors, and '{output.name}' is of task {output.task}.",
+            why="only an output of task embedding answers with a vector.",
+            fix="remove gallery here.",
+        )
+    return galleries.load(Path(gallery)).labels if os.path.exists(gallery) else ()
 
 
 def _check_thresholds(settings: DecisionSettings, changes: Mapping[str, Mapping[str, Any]], mistakes: Collector) -> None:

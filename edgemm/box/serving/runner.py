@@ -18,6 +18,7 @@ from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
 from edgemm.box.serving.gating import Gates
 from edgemm.box.serving.health import Summary, lost_by_sink, lost_by_source, never_came, rss_mib, source_status, was_never_there
+from edgemm.box.serving.knowing import Knowing
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import THRESHOLD, Part, Settings
 from edgemm.box.serving.shares import Sharing
@@ -29,9 +30,11 @@ from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.modality import Modality, modalities
+from edgemm.contracts.report import Measurement
 from edgemm.contracts.sink import About, Sink
 from edgemm.contracts.source import Item, Source
-from edgemm.errors import RunError
+from edgemm.errors import EdgemmError, RunError
+from edgemm.redaction import redact
 
 STATUS_S = 5.0  # between two statuses where nothing happens
 WATCH_S = 1.0  # between two looks at the sources
@@ -72,9 +75,10 @@ class Runner:
         self.sources: list[Source] = [_made(Source, part) for part in settings.sources]
         if fast and (live := next((source for source in self.sources if source.live), None)):
             raise RunError(f"'{live.describe()}' cannot be played fast.", why="it is live.", fix="leave out --fast.")
+        self.knowing = Knowing(bundle, settings, self.target)
         self.model = serving.open_model(bundle, self.target, settings)
         self.windows = Windows(self.card, list(settings.fed()), [source.inputs for source in self.sources])
-        self.decider = Decider(self.card, settings.decisions, bundle.thresholds(self.target))
+        self.decider = Decider(self.card, settings.decisions, bundle.thresholds(self.target), self.knowing.names())
         self.engine = Engine(
             self.model, self.windows, self.decider, settings, self.card, gates=self._gates(bundle, self.model), wall=self.wall
         )
@@ -83,7 +87,7 @@ class Runner:
             Feeder(source, self._wants(source), self.windows.offer, patience=patience, now=now) for source in ([] if fast else self.sources)
         ]
         sharing = Sharing(bundle, self.model) if settings.shares else None
-        self._teller = Teller(self.engine, lambda voted: self.bundle.expected(self.target, voted), sharing)
+        self._teller = Teller(self.engine, self._measured, sharing)
         self._rates: deque[float] = deque(maxlen=RATE_SPAN)
         self.outlets: list[Outlet | Inline] = []
         for part in settings.sinks:
@@ -107,10 +111,37 @@ class Runner:
             outputs=self.card.outputs,
             quiet={name: frozenset(decisions[name].quiet) if name in decisions else frozenset() for name in self.card.outputs},
             threshold=next((s.threshold for s in decisions.values() if s.threshold is not None), self._threshold()),
-            control=self.engine.control,
+            control=self._control,
             zones=self.engine.scenes.zones(),
             gated=tuple(state.name for state in self.engine.gates.states),
+            named=self.decider.entities(),
+            settable=self.knowing.controls(),
         )
+
+    def control(self, what: str, value: str) -> bool:
+        """Set ``enabled``, ``modalities``, ``threshold``, or ``<output>/<what>`` of ``About.settable``; False where that cannot be.
+
+        Raises:
+            EdgemmError: A name or file does not fit; says why.
+        """
+        output = self.knowing.set(what, value, self.engine.said)
+        if output:
+            self._know(output)
+        return bool(output) or self.engine.control(what, value)
+
+    def _control(self, what: str, value: str) -> bool:
+        """For sinks, which have nobody to tell why not."""
+        try:
+            return self.control(what, value)
+        except EdgemmError as err:
+            LOG.warning("%s was not set: %s", what, redact(f"{err.what} {err.why}".strip()))
+            return False
+
+    def _know(self, output: str) -> None:
+        """Hold an output against what is known of it now, and tell the sinks."""
+        self.engine.know(output, self.knowing.names()[output])
+        for outlet in self.outlets:
+            outlet.changed(self.about())
 
     def _gates(self, bundle: Bundle, model: serving.Model) -> Gates:
         """The bundle's, where it runs in parts."""
@@ -163,13 +194,18 @@ class Runner:
 
         Raises:
             RunError: Shares are told, and this bundle has none.
+            DataError: A gallery is another model's.
         """
         try:
             sharing = Sharing(bundle, model) if self.settings.shares else None
-        except RunError:
+            knowing = Knowing(bundle, self.settings, model.target, before=self.knowing)
+        except EdgemmError:
             model.close()
             raise
         old = self.engine.swap(model, self._gates(bundle, model))
+        self.knowing = knowing
+        for output in knowing.names():
+            self._know(output)
         self._teller.sharing = sharing
         self.decider.refit(bundle.thresholds(model.target))
         self.engine.scenes.refit(bundle.thresholds(model.target))
@@ -231,6 +267,7 @@ class Runner:
             "sources": [source_status(feeder, name, now) for name, feeder in self._named().items()],
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
+            "known": self.knowing.describe(),
             "rss_mib": rss_mib(),
             **{name: describe() for name, describe in self.describe_more.items()},
         }
@@ -245,8 +282,12 @@ class Runner:
 
     def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Output -> what was measured with just these inputs there; {} where nobody measured that."""
-        measurements = self.bundle.expected(self.target, voted) if voted else {}
+        measurements = self._measured(voted) if voted else {}
         return {output: {"name": m.name, "value": round(m.value, 4)} for output, m in measurements.items()}
+
+    def _measured(self, voted: tuple[str, ...]) -> dict[str, Measurement]:
+        """``Bundle.expected`` of outputs that are still asked what they were measured by."""
+        return {output: one for output, one in self.bundle.expected(self.target, voted).items() if not self.knowing.is_other(output)}
 
     def _named(self) -> dict[str, Feeder]:
         """Each source's name, told apart by a number where two have the same, as two folders may."""
@@ -298,6 +339,7 @@ class Runner:
             feeder.watch()
         for do in self.on_tick:
             do()
+        self.knowing.look(self._know)
         self._deliver(self.engine.lapse(self._now()))
         states = tuple(feeder.state for feeder in self.feeders)
         now = self._now()

@@ -16,6 +16,7 @@ from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.extents import Extents
 from edgemm.box.serving.gating import OUT, Gates, GateState
 from edgemm.box.serving.model import Model
+from edgemm.box.serving.names import Names
 from edgemm.box.serving.places import followers
 from edgemm.box.serving.settings import Settings
 from edgemm.box.serving.tracking.scenes import Scenes
@@ -73,6 +74,17 @@ class Engine(Branches):
         self.voted: tuple[str, ...] = ()
         self.skipped: tuple[str, ...] = ()
         self._last: Decision | None = None
+        self._said: Mapping[str, np.ndarray] = {}
+
+    def know(self, output: str, names: Names) -> None:
+        """Hold an output against these names from now on."""
+        with self._lock:
+            self.decider.know(output, names)
+
+    def said(self, output: str) -> np.ndarray | None:
+        """What the last decision's answer is, (1, ...); None where there is none, or nothing that it rests on is there any more."""
+        with self._lock:
+            return self._said.get(output) if self.enabled and not self.why_waiting else None
 
     def swap(self, model: Model, gates: Gates | None = None) -> Model:
         """Go on with another model of the same inputs and outputs, and its gates; gives the old one back, still open."""
@@ -233,7 +245,7 @@ class Engine(Branches):
 
     def _decide(self, outputs: dict[str, np.ndarray], present: tuple[str, ...], fresh: list[str], now: float, done: float) -> Decision:
         self.decided += 1
-        self.voted, self.why_waiting = present, ""
+        self.voted, self.why_waiting, self._said = present, "", outputs
         kept = {name: self._kept[name].sample for name in present}
         moving = {name: sample for name, sample in kept.items() if sample.time_s != float("inf")}
         at_s = max((sample.time_s for sample in moving.values()), default=now)

@@ -50,6 +50,8 @@ class DecisionSettings:
         quiet: Classes that are never an event, such as "nothing".
         classes: Class -> its own threshold, release, debounce, cool_down_s.
         change: A number (regression) is told again when it moved by so much; None = 1% of its value.
+        gallery: Of an output of task embedding: the file of ``edgemm index`` whose names its vector is held against, by cosine.
+        words: Of an output of task words, where the bundle holds the text tower: a file of other words than it was made with.
     """
 
     threshold: float | None = None
@@ -59,6 +61,8 @@ class DecisionSettings:
     quiet: list[str] = field(default_factory=list)
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     change: float | None = None
+    gallery: str | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,11 @@ class Settings:
     web: WebSettings | None = None
     drift: DriftSettings | None = None
     gates: GateSettings = field(default_factory=GateSettings)
+
+    @property
+    def can_enrol(self) -> bool:
+        """Whether somebody could tell a run who is seen: on the page, or by MQTT."""
+        return self.web is not None or any(part.kind == "mqtt" for part in self.sinks)
 
     def input(self, name: str) -> InputSettings:
         return self.inputs.get(name, InputSettings())

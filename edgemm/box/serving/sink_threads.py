@@ -36,6 +36,9 @@ class Inline:
     def status(self, status: Mapping[str, Any]) -> None:
         self._sink.status(status)
 
+    def changed(self, about: About) -> None:
+        self._sink.changed(about)
+
     def describe(self) -> dict[str, Any]:
         own = getattr(self._sink, "describe", None)
         return {"name": self.name, **(own() if own else {})}
@@ -66,6 +69,7 @@ class Outlet:
         self._news: deque[tuple[Tracked, tuple[str, ...]]] = deque(maxlen=WAITING)
         self._decision: Decision | None = None
         self._status: Mapping[str, Any] | None = None
+        self._changed: About | None = None
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
@@ -97,6 +101,11 @@ class Outlet:
             self._status = status
             self._wake.notify()
 
+    def changed(self, about: About) -> None:
+        with self._wake:
+            self._changed = about
+            self._wake.notify()
+
     def describe(self) -> dict[str, Any]:
         own = getattr(self._sink, "describe", None)
         counts = {"delivered": self.delivered, "dropped": self.dropped, "failed": self.failed, "error": self.error}
@@ -123,13 +132,16 @@ class Outlet:
         self._call(self._sink.start, self._about)
         while True:
             with self._wake:
-                while not (self._events or self._news or self._decision or self._status or self._stopping):
+                while not (self._events or self._news or self._decision or self._status or self._changed or self._stopping):
                     self._wake.wait()
                 event = self._events.popleft() if self._events else None
                 news = self._news.popleft() if self._news else None
                 decision, self._decision = self._decision, None
                 status, self._status = self._status, None
+                changed, self._changed = self._changed, None
                 stopping = self._stopping and not (self._events or self._news)
+            if changed is not None:
+                self._call(self._sink.changed, changed)
             if event is not None:
                 well = self._call(self._sink.event, event)
                 self.delivered, self._failed_events = self.delivered + well, self._failed_events + (not well)

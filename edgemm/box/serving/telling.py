@@ -62,6 +62,7 @@ class Teller:
             shares=shares,
             jpeg=(lambda: frame.jpeg(PICTURE_WIDTH, paint=paint)) if frame is not None else None,
             marks=marks,
+            is_like=self._engine.decider.is_like(change.output),
         )
 
     def _of_incident(self, decision: Decision, incident: Incident, said: Said) -> Event:

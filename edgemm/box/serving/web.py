@@ -31,13 +31,15 @@ from edgemm.box.serving.secrets import secret
 from edgemm.box.serving.settings import WebSettings
 from edgemm.contracts.decision import Decision
 from edgemm.contracts.sink import About, Event, Sink, decision_dict
-from edgemm.errors import RunError
+from edgemm.errors import EdgemmError, RunError
+from edgemm.redaction import redact
 
 COOKIE = "edgemm_token"
 TOLD_S = 0.4  # between two statuses to a page: fast enough for a bar, 2.5 wake-ups a second
 ALONE_S = 1.0  # between two looks at what each input says alone; each costs one run of the rest for every input
 EVENTS_KEPT = 20
 WIDTH = 640
+LARGEST = 65536  # bytes of what may be set at once
 STUCK_S = 15.0  # without the loop's pulse for so long: not healthy
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
@@ -105,6 +107,7 @@ class Page(Sink):
             Route("/events", self._stream),
             Route("/live.jpg", self._picture),
             Route("/status", self._status),
+            Route("/control", self._control, methods=["POST"]),
             Route("/healthz", self._health),
             Route("/metrics", self._metrics),
         ]
@@ -132,6 +135,23 @@ class Page(Sink):
         text = resources.files("edgemm.box.serving").joinpath("page.html").read_text(encoding="utf-8")
         first = json.dumps(await asyncio.to_thread(self._snapshot)).replace("<", "\\u003c")  # a name may hold what would end the script
         return HTMLResponse(text.replace("PERIOD_MS", str(round(1000 / self._settings.pictures_hz))).replace("FIRST_STATUS", first))
+
+    async def _control(self, request: Request) -> Response:
+        """Set something: JSON ``{"what": "<output>/enrol", "value": "Anna"}``. Of another page's making it is refused."""
+        if not request.headers.get("content-type", "").startswith("application/json"):  # a form of another page cannot send that unasked
+            return PlainTextResponse("send application/json\n", 415)
+        if (origin := request.headers.get("origin")) and origin.partition("://")[2] != request.headers.get("host"):
+            return PlainTextResponse("of another page\n", 403)
+        body = await request.body()
+        try:
+            content = json.loads(body[:LARGEST])
+            what, value = str(content["what"]), str(content["value"])
+            done = await asyncio.to_thread(self._runner.control, what, value)
+        except (ValueError, KeyError, TypeError):
+            return PlainTextResponse('send {"what": ..., "value": ...}\n', 400)
+        except EdgemmError as err:
+            return PlainTextResponse(redact(" ".join(filter(None, (err.what, err.why, err.fix)))) + "\n", 422)
+        return Response(status_code=204) if done else PlainTextResponse(f"'{what}' cannot be set\n", 404)
 
     async def _stream(self, request: Request) -> Response:
         return StreamingResponse(self._messages(request), media_type="text/event-stream")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemm.contracts.task import Arrays
+from edgemm.contracts.task import Arrays, OutputName
 from edgemm.data import scoring
 from edgemm.data.one_label import OneLabel
 
@@ -22,9 +22,11 @@ class Words(OneLabel):
 
     Attributes:
         each: Every word is judged by itself (SigLIP), not against the others: its score is a sigmoid, no softmax.
+        vector: The output whose vector the words are held against, where ``run`` shall take other words: the text tower then goes along.
     """
 
     each: bool = False
+    vector: OutputName | None = None
 
     @property
     def takes_one_logit(self) -> bool:

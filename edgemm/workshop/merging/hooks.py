@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemm.workshop.merging.matching import assignment
+from edgemm.workshop.merging.matching import assignment, going
 from edgemm.workshop.models.towers import Tower
 
 
@@ -37,6 +37,7 @@ class Merge:
 
     Attributes:
         count: Tokens that go after each layer but the last.
+        leave: None, or how many stay: where no more are left nothing goes any more.
         protected: First tokens that stay by themselves.
         is_packed: Whether the keys are the middle third of what their layer makes.
     """
@@ -45,6 +46,7 @@ class Merge:
     protected: int
     mask: str
     is_packed: bool
+    leave: int | None = None
     carried: _Carried = field(default_factory=_Carried)
 
     def attach(self, module: nn.Module, tower: Tower) -> None:
@@ -94,7 +96,11 @@ class _Join:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         carried, states = self.merge.carried, _states(output)
         assert carried.key is not None  # the layer made it just now
-        matrix = assignment(carried.key, self.merge.count, self.merge.protected)
+        count = going(carried.key.shape[1], self.merge.count, self.merge.protected, self.merge.leave)
+        if not count:
+            carried.key = None
+            return output
+        matrix = assignment(carried.key, count, self.merge.protected)
         size = None if self.is_first else carried.size
         shares = matrix if size is None else matrix * size.unsqueeze(1)
         carried.size, cover = shares.sum(-1), None if self.is_first else carried.cover

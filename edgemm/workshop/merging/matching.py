@@ -45,9 +45,26 @@ def assignment(keys: Tensor, count: int, protected: int) -> Tensor:
     return (together.unsqueeze(1) == wanted.view(1, -1, 1)).to(keys.dtype)
 
 
-def most(tokens: int, protected: int, layers: int) -> int:
-    """The most tokens that can go after each but the last of ``layers``: never more than every second one that is not protected."""
+def going(tokens: int, count: int, protected: int, leave: int | None) -> int:
+    """How many of ``tokens`` go after a layer where ``count`` are to: all of them, or as long as ``leave`` stay."""
+    return count if leave is None else max(0, min(count, (tokens - protected) // 2, tokens - leave))
+
+
+def left(tokens: int, count: int, protected: int, leave: int | None, layers: int) -> list[int]:
+    """Tokens that each of ``layers`` works on."""
+    every = [tokens]
+    while len(every) < layers:
+        every.append(every[-1] - going(every[-1], count, protected, leave))
+    return every
+
+
+def most(tokens: int, protected: int, layers: int, leave: int | None = None) -> int:
+    """The most tokens that can go after a layer: never more than every second one that is not protected, and after each but the last of
+    ``layers``; with ``leave`` only as long as so many stay.
+    """
     free = tokens - protected
+    if leave is not None:
+        return max(0, min(free // 2, tokens - leave))
     return next((count for count in range(free, 0, -1) if _fits(free, count, layers - 1)), 0)
 
 

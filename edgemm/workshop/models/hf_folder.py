@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from edgemm.contracts import plugins
 from edgemm.errors import CardError, nearest
 from edgemm.store import json_text
+from edgemm.workshop.models.foreign.reading import translated
+from edgemm.workshop.models.foreign.translation import Translation
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 TOKENS = 128  # length of a text where the model could take more; edit the card for longer ones
@@ -89,12 +91,19 @@ class Folder:
     named: str = "."
 
     @functools.cached_property
+    def translation(self) -> Translation | None:
+        """Of a folder of open_clip or timm."""
+        return translated(self.path)
+
+    @functools.cached_property
     def config(self) -> dict[str, Any]:
-        return self.json(CONFIG)
+        return self.translation.config if self.translation else self.json(CONFIG)
 
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
         """What is done to pictures or sound: of the one file, or of the file that says all of it."""
+        if self.translation:
+            return self.translation.processor
         whole = self.json("processor_config.json", missing={})
         nested = whole.get("image_processor") or whole.get("feature_extractor") or {}
         return {**nested, **self.json("preprocessor_config.json", missing={})}
@@ -245,6 +254,22 @@ def require_family(folder: Folder) -> Family:
             fix=f"{nearest(str(kind), known)} Or write the card by hand: factory hf:AutoModel..., weights: <this folder>.",
         )
     return family
+
+
+def text_side(source: Folder) -> Side:
+    """A folder's tower for texts.
+
+    Raises:
+        CardError: It has none, or is of no known kind.
+    """
+    side = next((side for side in require_family(source).sides(source).values() if side.modality == "text"), None)
+    if side is None:
+        raise CardError(
+            f"'{source.path}' has no text tower.",
+            why="words need one.",
+            fix="take CLIP, SigLIP, CLAP or a sentence encoder, or leave out --words.",
+        )
+    return side
 
 
 def refuse_remote_code(folder: Folder) -> None:

@@ -12,7 +12,7 @@ from edgemm.contracts.step import Context
 from edgemm.errors import MergeError
 from edgemm.store.artifact import write_json
 from edgemm.workshop.merging.hooks import Merge
-from edgemm.workshop.merging.matching import most
+from edgemm.workshop.merging.matching import left, most
 from edgemm.workshop.models import towers
 from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.torch_branches import TorchBranches, find_parts, selected
@@ -20,9 +20,12 @@ from edgemm.workshop.models.towers import Sizes, Tower
 
 STAGE = "torch"
 FORMAT = 1
+LEAST_LEFT = 2  # a class token, and one that it looks at
 
 
-def merge(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, branches: dict[Branch, int] | None = None) -> FusedModel:
+def merge(
+    model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, leave: int | None = None, branches: dict[Branch, int] | None = None
+) -> FusedModel:
     """A copy of ``model`` whose vision transformers go on with fewer tokens from layer to layer.
 
     Of the tokens after a layer those whose attention keys are most alike are averaged, each weighed by how many it stands for already,
@@ -31,13 +34,15 @@ def merge(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, branche
 
     Args:
         tokens_per_layer: So many tokens go after each layer but the last of every transformer that sees or hears; words are left alone.
+        leave: Tokens that stay at least: merging ends where no more are left, so that more may go after each of the first layers, and
+            what decides costs little. None = so many go after each layer but the last.
         branches: Branch selector -> its own number; only the branches named here are changed then.
 
     Raises:
         MergeError: There is no such transformer, or so many tokens that none would be left.
         ExportError: torch.export refuses the model; names the line.
     """
-    check(ctx, tokens_per_layer=tokens_per_layer, branches=branches)
+    check(ctx, tokens_per_layer=tokens_per_layer, leave=leave, branches=branches)
     parts = find_parts(model)
     by_branch = {branch: count for selector, count in (branches or {}).items() for branch in selected(parts, selector, model.card)}
     wanted = _wanted(model, parts, tokens_per_layer, by_branch if branches else None)
@@ -45,11 +50,13 @@ def merge(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, branche
     rows = []
     for tower, branch, count in wanted:
         size = sizes[tower.name]
-        _require_left(tower, branch, count, size)
-        rows.append({"tower": tower.name, "branch": branch, "count": count, "protected": size.protected, "tokens": size.tokens})
-        left = size.tokens - count * (len(tower.layers) - 1)
+        _require_left(tower, branch, count, size, leave)
+        row = {"tower": tower.name, "branch": branch, "count": count, "protected": size.protected, "tokens": size.tokens}
+        rows.append(row if leave is None else row | {"leave": leave})
+        every = left(size.tokens, count, size.protected, leave, len(tower.layers))
         alone = "" if tower.mask else "; its layers take no mask, so attention counts a merged token once"
-        ctx.note(f"merge: '{branch}' goes from {size.tokens} tokens to {left} over its {len(tower.layers)} layers{alone}.")
+        share = f"{sum(every) / size.tokens / len(every):.0%} of the tokens' work is left"
+        ctx.note(f"merge: '{branch}' goes from {size.tokens} tokens to {every[-1]} over its {len(every)} layers, {share}{alone}.")
     ctx.facts["towers"] = rows
     return _recorded(restore(copy.deepcopy(model).eval(), {"format": FORMAT, "towers": rows}), rows, ctx)
 
@@ -59,6 +66,8 @@ def check(ctx: Context, **given: Any) -> None:
     for name, count in {"tokens_per_layer": given["tokens_per_layer"], **(given["branches"] or {})}.items():
         if count < 1:
             raise MergeError(f"{name}: {count} tokens a layer.", fix="write a whole number of at least 1; 8 of 196 is usual.")
+    if given["leave"] is not None and given["leave"] < LEAST_LEFT:
+        raise MergeError(f"leave: {given['leave']} tokens.", fix=f"write at least {LEAST_LEFT}; a third of them is usual.")
 
 
 def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
@@ -68,7 +77,8 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
         CheckpointError: The record is of another format or another model.
     """
     for row, tower in towers.recorded(model, record, FORMAT, "merge"):
-        Merge(int(row["count"]), int(row["protected"]), tower.mask, towers.is_packed(tower)).attach(model.module, tower)
+        merging = Merge(int(row["count"]), int(row["protected"]), tower.mask, towers.is_packed(tower), row.get("leave"))
+        merging.attach(model.module, tower)
     return model
 
 
@@ -98,14 +108,28 @@ def _wanted(model: FusedModel, parts: TorchBranches, count: int, by_branch: Mapp
     return [(tower, owners[tower.name], count if by_branch is None else by_branch[owners[tower.name]]) for tower in chosen]
 
 
-def _require_left(tower: Tower, branch: str, count: int, size: Sizes) -> None:
-    able = most(size.tokens, size.protected, len(tower.layers))
+def _require_left(tower: Tower, branch: str, count: int, size: Sizes, leave: int | None) -> None:
+    able = most(size.tokens, size.protected, len(tower.layers), leave)
+    if leave is not None and leave >= size.tokens:
+        raise MergeError(
+            f"leave: {leave} of branch '{branch}', which has {size.tokens} tokens.",
+            why="none would go.",
+            fix=f"write less, such as {max(LEAST_LEFT, size.tokens // 3)}.",
+        )
+    if count > able and leave is not None:
+        raise MergeError(
+            f"tokens_per_layer: {count} of branch '{branch}', with {leave} to leave.",
+            why=f"of its {size.tokens} tokens {size.tokens - size.protected} may go, at most every second one after a layer.",
+            fix=f"at most {able}.",
+        )
     if count > able:
         raise MergeError(
             f"tokens_per_layer: {count} leaves nothing of branch '{branch}'.",
             why=f"its {len(tower.layers)} layers have {size.tokens} tokens, of which {size.tokens - size.protected} may go; after each but "
             "the last at most every second one does.",
-            fix=f"at most {able}." if able else "leave this branch out.",
+            fix=f"at most {able}; or more in the first layers alone: leave: {max(LEAST_LEFT, size.tokens // 3)}."
+            if able
+            else "leave this branch out.",
         )
 
 

@@ -242,13 +242,3 @@ def test_weights_of_one_branch_come_from_a_file_of_their_own_and_what_does_not_f
     assert all(torch.equal(own[name], value) for name, value in first.items() if name != left)
     assert any("lacks" in note and left in note for note in notes)
     assert any("no place for" in note and "extra.weight" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "library"),
-    [("open_clip_config.json", {"model_cfg": {}}, "open_clip"), ("config.json", {"architecture": "vit", "pretrained_cfg": {}}, "timm")],
-)
-def test_folders_of_other_libraries_are_refused_with_the_way_in(tmp_path, file, content, library):
-    (tmp_path / file).write_text(json.dumps(content))
-    with pytest.raises(CardError, match=f"is a folder of {library}"):
-        edgemm.init(str(tmp_path), output=tmp_path / "model.yaml")

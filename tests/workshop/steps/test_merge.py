@@ -75,11 +75,28 @@ def test_half_of_the_tokens_are_enough_for_nearly_the_same_answers(model_of, tmp
     model, notes = model_of(encoder), list[str]()
     merged = merge(model, context(model, tmp_path, notes), tokens_per_layer=5)
     before, after = answers(model), answers(merged)
-    assert notes == [f"merge: 'image' goes from {TOKENS[encoder]} tokens to {TOKENS[encoder] - 15} over its 4 layers."]
+    left = f"{(4 * TOKENS[encoder] - 30) / 4 / TOKENS[encoder]:.0%} of the tokens' work is left"
+    assert notes == [f"merge: 'image' goes from {TOKENS[encoder]} tokens to {TOKENS[encoder] - 15} over its 4 layers, {left}."]
     assert np.array_equal(before["text_vector"], after["text_vector"])
     assert 0 < np.abs(before["image_vector"] - after["image_vector"]).max() < 0.2 * np.abs(before["image_vector"]).max()
     alone = answers(merged, 1)
     assert np.allclose(alone["image_vector"], after["image_vector"][:1], atol=1e-5), "a row does not depend on others"
+
+
+def test_merging_ends_where_so_many_are_left_as_are_to_stay(model_of, tmp_path):
+    model, notes = model_of("clip"), list[str]()
+    merged = merge(model, context(model, tmp_path, notes), tokens_per_layer=15, leave=18)
+    assert notes == ["merge: 'image' goes from 37 tokens to 18 over its 4 layers, 64% of the tokens' work is left."]  # 37, 22, 18, 18
+    before, after = answers(model)["image_vector"], answers(merged)["image_vector"]
+    assert 0 < np.abs(before - after).max() < 0.3 * np.abs(before).max()
+    card = save_model(merged, tmp_path / "saved")
+    assert np.array_equal(answers(load_model(card))["image_vector"], after)
+    graph = files.load(export_onnx(merged, tmp_path / "model.onnx"))
+    assert collections.Counter(node.op_type for node in graph.graph.node)["ArgMax"] == 2, "nothing is decided after the last that goes"
+    samples = [{name: value.numpy() for name, value in sample_inputs(model.card, 1, 3).items()}]
+    floats, _ = parity.run_reference(graph, samples)
+    expected = merged(sample_inputs(model.card, 1, 3))["image_vector"].detach().numpy().ravel()
+    assert np.allclose(floats["image_vector"], expected, atol=1e-5)
 
 
 def test_a_checkpoint_merges_as_the_model_it_was_saved_from(model_of, tmp_path):
@@ -123,7 +140,12 @@ def test_what_cannot_be_merged_is_refused_with_what_can(model_of, tmp_path):
             merge(model, context(model, tmp_path), **options)
         return f"{caught.value.what} {caught.value.fix}"
 
-    assert refused("ours", tokens_per_layer=13) == "tokens_per_layer: 13 leaves nothing of branch 'image'. at most 9."
+    assert refused("ours", tokens_per_layer=13) == (
+        "tokens_per_layer: 13 leaves nothing of branch 'image'. at most 9; or more in the first layers alone: leave: 12."
+    )
+    assert refused("ours", tokens_per_layer=20, leave=12) == "tokens_per_layer: 20 of branch 'image', with 12 to leave. at most 18."
+    assert refused("ours", leave=36) == "leave: 36 of branch 'image', which has 36 tokens. write less, such as 12."
+    assert refused("ours", leave=1).startswith("leave: 1 tokens.")
     assert refused("ours", tokens_per_layer=0).startswith("tokens_per_layer: 0 tokens a layer.")
     assert refused("ours", branches={"text": 1}).startswith("branches: 'text' is text.")
     assert refused("cnn").startswith("the model has no transformer whose tokens could be merged.")

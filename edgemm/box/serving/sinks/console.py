@@ -59,7 +59,8 @@ class Console(Sink):
         expected = f", right in {event.expected:.0%} of cases" if event.expected is not None and event.stood_in else ""
         who = f"{', '.join(event.voted)}{expected}"
         done = f" {escape(_done(event.incident))}" if event.incident else ""
-        self._say(event.wall_s, f"[bold green]{escape(event.label)}[/bold green]{done} {event.score:.2f} {bar} [dim]{escape(who)}[/dim]")
+        label = f"{'looks like ' if event.is_like else ''}[bold green]{escape(event.label)}[/bold green]"
+        self._say(event.wall_s, f"{label}{done} {event.score:.2f} {bar} [dim]{escape(who)}[/dim]")
 
     def status(self, status: Mapping[str, Any]) -> None:
         downs = {source["name"]: source["error"] for source in status["sources"] if source["state"] == "down"}

@@ -75,6 +75,8 @@ class Mqtt(Sink):
         self._broker: Broker | None = None
         self._base = ""
         self._about: About | None = None
+        self._gone: dict[str, str] = {}
+        self._settable: dict[str, str] = {}
         self._entities: Mapping[str, Sequence[ha.Shown]] = {}
         self._zones: Mapping[str, Sequence[zones.ShownZone]] = {}
         self._news = self._number = 0
@@ -86,9 +88,8 @@ class Mqtt(Sink):
         return options_of(place)
 
     def start(self, about: About) -> None:
-        self._about, self._entities = about, ha.shown(about)
-        self._zones = ha.zones_shown(about, self._entities)
         self._base = f"{self._prefix}/{slug(about.name)}"
+        self._take(about)
         with self._lock:
             self._states |= {f"{self._base}/running": "offline"}
             self._states |= ha.controls_state({"enabled": "ON", "modalities": ha.ALL, "threshold": f"{about.threshold:g}"}, self._base)
@@ -106,6 +107,34 @@ class Mqtt(Sink):
             on_sent=self._confirmed,
         )
         self._broker.start()
+
+    def changed(self, about: About) -> None:
+        assert self._about is not None
+        with self._lock:
+            before, old = self._class_topics(self._about), self._components(self._about)
+            self._take(about)
+            now, new = self._class_topics(about), self._components(about)
+            self._gone = {key: platform for key, platform in (self._gone | old).items() if key not in new}
+            lost = [topic for topic in before if topic not in now]
+            for topic in lost:
+                self._states.pop(topic, None)
+                self._states.pop(f"{topic}/attributes", None)
+                for stale in (topic, f"{topic}/attributes"):
+                    if self._broker:
+                        self._broker.publish(stale, "", retain=True)
+            for topic in now:
+                self._states.setdefault(topic, "OFF")
+        if self._broker and self._broker.connected:
+            self._introduce()
+
+    def _take(self, about: About) -> None:
+        self._about, self._entities = about, ha.shown(about)
+        self._zones = ha.zones_shown(about, self._entities)
+        self._settable = {topic: what for what, topic in ha.settable(about).items()}
+
+    def _components(self, about: About) -> dict[str, str]:
+        """Key -> platform."""
+        return {key: str(entity["p"]) for key, entity in ha.components(about, self._base, pictures=self._pictures).items()}
 
     def decision(self, decision: Decision) -> None:
         if decision.number != self._number:  # one that is told again says who has gone, since nothing comes any more
@@ -214,7 +243,7 @@ class Mqtt(Sink):
         assert self._broker is not None
         for topic in {*self._births(), f"{self._base}/availability"}:
             self._broker.subscribe(topic)
-        for name in ha.CONTROLS:
+        for name in (*ha.CONTROLS, *self._settable):
             self._broker.subscribe(f"{self._base}/{name}/{ha.SET}")
         self._introduce()
         self._flush()
@@ -227,13 +256,16 @@ class Mqtt(Sink):
         assert self._broker is not None
         assert self._about is not None
         if self._discovery == "device":
-            payload = ha.device_payload(self._about, self._base, pictures=self._pictures)
+            payload = ha.device_payload(self._about, self._base, pictures=self._pictures, gone=self._gone)
             self._broker.publish(
                 f"{self._discovery_prefix}/device/edgemm_{slug(self._about.name)}/config", json.dumps(payload), retain=True
             )
         elif self._discovery == "component":
             for entity_path, entity in ha.component_payloads(self._about, self._base, pictures=self._pictures).items():
                 self._broker.publish(f"{self._discovery_prefix}/{entity_path}/config", json.dumps(entity), retain=True)
+            for key, platform in self._gone.items():
+                place = ha.component_place(self._about, key, platform)
+                self._broker.publish(f"{self._discovery_prefix}/{place}/config", "", retain=True)
         with self._lock:
             for topic, value in self._states.items():
                 self._broker.publish(topic, value, retain=True)
@@ -250,5 +282,7 @@ class Mqtt(Sink):
             return
         what = topic.removeprefix(f"{self._base}/").removesuffix(f"/{ha.SET}")
         value = payload.decode(errors="replace")
+        if what in self._settable and self._about:
+            self._about.control(self._settable[what], value)
         if what in ha.CONTROLS and self._about and self._about.control(what, value):
             self._set(f"{self._base}/{what}", value)

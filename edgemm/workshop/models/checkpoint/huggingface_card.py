@@ -6,31 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.contracts.card import Card, Input, Output
-from edgemm.errors import CardError
-from edgemm.workshop.models.hf_folder import CONFIG, IMAGE_SIZE, TOKENIZER, TOKENS, Folder, Side, family_of, require_family
+from edgemm.workshop.models.foreign import reading
+from edgemm.workshop.models.hf_folder import IMAGE_SIZE, TOKENIZER, TOKENS, Folder, Side, family_of, require_family, text_side
 
 SHORTEST = "shortest_edge"
 TOWERS = "models:image-text-two-tower"
 """The reference model of towers that never meet; a card's own encoders go over its."""
 
 
-OPEN_CLIP = "open_clip_config.json"
-
-
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is a Hugging Face model folder without a card of ours.
-
-    Raises:
-        CardError: It is a folder of open_clip, or of timm.
-    """
-    if (path / OPEN_CLIP).is_file() and not (path / CONFIG).is_file():
-        raise _of_another_library(path, "open_clip", f"open_clip.create_model('local-dir:{path}').visual")
-    if (path / CONFIG).is_file() and {"architecture", "pretrained_cfg"} <= Folder(path).config.keys():
-        raise _of_another_library(path, "timm", f"timm.create_model('local-dir:{path}', pretrained=True, num_classes=0)")
-    return (path / CONFIG).is_file() and not (path / "model.yaml").is_file()
+    """Whether ``path`` is a folder of a model by Hugging Face, open_clip or timm, without a card of ours."""
+    return reading.is_folder(path) and not (path / "model.yaml").is_file()
 
 
-def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None = None) -> Card:
+def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None = None, *, with_text: bool = False) -> Card:
     """A card for the folder.
 
     Of a classifier the only output, ``logits``, has the labels that the configuration knows; any other model is a tower, or several, and
@@ -39,6 +28,7 @@ def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None =
     Args:
         weights: How the card shall name the folder.
         words: A file of words as the card shall name it, and the words: the model's answer is which of them a picture, sound or text is.
+        with_text: The model answers with its vector too, and the text tower goes along: new words while it runs.
 
     Raises:
         CardError: The configuration cannot be read, the model is of no known type, or something that prepares its inputs is missing.
@@ -46,16 +36,8 @@ def read(folder: Path, weights: str, words: tuple[str, tuple[str, ...]] | None =
     source = Folder(folder, weights)
     purpose = _purpose(source.config)
     if words:
-        return _zero_shot(source, *words)
+        return _zero_shot(source, *words, with_text=with_text)
     return _classifier(source, purpose) if purpose.endswith("Classification") else _towers(source)
-
-
-def _of_another_library(path: Path, library: str, call: str) -> CardError:
-    return CardError(
-        f"'{path}' is a folder of {library}.",
-        why=f"only {library} itself builds its models, and transformers knows nothing of them.",
-        fix=f"let a function of yours return {call}, and draft its card: edgemm init mine:build --input image=3x224x224.",
-    )
 
 
 def _purpose(config: dict[str, Any]) -> str:
@@ -72,19 +54,28 @@ def _towers(source: Folder) -> Card:
     return Card(inputs=inputs, outputs=outputs, factory=TOWERS, kwargs=kwargs)
 
 
-def _zero_shot(source: Folder, file: str, labels: tuple[str, ...]) -> Card:
+def _zero_shot(source: Folder, file: str, labels: tuple[str, ...], *, with_text: bool) -> Card:
     family = require_family(source)
     sides = family.sides(source)
-    if all(side.modality != "text" for side in sides.values()):
-        raise CardError(
-            f"'{source.path}' has no text tower.",
-            why="words need one.",
-            fix="take CLIP, SigLIP, CLAP or a sentence encoder, or leave out --words.",
-        )
+    text_side(source)
     name, side = next(((name, side) for name, side in sides.items() if side.modality != "text"), ("text", next(iter(sides.values()))))
-    kwargs = {"encoders": {name: {"hf": source.named}}, "heads": {"word": {"words": {"path": source.named, "file": file}}}}
-    output = Output("word", "words", {"labels": labels} | ({"each": True} if family.bias else {}))
-    return Card(inputs={name: Input(name, side.modality, side.options)}, outputs={"word": output}, factory=TOWERS, kwargs=kwargs)
+    kwargs: dict[str, Any] = {"encoders": {name: {"hf": source.named}}, "heads": {"word": {"words": {"path": source.named, "file": file}}}}
+    options = {"labels": labels} | ({"each": True} if family.bias else {})
+    outputs = {"word": Output("word", "words", options)}
+    if with_text:
+        vector = f"{name}_vector"
+        outputs = {"word": Output("word", "words", {**options, "vector": vector}), vector: Output(vector, "embedding")}
+        kwargs["heads"]["embedding"] = {"embedding": {"size": None}}
+        kwargs["fusion"] = {"towers": {"branches": dict.fromkeys(outputs, name)}}
+    return Card(inputs={name: Input(name, side.modality, side.options)}, outputs=outputs, factory=TOWERS, kwargs=kwargs)
+
+
+def text_card(card: Card, folder: str) -> Card:
+    """The text tower of ``folder``, which is named as seen from ``card``, as a card of its own: a text in, its vector out."""
+    side = text_side(Folder(card.folder / folder, folder))
+    kwargs = {"encoders": {"text": {"hf": folder}}, "heads": {"vector": {"embedding": {"size": None}}}}
+    inputs, outputs = {"text": Input("text", "text", side.options)}, {"vector": Output("vector", "embedding")}
+    return Card(inputs=inputs, outputs=outputs, factory=TOWERS, kwargs=kwargs, path=card.path)
 
 
 def _classifier(source: Folder, purpose: str) -> Card:

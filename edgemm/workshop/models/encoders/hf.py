@@ -1,4 +1,4 @@
-"""A tower of a Hugging Face folder: CLIP, SigLIP, CLAP, Whisper, BERT, sentence-transformers, ViT, DINOv2, wav2vec 2.0, ..."""
+"""A tower of a folder of Hugging Face, open_clip or timm: CLIP, SigLIP, CLAP, Whisper, BERT, ViT, DINOv2, wav2vec 2.0, ..."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.errors import CardError
+from edgemm.workshop.models.foreign.reading import is_folder
 from edgemm.workshop.models.layers.backbone import tokens
 from edgemm.workshop.models.layers.remembered import Remembered
 from edgemm.workshop.models.layers.text import token_mask
@@ -78,10 +79,10 @@ class Hf(Encoder):
 
 def _folder(path: str, features: Features) -> Path:
     for base in (features.folder or Path(), Path()):
-        if (base / path / "config.json").is_file():
+        if is_folder(base / path):
             return base / path
     raise CardError(
         f"inputs.{features.name}: '{path}' is no Hugging Face folder.",
-        why="no config.json in it, neither beside the card nor from here; nothing is downloaded.",
+        why="no config.json in it, nor open_clip_config.json, neither beside the card nor from here; nothing is downloaded.",
         fix="give the folder of a model that was downloaded.",
     )

@@ -17,6 +17,7 @@ from torch.nn import functional
 from edgemm.errors import CardError, CheckpointError
 from edgemm.store import json_text
 from edgemm.workshop.models.attention import MASKED
+from edgemm.workshop.models.foreign.translation import THIRDS, Taken, Translation
 from edgemm.workshop.models.hf_folder import Family, Folder, Side, require_family
 from edgemm.workshop.models.layers.backbone import is_causal, quietly, takes, tokens, width_of
 from edgemm.workshop.models.layers.text import masked_mean
@@ -32,6 +33,8 @@ def whole_model(folder: Path) -> tuple[Any, set[str]]:
     Raises:
         CheckpointError: It cannot be read.
     """
+    if translation := Folder(folder).translation:
+        return _translated(folder, translation)
     try:
         with quietly():
             model, loaded = transformers.AutoModel.from_pretrained(
@@ -50,6 +53,34 @@ def whole_model(folder: Path) -> tuple[Any, set[str]]:
         ) from err
     odd = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in loaded.get("mismatched_keys") or ()]
     return model.float(), {*loaded["missing_keys"], *odd}
+
+
+def _translated(folder: Path, translation: Translation) -> tuple[Any, set[str]]:
+    """The same of a folder of open_clip or timm."""
+    try:
+        found = load_file(translation.file)
+        state = {name: _taken(found[theirs], how) for name, (theirs, how) in translation.weights.items()}
+        with quietly():
+            config = transformers.AutoConfig.for_model(**translation.config)
+            kind: Any = transformers.MODEL_MAPPING[type(config)]
+            model, loaded = kind.from_pretrained(
+                None, config=config, state_dict=state, attn_implementation="eager", output_loading_info=True
+            )
+        if odd := [*loaded["unexpected_keys"], *(loaded.get("mismatched_keys") or ())]:
+            raise ValueError(f"weights of another shape than its configuration says: {odd[:SHOWN]}")
+    except Exception as err:  # transformers and safetensors raise many kinds
+        raise CheckpointError(
+            f"the model in '{folder}' cannot be read.",
+            why=" ".join(str(err).split())[:300],
+            fix="copy the folder again, weights and configuration from one place.",
+        ) from err
+    return model.float(), {*loaded["missing_keys"]}
+
+
+def _taken(weight: Tensor, how: Taken) -> Tensor:
+    if how == "transposed":
+        return weight.T.contiguous()
+    return weight if how == "whole" else weight.chunk(len(THIRDS))[THIRDS.index(how)].clone()
 
 
 class Tower(nn.Module):

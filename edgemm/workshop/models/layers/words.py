@@ -13,16 +13,15 @@ from torch.nn import functional
 
 from edgemm.contracts.card import Input
 from edgemm.contracts.modality import of
-from edgemm.errors import CardError
+from edgemm.contracts.word_file import read_words
+from edgemm.data.word_vectors import averaged
 from edgemm.store.artifact import sha256_file
 from edgemm.workshop.models.build import features_of
-from edgemm.workshop.models.hf_folder import Folder, require_family
+from edgemm.workshop.models.hf_folder import Folder, text_side
 from edgemm.workshop.models.layers.tower import Tower
 from edgemm.workshop.models.protocols import Features
-from edgemm.workshop.models.word_file import read_words
 
 SENTENCES_SCALE = 20.0  # of sentence encoders, which have none of their own: what sentence-transformers trains them with
-ALIKE = 0.9999  # a cosine above it: nothing tells two words apart
 AT_ONCE = 64  # prompts
 
 
@@ -55,22 +54,14 @@ def word_vectors(folder: Path, file: Path) -> WordVectors:
 def _word_vectors(folder: Path, file: Path, digest: str) -> WordVectors:
     words = read_words(file)
     source = Folder(folder, str(folder))
-    family = require_family(source)
-    side = next((side for side in family.sides(source).values() if side.modality == "text"), None)
-    if side is None:
-        raise CardError(f"'{folder}' has no text tower.", why="words need one.", fix="take CLIP, SigLIP, CLAP or a sentence encoder.")
+    side = text_side(source)
     spec = Input("text", "text", side.options)
     features, _ = features_of(spec, folder)
     tower = Tower(folder, features, pool=None).eval()
     prompts = [prompt for group in words.values() for prompt in group]
-    vectors = _encoded(tower, spec, features, prompts)
-    averaged, at = [], 0
-    for group in words.values():
-        averaged.append(functional.normalize(vectors[at : at + len(group)].mean(0), dim=-1))
-        at += len(group)
-    stacked = torch.stack(averaged)
-    _require_different(tuple(words), stacked, file)
-    return WordVectors(tuple(words), stacked, SENTENCES_SCALE if tower.scale is None else tower.scale, tower.bias)
+    vectors = averaged(words, _encoded(tower, spec, features, prompts).numpy(), str(file))
+    scale = SENTENCES_SCALE if tower.scale is None else tower.scale
+    return WordVectors(tuple(words), torch.from_numpy(vectors), scale, tower.bias)
 
 
 def _encoded(tower: Tower, spec: Input, features: Features, prompts: list[str]) -> Tensor:
@@ -82,15 +73,3 @@ def _encoded(tower: Tower, spec: Input, features: Features, prompts: list[str]) 
             mask = some.ne(features.pad) if tower.side.hides_padding else None
             parts.append(functional.normalize(tower(some, mask), dim=-1))
     return torch.cat(parts)
-
-
-def _require_different(labels: tuple[str, ...], vectors: Tensor, file: Path) -> None:
-    cosines = (vectors @ vectors.T).triu(1)
-    if float(cosines.max()) < ALIKE:
-        return
-    one, other = divmod(int(cosines.argmax()), len(labels))
-    raise CardError(
-        f"the words '{labels[one]}' and '{labels[other]}' in '{file}' have the same vector.",
-        why="the text tower reads their prompts alike, so nothing will ever tell them apart.",
-        fix="write other prompts for one of them, or one word for both.",
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from edgemm.box.serving.sinks._mqtt import zones
@@ -47,15 +48,25 @@ def events(about: About) -> list[str]:
     return list(dict.fromkeys([*labels, *done, *(GATE_EVENTS if about.gated else ())]))
 
 
-def device_payload(about: About, base: str, *, pictures: bool) -> dict[str, Any]:
-    """The payload of ``<prefix>/device/<id>/config`` (Home Assistant 2024.11 and later), which takes no key it does not know."""
+def device_payload(about: About, base: str, *, pictures: bool, gone: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """The payload of ``<prefix>/device/<id>/config`` (Home Assistant 2024.11 and later), which takes no key it does not know.
+
+    Args:
+        gone: Key -> platform of entities that were there; named by nothing but that, they are removed.
+    """
+    removed = {key: {"p": platform} for key, platform in gone.items()}
     return {
         "dev": _device(about),
         "o": {"name": "edgemm", "sw": about.version},
         "qos": 1,
         "availability": [{"topic": f"{base}/availability"}],
-        "cmps": components(about, base, pictures=pictures),
+        "cmps": removed | components(about, base, pictures=pictures),
     }
+
+
+def component_place(about: About, key: str, platform: str) -> str:
+    """Where an entity's own configuration stands, for older ones."""
+    return f"{platform}/edgemm_{slug(about.name)}/{key}"
 
 
 def component_payloads(about: About, base: str, *, pictures: bool) -> dict[str, dict[str, Any]]:
@@ -63,7 +74,7 @@ def component_payloads(about: About, base: str, *, pictures: bool) -> dict[str, 
     payloads = {}
     for key, entity in components(about, base, pictures=pictures).items():
         common = {"availability": [{"topic": f"{base}/availability"}], "device": _device(about)}
-        payloads[f"{entity['p']}/edgemm_{slug(about.name)}/{key}"] = {**{k: v for k, v in entity.items() if k != "p"}, **common}
+        payloads[component_place(about, key, entity["p"])] = {**{k: v for k, v in entity.items() if k != "p"}, **common}
     return payloads
 
 
@@ -83,10 +94,11 @@ def components(about: About, base: str, *, pictures: bool) -> dict[str, dict[str
 
 def shown(about: About) -> dict[str, list[Shown]]:
     """Output -> its entities: those of its task, without the classes that are never an event."""
-    entities = {name: list(tasks.of(output).entities()) for name, output in about.outputs.items()}
+    entities = {name: list(about.named.get(name, tasks.of(output).entities())) for name, output in about.outputs.items()}
     outputs, topics = slugs(entities), dict[tuple[str, Entity], tuple[str, str]]()
     for name, own in entities.items():
         words = [slug(entity.key) for entity in own if entity.kind not in OF_A_LABEL]
+        words += about.settable.get(name, ())
         labels = slugs(_labels(own), taken=[*words, *([SET] if outputs[name] in CONTROLS else [])])
         topics |= {(name, entity): (outputs[name], labels[entity.key] if entity.kind in OF_A_LABEL else slug(entity.key)) for entity in own}
     ids = distinct({"/".join(place): "_".join(place) for place in topics.values()}, taken=_fixed(about))
@@ -101,6 +113,12 @@ def shown(about: About) -> dict[str, list[Shown]]:
         if not (entity.kind == "on_off" and entity.key in about.quiet.get(name, frozenset())):
             all_shown[name].append(Shown(entity, "/".join(place), ids["/".join(place)], title))
     return all_shown
+
+
+def settable(about: About) -> dict[str, str]:
+    """``<output>/<what>`` as ``About.control`` takes it -> where it is set, below the device's own topic and without ``/set``."""
+    outputs = slugs(about.outputs)
+    return {f"{name}/{what}": f"{outputs[name]}/{what}" for name, own in about.settable.items() for what in own}
 
 
 def zones_shown(about: About, entities: Mapping[str, list[Shown]]) -> dict[str, list[zones.ShownZone]]:

@@ -15,11 +15,9 @@ from edgemm.box.serving.sources._av.reading import FORMATS, AvFrame, Reader
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.number_cells import finite, numbers
 from edgemm.contracts.source import Item, Paint, Region, fed_by
-from edgemm.contracts.stream import Numbers, Pictures, Sound, Texts
+from edgemm.contracts.stream import PICTURES, SOUNDS, Numbers, Pictures, Sound, Texts
 from edgemm.errors import DataError, MissingExtra, RunError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 TEXTS, ARRAYS, TABLES = (".txt",), (".npy",), (".csv",)
 CLIPS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".ts")
 KNOWN = (*PICTURES, *SOUNDS, *CLIPS, *TEXTS, *ARRAYS)
