@@ -3,7 +3,8 @@
 Also semi-supervised: `distill: {unlabeled}` on all rows, taught by the model that came of it. Test accuracy with three seeds, each with
 other rows labelled; where fewer are wanted, the same with fewer.
 
-Launch: python benchmarks/few_labels.py DATA [EPOCHS [STEPS [SEEDS]]]    (the unpacked digits; epochs without labels, steps with them)
+Launch: python benchmarks/few_labels.py DATA FOLDER [EPOCHS [STEPS [SEEDS]]]    (unpacked digits; epochs without labels, steps with)
+In FOLDER is what was trained: a run that was stopped goes on. The figures so far are saved after each seed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import csv
 import random
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,33 +32,41 @@ from edgemm.workshop.training.answers import evaluate
 
 SHARE = 0.05
 METHODS: Sequence[Any] = ("contrastive", "masked")
-PASSES = 4  # over all rows, of the semi-supervised training
+PASSES = 2  # over all rows, of the semi-supervised training
 
 
-def main(data: Path, epochs: int, steps: int, seeds: int) -> None:
-    figures: dict[str, Any] = {"labelled": SHARE, "pretraining_epochs": epochs, "steps": steps, "seeds": seeds}
+def main(data: Path, here: Path, epochs: int, steps: int, seeds: int) -> None:
+    here.mkdir(parents=True, exist_ok=True)
+    config = here / "augmented.yaml"
+    config.write_text(yaml.safe_dump({"augment": AUGMENT["augment"]}), encoding="utf-8")
+    rows = list(csv.DictReader((data / "manifest.csv").open(encoding="utf-8")))
+    bare = [{name: cell for name, cell in row.items() if name != "digit"} for row in rows if row["split"] != "test"]
+    without = _written(here / "without", bare, data)
+    facts = {"labelled": SHARE, "pretraining_epochs": epochs, "steps": steps}
     accuracies: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        here = Path(scratch)
-        config = here / "train.yaml"
-        config.write_text(yaml.safe_dump({"augment": AUGMENT["augment"]}), encoding="utf-8")
-        rows = list(csv.DictReader((data / "manifest.csv").open(encoding="utf-8")))
-        bare = [{name: cell for name, cell in row.items() if name != "digit"} for row in rows if row["split"] != "test"]
-        without = _written(here / "without", bare, data)
-        pretrained = {method: pretrain("digits", without, here / method, method=method, config=config, epochs=epochs) for method in METHODS}
+
+    def trained(name: str, card: str | Path, seed: int, how: Path | None) -> Path:
+        few = _written(here / f"few-{seed}", _labelled(rows, seed), data)
+        done = train(card, few, here / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}", config=how, steps=steps, seed=seed)
+        _note(accuracies, name, done.metrics["test"]["digit"]["accuracy"])
+        return done.folder
+
+    for method in METHODS:
         for seed in range(seeds):
-            few = _written(here / f"few-{seed}", _labelled(rows, seed), data)
-            ways: dict[str, tuple[Any, Any]] = {"labels alone": ("digits", None), "augmented": ("digits", config)}
-            ways |= {f"{method}, augmented": (pretrained[method].folder, config) for method in METHODS}
-            for name, (card, how) in ways.items():
-                done = train(card, few, here / f"{name}-{seed}", config=how, steps=steps, seed=seed)
-                _note(accuracies, name, done.metrics["test"]["digit"]["accuracy"])
-            last = here / f"contrastive, augmented-{seed}"
-            _note(accuracies, "contrastive, augmented, then distill: {unlabeled}", _semi_supervised(last, few, without, seed))
-    for name, values in accuracies.items():
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        figures[name] = {"test_accuracy": values, "mean": statistics.mean(values), "deviation": spread}
-    save("few_labels", figures)
+            if method == METHODS[0]:
+                trained("labels alone", "digits", seed, None)
+                trained("augmented", "digits", seed, config)
+            pretrained = pretrain("digits", without, here / method, method=method, config=config, epochs=epochs, mixed_precision="bf16")
+            after = trained(f"{method}, augmented", pretrained.folder, seed, config)
+            if method == METHODS[0]:
+                semi = _semi_supervised(after, here / f"few-{seed}", without, seed)
+                _note(accuracies, "contrastive, augmented, then distill: {unlabeled}", semi)
+            save("few_labels", {**facts, **{name: _summary(values) for name, values in accuracies.items()}})
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"test_accuracy": list(values), "mean": statistics.mean(values), "deviation": deviation}
 
 
 def _semi_supervised(folder: Path, few: Path, without: Path, seed: int) -> float:
@@ -82,7 +90,7 @@ def _labelled(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]
 
 def _written(folder: Path, rows: Sequence[dict[str, str]], data: Path) -> Path:
     """A dataset folder with these rows, whose files stay where they are."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -97,5 +105,5 @@ def _note(accuracies: dict[str, list[float]], name: str, value: float) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[2:5]]
-    main(Path(sys.argv[1]), *(numbers + [16, 600, 3][len(numbers) :]))
+    numbers = [int(word) for word in sys.argv[3:6]]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *(numbers + [16, 600, 3][len(numbers) :]))
