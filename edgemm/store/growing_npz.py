@@ -63,5 +63,5 @@ class _Grown:
         """Of as many bytes whatever the number of rows."""
         file = io.BytesIO()
         facts = {"descr": np.lib.format.dtype_to_descr(self._like.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, {**facts, "shape": (self._rows, *self._like.shape[1:])})  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(file, {**facts, "shape": (self._rows, *self._like.shape[1:])})
         return file.getvalue()
