@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.2.0"
 __all__ = [
     "benchmark", "cache", "compile", "compress", "demo", "deploy", "doctor", "explain", "export", "fit", "fuse", "index", "init", "inspect",
-    "list", "quantize", "run", "search", "slim", "train", "verify",
+    "list", "pretrain", "quantize", "run", "search", "slim", "train", "verify",
 ]  # fmt: skip
 
 

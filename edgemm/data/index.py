@@ -20,7 +20,7 @@ from edgemm.store.stored_zip import npz_bytes
 FOLDER = "manifests"
 LEAST_BYTES = 1 << 20  # a smaller manifest is read sooner than its index is found
 SETTLED_NS = 2 * 10**9  # a file written to within the clock tick of its time would look unchanged
-READERS = ("manifest.py", "lines.py", "parquet.py", "shards.py")
+READERS = ("manifest.py", "lines.py", "plain_lines.py", "parquet.py", "shards.py")
 """Whose code an index depends on."""
 
 

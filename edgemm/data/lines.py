@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from edgemm.data import index
+from edgemm.data import index, plain_lines
 from edgemm.data.manifest import SPLIT, SPLITS, Manifest, ManifestRow, Record, split_among, split_named
 from edgemm.errors import DataError
 from edgemm.store import json_text, utf8
@@ -149,6 +149,18 @@ class CsvManifest(TextManifest):
     def _holds(self, word: str) -> str:
         with self._open() as file:
             return "yes" if _holds(file, word.lower().encode()) else "no"
+
+    def _scan(self, held_below: int = 0) -> None:
+        with self._open() as file:
+            number = self._first_line(file)
+            at = self.columns.index(SPLIT) if SPLIT in self.columns else len(self.columns)
+            found = plain_lines.scan(
+                file, number, at, self.delimiter.encode(), block_rows=BLOCK_ROWS, held_below=held_below, by_number=self._by_number
+            )
+        if found is None:
+            super()._scan(held_below)
+        else:
+            self._held_below, self._begins, self._counts, self._lowest = held_below, found.begins, found.counts, found.lowest
 
     def _first_line(self, file: IO[bytes]) -> int:
         if file.read(3) != b"\xef\xbb\xbf":

@@ -130,12 +130,11 @@ def test_a_tracker_whose_package_is_missing_says_how_to_install_it(own, tmp_path
 
 
 def test_tensorboard_gets_every_curve(own, tmp_path):
-    pytest.importorskip("tensorboardX")
     train(own / "model.yaml", own / "data", tmp_path / "run", track=[f"tensorboard:{tmp_path / 'board'}"])
     (events,) = (tmp_path / "board" / "run").glob("events.out.tfevents.*")
     content = events.read_bytes()
     for name in (b"loss/train", b"mood accuracy/val", b"final/test/mood/accuracy"):
-        assert name in content
+        assert name.replace(b" ", b"_") in content or name in content  # tensorboardX writes no blanks
 
 
 def test_the_command_line_takes_all_of_it(own, tmp_path, capsys, monkeypatch):

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from edgemm.box.bundle.opened import Bundle, open_bundle
 from edgemm.box.bundle.packing import copy
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
@@ -26,6 +24,7 @@ from edgemm.contracts.report_parts import RemoteRun
 from edgemm.data.dataset import open_dataset
 from edgemm.errors import RemoteError
 from edgemm.progress import Progress
+from edgemm.store import growing_npz
 from edgemm.store.artifact import sha256_file
 
 BASE = '${EDGEMM_REMOTE:-"$HOME/.cache/edgemm-remote"}'
@@ -135,9 +134,6 @@ def shipped(bundle: Bundle, bundle_path: str, data: str | Path | None, options: 
 
 def _decoded(bundle: Bundle, data: str | Path, options: BenchmarkOptions, path: Path) -> Path:
     """The test split as the graph takes it: reading pictures and sounds needs packages that a box may lack."""
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in open_dataset(data, bundle.card, skip_bad_rows=options.skip_bad_rows).batches("test", 64, limit=options.limit):
-        for name, array in {**batch.inputs, **batch.truth}.items():
-            parts.setdefault(name, []).append(array)
-    np.savez(path, **{name: np.concatenate(arrays) for name, arrays in parts.items()})  # type: ignore[arg-type]  # as in schedule
+    batches = open_dataset(data, bundle.card, skip_bad_rows=options.skip_bad_rows).batches("test", 64, limit=options.limit)
+    growing_npz.write(path, ({**batch.inputs, **batch.truth} for batch in batches))
     return path

@@ -88,7 +88,7 @@ def train(asked: Asked, progress: Progress) -> Training:
 
     dataset = asked.open(asked.card)
     place.require_own(asked.folder)
-    key = _key(asked, dataset)
+    key = key_of(asked, dataset)
     training = None if asked.fresh else place.finished(asked.folder, key)
     if training:
         progress.note(HELD.format(asked.folder))
@@ -133,7 +133,7 @@ def train_together(asked: Asked, given: Mapping[str, Any], processes: int, progr
         EdgemmError: As the verb ``train``.
     """
     place.require_own(asked.folder)
-    key = _key(asked, asked.open(asked.card))
+    key = key_of(asked, asked.open(asked.card))
     training = None if asked.fresh else place.finished(asked.folder, key)
     if training:
         progress.note(HELD.format(asked.folder))
@@ -165,12 +165,17 @@ def completed(card: Card, dataset: TableDataset, scratch: Path, progress: Progre
     return card.replace(inputs=inputs)
 
 
-def _key(asked: Asked, dataset: TableDataset) -> str:
-    """What a training depends on."""
+def key_of(asked: Asked, dataset: TableDataset, verb: str = VERB, more: Mapping[str, Any] | None = None) -> str:
+    """What a training depends on.
+
+    Args:
+        verb: The module whose code is run.
+        more: Options that are none of ``asked``.
+    """
     card = asked.card
     applied = {step for entry in card.applied for step in entry}
     apart = ("edgemm.report", "edgemm.pipeline")  # a page of older looks, or how processes are started, is no reason to train anew
-    code = stage_code.of(VERB, only={"steps": applied}, without=apart)
+    code = stage_code.of(verb, only={"steps": applied}, without=apart)
     decoders = [name for spec in card.inputs.values() for name in plugins.packages("modalities", spec.modality)]
     facts = {
         "model": identity.identity(card),
@@ -178,6 +183,7 @@ def _key(asked: Asked, dataset: TableDataset) -> str:
         "options": dataclasses.asdict(asked.options),
         "files": [sha256_file(file) for file in asked.augmenter(card).files()],
         "skip_bad_rows": dataset.leaves_out,
+        **(more or {}),
     }
     return sha256_of(cache.key_facts(facts, code=code.digest, packages={*PACKAGES, *decoders}))
 

@@ -38,6 +38,7 @@ def train_model(
     augmenter: Augmenter | None = None,
     from_scratch: bool = False,
     judge_start: bool = False,
+    is_scored: bool = True,
     state: Path | None = None,
     key: str = "",
     watch: Watch = lambda epoch, values: None,
@@ -54,6 +55,7 @@ def train_model(
         augmenter: Changes the rows of train as they are learned from.
         judge_start: The weights it starts from are measured on val too, as epoch 0, and kept if no epoch is better. Not for weights that
             answer nothing yet, such as those of a model whose observers have seen no data.
+        is_scored: Val is judged by what the outputs come to there; else by the loss alone, and there are no metrics.
         state: File that holds the run after every epoch. A run that finds its own there goes on from it, to the same result.
         key: What the run depends on; a state with another key is not used.
         watch: Told of every epoch what the curves show of it; of a resumed run those before are told again.
@@ -75,7 +77,7 @@ def train_model(
     if from_scratch:
         _start_at_mean(model, splits)
     losses = loss or _task_losses(model.card, splits, options)
-    run = Run(model, options, splits, losses, accelerator, augmenter=augmenter, watch=watch, progress=progress)
+    run = Run(model, options, splits, losses, accelerator, augmenter=augmenter, is_scored=is_scored, watch=watch, progress=progress)
     run.start(state, key, note)
     try:
         if judge_start and not run.state.epoch:

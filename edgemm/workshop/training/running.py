@@ -44,6 +44,7 @@ class Run:
     Args:
         losses: Where it is a Module, its own parameters are trained too.
         augmenter: Changes the rows of train; None = they are as they come.
+        is_scored: Whether val is judged by what the outputs come to; else by the loss alone.
         watch: Told of every epoch what the curves show; in the first of several processes.
     """
 
@@ -56,9 +57,11 @@ class Run:
         accelerator: Accelerator,
         *,
         augmenter: Augmenter | None = None,
+        is_scored: bool = True,
         watch: Watch = lambda epoch, values: None,
         progress: Progress = lambda text, fraction: None,
     ) -> None:
+        self.is_scored = is_scored
         self.model, self.options, self.train, self.val = model, options, splits.train, splits.val
         self.losses, self.accelerator, self.augmenter = losses, accelerator, augmenter
         self.watch, self.progress = watch, progress
@@ -122,7 +125,7 @@ class Run:
     def finish(self) -> Trained:
         """Put the best weights back and score them."""
         model = self.restore_best()
-        metrics = evaluate(model, self.val).measured() if self.val.rows else {}
+        metrics = evaluate(model, self.val).measured() if self.val.rows and self.is_scored else {}
         state = self.state
         return Trained(
             state.curves, metrics, state.best_epoch, state.epoch, self.epochs, is_main=self.accelerator.is_main_process,
@@ -275,13 +278,14 @@ class Run:
         for batch, outputs in answers(self.model, self.val, device=device, autocast=autocast):
             with torch.inference_mode():
                 total += float(torch.stack(list(self.losses(outputs, batch).values())).sum()) * len(batch.rows)
-            collected.add(batch, outputs)
+            if self.is_scored:
+                collected.add(batch, outputs)
         loss = total / self.val.rows
         if not math.isfinite(loss):
             rate = self.optimizer.param_groups[0]["lr"]
             self._stop(f"the loss on val is {loss}", max(0, self.state.epoch - 1), self.steps - 1 if self.state.epoch else -1, rate)
         goods, shown = [], {"loss/val": loss}
-        for name, statistics in collected.answered().statistics().items():
+        for name, statistics in collected.answered().statistics().items() if self.is_scored else ():
             score = statistics.score()
             goods.append(statistics.goodness())
             shown[f"{name} {score.name}/val"] = score.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from edgemm.store.artifact import folder_in_one_step, require_writable
 CARD, WEIGHTS, CONFIG = "model.yaml", "weights.safetensors", "config.json"
 
 
-def write(card: Card, scratch: Path, final: Path) -> None:
+def write(card: Card, scratch: Path, final: Path, *, branch_weights: Mapping[str, str] | None = None) -> None:
     """Write all of a checkpoint but its weights into ``scratch``, a folder that will be renamed to ``final``.
 
     The card written loads from anywhere as long as the factory's source stays where it is.
+
+    Args:
+        branch_weights: What the card says of its weights where there are no others than these.
     """
     placed, tokenizers = card.with_tokenizers()
     for name, content in tokenizers.items():
@@ -31,9 +35,9 @@ def write(card: Card, scratch: Path, final: Path) -> None:
     applied = tuple({step: Path(record).name for step, record in entry.items()} for entry in card.applied)
     written = placed.replace(
         applied=applied,
-        weights=WEIGHTS,
+        weights=None if branch_weights else WEIGHTS,
         weights_key=None,
-        branch_weights={},
+        branch_weights=branch_weights or {},
         source=_source(card, final),
         kwargs=_kwargs(card, scratch, final),
     )
