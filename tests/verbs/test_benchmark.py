@@ -343,6 +343,7 @@ def test_a_test_split_too_small_for_the_claim_says_how_many_samples_it_needs(bun
     )
 
 
+@pytest.mark.slow
 def test_a_pace_and_the_throughput_are_measured_where_they_are_asked_for(bundle):
     report = benchmark([bundle], pace="50hz", streams=[1], batches=[1, 2], target="openvino", **{**QUICK, "seconds": 0.4})
     assert report.details.pace.rates_hz == {"x": 50.0}

@@ -179,6 +179,7 @@ def test_it_compresses_and_without_a_member_its_bundle_answers_as_the_other_alon
     assert ear.argmax() == next(iter(heard.values())).argmax()
 
 
+@pytest.mark.slow
 def test_torch_members_are_pruned_and_taught_by_the_joint(in_torch, porch, tmp_path):
     recipe = tmp_path / "prune.yaml"
     recipe.write_text("steps:\n  - prune: {ratio: 0.3}\n  - distill: {steps: 8}\n  - quantize: {calibration_samples: 24}\n" + TARGET)
