@@ -335,3 +335,28 @@ def cli(*words: object, **more) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     more = {"timeout": 300, **more}
     return subprocess.run([sys.executable, "-m", "edgemm", *map(str, words)], capture_output=True, text=True, check=False, **more)
+
+
+@pytest.fixture
+def paged():
+    """``paged(opened, plain)``: a run of a bundle with its page, in a thread; runner and port."""
+    from edgemm.box.serving.run_yaml import parse
+    from edgemm.box.serving.runner import Runner
+    from edgemm.box.serving.settings import WebSettings
+    from edgemm.box.serving.web import Page
+
+    stops = []
+
+    def start(opened, plain):
+        runner, stop = Runner(opened, parse(plain, opened.card)), threading.Event()
+        page = Page(runner, WebSettings(port=0))
+        runner.add_sink("web", page)
+        thread = threading.Thread(target=runner.run, args=(stop,))
+        thread.start()
+        stops.append((stop, thread))
+        return runner, int(page.address.rstrip("/").rpartition(":")[2])
+
+    yield start
+    for stop, thread in stops:
+        stop.set()
+        thread.join(10)

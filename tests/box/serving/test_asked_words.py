@@ -13,8 +13,6 @@ from edgemm.box.bundle.text_tower import TextTower
 from edgemm.box.serving import knowing
 from edgemm.box.serving.run_yaml import parse
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.settings import WebSettings
-from edgemm.box.serving.web import Page
 from edgemm.errors import CardError, EdgemmError, RunError
 from tests.box.serving.conftest import Listener, broker, bundle, wait_for
 from tests.box.serving.test_galleries import post
@@ -110,26 +108,15 @@ def test_the_tower_in_eight_bits_is_small(asked):
 
 
 @pytest.fixture
-def serving(asked):
+def serving(asked, paged):
     """``serving(**run.yaml)``: a run on looping pictures, with its page; runner and port."""
-    stops = []
 
     def start(words=None, **more):
-        opened = open_bundle(asked / "bundle")
         source = {"folder": {"inputs": "image", "path": str(asked / "pictures"), "loop": True, "seconds": 0.2}}
         decisions = {"word": {"debounce": 1, "threshold": 0.4, "cool_down_s": 0.1} | ({"words": str(words)} if words else {})}
-        runner = Runner(opened, parse({"name": "porch", "sources": [source], "decisions": decisions, **more}, opened.card))
-        page, stop = Page(runner, WebSettings(port=0)), threading.Event()
-        runner.add_sink("web", page)
-        thread = threading.Thread(target=runner.run, args=(stop,))
-        thread.start()
-        stops.append((stop, thread))
-        return runner, int(page.address.rstrip("/").rpartition(":")[2])
+        return paged(open_bundle(asked / "bundle"), {"name": "porch", "sources": [source], "decisions": decisions, **more})
 
-    yield start
-    for stop, thread in stops:
-        stop.set()
-        thread.join(10)
+    return start
 
 
 def labels_now(runner):

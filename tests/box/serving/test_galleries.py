@@ -1,7 +1,6 @@
 """A gallery in a run: who is seen is an event, and whoever is enrolled while it runs is known from then on."""
 
 import json
-import threading
 import time
 
 import numpy as np
@@ -13,8 +12,6 @@ from edgemm.box.serving import gallery as galleries
 from edgemm.box.serving.gallery import Gallery
 from edgemm.box.serving.run_yaml import load, parse
 from edgemm.box.serving.runner import Runner
-from edgemm.box.serving.settings import WebSettings
-from edgemm.box.serving.web import Page
 from edgemm.errors import DataError, EdgemmError, RunError
 from tests.box.serving.conftest import Listener, broker, cli, wait_for
 from tests.verbs.test_index import PEOPLE, faces
@@ -104,28 +101,17 @@ def test_the_console_says_whom_somebody_looks_like(faces, gallery, visits, tmp_p
 
 
 @pytest.fixture
-def serving(faces, tmp_path):
+def serving(faces, tmp_path, paged):
     """``serving(**run.yaml)``: a run on looping pictures of Ben, with its page; runner and port."""
     picture(tmp_path / "loop", "0", PEOPLE["Ben"])
-    stops = []
 
     def start(gallery, **more):
-        opened = open_bundle(faces / "bundle")
         decisions = {"face": {"gallery": str(gallery), "debounce": 1, "threshold": 0.97}}
         source = {"folder": {"inputs": "image", "path": str(tmp_path / "loop"), "loop": True, "seconds": 0.2}}
         plain = {"name": "door", "sources": [source], "decisions": decisions, "web": {"port": 0}, **more}
-        runner, stop = Runner(opened, parse(plain, opened.card)), threading.Event()
-        page = Page(runner, WebSettings(port=0))
-        runner.add_sink("web", page)
-        thread = threading.Thread(target=runner.run, args=(stop,))
-        thread.start()
-        stops.append((stop, thread))
-        return runner, int(page.address.rstrip("/").rpartition(":")[2])
+        return paged(open_bundle(faces / "bundle"), plain)
 
-    yield start
-    for stop, thread in stops:
-        stop.set()
-        thread.join(10)
+    return start
 
 
 def post(port, what, value, **headers):

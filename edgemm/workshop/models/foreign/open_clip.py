@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgemm.errors import CardError
-from edgemm.store import json_text
-from edgemm.workshop.models.foreign.translation import THIRDS, Taken, Translation, refuse, require_all, shapes_in
+from edgemm.workshop.models.foreign.translation import THIRDS, Taken, Translation, config_in, refuse, require_all, shapes_in
 
 CONFIG = "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "model.safetensors")
@@ -31,7 +29,7 @@ def translate(path: Path) -> Translation:
         CardError: Its model is another than a CLIP with a vision transformer.
         CheckpointError: Its weights are not those.
     """
-    plain = _read(path)
+    plain = config_in(path / CONFIG)
     model, said = plain.get("model_cfg") or {}, plain.get("preprocess_cfg") or {}
     vision, text = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
     odd = sorted(model.keys() - TOP)
@@ -61,14 +59,6 @@ def translate(path: Path) -> Translation:
     weights = dict(_weights(below, vision["layers"], text["layers"]))
     require_all(file, shapes, weights, (f"{below}attn_mask",))
     return Translation(config, _processor(path, said, config["vision_config"]["image_size"]), file, weights)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        plain = json_text.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CardError(f"cannot read '{path / CONFIG}'.", why=f"{err}.", fix="copy the model's folder again.") from err
-    return plain if isinstance(plain, dict) else {}
 
 
 def _sizes(said: dict[str, Any], heads: int, *, quick: bool) -> dict[str, Any]:

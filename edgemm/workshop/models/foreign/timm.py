@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgemm.errors import CardError
-from edgemm.store import json_text
-from edgemm.workshop.models.foreign.translation import THIRDS, Shapes, Taken, Translation, refuse, require_all, shapes_in
+from edgemm.workshop.models.foreign.translation import THIRDS, Shapes, Taken, Translation, config_in, refuse, require_all, shapes_in
 
 CONFIG, FILE = "config.json", "model.safetensors"
 VIT = re.compile(r"vit_(tiny|small|base|large)_patch(8|14|16|32)_(\d+)")
@@ -37,7 +35,7 @@ def translate(path: Path) -> Translation:
         CardError: Its model has no equal in transformers.
         CheckpointError: Its weights are not those.
     """
-    plain = _read(path)
+    plain = config_in(path / CONFIG)
     said, name = plain.get("pretrained_cfg") or {}, str(plain["architecture"])
     odd = sorted((plain.get("model_args") or {}).keys() - {*ARGUMENTS})
     if odd:
@@ -57,14 +55,6 @@ def translate(path: Path) -> Translation:
         raise refuse(path, "timm", f"'{name}' is none of vit_<size>_patch<n>_<n>, {', '.join((*RESNETS, *CONVNEXTS))}.")
     require_all(file, shapes, weights, ("head.",) if vit else ("fc.", "head.fc."))
     return Translation(config, _processor(path, said), file, weights)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        plain = json_text.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CardError(f"cannot read '{path / CONFIG}'.", why=f"{err}.", fix="copy the model's folder again.") from err
-    return plain if isinstance(plain, dict) else {}
 
 
 def _processor(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,19 @@ class Translation:
     weights: Mapping[str, tuple[str, Taken]]
 
 
+def config_in(file: Path) -> dict[str, Any]:
+    """What a configuration says; {} where it is no mapping.
+
+    Raises:
+        CardError: It cannot be read.
+    """
+    try:
+        plain = json_text.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise CardError(f"cannot read '{file}'.", why=f"{err}.", fix="copy the model's folder again.") from err
+    return plain if isinstance(plain, dict) else {}
+
+
 def shapes_in(file: Path, fix: str) -> dict[str, tuple[int, ...]]:
     """Weight -> shape, from the head of a safetensors file.
 
