@@ -1,6 +1,8 @@
 """`edgemm fuse`: models that were trained apart under one card, which compresses and runs as any other."""
 
+import itertools
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 import edgemm
 from edgemm.box.bundle.opened import open_bundle
 from edgemm.box.serving.model import open_model
+from edgemm.box.serving.run_yaml import parse
+from edgemm.box.serving.runner import Runner
 from edgemm.cli import main
 from edgemm.contracts import card_file as cards
 from edgemm.data.dataset import open_dataset
@@ -177,6 +181,37 @@ def test_it_compresses_and_without_a_member_its_bundle_answers_as_the_other_alon
         both, ear = model.answer({"image": seen, "audio": heard})["event"], model.answer({"audio": heard})["event"]
     assert np.isfinite(both).all()
     assert ear.argmax() == next(iter(heard.values())).argmax()
+
+
+def test_a_fused_bundle_has_gates_and_runs_through_them(in_onnx, porch, tmp_path):
+    """What was never trained together answers without a member by the joint of the others, and that is what decides."""
+    (tmp_path / "gated.yaml").write_text(RECIPE + "tune: false\ngates: [{run: audio, after: image, loss_points: 30}]\n")
+    edgemm.compress(in_onnx.card, recipe=tmp_path / "gated.yaml", data=porch, output=tmp_path / "bundle")
+    opened = open_bundle(tmp_path / "bundle")
+    (gate,) = opened.gates("openvino")
+    assert (gate.run, gate.after, gate.rows, gate.next_rows) == ("audio", ("image",), 24, 24)
+    assert 0 < gate.skipped <= 1
+    summaries, decisions = zip(*(_played(opened, porch, use=use) for use in (True, False)), strict=True)
+    skipped, passed = summaries[0].skipped["audio"]
+    assert skipped > 0
+    assert (skipped + passed, passed) == (summaries[1].ran["audio"], summaries[0].ran["audio"])
+    assert not summaries[1].skipped
+    pairs = itertools.pairwise(decisions[0])
+    picture, one = next((before, one) for before, one in pairs if one.skipped == ("audio",) and "image" in before.samples)
+    assert (one.voted, one.stood_in) == (("image",), ())
+    with open_model(opened, "openvino") as model:
+        alone = model.answer({"image": model.embed("image", picture.samples["image"].array)})["event"][0]
+    scores = one.readings["event"].scores
+    assert max(scores, key=scores.__getitem__) == opened.card.outputs["event"].labels[alone.argmax()]
+
+
+def _played(opened, folder, *, use):
+    """The summary of a run, and its decisions."""
+    source = {"folder": {"inputs": ["image", "audio"], "path": str(folder)}}
+    runner = Runner(opened, parse({"gates": {"use": use, "shadow": 0}, "sources": [source]}, opened.card), fast=True)
+    decisions = []
+    runner.on_decision.append(decisions.append)
+    return runner.run(threading.Event()), decisions
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ class Branches:
         self.refused, self.refusal = 0, ""
         self._kept: dict[str, Kept] = {}
         self._turn_s: dict[str, float] = dict.fromkeys(model.inputs, float("-inf"))
+        self._left_s: dict[str, float | None] = {}  # when the sample ends that a branch's turn passed over
         self._fix_values()
 
     def _fix_values(self) -> None:
@@ -66,16 +67,16 @@ class Branches:
     def _new(self, now: float) -> list[str]:
         """Inputs whose turn it is and that have something new."""
         turned = (name for name in self.model.inputs if name in self.allowed and now >= self._turn_s[name] - self._period_s / 2)
-        return [name for name in turned if self._is_newer(name)]
+        return [name for name in turned if self._is_newer(name) and self.windows.sample_s(name) != self._left_s.get(name)]
 
     def _is_newer(self, name: str) -> bool:
         """Whether there is something newer of an input than what is kept."""
-        newest, before = self.windows.newest_s(name), self._kept.get(name)
+        newest, before = self.windows.sample_s(name), self._kept.get(name)
         return newest is not None and (before is None or newest > before.sample.time_s)
 
     def _is_there(self, name: str, now: float) -> bool:
         """Whether an input may vote and something young enough has come of it."""
-        newest = self.windows.newest_s(name)
+        newest = self.windows.sample_s(name)
         return name in self.allowed and newest is not None and now - newest <= self._stale_s[name]
 
     def _present(self, now: float, without: Collection[str] = ()) -> tuple[str, ...]:
@@ -109,3 +110,8 @@ class Branches:
     def _take_turn(self, name: str, now: float) -> None:
         period_s = 1 / self._settings.rate_hz(name)
         self._turn_s[name] = max(self._turn_s[name] + period_s, now + period_s / 2)
+
+    def _leave(self, name: str, now: float) -> None:
+        """Let a branch's turn pass; its next comes with the next sample."""
+        self._take_turn(name, now)
+        self._left_s[name] = self.windows.sample_s(name)

@@ -355,10 +355,18 @@ class Runner:
         for time_s, items in itertools.groupby(self._recorded(), key=lambda item: item.time_s):  # what is there at once is seen at once
             if stop.is_set() or (seconds is not None and time_s > seconds):
                 return
+            self._step_until(time_s)
             self._virtual_s = max(self._virtual_s, time_s)
             for item in items:
                 self.windows.offer(item, self._virtual_s)
             self._tell(self.engine.step(self._virtual_s))
+        self._step_until(self.engine.due_s + 1e-6)
+
+    def _step_until(self, time_s: float) -> None:
+        """Take the decisions that fall due before, on what is there already."""
+        while self._virtual_s < (due_s := self.engine.due_s) < time_s and self.engine.is_due(due_s):
+            self._virtual_s = due_s
+            self._tell(self.engine.step(due_s))
 
     def _recorded(self) -> Iterator[Item]:
         return heapq.merge(*(whole(source, self._wants(source)) for source in self.sources), key=lambda item: item.time_s)

@@ -49,6 +49,7 @@ class Engine(Branches):
         voted: Inputs that the last decision rests on.
         skipped: Inputs whose branch a gate left out of it.
         gates: What says so.
+        due_s: When the next tick falls.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Engine(Branches):
         self.enabled = True
         self.late, self.decided, self.why_waiting = 0, 0, "no data yet"
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
-        self._tick_s = float("-inf")
+        self.due_s = float("-inf")
         self._first_s = float("inf")  # when the first data came
         self.voted: tuple[str, ...] = ()
         self.skipped: tuple[str, ...] = ()
@@ -95,11 +96,11 @@ class Engine(Branches):
 
     def wait_s(self, now: float) -> float:
         """How long the loop may sleep unless something arrives."""
-        return min(CALM_S, max(0.0, self._tick_s - now))
+        return min(CALM_S, max(0.0, self.due_s - now))
 
     def is_due(self, now: float) -> bool:
         """Whether ``step`` would do something: it is time, and there is something new, or something has become too old."""
-        return self.enabled and now >= self._tick_s and (bool(self._new(now)) or self._present(now, self.skipped) != self.voted)
+        return self.enabled and now >= self.due_s and (bool(self._new(now)) or self._present(now, self.skipped) != self.voted)
 
     def step(self, now: float, *, clock: Callable[[], float] | None = None) -> Decision | None:
         """Run what is due; None where that makes no decision.
@@ -159,7 +160,7 @@ class Engine(Branches):
         self.skipped = tuple(name for name in self.model.inputs if name in state.covers and self._is_there(name, now))
         due = [name for name in self.skipped if name in new]
         for name in due:
-            self._take_turn(name, now)
+            self._leave(name, now)
         for one in self.gates.states:
             if one.name in due:
                 one.left_out()
@@ -239,9 +240,9 @@ class Engine(Branches):
 
     def _advance(self, now: float) -> None:
         """Set the next tick; a whole period behind, it starts counting anew."""
-        if now - self._tick_s > self._period_s:
-            self._tick_s = now
-        self._tick_s += self._period_s
+        if now - self.due_s > self._period_s:
+            self.due_s = now
+        self.due_s += self._period_s
 
     def _decide(self, outputs: dict[str, np.ndarray], present: tuple[str, ...], fresh: list[str], now: float, done: float) -> Decision:
         self.decided += 1

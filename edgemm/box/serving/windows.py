@@ -54,6 +54,11 @@ class Window:
         """The newest sample that ends at ``until_s`` or before it (or the oldest kept); None while there is none."""
         raise NotImplementedError
 
+    @property
+    def is_full(self) -> bool:
+        """Whether enough came, since the last hole, for a sample."""
+        raise NotImplementedError
+
     def frame(self, until_s: float) -> Any:
         """The picture that ``take`` would make a sample of, as it came; None where it is no picture, or there is none."""
         return None
@@ -82,6 +87,10 @@ class Newest(Window):
         self.taken += 1
         self._used_s = item.time_s
         return Sample(array[None], item.time_s, arrived_s, self._frame_of(item))
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._held)
 
     def frame(self, until_s: float) -> Any:
         return self._frame_of(self._newest(until_s)[0]) if self._held else None
@@ -117,12 +126,16 @@ class Sound(Window):
         self.newest_s = item.time_s - self._surplus() / self._rate_hz
 
     def take(self, until_s: float) -> Sample | None:
-        if self._filled < self._samples or self.newest_s is None:
+        if not self.is_full or self.newest_s is None:
             return None
         self.taken += 1
         end = len(self._ring) - self._surplus()
         position = self._heard - self._surplus() - self._samples
         return Sample(self._ring[None, end - self._samples : end].copy(), self.newest_s, self.arrived_s, position=position)
+
+    @property
+    def is_full(self) -> bool:
+        return self._filled >= self._samples
 
     def clear(self) -> None:
         self._filled = 0
@@ -130,7 +143,7 @@ class Sound(Window):
 
     def _surplus(self) -> int:
         """Samples behind the newest window; 0 until there is one."""
-        return (self._heard - self._samples) % self._hop if self._filled >= self._samples else 0
+        return (self._heard - self._samples) % self._hop if self.is_full else 0
 
     def level_dbfs(self) -> float | None:
         """Loudness of the last tenth of a second: 0 = as loud as it goes; None while there is no sound."""
@@ -159,10 +172,14 @@ class Moments(Window):
         self._rows: deque[np.ndarray] = deque(maxlen=self._shape[0])
 
     def take(self, until_s: float) -> Sample | None:
-        if len(self._rows) < self._shape[0] or self.newest_s is None:
+        if not self.is_full or self.newest_s is None:
             return None
         self.taken += 1
         return Sample(self.modality.decode(np.stack(list(self._rows)), Path())[None], self.newest_s, self.arrived_s)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._rows) == self._shape[0]
 
     def clear(self) -> None:
         self._rows.clear()
@@ -210,6 +227,10 @@ class Steps(Window):
         self.taken += 1
         return Sample(np.stack(list(self._last))[None], one.time_s, one.arrived_s, one.frame, self._position)
 
+    @property
+    def is_full(self) -> bool:
+        return self._inner.is_full  # the steps before it are gathered by taking them
+
     def frame(self, until_s: float) -> Any:
         return self._inner.frame(until_s)
 
@@ -252,6 +273,10 @@ class Windows:
     def newest_s(self, name: str) -> float | None:
         """When the newest item of an input ends; None while nothing came."""
         return self._each[name].newest_s if name in self._each else None
+
+    def sample_s(self, name: str) -> float | None:
+        """When the newest sample of an input ends; None while there is none: a window of sound or measurements has to fill first."""
+        return self.newest_s(name) if name in self._each and self._each[name].is_full else None
 
     def inputs(self) -> list[str]:
         """Inputs that have a source."""

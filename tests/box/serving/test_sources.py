@@ -127,7 +127,7 @@ def test_a_folder_plays_pictures_and_sounds_of_one_name_together(tmp_path):
         soundfile.write(tmp_path / f"{number}.wav", np.full(RATE_HZ, loud, np.float32), RATE_HZ)
     found = list(Folder(path=str(tmp_path), inputs=["image", "audio"]).items(WANTS))
     pictures = [item for item in found if item.input == "image"]
-    assert [round(item.time_s, 2) for item in pictures] == [0.0, 1.0]
+    assert [round(item.time_s, 2) for item in pictures] == [0.0, 1.25], "a scene's end is decided on before the next begins"
     assert [light(item) for item in pictures] == [DARK, BRIGHT]
     assert [item.discontinuity for item in pictures] == [False, True], "no window reaches from one scene into the next"
     assert sum(item.discontinuity for item in found) == 1
@@ -146,7 +146,10 @@ def test_a_folder_holds_texts_and_measurements_beside_sounds(tmp_path):
         "imu": of(Input("imu", "sensor", {"shape": [2]})),
     }
     found = list(Folder(path=str(tmp_path), inputs=list(wants)).items(wants))
-    assert [(item.value, round(item.time_s, 2)) for item in found if item.input == "text"] == [("who is there", 0.0), ("let me sleep", 1.0)]
+    assert [(item.value, round(item.time_s, 2)) for item in found if item.input == "text"] == [
+        ("who is there", 0.0),
+        ("let me sleep", 1.25),
+    ]
     assert [item.value.tolist() for item in found if item.input == "imu"] == [[0, 0], [1, 1]]
     assert sum(len(item.value) for item in found if item.input == "audio") == 2 * RATE_HZ
     (tmp_path / "2.npy").write_bytes(b"torn")

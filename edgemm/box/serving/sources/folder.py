@@ -14,6 +14,7 @@ from edgemm.contracts.source import Item, Source, checked_inputs
 from edgemm.errors import RunError
 
 PLACES = ("*/",)
+PAUSE_S = 0.25  # behind what has a length: its end is decided on before the next begins, which a window must not reach over
 
 
 class Folder(Source):
@@ -47,8 +48,9 @@ class Folder(Source):
                 item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
                 first, end_s = False, max(end_s, item.time_s)
                 yield item
-            begin_s = max(end_s, begin_s + (0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds))
-            self.length_s = begin_s
+            shown_s = 0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds
+            self.length_s = max(end_s, begin_s + shown_s)
+            begin_s = max(self.length_s, end_s + PAUSE_S if end_s > begin_s else begin_s)
 
     def close(self) -> None:
         self._stop.set()
