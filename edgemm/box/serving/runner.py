@@ -7,7 +7,6 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from edgemm.box.serving import model as serving
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
 from edgemm.box.serving.gating import Gates
-from edgemm.box.serving.health import Summary, lost_by_sink, lost_by_source, never_came, rss_mib, source_status, was_never_there
+from edgemm.box.serving.health import Summary, rss_mib, source_status
 from edgemm.box.serving.knowing import Knowing
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import THRESHOLD, Part, Settings
@@ -26,6 +25,7 @@ from edgemm.box.serving.sink_threads import Inline, Outlet
 from edgemm.box.serving.source_threads import Feeder, Patience, whole
 from edgemm.box.serving.telling import Teller
 from edgemm.box.serving.tracking import following
+from edgemm.box.serving.vitals import Vitals
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
 from edgemm.contracts.decision import Decision
@@ -38,7 +38,6 @@ from edgemm.redaction import redact
 
 STATUS_S = 5.0  # between two statuses where nothing happens
 WATCH_S = 1.0  # between two looks at the sources
-RATE_SPAN = 50  # decisions over which their rate is told
 LOG = logging.getLogger("edgemm.run")
 
 
@@ -88,8 +87,8 @@ class Runner:
         ]
         sharing = Sharing(bundle, self.model) if settings.shares else None
         self._teller = Teller(self.engine, self._measured, sharing)
-        self._rates: deque[float] = deque(maxlen=RATE_SPAN)
         self.outlets: list[Outlet | Inline] = []
+        self.vitals = Vitals(self.engine, self.sources, self.feeders, self.outlets)
         for part in settings.sinks:
             self.add_sink(part.kind, _made(Sink, part))
         self.on_decision: list[Callable[[Decision], None]] = []
@@ -213,7 +212,7 @@ class Runner:
         old.close()
 
     def summary(self) -> Summary:
-        p50, p95 = self._latency()
+        p50, p95 = self.vitals.latency_ms()
         return Summary(
             seconds=self._virtual_s if self.fast else self._now() - self._began,
             decisions=self.engine.decided,
@@ -228,18 +227,14 @@ class Runner:
             skipped={state.name: (state.skipped, state.passed) for state in self.engine.gates.states},
             frames={name: (frames.computed, frames.kept) for name, frames in self.engine.model.frames.items()},
             note=self.note,
-            lost=self._lost(),
-            never_came=(
-                *(name for name, feeder in self._named().items() if never_came(feeder)),
-                *(outlet.name for outlet in self.outlets if was_never_there(outlet)),
-            ),
+            lost=self.vitals.lost(),
+            never_came=self.vitals.never_came(),
         )
 
     def status(self) -> dict[str, Any]:
         """How it goes, as plain values without secrets."""
         now = self._now()
-        p50, p95 = self._latency()
-        rate = (len(self._rates) - 1) / (self._rates[-1] - self._rates[0]) if len(self._rates) > 1 else 0.0
+        p50, p95 = self.vitals.latency_ms()
         waiting = self.engine.why_waiting
         return {
             "name": self.settings.name,
@@ -252,7 +247,7 @@ class Runner:
             "in_parts": self.engine.model.in_parts,
             "decisions": self.engine.decided,
             "events": self.events,
-            "decide_hz": round(rate, 2),
+            "decide_hz": round(self.vitals.rate_hz(), 2),
             "latency_ms": {"p50": round(p50, 1), "p95": round(p95, 1)},
             "late": self.engine.late,
             "voted": list(self.engine.voted),
@@ -262,23 +257,15 @@ class Runner:
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),
-            "inputs": {name: {**counts, **self._runs(name)} for name, counts in self.windows.counts().items()},
+            "inputs": {name: {**counts, **self.vitals.of_branch(name)} for name, counts in self.windows.counts().items()},
             "level_dbfs": self.windows.level_dbfs(),
-            "sources": [source_status(feeder, name, now) for name, feeder in self._named().items()],
+            "sources": [source_status(feeder, name, now) for name, feeder in self.vitals.named().items()],
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "known": self.knowing.describe(),
             "rss_mib": rss_mib(),
             **{name: describe() for name, describe in self.describe_more.items()},
         }
-
-    def _runs(self, name: str) -> dict[str, Any]:
-        """How often a branch ran, and of how many frames."""
-        model, ran = self.engine.model, {"ran": self.engine.ran.get(name, 0)}
-        frames = model.frames.get(name)
-        if frames is None:
-            return ran | ({"frames_anew": model.anew[name]} if name in model.anew else {})
-        return ran | {"frames_computed": frames.computed, "frames_kept": frames.kept}
 
     def _expected(self, voted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Output -> what was measured with just these inputs there; {} where nobody measured that."""
@@ -288,23 +275,6 @@ class Runner:
     def _measured(self, voted: tuple[str, ...]) -> dict[str, Measurement]:
         """``Bundle.expected`` of outputs that are still asked what they were measured by."""
         return {output: one for output, one in self.bundle.expected(self.target, voted).items() if not self.knowing.is_other(output)}
-
-    def _named(self) -> dict[str, Feeder]:
-        """Each source's name, told apart by a number where two have the same, as two folders may."""
-        named: dict[str, Feeder] = {}
-        for feeder in self.feeders:
-            name, number = feeder.source.describe(), 1
-            while name in named:
-                name, number = f"{feeder.source.describe()} {number + 1}", number + 1
-            named[name] = feeder
-        return named
-
-    def _lost(self) -> tuple[str, ...]:
-        sources = [words for name, feeder in self._named().items() for words in lost_by_source(feeder, name)]
-        sources += [] if self.feeders else [note for source in self.sources for note in source.notes]
-        sinks = [words for outlet in self.outlets for words in lost_by_sink(outlet)]
-        waiting = [f"no decision was taken: {self.engine.why_waiting}"] if not self.engine.decided and self.engine.why_waiting else []
-        return *waiting, *sources, *sinks
 
     def _wants(self, source: Source) -> dict[str, Modality]:
         own = modalities(self.card)
@@ -376,7 +346,7 @@ class Runner:
             return
         for source in self.sources:
             source.unwatched = frozenset(decision.skipped)
-        self._rates.append(self._now())
+        self.vitals.decided(self._now())
         for do in self.on_decision:
             do(decision)
         self._deliver(decision)
@@ -392,10 +362,6 @@ class Runner:
             for news in decision.tracked:
                 outlet.tracked(news, decision.voted)
             outlet.decision(decision)
-
-    def _latency(self) -> tuple[float, float]:
-        latencies = sorted(self.engine.latencies_ms)
-        return (latencies[len(latencies) // 2], latencies[min(len(latencies) - 1, int(len(latencies) * 0.95))]) if latencies else (0.0, 0.0)
 
     def _end(self) -> None:
         for feeder in self.feeders:
