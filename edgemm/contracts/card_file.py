@@ -22,6 +22,16 @@ OUTPUT_KEYS = ("task", "auxiliary")
 TORCHSCRIPT = (".ts", ".torchscript", ".jit", ".ptl")
 PICKLED = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".pkl", *TORCHSCRIPT)
 """How files end that hold weights, or a program of TorchScript."""
+TENSORFLOW = {
+    ".tflite": "--tflite {name}", ".h5": "--keras {name}", ".hdf5": "--keras {name}", ".keras": "--keras {name}",
+    ".pb": "--graphdef {name} --inputs ... --outputs ...",
+}  # fmt: skip
+"""Endings of models of TensorFlow, and how tf2onnx is told of them."""
+BUILT = {
+    ".xml": "OpenVINO", ".engine": "TensorRT", ".plan": "TensorRT", ".mlmodel": "Core ML", ".mlpackage": "Core ML", ".ort": "ONNX Runtime",
+    ".dlc": "SNPE", ".ncnn": "ncnn", ".pte": "ExecuTorch",
+}  # fmt: skip
+"""Endings of models in the form of one runtime, from which no way leads back to ONNX."""
 SHIPPED = Path(__file__).parents[1] / "workshop" / "models" / "cards"
 
 
@@ -54,11 +64,12 @@ def locate(name_or_path: str | Path) -> Path:
 
 
 def refuse_weights(path: Path) -> None:
-    """Refuse a file of weights, or a program of TorchScript, where a card or a factory is asked for.
+    """Refuse a file of weights, a program of TorchScript or another runtime's model, where a card or a factory is asked for.
 
     Raises:
         CardError: It is one.
     """
+    _refuse_other_forms(path)
     if not path.is_file() or not (path.name.endswith((*PICKLED, ".safetensors")) or _is_torchscript(path)):
         return
     fix = f"draft one: edgemm init module:build --input image=3x64x64; then write `weights: {path.name}` in it."
@@ -72,6 +83,21 @@ def refuse_weights(path: Path) -> None:
         "'model.onnx', dynamo=False), and give model.onnx. To prune it or train it on, name the code that builds it as a factory, and its "
         f"weights: torch.save(torch.jit.load('{path.name}', 'cpu').state_dict(), 'weights.pt').",
     )
+
+
+def _refuse_other_forms(path: Path) -> None:
+    ending = path.suffix.lower()
+    if not path.exists() or ending not in (*TENSORFLOW, *BUILT):
+        return
+    if ending in TENSORFLOW:
+        told = TENSORFLOW[ending].format(name=path.name)
+        why, fix = "models are read as ONNX.", f"convert it: python -m tf2onnx.convert {told} --output model.onnx; then"
+    else:
+        why, fix = (
+            f"it is in the form of {BUILT[ending]}, from which no way leads back; models are ONNX.",
+            "export it as ONNX; then",
+        )
+    raise CardError(f"'{path}' is no model card.", why=why, fix=f"{fix} draft a card of that: edgemm init model.onnx -o model.yaml")
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -28,3 +28,13 @@ def rows_to_show(n: int | None, low: float | None, high: float | None, limit: fl
     if not n or low is None or high is None or limit <= 0:
         return None
     return math.ceil(n * ((high - low) / 2 / limit) ** 2)
+
+
+def rows_to_show_below(n: int | None, low: float | None, high: float | None, limit: float) -> int | None:
+    """About how many rows bring the upper end down to ``limit``, if the middle stays where ``n`` of them have it; None where none could.
+
+    Half of an interval shrinks with the square root of the rows.
+    """
+    if not n or low is None or high is None or high <= limit or (middle := (low + high) / 2) >= limit:
+        return None
+    return math.ceil(n * ((high - middle) / (limit - middle)) ** 2)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgemm.box.measuring.measurements import size_bytes
-from edgemm.contracts.interval import rows_to_show, show_interval
+from edgemm.contracts.interval import rows_to_show_below, show_interval
 from edgemm.contracts.plain_values import read
 from edgemm.contracts.report import ROUNDING, Measurement
 from edgemm.contracts.report_parts import Attempt
@@ -267,7 +267,7 @@ class _Search:
         entries = tried.row["outputs"]
         unsure = [name for name, e in entries.items() if not e["missed"] and e["high"] is not None and e["high"] > e["limit"]]
         for name in unsure:
-            needed = rows_to_show(entries[name]["n"], entries[name]["low"], entries[name]["high"], entries[name]["limit"])
+            needed = rows_to_show_below(entries[name]["n"], entries[name]["low"], entries[name]["high"], entries[name]["limit"])
             about = f"about {needed} instead of {entries[name]['n']} val rows would tell." if needed else "more val rows would tell."
             notes.append(f"{target}: '{name}' keeps its budget on val, but the interval reaches across the limit; {about}")
         if met:

@@ -87,7 +87,7 @@ def _of_bundle(path: Path, target: str | None) -> Forms:
 
 
 def _of_card(job: Job) -> Forms:
-    stages.check_weights(job, untrained=False)
+    stages.check_weights(job, untrained=None)
     exported = stages.export(job)
     notes = list(job.notes)
     try:

@@ -22,6 +22,7 @@ from edgemm.store.artifact import Artifact, write_bytes, write_json
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 OPSET = 18
 """What the exporter writes without conversion, and every target takes."""
+UNTRAINED = "; or, to try sizes and latencies on random weights, add --untrained (in Python untrained=True)."
 NOTES = "notes.json"
 """Beside an exported graph: what its reader should know of it."""
 
@@ -82,8 +83,11 @@ def settle(job: Job, graph: Artifact, target_name: str) -> Artifact:
     return job.stage("settle", {"graph": graph.folder.name}, make, steps=(), targets=(), packages=("onnx",))
 
 
-def check_weights(job: Job, *, untrained: bool) -> None:
+def check_weights(job: Job, *, untrained: bool | None) -> None:
     """Refuse a model that nobody trained, unless it is asked for; every stage then has the same one.
+
+    Args:
+        untrained: Whether it is asked for; None: a command that cannot be asked for it.
 
     Raises:
         CheckpointError: The weights that the card names cannot be loaded; or it names none and its factory brings none, with ``untrained``
@@ -100,8 +104,8 @@ def check_weights(job: Job, *, untrained: bool) -> None:
         raise CheckpointError(
             f"{words}: its factory draws them at random, so the model is untrained.",
             why="accuracy, and what compression cost of it, would say nothing about a trained model.",
-            fix="write `weights: FILE` in the card; or train it first: edgemm train CARD -d DATA -o DIR; or, to try sizes and latencies on "
-            "random weights, add --untrained (in Python untrained=True).",
+            fix="write `weights: FILE` in the card; or train it first: edgemm train CARD -d DATA -o DIR"
+            + (UNTRAINED if untrained is not None else "."),
         )
 
 

@@ -22,6 +22,7 @@ from edgemm.pipeline.late_fusion import fitting, fusing
 from edgemm.pipeline.late_fusion import labels as joint_labels
 from edgemm.pipeline.late_fusion import members as joint_members
 from edgemm.pipeline.late_fusion.choosing import Tried
+from edgemm.pipeline.late_fusion.enough_rows import require_rows
 from edgemm.pipeline.late_fusion.fitting import Rows
 from edgemm.pipeline.late_fusion.fusing import Whole
 from edgemm.pipeline.late_fusion.members import Composed
@@ -117,6 +118,7 @@ def fuse(
     composed = joint_members.compose(opened, asked, joint_labels.parse_table(labels), folder / "model.yaml")
     composed.notes[:0] = notes
     dataset = open_dataset(data, composed.card, skip_bad_rows=skip_bad_rows)
+    require_rows(dataset, composed)
     check(dataset, note=progress.note)
     job = Job(composed.card, str(data), dataset, progress, seed, skip_bad_rows)
     laid = fusing.members_graph(job, composed)

@@ -214,3 +214,18 @@ def test_a_program_of_torchscript_is_no_card_and_the_way_to_one_is_told(name, tm
         cards.load(tmp_path / name)
     with pytest.raises(CardError, match="is a TorchScript program"):
         init(str(tmp_path / name), inputs=["x=6"], output=tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("yard.tflite", r"tf2onnx.convert --tflite yard.tflite"),
+        ("yard.keras", r"tf2onnx.convert --keras"),
+        ("yard.engine", r"of TensorRT, from which no way"),
+    ],
+)
+def test_another_runtimes_model_is_no_card_and_the_way_to_onnx_is_told(name, way, tmp_path):
+    (tmp_path / name).write_bytes(b"TFL3\xf8\x00")
+    for read in (lambda: cards.load(tmp_path / name), lambda: init(str(tmp_path / name), inputs=["x=6"], output=tmp_path / "model.yaml")):
+        with pytest.raises(CardError, match=rf"is no model card(.|\n)*{way}(.|\n)*edgemm init model.onnx"):
+            read()

@@ -10,12 +10,14 @@ from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
 from edgemm.contracts.target import Target
 from edgemm.data.dataset import open_dataset
-from edgemm.errors import DataError
+from edgemm.errors import DataError, EdgemmError
+from edgemm.progress import Progress
 from edgemm.verbs.fuse import fuse
 from tests.box.serving.conftest import LABELS
 from tests.onnx_models import model
 
 IMAGE = "inputs:\n  image: {modality: image, height: 32, width: 32}\n"
+RAW = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))\n"
 COLOURS = ["red", "green", "blue"]
 
 
@@ -50,6 +52,15 @@ def seeing(folder, optional=False):
     outputs = f"outputs:\n  class: {{task: classification, labels: [{', '.join(LABELS)}]}}\n"
     (folder / "model.yaml").write_text(f"model: eye.onnx\n{image}{outputs}" + ("columns: {late: image}\n" if optional else ""))
     return folder / "eye.onnx"
+
+
+def untrained(folder):
+    """A card whose factory draws its weights."""
+    folder.mkdir()
+    (folder / "raw.py").write_text(RAW)
+    labels = f"outputs:\n  class: {{task: classification, labels: [{', '.join(LABELS)}]}}\n"
+    (folder / "model.yaml").write_text(f"factory: raw:build\n{IMAGE}{labels}")
+    return folder / "model.yaml"
 
 
 def spotting(folder):
@@ -100,6 +111,40 @@ def test_a_member_that_no_row_of_val_has_is_named(data, tmp_path):
     eye, late = seeing(tmp_path / "eye"), seeing(tmp_path / "late", optional=True)
     with pytest.raises(DataError, match=r"member 'late' answers no row of val"):
         fuse([f"eye={eye}", f"late={late}"], heads=["event: eye, late"], data=data, output=tmp_path / "fused")
+
+
+def unfit(data, folder, members):
+    """What is said of members and data that cannot be fused, and the stages that ran before."""
+    progress = Progress()
+    with pytest.raises(EdgemmError) as raised:
+        fuse([f"{name}={place}" for name, place in members.items()], heads=[f"event: {', '.join(members)}"], data=data,
+             output=folder / "fused", progress=progress)  # fmt: skip
+    return str(raised.value), [stage.name for stage in progress.finished if stage.name == "export"]
+
+
+def test_data_that_cannot_be_joined_on_are_told_before_a_member_is_exported(data, tmp_path):
+    eye, late = seeing(tmp_path / "eye"), seeing(tmp_path / "late", optional=True)
+    words, exported = unfit(data, tmp_path, {"eye": eye, "late": late})
+    assert "'late' answers no row of val" in words
+    assert "'late' is empty in every row" in words
+    assert not exported
+    lines = (data / "manifest.csv").read_text().splitlines()
+    for name, kept in (("nine", [*lines[:10], *lines[41:]]), ("unseen", [line for line in lines if not line.startswith("val")])):
+        few = tmp_path / name
+        few.mkdir()
+        (few / "manifest.csv").write_text("\n".join(kept) + "\n")
+        for picture in data.glob("*.npy"):
+            (few / picture.name).symlink_to(picture)
+        words, exported = unfit(few, tmp_path, {"eye": eye, "again": eye})
+        assert ("too few rows of val to join head 'event' on: 9 in all" if name == "nine" else "there are only test rows") in words
+        assert not exported
+
+
+def test_a_member_that_nobody_trained_is_told_before_another_is_exported_and_no_option_that_fuse_lacks(data, tmp_path):
+    words, exported = unfit(data, tmp_path, {"eye": seeing(tmp_path / "eye"), "raw": untrained(tmp_path / "raw")})
+    assert "untrained" in words
+    assert "--untrained" not in words
+    assert not exported
 
 
 @pytest.mark.slow

@@ -85,3 +85,13 @@ def test_what_cannot_be_searched_is_told_before_any_training(own, tmp_path):  # 
         search(own / "model.yaml", data=own / "data", output=tmp_path / "none")
     with pytest.raises(EdgemmError, match=r"workers is given with --train"):
         found(own, tmp_path, workers=2)
+
+
+def test_all_that_cannot_be_trained_is_told_at_once(own, tmp_path):  # noqa: F811
+    config = tmp_path / "train.yaml"
+    config.write_text("epochs: 1\nsearch: {sampler: random, space: {kwargs.width: [4, -3, wide]}}\n")
+    with pytest.raises(Mistakes) as caught:
+        search(own / "model.yaml", train=True, data=own / "data", output=tmp_path / "found", config=config)
+    told = caught.value.block()
+    assert "train.search.space.kwargs.width: -3" in told
+    assert "train.search.space.kwargs.width: 'wide'" in told

@@ -25,13 +25,12 @@ from edgemm.pipeline.answers import decision_split
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.late_fusion import fitting
 from edgemm.pipeline.late_fusion.choosing import OPS
+from edgemm.pipeline.late_fusion.enough_rows import LEAST_ROWS, never_there, too_few
 from edgemm.pipeline.late_fusion.fitting import Fitted, Rows
 from edgemm.pipeline.late_fusion.members import Composed
 from edgemm.store.artifact import Artifact
 from edgemm.workshop.models.checkpoint import files as checkpoints
 
-LEAST_ROWS = 10
-"""Labelled rows of val behind a joint: with fewer a temperature is a guess."""
 TRAIN_ROWS = 1000
 """Rows of train that a learned rule is held against: two points are then told from none."""
 ROUNDED = 1e-3  # how far the sum of a row's chances may be from 1
@@ -60,7 +59,7 @@ def members_graph(job: Job, composed: Composed) -> Artifact:
     Raises:
         CheckpointError: A member nobody trained. ExportError, ParityError, CardError: One cannot be exported, or laid beside the others.
     """
-    exported = {}
+    of_member = {}
     assert composed.card.joint is not None  # compose made it
     for name, card in composed.originals.items():
         card = (
@@ -69,7 +68,10 @@ def members_graph(job: Job, composed: Composed) -> Artifact:
             else _opaque(card, [head.members[name] for head in composed.card.joint.heads.values() if name in head.members])
         )
         own = replace(job, card=card, data=None, dataset=synthetic(card, seed=job.seed), notes=[])
-        stages.check_weights(own, untrained=False)
+        stages.check_weights(own, untrained=None)  # of all, before the first is exported
+        of_member[name] = own
+    exported = {}
+    for name, own in of_member.items():
         exported[name] = stages.export(own)
         composed.notes += [f"{name}: {note}" for note in own.notes]
     heard = {
@@ -173,17 +175,9 @@ def _rows(composed: Composed, name: str, head: JointHead, flat: Arrays, split: s
         )
     for member, known in there.items():
         if not known.any():
-            raise DataError(
-                f"member '{member}' answers no row of {split}.",
-                why="its inputs are missing in every row.",
-                fix="fill their columns, or leave it out.",
-            )
+            raise never_there(member, split, "its inputs are missing in every row.")
     if len(next(iter(there.values()))) < LEAST_ROWS or not np.all(list(there.values()), axis=0).any():
-        raise DataError(
-            f"too few rows of {split} to join head '{name}' on: {int(np.all(list(there.values()), axis=0).sum())} have all of its members.",
-            why=f"a calibration needs {LEAST_ROWS} rows or more.",
-            fix="label more rows of val.",
-        )
+        raise too_few(name, split, f"{int(np.all(list(there.values()), axis=0).sum())} have all of its members")
     return Rows(task, answers, there, flat.get(f"{LABEL}{name}"), width)
 
 
@@ -202,11 +196,9 @@ def fit(job: Job, composed: Composed, members: Artifact) -> Whole:
     """Fit every head's joint on val.
 
     Raises:
-        DataError: As ``rows_of``; or there is no val.
+        DataError: As ``rows_of``.
     """
     split, note = decision_split(job.dataset)
-    if not split:
-        raise DataError("there are only test rows.", why="a joint is fitted on val, never on test.", fix="mark some rows as val.")
     composed.notes += [note] if note else []
     assert composed.card.joint is not None  # compose made it
     rows = rows_of(job, composed, members, split)

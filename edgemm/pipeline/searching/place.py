@@ -64,20 +64,20 @@ def _lock(file: IO[str]) -> None:
 
 
 def _begin(folder: Path, about: Mapping[str, Any]) -> None:
-    """Note what the search is for, or hold it against what was noted.
+    """Note what the search is for, or hold it against what was noted; a search that tried nothing yet gives way to any.
 
     Raises:
         OutputError: It is for something else.
     """
     digests = {name: sha256_of(value) for name, value in about.items()}
-    try:
-        before = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not any((folder / name).exists() for name in (JOURNAL, LOG)):  # what went before ended in a mistake, or an unreachable device
         write_json(folder / BEGUN, {"format": FORMAT, **digests})
         return
+    try:
+        before = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
-    changed = [name for name, digest in digests.items() if before.get(name) != digest]
+    changed = sorted(name for name in {*digests, *before} - {"format"} if before.get(name) != digests.get(name))
     if changed:
         raise OutputError(
             f"{folder} holds another search.",

@@ -23,7 +23,7 @@ from edgemm.contracts.report_parts import Details
 from edgemm.contracts.search_parts import FAILED, OnFront, OutputLoss, Searched, Tried
 from edgemm.contracts.search_space import MEAN, Search
 from edgemm.data.dataset import TableDataset, open_dataset
-from edgemm.errors import CardError, DataError, EdgemmError, TrainError
+from edgemm.errors import CardError, Collector, DataError, EdgemmError, Mistakes, TrainError
 from edgemm.pipeline.searching import place, wording
 from edgemm.pipeline.searching.goal import Goal
 from edgemm.progress import Progress
@@ -118,9 +118,11 @@ def _check_ends(wanted: Search, asked: AskedFor) -> None:
 
     Raises:
         CardError: The factory refuses one, or it cannot be trained so.
+        Mistakes: Several of them, each once.
     """
     from edgemm.workshop.training import checking, loop
 
+    mistakes, told = Collector(), set[tuple[str, str | None]]()
     first = {parameter.name: parameter.ends()[0] for parameter in wanted.space}
     for parameter in wanted.space:
         for value in parameter.ends():
@@ -131,7 +133,10 @@ def _check_ends(wanted: Search, asked: AskedFor) -> None:
                 if parameter.option == train_search.KWARGS and not any(task.lacks_labels for task in tasks.tasks(one_of.card).values()):
                     loop.seeded_model(one_of.card, seed=0)
             except EdgemmError as err:
-                raise CardError(f"train.search.space.{parameter.name}: {value!r}: {err.what}", why=err.why, fix=err.fix) from err
+                for one in (one for one in (err.errors if isinstance(err, Mistakes) else (err,)) if (one.what, one.why) not in told):
+                    told.add((one.what, one.why))
+                    mistakes.add(CardError(f"train.search.space.{parameter.name}: {value!r}: {one.what}", why=one.why, fix=one.fix))
+    mistakes.raise_if_any()
 
 
 def _conduct(

@@ -133,6 +133,19 @@ def test_a_folder_plays_pictures_and_sounds_of_one_name_together(tmp_path):
     assert sum(item.discontinuity for item in found) == 1
 
 
+def test_behind_a_sound_there_is_a_pause_and_one_that_is_too_short_is_told(tmp_path):
+    import soundfile
+
+    for number, seconds in enumerate((0.5, 0.2, 2.0, 0.5)):
+        Pillow.new("RGB", (40, 30)).save(tmp_path / f"{number}.png")
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(int(seconds * RATE_HZ), np.float32), RATE_HZ)
+    source = Folder(path=str(tmp_path), inputs=["image", "audio"], seconds=0.5)
+    begun = [round(item.time_s, 2) for item in source.items(WANTS) if item.input == "image"]
+    assert begun == [0.0, 0.75, 1.25, 3.5]
+    assert source.length_s == pytest.approx(4.0)
+    assert source.notes == ["1 holds 0.2 s of sound, 'audio' needs 0.5 s"]
+
+
 def test_a_folder_holds_texts_and_measurements_beside_sounds(tmp_path):
     import soundfile
 

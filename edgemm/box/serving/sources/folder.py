@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 from edgemm.box.serving.sources._av.recorded import CLIPS, KNOWN, fed, is_picture, is_still, items_of
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
+from edgemm.contracts.stream import Sound
 from edgemm.errors import RunError
 
 PLACES = ("*/",)
 PAUSE_S = 0.25  # behind what has a length: its end is decided on before the next begins, which a window must not reach over
+SHORT_S = 0.01  # what the last sample or two of a converted rate may lack
+NOTES = 3
 
 
 class Folder(Source):
@@ -25,7 +28,8 @@ class Folder(Source):
         Args:
             path: The folder; sub-folders are read too.
             inputs: The model's inputs it feeds.
-            seconds: How long a picture, text or measurement without sound is shown.
+            seconds: How long a picture, text or measurement without sound is shown. A sound that is just as long as the model's window is
+                followed by half a second in which it is judged.
             loop: Begin again at the end.
         """
         self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
@@ -41,16 +45,26 @@ class Folder(Source):
         begin_s, scenes = 0.0, self._scenes()
         has_pictures = any(is_picture(file) for files in scenes for file in files)
         for files in scenes:
-            first, end_s = True, begin_s
+            first, end_s, heard = True, begin_s, dict[str, float]()
             for item in _merged(files, wants, has_pictures, lambda: self.unwatched):
                 if self._stop.is_set():
                     return
                 item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
                 first, end_s = False, max(end_s, item.time_s)
+                heard[item.input] = item.time_s - begin_s
                 yield item
+            self._note_short(files[0].stem, wants, heard)
             shown_s = 0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds
             self.length_s = max(end_s, begin_s + shown_s)
             begin_s = max(self.length_s, end_s + PAUSE_S if end_s > begin_s else begin_s)
+
+    def _note_short(self, name: str, wants: Mapping[str, Modality], heard: Mapping[str, float]) -> None:
+        """Tell of sound that never filled its window."""
+        for source, seconds in heard.items():
+            stream = wants[source].stream()
+            window_s = stream.samples / stream.rate_hz if isinstance(stream, Sound) else 0.0
+            if seconds - window_s <= -SHORT_S and len(self.notes) < NOTES:
+                self.notes.append(f"{name} holds {seconds:.1f} s of sound, '{source}' needs {window_s:g} s")
 
     def close(self) -> None:
         self._stop.set()
