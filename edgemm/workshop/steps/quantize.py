@@ -123,8 +123,11 @@ def _calibrated_or_copied(
     is_small, others = _macs(model, branches) <= MOST_MACS, dict[str, Callable[[], onnx.ModelProto]]()
     if is_small and ctx.numerics.activations != "uint8":
         others = {words: partial(calibrated, samples, rule, correct_biases=correct) for words, (rule, correct) in OTHERS.items()}
-    for words, floats in _balancings(model, branches, untouched, is_small):
-        others[words] = lambda floats=floats: calibrated(samples, of=balancing.balanced(model, samples, floats))
+
+    def smoothed(floats: list[str]) -> onnx.ModelProto:
+        return calibrated(samples, of=balancing.balanced(model, samples, floats))
+
+    others |= {words: partial(smoothed, floats) for words, floats in _balancings(model, branches, untouched, is_small)}
     return choosing.best(model, quantized, others, ctx, rows=choosing.ROWS if is_small else choosing.FEW_ROWS)
 
 
