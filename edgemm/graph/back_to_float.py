@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from edgemm.graph.branches import FRONTEND, WEIGHTED, Branches, drop_dead
 from edgemm.graph.packed_weights import is_packed, packed_nodes
+from edgemm.graph.smoothing import NORM, SMOOTHED
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FLOAT_NAME = "{}/float"
@@ -31,7 +32,7 @@ def revert(quantized: onnx.ModelProto, floats: onnx.ModelProto, nodes: Collectio
     copy.CopyFrom(quantized)
     work = _Reverting(copy, floats)
     before = {node.name: node for node in floats.graph.node}
-    for node in copy.graph.node:
+    for node in list(copy.graph.node):
         if node.name in nodes and node.name in before and node.op_type not in (QUANTIZE, DEQUANTIZE):
             work.revert(node, before[node.name])
     work.free_outputs(set(nodes))
@@ -86,6 +87,7 @@ class _Reverting:
         self.graph = model.graph
         self.maker = {name: node for node in self.graph.node for name in node.output if name}
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.norms = {node.output[0]: node for node in floats.graph.node if node.op_type == NORM}
         self.floats = {tensor.name: tensor for tensor in floats.graph.initializer}
         constant_nodes = [node for node in floats.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
         self.floats |= {node.output[0]: node.attribute[0].t for node in constant_nodes}
@@ -96,7 +98,7 @@ class _Reverting:
             del node.input[len(before.input) :]
         for slot, name in enumerate(before.input):
             if slot < len(node.input):
-                node.input[slot] = self.weight(name) if name in self.floats else self.source(node.input[slot])
+                node.input[slot] = self.weight(name) if name in self.floats else self.unsmoothed(self.source(node.input[slot]), name)
         del node.attribute[:]
         node.attribute.extend(before.attribute)
 
@@ -125,6 +127,19 @@ class _Reverting:
         if quantize is None or quantize.op_type != QUANTIZE or quantize.input[0] in self.constants:
             return name
         return self.source(quantize.input[0])
+
+    def unsmoothed(self, name: str, before: str) -> str:
+        """Where ``name`` is the balanced form of ``before``, that: its norm is put there again if nothing read it any more."""
+        if name != before + SMOOTHED or before in self.maker:
+            return before if name == before + SMOOTHED else name
+        twin, norm = self.maker[name], onnx.NodeProto()
+        norm.CopyFrom(self.norms[before])
+        del norm.input[:]
+        norm.input.append(self.source(twin.input[0]))
+        norm.input.extend(self.weight(weight) if weight else "" for weight in self.norms[before].input[1:])
+        self.graph.node.insert(list(self.graph.node).index(twin), norm)
+        self.maker[before] = norm
+        return before
 
     def free_outputs(self, nodes: Collection[str]) -> None:
         """Graph outputs that are dequantized values of ``nodes`` become those nodes' own values."""

@@ -70,7 +70,7 @@ def fit(
         target: Where it runs; without it the first of the bundle's targets, in its order, that this box has.
 
     Raises:
-        RunError: The recordings are too short for the rate, or cannot be read; run.yaml does not fit the model. Mistakes: several.
+        RunError: The recordings are too short for the rate, live, or cannot be read; run.yaml does not fit the model. Mistakes: several.
         BundleError: The bundle is damaged.
     """
     opened, file = open_bundle(bundle), Path(config)
@@ -79,6 +79,7 @@ def fit(
     plain = _plain(file)
     recordings = [_played(word, file, opened, target) for word in quiet]
     settings = recordings[0]
+    alarms.require(recordings, alarms_per_day)
     watched = alarms.watch(opened, settings, recordings)
     every = alarms.fitted(watched, settings, alarms_per_day)
     if data is not None:

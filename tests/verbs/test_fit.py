@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 import edgemm
+from edgemm.box.serving import alarms
 from edgemm.errors import RunError
 from tests.box.serving.conftest import BRIGHT, DARK, bundle, clip, write_clip
 
@@ -32,10 +33,16 @@ def test_each_class_gets_the_lowest_threshold_that_keeps_to_the_rate(bundle, nig
     assert summary.events <= 2
 
 
-def test_a_recording_too_short_for_the_rate_writes_nothing(bundle, night, tmp_path):
-    with pytest.raises(RunError, match=r"too short for 1 alarms a day"):
+def test_a_recording_too_short_for_the_rate_is_told_before_it_is_played(bundle, night, tmp_path, monkeypatch):
+    monkeypatch.setattr(alarms, "watch", lambda *_: pytest.fail("hours were played first"))
+    with pytest.raises(RunError, match=r"too short for 1 alarms a day: 12 s(.|\n)*record at least 24.0 h"):
         edgemm.fit(bundle, quiet=[str(night)], config=tmp_path / "run.yaml")
     assert not (tmp_path / "run.yaml").exists()
+
+
+def test_a_live_camera_is_no_recording(bundle, tmp_path):
+    with pytest.raises(RunError, match=r"--quiet 'rtsp://127.0.0.1:1/x' is live(.|\n)*record it first"):
+        edgemm.fit(bundle, quiet=["image,audio=rtsp://127.0.0.1:1/x"], config=tmp_path / "run.yaml")
 
 
 def test_without_a_recording_the_option_is_named(bundle, tmp_path):

@@ -14,7 +14,9 @@ from edgemm.box.bundle.opened import Bundle
 from edgemm.box.serving.decisions import Latch
 from edgemm.box.serving.runner import Runner
 from edgemm.box.serving.settings import DecisionSettings, Settings
+from edgemm.contracts import plugins
 from edgemm.contracts.decision import Decision
+from edgemm.contracts.source import Source
 from edgemm.errors import RunError
 
 DAY_S = 86400.0
@@ -22,6 +24,8 @@ TAIL = 0.025  # on each side of a 95% interval
 LEADS = 0.5  # a class that leads for so much of a quiet recording is what quiet looks like
 ON = 0.5  # a threshold that is passed for so much of it is none
 DIGITS = 6
+SLACK = 1.05  # a container's word of its length is rarely further off
+SHOWN_IN_HOURS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,48 @@ class Fitted:
     again: tuple[int, int]
     recall: float | None = None
     quiet: bool = False
+
+
+def require(recordings: Sequence[Settings], per_day: float) -> None:
+    """Refuse what can be known before hours are played.
+
+    Raises:
+        RunError: The rate cannot be asked for, a source is live, or the files say that they are too short for the rate.
+    """
+    if not per_day > 0 or not math.isfinite(per_day):
+        raise RunError(f"{per_day:g} alarms a day cannot be asked for.", fix="write a number above 0, such as 1.")
+    parts = [part for recording in recordings for part in recording.sources]
+    sources: list[Source] = [plugins.find(Source, part.kind)(**part.options) for part in parts]
+    if live := next((source for source in sources if source.live), None):
+        raise RunError(
+            f"--quiet '{live.describe()}' is live.",
+            why="thresholds are fitted on recordings, which are played as fast as the box can.",
+            fix="record it first (ffmpeg -i ADDRESS -c copy night.mp4), and give the file.",
+        )
+    lengths = [_told_length_s(str(part.options.get("url", ""))) for part in parts]
+    if all(lengths) and per_day * sum(lengths) * SLACK < DAY_S:
+        raise _too_short(sum(lengths), per_day)
+
+
+def _told_length_s(place: str) -> float:
+    """What a file's container says; 0 where it says nothing."""
+    import av
+
+    try:
+        with av.open(place.removeprefix("file://")) as container:
+            return (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError, ValueError):
+        return 0.0  # who plays it says why
+
+
+def _too_short(seconds: float, per_day: float) -> RunError:
+    days = seconds / DAY_S
+    length = f"{seconds / 3600:.2f} h" if seconds >= SHOWN_IN_HOURS_S else f"{seconds:.0f} s"
+    return RunError(
+        f"the quiet recordings are too short for {per_day:g} alarms a day: {length}.",
+        why="at that rate not one alarm is to be expected in them, so they cannot tell it from a lower or a much higher one.",
+        fix=f"record at least {24 / per_day:.1f} h, or ask for {math.ceil(1 / days * 10) / 10:g} alarms a day.",
+    )
 
 
 def watch(bundle: Bundle, settings: Settings, recordings: Sequence[Settings]) -> Watched:
@@ -119,14 +165,8 @@ def fitted(watched: Watched, settings: Settings, per_day: float) -> list[Fitted]
         RunError: The recordings are too short for that rate.
     """
     days = watched.seconds / DAY_S
-    if not per_day > 0 or not math.isfinite(per_day):
-        raise RunError(f"{per_day:g} alarms a day cannot be asked for.", fix="write a number above 0, such as 1.")
     if per_day * days < 1:
-        raise RunError(
-            f"the quiet recordings are too short for {per_day:g} alarms a day: {watched.seconds / 3600:.2f} h.",
-            why="at that rate not one alarm is to be expected in them, so they cannot tell it from a lower or a much higher one.",
-            fix=f"record at least {24 / per_day:.1f} h, or ask for {math.ceil(1 / days * 10) / 10:g} alarms a day.",
-        )
+        raise _too_short(watched.seconds, per_day)
     allowed = math.floor(per_day * days + 1e-9)
     every = []
     for output, classes in watched.scores.items():

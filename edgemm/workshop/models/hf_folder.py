@@ -274,7 +274,7 @@ def text_side(source: Folder) -> Side:
 
 def refuse_remote_code(folder: Folder) -> None:
     """Raises CardError where a configuration names code that would be fetched from elsewhere."""
-    for name in (CONFIG, "preprocessor_config.json", "processor_config.json"):
+    for name in (CONFIG, "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
         code = folder.json(name, missing={}).get("auto_map")
         if code:
             raise CardError(

@@ -19,6 +19,7 @@ from edgemm.data.outliers import Channel, describe
 from edgemm.graph import parity
 
 ROWS = 300  # of val
+FEW_ROWS = 60  # of val, of models that take long
 BATCH_SIZE = 1  # what ships: a graph may have written it down somewhere
 CLEARLY = 0.9  # of the other's distance to the float answers
 FAR = 0.02
@@ -49,18 +50,24 @@ def better(model: onnx.ModelProto, whole: onnx.ModelProto, clipped: onnx.ModelPr
 
 
 def best(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, others: Mapping[str, Callable[[], onnx.ModelProto]], ctx: Context
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    others: Mapping[str, Callable[[], onnx.ModelProto]],
+    ctx: Context,
+    *,
+    rows: int = ROWS,
 ) -> onnx.ModelProto:
     """``quantized``, or where that is far from the float model's answers, the one of ``others`` that answers better; noted.
 
     Args:
         model: The float graph.
         others: What it is made by, in words -> it, made only when it is tried.
+        rows: So many of val decide.
     """
     split = _split(ctx)
     if not split or not others:
         return quantized
-    floats, kept = (_answers(graph, ctx, split) for graph in (model, quantized))
+    floats, kept = (_answers(graph, ctx, split, rows) for graph in (model, quantized))
     if max((score.n for score in _losses(floats, kept, ctx).values()), default=0) < FEWEST:
         return quantized
     far = _distance(floats, kept)
@@ -70,7 +77,7 @@ def best(
     for number, (words, make) in enumerate(others.items()):
         ctx.progress("choosing ranges", number / len(others))
         other = make()
-        answered = _answers(other, ctx, split)
+        answered = _answers(other, ctx, split, rows)
         losses, distance = _losses(kept, answered, ctx), _distance(floats, answered)
         if wins_over(list(losses.values()), (far, distance)):
             name, gains = words, _gains(losses, (far, distance))
@@ -111,12 +118,12 @@ def _gains(losses: Mapping[str, Score], distances: tuple[float, float]) -> str:
     return f"gains {gains}" if gains else off
 
 
-def _answers(graph: onnx.ModelProto, ctx: Context, split: str) -> Answers:
+def _answers(graph: onnx.ModelProto, ctx: Context, split: str, rows: int = ROWS) -> Answers:
     session, parts, truth = parity.reference_session(graph), list[list[np.ndarray]](), list[dict[str, np.ndarray]]()
     names = [value.name for value in session.get_outputs()]
     wanted = [value.name for value in session.get_inputs()]
     assert ctx.dataset is not None  # its splits were asked for
-    for batch in ctx.dataset.batches(split, BATCH_SIZE, limit=ROWS):
+    for batch in ctx.dataset.batches(split, BATCH_SIZE, limit=rows):
         parts.append(session.run(names, {name: batch.inputs[name] for name in wanted}))
         truth.append(batch.truth)
     answers = {

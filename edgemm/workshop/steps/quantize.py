@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -11,11 +12,11 @@ import onnx
 from edgemm.contracts.specs import Branch, Retrainer
 from edgemm.contracts.step import Context
 from edgemm.errors import EdgemmError, QuantizeError
-from edgemm.graph import files, masks, trained_qdq
+from edgemm.graph import files, masks, smoothing, trained_qdq
 from edgemm.graph.branches import Branches, drop_unread, find_branches
 from edgemm.graph.checks import FOREIGN
 from edgemm.graph.costs import branch_costs
-from edgemm.workshop.quantizing import calibration, choosing, nncf, numerics, onnxruntime, tensorrt, weights
+from edgemm.workshop.quantizing import balancing, calibration, choosing, nncf, numerics, onnxruntime, tensorrt, weights
 
 STAGE = "graph"
 QUANTIZES = True
@@ -30,7 +31,8 @@ OTHERS = {
     "smallest and largest value, with biases corrected": (MINMAX, True),
 }
 """Rules to try, in words -> ranges, and whether biases are corrected."""
-MOST_MACS = 5e8  # of a sample, for rules to be tried: some seconds each
+BALANCED = "smallest and largest value, channels behind layer norms balanced against weights (SmoothQuant)"
+MOST_MACS = 5e8  # of a sample, for all rules to be tried: some seconds each
 DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM")
 
 
@@ -65,7 +67,8 @@ def quantize(
             their channel left out. ``auto``: minmax, and where there are such measurements clipped, if val is then answered better;
             where answers to at least 30 labelled rows are then still far from the float model's, ``mean``, ``histogram`` and NNCF's
             correction of biases are tried, each kept if it answers val better (not on models of more than half a billion
-            multiply-accumulates, nor in ONNX Runtime's numerics).
+            multiply-accumulates, nor in ONNX Runtime's numerics); of transformers also SmoothQuant, channels balanced between layer norms
+            and the weights behind them, in each branch and in all (in all alone on larger models, where 60 rows decide).
         precision: Branch selector -> int8, w8 or w4 (weights alone), fp32, bf16, fp16 or auto; ``default`` stands for branches not named,
             which are what ``method`` says without it.
             ``auto`` alone is ``{default: auto}``. ``compress`` decides auto by timing each branch on the target; by itself this step
@@ -104,8 +107,10 @@ def _calibrated_or_copied(
         return numerics.in_form(_copy(model), ctx)
     samples = calibration.samples(model, ctx, calibration_samples)
 
-    def calibrated(rows: list[dict[str, np.ndarray]], rule: str = MINMAX, *, correct_biases: bool = False) -> onnx.ModelProto:
-        return numerics.in_form(_calibrated(model, rows, branches, untouched, ctx, rule, correct_biases), ctx)
+    def calibrated(
+        rows: list[dict[str, np.ndarray]], rule: str = MINMAX, *, correct_biases: bool = False, of: onnx.ModelProto = model
+    ) -> onnx.ModelProto:
+        return numerics.in_form(_calibrated(of, rows, branches, untouched, ctx, rule, correct_biases), ctx)
 
     if ranges not in (AUTO, CLIPPED):
         return calibrated(samples, ranges)
@@ -113,10 +118,29 @@ def _calibrated_or_copied(
     quantized = calibrated(calm if ranges == CLIPPED else samples)
     if ranges == AUTO and channels and choosing.better(model, quantized, clipped := calibrated(calm), channels, ctx):
         quantized, samples = clipped, calm
-    if ranges == CLIPPED or ctx.numerics.activations == "uint8" or _macs(model, branches) > MOST_MACS:
+    if ranges == CLIPPED:
         return quantized
-    others = {words: partial(calibrated, samples, rule, correct_biases=correct) for words, (rule, correct) in OTHERS.items()}
-    return choosing.best(model, quantized, others, ctx)
+    is_small, others = _macs(model, branches) <= MOST_MACS, dict[str, Callable[[], onnx.ModelProto]]()
+    if is_small and ctx.numerics.activations != "uint8":
+        others = {words: partial(calibrated, samples, rule, correct_biases=correct) for words, (rule, correct) in OTHERS.items()}
+
+    def smoothed(floats: list[str]) -> onnx.ModelProto:
+        return calibrated(samples, of=balancing.balanced(model, samples, floats))
+
+    others |= {words: partial(smoothed, floats) for words, floats in _balancings(model, branches, untouched, is_small)}
+    return choosing.best(model, quantized, others, ctx, rows=choosing.ROWS if is_small else choosing.FEW_ROWS)
+
+
+def _balancings(model: onnx.ModelProto, branches: Branches, untouched: list[str], is_small: bool) -> Iterator[tuple[str, list[str]]]:
+    """Ways to balance channels, in words, and the nodes that each leaves as they are: every transformer alone, then all of them."""
+    if trained_qdq.has_pairs(model) or not nncf.has_attention(model):
+        return
+    read = {*smoothing.norms(model, untouched)}
+    owners = list(dict.fromkeys(branches.of_node[node.name] for node in model.graph.node if read & {*node.output}))
+    for owner in owners if len(owners) > 1 and is_small else []:
+        yield f"{BALANCED} in branch '{owner}'", [*untouched, *(name for name, other in branches.of_node.items() if other != owner)]
+    if owners:
+        yield BALANCED, untouched
 
 
 def check(ctx: Context, **given: Any) -> None:

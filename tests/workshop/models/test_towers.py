@@ -144,16 +144,71 @@ def test_a_folder_that_names_code_of_its_own_is_refused(folders, tmp_path):
     assert "names code of its own: AutoModel: modeling.py--Own" in broken(folders, tmp_path, "bert", change)
 
 
-def test_weights_that_are_missing_are_named(folders, tmp_path):
+def changed_state(change):
+    """A change of a folder's weights."""
     from safetensors.torch import load_file, save_file
 
-    def change(folder):
+    def on(folder):
         state = load_file(folder / "model.safetensors")
-        del state["encoder.layer.0.output.dense.weight"]
+        change(state)
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
-    words = broken(folders, tmp_path, "bert", change)
-    assert "encoder.layer.0.output.dense.weight" in words
+    return on
+
+
+def changed_config(**said):
+    def on(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | said))
+
+    return on
+
+
+def test_weights_that_are_missing_are_named(folders, tmp_path):
+    words = broken(folders, tmp_path, "bert", changed_state(lambda state: state.pop("encoder.layer.0.output.dense.weight")))
+    assert "missing: encoder.layer.0.output.dense.weight." in words
+
+
+def test_weights_that_the_model_has_no_place_for_are_named(folders, tmp_path):
+    words = broken(
+        folders, tmp_path, "clip", changed_config(vision_config={**towers.SMALL, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8})
+    )
+    assert "without a place in the model: vision_model.encoder.layers.1.layer_norm1.bias" in words
+    assert "more" in words
+
+
+def test_weights_of_another_shape_are_named_with_both_shapes(folders, tmp_path):
+    words = broken(folders, tmp_path, "vit", changed_config(intermediate_size=48))
+    assert "of another shape: layers.0.mlp.fc1.bias (64,) where (48,) is wanted" in words
+
+
+def test_a_head_for_another_purpose_is_left_out_and_named(folders, tmp_path):
+    folder, notes = shutil.copytree(folders("bert"), tmp_path / "masked"), []
+    changed_state(lambda state: state.update({"cls.predictions.bias": torch.zeros(16), "embeddings.position_ids": torch.arange(32)}))(
+        folder
+    )
+    load_model(drafted(folder, tmp_path), note=notes.append)
+    assert notes == ["'masked' holds what is not used here, left out: cls.predictions.bias."]
+
+
+def test_a_tokenizer_or_a_module_that_names_code_of_its_own_is_refused(folders, tmp_path):
+    def tokenizer(folder):
+        said = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(said | {"auto_map": {"AutoTokenizer": ["own.py--Own", None]}}))
+
+    def module(folder):
+        (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "custom_st.Transformer"}]))
+
+    assert "tokenizer_config.json' names code of its own" in broken(folders, tmp_path, "bert", tokenizer)
+    shutil.rmtree(tmp_path / "broken")
+    assert "modules.json' names code of its own: custom_st.Transformer" in broken(folders, tmp_path, "sentences", module)
+
+
+def test_a_pooler_that_a_tower_does_not_have_is_refused_when_it_is_built(folders, tmp_path):
+    card = drafted(folders("wav2vec2"), tmp_path)
+    card = card.replace(kwargs={**card.kwargs, "encoders": {"audio": {"hf": {"path": str(folders("wav2vec2")), "pool": "pooler"}}}})
+    with pytest.raises(CardError, match=r"inputs.audio: pool: pooler, and Wav2Vec2Model has none(.|\n)*mean, first, last, max"):
+        load_model(card)
 
 
 def test_a_pooling_that_nobody_knows_is_refused(folders, tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from edgemm.contracts.card import Card
 from edgemm.errors import CardError, CheckpointError, nearest
+from edgemm.workshop.models import folder_weights
 from edgemm.workshop.models.checkpoint.files import config_path
 from edgemm.workshop.models.layers.backbone import quietly
 
@@ -18,7 +19,8 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
     """Build ``transformers.<AutoClass>``.
 
     The configuration is ``kwargs.config`` (a folder, or a config.json) or, without it, the folder that ``weights`` names; other kwargs
-    override its entries. Where ``weights`` is a folder its safetensors are read here too.
+    override its entries. Where ``weights`` is a folder its safetensors are read here too; ``notes_of_weights`` says what was left out, and
+    which head they lack.
 
     Raises:
         CardError: No such class, no configuration, or one that needs code of its own.
@@ -29,12 +31,11 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
     config, unused = _config(card, folder)
     try:
         if not (weights and folder):
-            model = kind.from_config(config, trust_remote_code=False)
+            held, model = None, kind.from_config(config, trust_remote_code=False)
         else:
             with quietly():
-                model = kind.from_pretrained(
-                    str(folder), config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False
-                )
+                held = folder_weights.read(kind, folder, config=config)
+            model = held.model
     except (OSError, ValueError, RuntimeError, KeyError) as err:
         raise CheckpointError(
             f"'{card.factory}' cannot be built from '{folder or card.kwargs.get('config')}'.",
@@ -45,6 +46,8 @@ def build(card: Card, *, weights: bool = True) -> nn.Module:
         raise CardError(
             f"kwargs.{next(iter(unused))} is no entry of {type(config).__name__}.", fix=nearest(next(iter(unused)), config.to_dict())
         )
+    if held is not None and folder is not None:
+        model.notes_of_weights = folder_weights.require_body(folder, held)
     return model
 
 

@@ -102,13 +102,15 @@ def build_module(
 
     Args:
         seed: As for ``load_model``; the random state is afterwards what it was.
-        note: Told of another type than float32 that it was built in.
+        note: Told of another type than float32 that it was built in, and what of a Hugging Face folder was left out.
 
     Raises:
         CardError, CheckpointError: As ``load_model``.
     """
     with quiet_imports(), randomness.drawn_from(seed) as again:
         module = _built(card, weights, again)
+        for words in dict.fromkeys(words for part in module.modules() for words in getattr(part, "notes_of_weights", ())):
+            note(words)
         if card.branch_weights:
             branches.load(module, card, note)
     soundness.widen(module, str(card.weights if _is_hugging_face_folder(card) else card.factory), note)

@@ -9,6 +9,7 @@ from edgemm.errors import CardError
 from edgemm.workshop.models.hf_folder import Family, Folder, Pool, Side
 
 MODEL_TYPES = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "electra", "camembert", "albert")
+LIBRARY = "sentence_transformers"
 COUNTED = ("roberta", "xlm-roberta", "mpnet", "camembert")
 """Their positions are counted from behind the padding's id."""
 POOLS: Mapping[str, Pool] = {"cls": "first", "mean": "mean", "mean_tokens": "mean", "cls_token": "first", "max": "max", "max_tokens": "max"}
@@ -32,7 +33,13 @@ def _behind(folder: Folder, modules: list[dict[str, Any]]) -> tuple[Pool, tuple[
     dense: list[str] = []
     is_unit = False
     for entry in modules:
-        kind = str(entry.get("type", "")).rpartition(".")[2]
+        package, _, kind = str(entry.get("type", "")).rpartition(".")
+        if package.partition(".")[0] != LIBRARY:
+            raise CardError(
+                f"'{folder.path / 'modules.json'}' names code of its own: {entry.get('type')}.",
+                why=f"it would be fetched and run; what is known here are modules of {LIBRARY}.",
+                fix="take a model without it, or bring the code as a module of yours, and name it in a card: factory: module:callable.",
+            )
         match kind:
             case "Pooling":
                 pool = _pool(folder, folder.json(f"{entry['path']}/config.json"))

@@ -19,6 +19,8 @@ import transformers
 from torch import Tensor, nn
 
 from edgemm.errors import CardError
+from edgemm.workshop.models import folder_weights
+from edgemm.workshop.models.folder_weights import Held
 from edgemm.workshop.models.protocols import Features
 
 
@@ -32,6 +34,7 @@ def backbone(encoder: str, tower: str, features: Features, path: str | None, con
 
     Raises:
         CardError: Neither or both are given, the directory is missing or foreign, or the model type is unknown.
+        CheckpointError: Its weights do not fit its configuration.
     """
     where = f"encoder '{encoder}' of '{features.name}'"
     if (path is None) == (config is None):
@@ -40,18 +43,18 @@ def backbone(encoder: str, tower: str, features: Features, path: str | None, con
             why="neither is given." if path is None else "both are given.",
             fix="path: <local Hugging Face directory>, or config: {model_type: resnet}.",
         )
-    if path is not None:
-        make = partial(_pretrained, _directory(path, features.folder, where))
-    else:
-        make = partial(_fresh, *_kind(config or {}, where))
+    folder = None if path is None else _directory(path, features.folder, where)
+    make = partial(_fresh, *_kind(config or {}, where)) if folder is None else partial(_pretrained, folder)
     try:
-        model = make()
+        held = make()
     except Exception as err:  # transformers and huggingface_hub raise many kinds
         why = " ".join(str(err).split())[:300]
         raise CardError(f"{where}: transformers cannot make this model.", why=why, fix="check path or config.") from err
-    model = getattr(model, tower, model)
+    model = getattr(held.model, tower, held.model)
     if pool != "pooler":
         _drop_pooler(model)
+    if folder is not None:
+        model.notes_of_weights = folder_weights.require(folder, held, [model])
     return model
 
 
@@ -146,15 +149,13 @@ def _kind(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
     return transformers.CONFIG_MAPPING[kind], options
 
 
-def _pretrained(folder: Path) -> Any:
+def _pretrained(folder: Path) -> Held:
     with quietly():
-        return transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
-        )
+        return folder_weights.read(transformers.AutoModel, folder, attn_implementation="eager")
 
 
-def _fresh(kind: Any, given: dict[str, Any]) -> Any:
+def _fresh(kind: Any, given: dict[str, Any]) -> Held:
     """By the model's own class where there is one: AutoModel knows SigLIP's pictures, and not its texts."""
     config = kind(**given, attn_implementation="eager")
     own = getattr(transformers, kind.__name__.removesuffix("Config") + "Model", None)
-    return own(config) if own else transformers.AutoModel.from_config(config, trust_remote_code=False)
+    return Held(own(config) if own else transformers.AutoModel.from_config(config, trust_remote_code=False))

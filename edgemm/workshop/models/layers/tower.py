@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,20 @@ from torch.nn import functional
 
 from edgemm.errors import CardError, CheckpointError
 from edgemm.store import json_text
+from edgemm.workshop.models import folder_weights
 from edgemm.workshop.models.attention import MASKED
+from edgemm.workshop.models.folder_weights import SHOWN, Held
 from edgemm.workshop.models.foreign.translation import THIRDS, Taken, Translation
 from edgemm.workshop.models.hf_folder import Family, Folder, Side, require_family
 from edgemm.workshop.models.layers.backbone import is_causal, quietly, takes, tokens, width_of
 from edgemm.workshop.models.layers.text import masked_mean
 from edgemm.workshop.models.protocols import Features
 
-SHOWN = 5  # names of weights in a message
 ACTIVATIONS = {"Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU, "Identity": nn.Identity}
 
 
-def whole_model(folder: Path) -> tuple[Any, set[str]]:
-    """A folder's model with its weights, and the names of those that the folder lacks.
+def whole_model(folder: Path) -> Held:
+    """A folder's model with its weights.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -37,25 +37,18 @@ def whole_model(folder: Path) -> tuple[Any, set[str]]:
         return _translated(folder, translation)
     try:
         with quietly():
-            model, loaded = transformers.AutoModel.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
+            held = folder_weights.read(transformers.AutoModel, folder, attn_implementation="eager")
     except Exception as err:  # transformers, safetensors and huggingface_hub raise many kinds
         raise CheckpointError(
             f"the model in '{folder}' cannot be read.",
             why=" ".join(str(err).split())[:300],
             fix="the folder needs config.json and *.safetensors of a type that this transformers knows; nothing is downloaded.",
         ) from err
-    odd = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in loaded.get("mismatched_keys") or ()]
-    return model.float(), {*loaded["missing_keys"], *odd}
+    held.model.float()
+    return held
 
 
-def _translated(folder: Path, translation: Translation) -> tuple[Any, set[str]]:
+def _translated(folder: Path, translation: Translation) -> Held:
     """The same of a folder of open_clip or timm."""
     try:
         found = load_file(translation.file)
@@ -74,7 +67,7 @@ def _translated(folder: Path, translation: Translation) -> tuple[Any, set[str]]:
             why=" ".join(str(err).split())[:300],
             fix="copy the folder again, weights and configuration from one place.",
         ) from err
-    return model.float(), {*loaded["missing_keys"]}
+    return Held(model.float(), frozenset(loaded["missing_keys"]))
 
 
 def _taken(weight: Tensor, how: Taken) -> Tensor:
@@ -88,13 +81,14 @@ class Tower(nn.Module):
 
     Attributes:
         scale, bias: What makes logits of its cosines with another tower's vectors; None and 0 where the model has none.
+        notes_of_weights: What of the folder's weights was left out, in sentences.
 
     Args:
         features: What the card's front-end delivers.
 
     Raises:
         CardError: It cannot take that, or the pooling is none of its.
-        CheckpointError: The folder lacks weights that it needs.
+        CheckpointError: The folder lacks weights that it needs, or holds more than its configuration says.
     """
 
     later: Tensor | None
@@ -102,11 +96,12 @@ class Tower(nn.Module):
     def __init__(self, folder: Path, features: Features, *, pool: str | None) -> None:
         super().__init__()
         self.side, family = side_of(folder, features)
-        model, missing = whole_model(folder)
+        held = whole_model(folder)
+        model = held.model
         self.pool = pool or self.side.pool
         self.backbone = _backbone(model, family, self.side, features, self.pool)
         self.projection = model.get_submodule(self.side.projection) if self.side.projection and pool is None else nn.Identity()
-        _require_weights(folder, model, missing, [self.backbone, self.projection])
+        self.notes_of_weights = folder_weights.require(folder, held, [self.backbone, self.projection])
         self.dense = nn.Sequential(*(_dense(folder / name) for name in self.side.dense if pool is None))
         self.typed = takes(self.backbone, "token_type_ids")
         self.has_mask = takes(self.backbone, "attention_mask") and self.side.modality != "audio"
@@ -114,9 +109,22 @@ class Tower(nn.Module):
         is_text = self.side.modality == "text"
         later = torch.full((length, length), MASKED).triu(1) if is_text and is_causal(self.backbone, length) else None
         self.register_buffer("later", later, persistent=False)
+        if pool == "pooler":
+            self._require_pooler(features)
         self.width = _width(self, model)
         self.scale = math.exp(float(model.get_parameter(family.scale).detach())) if family.scale else None
         self.bias = float(model.get_parameter(family.bias).detach()) if family.bias else 0.0
+
+    def _require_pooler(self, features: Features) -> None:
+        one = torch.zeros(1, *features.shape, dtype=torch.int64 if self.side.modality == "text" else torch.float32)
+        with torch.no_grad():
+            output = self.states(one, None)
+        if getattr(output, "pooler_output", None) is None:
+            raise CardError(
+                f"inputs.{features.name}: pool: pooler, and {type(self.backbone).__name__} has none.",
+                why="its last layer gives one vector for each place, and nothing behind it makes one of them.",
+                fix="take one of: mean, first, last, max; or leave pool out.",
+            )
 
     def states(self, x: Tensor, mask: Tensor | None) -> Any:
         """The backbone's output.
@@ -193,20 +201,6 @@ def side_shape(side: Side, config: Any) -> tuple[int, ...] | None:
         return None
     high, wide = (size, size) if isinstance(size, int) else size
     return config.num_channels, high, wide
-
-
-def _require_weights(folder: Path, model: nn.Module, missing: set[str], used: Sequence[nn.Module]) -> None:
-    """Raises CheckpointError where a weight that is used is not in the folder: it would have been drawn at random."""
-    drawn = {id(value) for name, value in model.state_dict(keep_vars=True).items() if name in missing}
-    names = {name: value for name, value in model.state_dict(keep_vars=True).items() if id(value) in drawn}
-    needed = {id(value) for part in used for value in part.state_dict(keep_vars=True).values()}
-    if lacking := sorted(name for name, value in names.items() if id(value) in needed):
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-        raise CheckpointError(
-            f"the weights in '{folder}' do not fit its config.json.",
-            why=f"missing, or of another shape: {', '.join(lacking[:SHOWN])}{more}.",
-            fix="copy the folder again, weights and config.json from one place.",
-        )
 
 
 def _dense(folder: Path) -> nn.Module:

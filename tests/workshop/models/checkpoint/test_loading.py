@@ -479,6 +479,31 @@ def test_a_saved_hugging_face_model_needs_its_old_folder_no_more(bert, tmp_path)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.module.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("missing", "added", "words"),
+    [
+        (".layer.0.output.dense.weight", "", r"missing: bert\.encoder\.layer\.0\.output\.dense\.weight\."),
+        ("", "bert.encoder.layer.7.output.dense.weight", r"without a place in the model: bert\.encoder\.layer\.7\.output\.dense\.weight\."),
+    ],
+)
+def test_a_hugging_face_folder_whose_weights_do_not_fit_is_refused_by_their_names(bert, missing, added, words):
+    state = {name: value.clone() for name, value in bert[0].state_dict().items() if not (missing and name.endswith(missing))}
+    save_file(state | ({added: torch.zeros(2)} if added else {}), bert[1] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=words):
+        load_model(text_card(bert[1].parent, weights="bert"))
+
+
+def test_a_hugging_face_folder_without_the_head_may_be_trained_and_the_head_is_named(bert):
+    state = {name: value.clone() for name, value in bert[0].state_dict().items() if not name.startswith("classifier")}
+    save_file(state | {"cls.bias": torch.zeros(2)}, bert[1] / "model.safetensors", metadata={"format": "pt"})
+    notes = []
+    load_model(text_card(bert[1].parent, weights="bert"), note=notes.append)
+    assert notes == [
+        "'bert' holds what is not used here, left out: cls.bias.",
+        "'bert' lacks classifier.bias, classifier.weight: drawn at random, and to be trained.",
+    ]
+
+
 def test_a_folder_that_holds_pickled_weights_only_is_refused(bert, tmp_path):
     model, folder = bert
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
