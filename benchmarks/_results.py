@@ -1,6 +1,7 @@
 """Where benchmark figures go: results/<device>/<date>.json, one entry a benchmark, with the machine they were taken on.
 
-Under a limit on instructions (``ONEDNN_MAX_CPU_ISA=AVX2``: the same processor without the newer ones) the device's name says so.
+Under a limit on instructions (``ONEDNN_MAX_CPU_ISA=AVX2``: the same processor without the newer ones), and on a processor that has no AVX-512, the device's
+name says so: some makers' names do not tell.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def save(name: str, figures: dict[str, Any], *, beside: bool = False) -> Path:
     """
     facts = environment(OpenVINO().versions())
     limit = f" {facts['instruction_limit'].split('=')[-1]}" if facts["instruction_limit"] else ""
+    if not limit and "avx2" in facts["instructions"] and "avx512f" not in facts["instructions"]:
+        limit = " avx2"
     device = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['cores']} cores{limit}".lower()).strip("-")
     path = HERE / "results" / device / f"{date.today().isoformat()}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -333,7 +333,7 @@ def test_openvinos_fusions_take_a_gate_and_compute_it_rightly(gated, context, tm
         "    print({layer.precision for layer in session.layers() if 'MatMul' in layer.kind}, session.precision())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120, capture_output=True, text=True)
-    assert done.stdout.split() == ["{'int8'}", "int8"]
+    assert done.stdout.split() in (["{'int8'}", "int8"], ["set()", "int8"]), "without AVX-512 the products are inside of a larger kernel"
     expected, _ = parity.run_reference(made, [feed])
     with np.load(tmp_path / "answers.npz") as answers:
         assert all(parity.difference(value, answers[name].reshape(-1)).sqnr_db > 30 for name, value in expected.items())
