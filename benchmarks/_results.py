@@ -1,7 +1,7 @@
 """Where benchmark figures go: results/<device>/<date>.json, one entry a benchmark, with the machine they were taken on.
 
-Under a limit on instructions (``ONEDNN_MAX_CPU_ISA=AVX2``: the same processor without the newer ones), and on a processor that has no AVX-512, the device's
-name says so: some makers' names do not tell.
+Under a limit on instructions (``ONEDNN_MAX_CPU_ISA=AVX2``: the same processor without the newer ones), and without AVX-512, the name of the
+device says so: some makers' names do not tell.
 """
 
 from __future__ import annotations

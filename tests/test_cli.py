@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -57,18 +56,15 @@ def test_every_command_has_a_help_page_with_a_short_line_in_the_list(name, run):
     assert not listed.endswith("...")
 
 
-def test_help_costs_no_more_than_it_may():
-    """The issue allows 0.15 s. Processor time, best of some tries: other processes share these cores."""
-    command = Path(sys.executable).with_name("edgemm")
-    tries = []
-    for _ in range(5):
-        process = os.posix_spawn(
-            command, [command, "--help"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
-        )
-        _, status, used = os.wait4(process, 0)
-        assert status == 0
-        tries.append(used.ru_utime + used.ru_stime)
-    assert min(tries) <= 0.15
+def test_help_imports_no_more_than_it_may(fresh_python):
+    """0.15 s are allowed, which `benchmarks/startup.py` measures: nothing is read but the words."""
+    shown = "try: main(['--help'])\nexcept SystemExit: pass\n"
+    counted = "print('IMPORTED', *{name.split('.')[0] for name in sys.modules}, *(name for name in sys.modules if 'edgemm.' in name))"
+    printed = fresh_python(f"import sys\nfrom edgemm.cli import main\n{shown}{counted}")
+    imported = set(printed.rpartition("IMPORTED")[2].split())
+    assert not imported & {"numpy", "yaml", "rich", "pydantic", "torch", "onnx", "openvino", "onnxruntime", "click"}
+    contracts = {f"edgemm.contracts{part}" for part in ("", ".options", ".plugins", ".signatures")}
+    assert {name for name in imported if "." in name} <= {"edgemm.cli", "edgemm.errors", "edgemm.redaction", *contracts}
 
 
 def test_version_is_the_packages(run):
@@ -230,7 +226,7 @@ def test_doctor_advises_what_is_missing():
     assert advice == [
         "pip install 'edgemm[data]': pillow missing.",
         "no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.",
-        "this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.",
+        "this processor has no int8 instructions (VNNI, AMX): INT8 is smaller here, hardly faster, and has to be made here.",
         "2048 MiB of memory is enough to run models; compressing large ones wants 8192 MiB.",
     ]
 

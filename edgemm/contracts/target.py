@@ -37,6 +37,7 @@ class Numerics:
         opset: ONNX opset to export.
         weight_bits: Bits in which it keeps weights alone small in memory, activations in float (``method: weights``).
         weight_form: How a graph says so: ``operators`` of com.microsoft, or ``blocks``, a DequantizeLinear with block_size.
+        narrow_weights: INT8 weights take 7 of their 8 bits: two products are added in 16 bits here, which overflows in silence.
     """
 
     activations: str
@@ -46,6 +47,7 @@ class Numerics:
     placement: str = "everywhere"
     weight_bits: tuple[int, ...] = ()
     weight_form: str = "operators"
+    narrow_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _advice(extras: dict[str, tuple[Package, ...]], runtimes: dict[str, str], fe
     if runtimes and all(runtimes.values()):
         advice.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
     if "avx2" in features and not set(features) & set(INT8_FEATURES):
-        advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 makes models smaller here, hardly faster.")
+        advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 is smaller here, hardly faster, and has to be made here.")
     if memory_mib < WORKSHOP_MIB:
         advice.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")
     return advice

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
+from edgemm.box.devices.environment import saturates
 from edgemm.box.targets._errors.vendor import explain
 from edgemm.contracts import onnx_file
 from edgemm.contracts.runtime_options import check_options
@@ -43,7 +44,7 @@ class OnnxRuntime(Target):
         optimize: ``all`` graph rewrites, or ``none``.
     """
 
-    numerics = Numerics(activations="uint8", floats=("fp32",), weight_bits=(4, 8))
+    numerics = Numerics(activations="uint8", floats=("fp32",), weight_bits=(4, 8), narrow_weights=saturates())
 
     def __init__(self, *, threads: int | None = None, optimize: Literal["all", "none"] = "all") -> None:
         self._fixed = {"threads": threads} if threads else {}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemm.box.devices.environment import onednn_instructions
+from edgemm.box.devices.environment import onednn_instructions, saturates
 from edgemm.box.targets._openvino import ir
 from edgemm.box.targets._openvino.session import OpenVINOSession
 from edgemm.contracts import onnx_file
@@ -53,7 +53,7 @@ class OpenVINO(Target):
             wrong are kept in float.
     """
 
-    numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"), weight_bits=(4, 8))
+    numerics = Numerics(activations="mixed", floats=("fp32", "bf16", "fp16"), weight_bits=(4, 8), narrow_weights=saturates())
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ def quantize(
                 # it, 37 dB and 0.2 without; easyVQA: 37 and 49 dB. In OpenVINO's numerics: 21 and 38 dB, 37 and 41.
                 disable_bias_correction=not correct_biases,
                 activations_range_estimator_params=_estimator(ranges),
+                overflow_fix=nncf.quantization.advanced_parameters.OverflowFix.ENABLE if ctx.numerics.narrow_weights else None,
                 # SmoothQuant puts a Mul per channel before a quantizer. Between two linear layers OpenVINO 2026.4 then computes
                 # garbage: Linear -> Mul -> Q/DQ -> Linear, (1, 64) -> 128 -> 3, is off by 10^9 times its value, static or not.
                 # graph.smoothing has its scales in layer norms instead.

@@ -39,6 +39,7 @@ def quantize(model: onnx.ModelProto, samples: Sequence[dict[str, np.ndarray]], u
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_operators(model),
             per_channel=ctx.numerics.per_channel,
+            reduce_range=ctx.numerics.narrow_weights,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=untouched,

@@ -31,6 +31,7 @@ OTHERS = {
     "smallest and largest value, with biases corrected": (MINMAX, True),
 }
 """Rules to try, in words -> ranges, and whether biases are corrected."""
+NARROW = "INT8 weights take 7 of 8 bits: this processor has no VNNI or AMX, and would cut sums of products at 16 bits in silence."
 BALANCED = "smallest and largest value, channels behind layer norms balanced against weights (SmoothQuant)"
 MOST_MACS = 5e8  # of a sample, for all rules to be tried: some seconds each
 DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM")
@@ -106,6 +107,8 @@ def _calibrated_or_copied(
     if len(untouched) == len(branches.of_node):
         return numerics.in_form(_copy(model), ctx)
     samples = calibration.samples(model, ctx, calibration_samples)
+    if ctx.numerics.narrow_weights:
+        ctx.note(NARROW)
 
     def calibrated(
         rows: list[dict[str, np.ndarray]], rule: str = MINMAX, *, correct_biases: bool = False, of: onnx.ModelProto = model
