@@ -16,7 +16,10 @@ RIGHT, WRONG = 0.02, 0.08
 
 
 class Build:
-    """Nodes and constants, named as they come; ``x`` (1, 16, 12, 12) and a first layer that makes ``left`` and ``right`` of it."""
+    """Nodes and constants, named as they come; ``x`` (1, 16, 12, 12) and a first layer that makes ``left`` and ``right`` of it.
+
+    Weights take 7 bits, which every processor sums rightly.
+    """
 
     def __init__(self, *, scales=(0.02, 0.025), zero=SIGNED, channels=CHANNELS, side=12, batch=1, axes=2):
         self.nodes, self.constants = [], {"gain": np.float32(1.1), "shift": np.float32(0.3), "zero": zero}
@@ -37,8 +40,8 @@ class Build:
 
     def conv(self, source, makes, read=None, made=CHANNELS, kernel=1, group=1):
         read = 2 * self.channels if read is None else read
-        stored = self.random.integers(-127, 128, (made, read // group, *[kernel] * self.axes)).astype(np.int8)
-        self.constants |= {f"{makes}_w": stored, f"{makes}_ws": np.float32(1 / 700), f"{makes}_wz": np.int8(0)}
+        stored = self.random.integers(-63, 64, (made, read // group, *[kernel] * self.axes)).astype(np.int8)
+        self.constants |= {f"{makes}_w": stored, f"{makes}_ws": np.float32(1 / 350), f"{makes}_wz": np.int8(0)}
         self.constants[f"{makes}_b"] = self.random.normal(0, 0.1, made).astype(np.float32)
         self.add("DequantizeLinear", [f"{makes}_w", f"{makes}_ws", f"{makes}_wz"], f"{makes}_wd")
         pads = [kernel // 2] * 2 * self.axes
@@ -114,7 +117,7 @@ def split(convolved, each=False):
 def multiplied():
     """A fusion by Concat: vectors, and a product of matrices behind them."""
     build = Build()
-    build.constants |= {"w": build.random.integers(-127, 128, (32, 8)).astype(np.int8), "ws": np.float32(1 / 700), "wz": np.int8(0)}
+    build.constants |= {"w": build.random.integers(-63, 64, (32, 8)).astype(np.int8), "ws": np.float32(1 / 350), "wz": np.int8(0)}
     build.constants |= {"axes": np.array([2, 3])}
     for side in ("left", "right"):
         build.add("ReduceMean", [side], f"{side}_mean", axes=[2, 3], keepdims=0)

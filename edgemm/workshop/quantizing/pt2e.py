@@ -90,7 +90,7 @@ class Trainee(nn.Module):
         return self
 
 
-def prepare(model: FusedModel, branch_of: Mapping[str, str], floats: frozenset[str]) -> FusedModel:
+def prepare(model: FusedModel, branch_of: Mapping[str, str], floats: frozenset[str], *, is_narrow: bool = False) -> FusedModel:
     """A trainable copy of ``model`` whose module is a ``Trainee``.
 
     Raises:
@@ -100,7 +100,7 @@ def prepare(model: FusedModel, branch_of: Mapping[str, str], floats: frozenset[s
     assert isinstance(graph, GraphModule)
     _tidy(graph)
     open_norms(graph)
-    quantizer = Int8(branch_of, floats)
+    quantizer = Int8(branch_of, floats, is_narrow=is_narrow)
     with quiet_calls():
         graph = prepare_qat_pt2e(graph, quantizer)
     outputs = {name: replace(output, auxiliary={}) for name, output in model.card.outputs.items()}  # the graph is that of eval mode

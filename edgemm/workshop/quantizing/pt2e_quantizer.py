@@ -27,6 +27,7 @@ with quiet_imports():  # it warns of what it was not built with
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 AVERAGING = 0.05  # share of the newest batch in a range: torchao's 0.01 needs hundreds of steps to follow, and small sets have tens
+MOST, NARROW = 127, 63  # of a weight; where sums of products overflow 7 of 8 bits
 ANNOTATION = "quantization_annotation"  # node.meta key that torchao reads
 
 
@@ -52,12 +53,12 @@ ACTIVATION = QuantizationSpec(
 """int8 with zero point 0, the only one that every target takes; it covers -128 because QuantizeLinear does."""
 
 
-def weights(axis: int) -> QuantizationSpec:
+def weights(axis: int, most: int) -> QuantizationSpec:
     """int8 with zero point 0 and a scale for each channel along ``axis``, always that of the present weights (no averaging)."""
     return QuantizationSpec(
         dtype=torch.int8,
-        quant_min=-127,
-        quant_max=127,
+        quant_min=-most,
+        quant_max=most,
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
         observer_or_fake_quant_ctr=Rounding.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=axis),
@@ -73,10 +74,12 @@ class Int8(Quantizer):
     Args:
         branch_of: Parameter of the user's module -> branch.
         floats: Branches to leave alone.
+        is_narrow: Weights take 7 bits (``Numerics.narrow_weights``).
     """
 
-    def __init__(self, branch_of: Mapping[str, str], floats: frozenset[str]) -> None:
+    def __init__(self, branch_of: Mapping[str, str], floats: frozenset[str], *, is_narrow: bool = False) -> None:
         super().__init__()
+        self._most = NARROW if is_narrow else MOST
         self._branch_of, self._floats = branch_of, floats
         self.layers: dict[str, int] = {}
         """Branch -> how many layers of it were marked."""
@@ -103,7 +106,7 @@ class Int8(Quantizer):
             return {}
         if node.target in TABLES:
             table = node.args[0]
-            return {table: weights(0)} if isinstance(table, Node) and is_constant(table) else {}
+            return {table: weights(0, MOST)} if isinstance(table, Node) and is_constant(table) else {}
         kernel = node.args[1] if node.target in PRODUCTS else weight_of(node)
         source = node.args[0]
         if not isinstance(kernel, Node) or not isinstance(source, Node) or not is_constant(kernel) or is_constant(source):
@@ -112,7 +115,7 @@ class Int8(Quantizer):
             return {}
         if node.target in PRODUCTS and kernel.meta["val"].dim() != 2:
             return {}
-        return {source: ACTIVATION, kernel: weights(channel_axis(node))}
+        return {source: ACTIVATION, kernel: weights(channel_axis(node), self._most)}
 
     def _branch(self, inputs: Mapping[Node, QuantizationSpec]) -> str:
         names = [name.removeprefix(PREFIX) for node in inputs if is_constant(node) for name in parameters_of(node)]

@@ -89,7 +89,7 @@ def qat(
     splits = open_splits(ctx.dataset, progress=ctx.progress, note=ctx.note)
 
     def calibrated(train: DecodedSplit) -> FusedModel:
-        untrained = pt2e.prepare(model, parts.of_parameter, floats)
+        untrained = pt2e.prepare(model, parts.of_parameter, floats, is_narrow=ctx.numerics.narrow_weights)
         if not pt2e.trainee_of(untrained).layers:
             raise _nothing(floats)
         _calibrate(untrained, train, calibration_samples, batch_size)

@@ -216,7 +216,7 @@ def test_features_equal_the_reference_on_real_speech(media, kind, keys):
         want = reference(wave, 16000, kind, **keys)
         assert got.shape == (1, *want.shape)
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got[0], want, atol=1e-4)
+        np.testing.assert_allclose(got[0], want, atol=2e-4)  # logarithms of sums in float32, in the order of the processor
 
 
 def test_features_equal_torchaudios_and_librosas_definition_of_the_frames():

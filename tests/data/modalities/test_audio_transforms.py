@@ -120,4 +120,4 @@ def test_torch_onnxruntime_and_openvino_compute_it_as_numpy_does(settings, steps
     (want,) = frontend_ops.run(ops, rows, steps=steps)
     graph = frontend.alone(card, "a", FACTORIZED).SerializeToString()
     for got in (Chain(ops, steps=steps)(torch.from_numpy(rows)).numpy(), *by_runtimes(graph, rows).values()):
-        np.testing.assert_allclose(got, want, atol=1e-4)
+        np.testing.assert_allclose(got, want, atol=5e-4)  # logarithms of sums in float32, in the order of the processor

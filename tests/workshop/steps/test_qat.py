@@ -100,7 +100,7 @@ def trained(context, tmp_path_factory):
     @functools.cache
     def made(fusion):
         model = fused(fusion)
-        given = context(model.card)
+        given = context(model.card, numerics=plugins.load(Target, "openvino").numerics)
         quantized = qat(model, given, epochs=1, batch_size=16, calibration_samples=32)
         return quantized, export_onnx(quantized, tmp_path_factory.mktemp(fusion) / "qdq.onnx"), given.facts
 
