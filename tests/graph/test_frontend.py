@@ -135,7 +135,7 @@ def test_every_recording_gives_the_same_log_mel_up_to_what_float32_can_hold(medi
     (want,) = in_numpy(card, feed)
     (got,) = in_onnxruntime(prepend(hands_through(card), card), feed)
     error = np.abs(got - want)
-    assert error.max() < 1e-3
+    assert error.max() < 2e-3
     assert (error > 1e-4).mean() < 1e-3
 
 
