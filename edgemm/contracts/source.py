@@ -102,6 +102,10 @@ class Source(Protocol):
         """
         raise NotImplementedError
 
+    def told_length_s(self) -> float:
+        """How long a recording is, where that is known before it is played; 0 where not."""
+        return 0.0
+
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         """Connect, and yield items until the end; called again after a loss.
 

@@ -67,6 +67,11 @@ class Sound:
     resample: bool = True
     hop: int = 1
 
+    def shortage(self, samples: int, whose: str, name: str) -> str:
+        """What to say of a recording that holds fewer samples than input ``name`` hears at once."""
+        heard, wanted = (f"{count / self.rate_hz:.2g} s" for count in (samples, self.samples))
+        return f"{whose} holds {heard} of sound, '{name}' needs {wanted}"
+
     def check_rate(self, rate_hz: int, name: str) -> None:
         """Raises DataError where ``rate_hz`` is not the wanted one and resampling is off."""
         if rate_hz != self.rate_hz and not self.resample:

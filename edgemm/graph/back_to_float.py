@@ -130,8 +130,10 @@ class _Reverting:
 
     def unsmoothed(self, name: str, before: str) -> str:
         """Where ``name`` is the balanced form of ``before``, that: its norm is put there again if nothing read it any more."""
-        if name != before + SMOOTHED or before in self.maker:
-            return before if name == before + SMOOTHED else name
+        if name != before + SMOOTHED:
+            return name
+        if before in self.maker:
+            return before
         twin, norm = self.maker[name], onnx.NodeProto()
         norm.CopyFrom(self.norms[before])
         del norm.input[:]

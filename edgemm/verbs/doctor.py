@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.devices import advice, memory, thermals
+from edgemm.box.devices.environment import saturates
 from edgemm.box.devices.jetson import Jetson, identify
 from edgemm.box.devices.power import open_meter
 from edgemm.box.devices.thermals import Thermals
@@ -20,7 +21,6 @@ from edgemm.contracts.target import problem
 from edgemm.store import cache
 
 CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
-INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 WORKSHOP_MIB = 8 * 1024  # quantizing a two-tower of 151 million parameters peaks at 6.4 GiB
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?(?P<range>[^;]*)(;.*extra == ['\"](?P<extra>[\w-]+)['\"])?")
@@ -169,7 +169,7 @@ def _advice(extras: dict[str, tuple[Package, ...]], runtimes: dict[str, str], fe
             advice.append(f"{command}: {', '.join(missing)} missing.")
     if runtimes and all(runtimes.values()):
         advice.append("no target runs here: pip install 'edgemm[openvino]' for an Intel CPU.")
-    if "avx2" in features and not set(features) & set(INT8_FEATURES):
+    if saturates(features):
         advice.append("this processor has no int8 instructions (VNNI, AMX): INT8 is smaller here, hardly faster, and has to be made here.")
     if memory_mib < WORKSHOP_MIB:
         advice.append(f"{memory_mib} MiB of memory is enough to run models; compressing large ones wants {WORKSHOP_MIB} MiB.")

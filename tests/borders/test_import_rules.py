@@ -45,7 +45,6 @@ LAZY = {
     "box/measuring/probes/memory.py": "resource: not on every system",
     "box/measuring/roofline.py": "graph: a box has no onnx",
     "box/measuring/worker.py": "numpy-only processes that time nothing but latency",
-    "box/serving/alarms.py": "av: thresholds are fitted where recordings are read; a running box only loads them",
     "box/serving/drift.py": "cryptography: only encrypted samples need it",
     "box/targets/_tensorrt/forms.py": "graph: a box has no onnx, and takes the form that the bundle brings",
     "box/targets/tensorrt.py": "graph: as above",

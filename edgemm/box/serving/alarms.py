@@ -75,28 +75,16 @@ def require(recordings: Sequence[Settings], per_day: float) -> None:
     """
     if not per_day > 0 or not math.isfinite(per_day):
         raise RunError(f"{per_day:g} alarms a day cannot be asked for.", fix="write a number above 0, such as 1.")
-    parts = [part for recording in recordings for part in recording.sources]
-    sources: list[Source] = [plugins.find(Source, part.kind)(**part.options) for part in parts]
+    sources: list[Source] = [plugins.find(Source, part.kind)(**part.options) for one in recordings for part in one.sources]
     if live := next((source for source in sources if source.live), None):
         raise RunError(
             f"--quiet '{live.describe()}' is live.",
             why="thresholds are fitted on recordings, which are played as fast as the box can.",
             fix="record it first (ffmpeg -i ADDRESS -c copy night.mp4), and give the file.",
         )
-    lengths = [_told_length_s(str(part.options.get("url", ""))) for part in parts]
+    lengths = [source.told_length_s() for source in sources]
     if all(lengths) and per_day * sum(lengths) * SLACK < DAY_S:
         raise _too_short(sum(lengths), per_day)
-
-
-def _told_length_s(place: str) -> float:
-    """What a file's container says; 0 where it says nothing."""
-    import av
-
-    try:
-        with av.open(place.removeprefix("file://")) as container:
-            return (container.duration or 0) / av.time_base
-    except (av.FFmpegError, OSError, ValueError):
-        return 0.0  # who plays it says why
 
 
 def _too_short(seconds: float, per_day: float) -> RunError:

@@ -61,6 +61,7 @@ class Branches:
         """Forget what another model's branches gave."""
         self.model = model
         self._kept.clear()
+        self._left_s.clear()
         self._turn_s = dict.fromkeys(model.inputs, float("-inf"))
         self._fix_values()
 

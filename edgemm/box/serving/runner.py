@@ -16,7 +16,7 @@ from edgemm.box.serving import model as serving
 from edgemm.box.serving.decisions import Decider
 from edgemm.box.serving.drift import Drift
 from edgemm.box.serving.gating import Gates
-from edgemm.box.serving.health import Summary, rss_mib, source_status
+from edgemm.box.serving.health import Health, Summary, rss_mib, source_status
 from edgemm.box.serving.knowing import Knowing
 from edgemm.box.serving.scheduling import Engine
 from edgemm.box.serving.settings import THRESHOLD, Part, Settings
@@ -25,7 +25,6 @@ from edgemm.box.serving.sink_threads import Inline, Outlet
 from edgemm.box.serving.source_threads import Feeder, Patience, whole
 from edgemm.box.serving.telling import Teller
 from edgemm.box.serving.tracking import following
-from edgemm.box.serving.vitals import Vitals
 from edgemm.box.serving.windows import Windows
 from edgemm.contracts import plugins
 from edgemm.contracts.decision import Decision
@@ -88,7 +87,7 @@ class Runner:
         sharing = Sharing(bundle, self.model) if settings.shares else None
         self._teller = Teller(self.engine, self._measured, sharing)
         self.outlets: list[Outlet | Inline] = []
-        self.vitals = Vitals(self.engine, self.sources, self.feeders, self.outlets)
+        self.health = Health(self.engine, self.sources, self.feeders, self.outlets)
         for part in settings.sinks:
             self.add_sink(part.kind, _made(Sink, part))
         self.on_decision: list[Callable[[Decision], None]] = []
@@ -212,7 +211,7 @@ class Runner:
         old.close()
 
     def summary(self) -> Summary:
-        p50, p95 = self.vitals.latency_ms()
+        p50, p95 = self.health.latency_ms()
         return Summary(
             seconds=self._virtual_s if self.fast else self._now() - self._began,
             decisions=self.engine.decided,
@@ -227,14 +226,14 @@ class Runner:
             skipped={state.name: (state.skipped, state.passed) for state in self.engine.gates.states},
             frames={name: (frames.computed, frames.kept) for name, frames in self.engine.model.frames.items()},
             note=self.note,
-            lost=self.vitals.lost(),
-            never_came=self.vitals.never_came(),
+            lost=self.health.lost(),
+            never_came=self.health.never_came(),
         )
 
     def status(self) -> dict[str, Any]:
         """How it goes, as plain values without secrets."""
         now = self._now()
-        p50, p95 = self.vitals.latency_ms()
+        p50, p95 = self.health.latency_ms()
         waiting = self.engine.why_waiting
         return {
             "name": self.settings.name,
@@ -247,7 +246,7 @@ class Runner:
             "in_parts": self.engine.model.in_parts,
             "decisions": self.engine.decided,
             "events": self.events,
-            "decide_hz": round(self.vitals.rate_hz(), 2),
+            "decide_hz": round(self.health.rate_hz(), 2),
             "latency_ms": {"p50": round(p50, 1), "p95": round(p95, 1)},
             "late": self.engine.late,
             "voted": list(self.engine.voted),
@@ -257,9 +256,9 @@ class Runner:
             "refused": {"count": self.engine.refused, "last": self.engine.refusal},
             "threshold": self.decider.threshold,
             "modalities": sorted(self.engine.allowed),
-            "inputs": {name: {**counts, **self.vitals.of_branch(name)} for name, counts in self.windows.counts().items()},
+            "inputs": {name: {**counts, **self.health.of_branch(name)} for name, counts in self.windows.counts().items()},
             "level_dbfs": self.windows.level_dbfs(),
-            "sources": [source_status(feeder, name, now) for name, feeder in self.vitals.named().items()],
+            "sources": [source_status(feeder, name, now) for name, feeder in self.health.named().items()],
             "sinks": [outlet.describe() for outlet in self.outlets],
             "drift": self.drift.state() if self.drift else {"recalibrate": False, "why": ""},
             "known": self.knowing.describe(),
@@ -330,7 +329,7 @@ class Runner:
             for item in items:
                 self.windows.offer(item, self._virtual_s)
             self._tell(self.engine.step(self._virtual_s))
-        self._step_until(self.engine.due_s + 1e-6)
+        self._step_until(self._virtual_s + 2 / self.settings.decide_hz)  # what came last is decided on too
 
     def _step_until(self, time_s: float) -> None:
         """Take the decisions that fall due before, on what is there already."""
@@ -346,7 +345,7 @@ class Runner:
             return
         for source in self.sources:
             source.unwatched = frozenset(decision.skipped)
-        self.vitals.decided(self._now())
+        self.health.decided(self._now())
         for do in self.on_decision:
             do(decision)
         self._deliver(decision)

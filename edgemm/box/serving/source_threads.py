@@ -65,8 +65,7 @@ def whole(
     for name, modality in wants.items():
         sound = modality.stream()
         if isinstance(sound, Sound) and 0 < fed[name] < sound.samples:
-            heard, wanted = (f"{samples / sound.rate_hz:.2g} s" for samples in (fed[name], sound.samples))
-            _note(source, f"{source.describe()} holds {heard} of sound, '{name}' needs {wanted}")
+            _note(source, sound.shortage(fed[name], source.describe(), name))
     empty = [name for name in source.inputs if name not in fed]
     if empty:
         what = f"{source.describe()} holds nothing for {', '.join(empty)}"

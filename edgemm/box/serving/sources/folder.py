@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgemm.box.serving.sources._av.recorded import CLIPS, KNOWN, fed, is_picture, is_still, items_of
 from edgemm.contracts.modality import Modality
@@ -16,8 +19,7 @@ from edgemm.errors import RunError
 
 PLACES = ("*/",)
 PAUSE_S = 0.25  # behind what has a length: its end is decided on before the next begins, which a window must not reach over
-SHORT_S = 0.01  # what the last sample or two of a converted rate may lack
-NOTES = 3
+NOTES = 3  # scenes that are told of
 
 
 class Folder(Source):
@@ -28,8 +30,7 @@ class Folder(Source):
         Args:
             path: The folder; sub-folders are read too.
             inputs: The model's inputs it feeds.
-            seconds: How long a picture, text or measurement without sound is shown. A sound that is just as long as the model's window is
-                followed by half a second in which it is judged.
+            seconds: How long a picture, text or measurement without sound is shown.
             loop: Begin again at the end.
         """
         self.inputs, self.live, self.notes, self.loop = checked_inputs(inputs), False, [], loop
@@ -45,26 +46,24 @@ class Folder(Source):
         begin_s, scenes = 0.0, self._scenes()
         has_pictures = any(is_picture(file) for files in scenes for file in files)
         for files in scenes:
-            first, end_s, heard = True, begin_s, dict[str, float]()
+            first, end_s, heard = True, begin_s, Counter[str]()
             for item in _merged(files, wants, has_pictures, lambda: self.unwatched):
                 if self._stop.is_set():
                     return
                 item = replace(item, time_s=begin_s + item.time_s, discontinuity=item.discontinuity or (first and begin_s > 0))
                 first, end_s = False, max(end_s, item.time_s)
-                heard[item.input] = item.time_s - begin_s
+                heard[item.input] += len(item.value) if isinstance(item.value, np.ndarray) else 1
                 yield item
             self._note_short(files[0].stem, wants, heard)
             shown_s = 0.0 if any(file.suffix.lower() in CLIPS for file in files) else self._seconds
             self.length_s = max(end_s, begin_s + shown_s)
             begin_s = max(self.length_s, end_s + PAUSE_S if end_s > begin_s else begin_s)
 
-    def _note_short(self, name: str, wants: Mapping[str, Modality], heard: Mapping[str, float]) -> None:
+    def _note_short(self, name: str, wants: Mapping[str, Modality], heard: Mapping[str, int]) -> None:
         """Tell of sound that never filled its window."""
-        for source, seconds in heard.items():
-            stream = wants[source].stream()
-            window_s = stream.samples / stream.rate_hz if isinstance(stream, Sound) else 0.0
-            if seconds - window_s <= -SHORT_S and len(self.notes) < NOTES:
-                self.notes.append(f"{name} holds {seconds:.1f} s of sound, '{source}' needs {window_s:g} s")
+        sounds = {fed: stream for fed in heard if isinstance(stream := wants[fed].stream(), Sound)}
+        short = [stream.shortage(heard[fed], name, fed) for fed, stream in sounds.items() if heard[fed] < stream.samples]
+        self.notes += [words for words in short if words not in self.notes][: max(0, NOTES - len(self.notes))]
 
     def close(self) -> None:
         self._stop.set()

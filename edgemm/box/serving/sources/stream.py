@@ -9,7 +9,7 @@ from typing import Any
 
 from edgemm.box.serving.secrets import credentials, headers_of, refuse_password, with_password, with_secrets
 from edgemm.box.serving.sources._av.reading import Reader, require_file
-from edgemm.box.serving.sources._av.recorded import fed, is_still, items_of, refuse
+from edgemm.box.serving.sources._av.recorded import fed, is_still, items_of, refuse, told_length_s
 from edgemm.contracts.modality import Modality
 from edgemm.contracts.source import Item, Source, checked_inputs
 from edgemm.redaction import redact
@@ -84,6 +84,9 @@ class Stream(Source):
     @classmethod
     def options_at(cls, place: str) -> dict[str, Any]:
         return {"url": place}
+
+    def told_length_s(self) -> float:
+        return told_length_s(self._file) if self._file is not None and not is_still(self._file) else 0.0
 
     def items(self, wants: Mapping[str, Modality]) -> Iterator[Item]:
         if self._file is None or not is_still(self._file):

@@ -99,6 +99,15 @@ def is_still(file: Path) -> bool:
     return file.suffix.lower() in (*PICTURES, *TEXTS, *TABLES, *ARRAYS)
 
 
+def told_length_s(file: Path) -> float:
+    """What a clip's container says of its length; 0 where it says nothing, or cannot be read: who plays it says why."""
+    try:
+        with av.open(str(file)) as container:
+            return (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError, ValueError):
+        return 0.0
+
+
 def refuse(file: Path, wants: Mapping[str, Modality]) -> RunError:
     """What to say where a file without a length feeds none of the inputs."""
     suffix = file.suffix.lower()
