@@ -1,7 +1,7 @@
 """``precision: auto``: each branch alone, timed on the target in every precision the target has; only what gains is quantized.
 
-Under ``method: weights`` its weights alone in few bits are timed too, and taken where they are not slower beyond doubt: they are there for
-the memory.
+Under ``method: weights`` its weights alone in few bits are timed too, and the fewest that are not slower beyond doubt are taken: they are
+there for the memory.
 
 A branch alone is its part of the split graph, in processes of their own, in interleaved rounds. INT8 is taken where the interval of its
 ratio to the fastest float lies below 1; else the branch stays in float, in the short float type where the target has one, and so do the
@@ -88,9 +88,10 @@ def decide(
 
 
 def _forms(steps: Sequence[Step]) -> list[str]:
-    """What ``auto`` stands for, the form that the step's method means last."""
+    """What ``auto`` stands for, the form that the step's method means last; more bits than it asks for are tried too, for where few are slow."""
     options = next(step.options for step in steps if step.quantizes)
-    return [INT8, f"{PACKED}{options['bits']}"] if options.get("method") == WEIGHTS else [INT8]
+    packed = [f"{PACKED}{bits}" for bits in (8, 4) if bits >= options["bits"]] if options.get("method") == WEIGHTS else []
+    return [INT8, *packed]
 
 
 def _word(form: str) -> str:
@@ -206,8 +207,8 @@ def _choose(
 
 
 def choose(timings: Mapping[str, Timing], short: str) -> PrecisionChoice:
-    """What one part gets, and why: the fastest form that is beyond doubt faster than float; else weights alone in few bits where that was
-    asked and they are not slower; else float.
+    """What one part gets, and why: the fastest form that is beyond doubt faster than float; else weights alone in as few bits as
+    were asked and are not slower; else float.
 
     Args:
         timings: By precision, rounds side by side.
@@ -224,7 +225,8 @@ def choose(timings: Mapping[str, Timing], short: str) -> PrecisionChoice:
     gains = {form: ratio(timings[form].samples_ms, timings[best].samples_ms, launches=timings[form].launches) for form in forms}
     by_time = sorted(forms, key=lambda form: table[form].value)
     winner = next((form for form in by_time if gains[form].verdict == "faster"), "")
-    smaller = next((form for form in by_time if form.startswith(PACKED) and gains[form].verdict != "slower"), "")
+    packed = [form for form in forms if form.startswith(PACKED) and gains[form].verdict != "slower"]
+    smaller = min(packed, key=lambda form: int(form.removeprefix(PACKED)), default="")
     form = winner or smaller or by_time[0]
     gain = gains[form]
     interval = "" if gain.low is None or gain.high is None else f" [{gain.low:.2f}, {gain.high:.2f}]"

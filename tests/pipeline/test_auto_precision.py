@@ -50,6 +50,12 @@ def test_weights_alone_are_taken_where_they_are_not_slower_and_the_fastest_where
     assert found.choice == choice
 
 
+@pytest.mark.parametrize(("w4", "w8", "choice"), [(1.0, 0.99, "w4"), (1.6, 1.0, "w8"), (1.6, 1.5, "fp32"), (0.9, 0.5, "w8")])
+def test_of_weights_alone_the_fewest_bits_are_taken_that_are_not_slower(w4, w8, choice):
+    found = choose({"fp32": timing(1.0, 0.05), "w8": timing(w8, 0.05, seed=1), "w4": timing(w4, 0.05, seed=2)}, "fp32")
+    assert found.choice == choice
+
+
 def test_int8_that_cannot_run_is_not_taken_and_the_reason_told():
     broken = Timing(error=TargetError("no kernel.", why="too old."))
     found = choose({"fp32": timing(1.0), "int8": broken}, "fp32")
@@ -104,6 +110,8 @@ def test_weights_alone_are_timed_beside_int8_where_the_recipe_asks_for_them(expo
     found = decide(job, made, quantize_step(method="weights", bits=8, group=16, precision="auto"), on, forbid=frozenset({"bf16", "fp16"}))
     assert {"int8", "w8"} <= {*found.table[-1].ms}
     assert {row.choice for row in found.table} <= {"int8", "w8", "fp32"}
+    four = decide(job, made, quantize_step(method="weights", bits=4, group=16, precision="auto"), on, forbid=frozenset({"bf16", "fp16"}))
+    assert {"int8", "w8", "w4"} <= {*four.table[-1].ms}
 
 
 def test_explicit_precisions_override_and_are_not_timed(exported, monkeypatch):

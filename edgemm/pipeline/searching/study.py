@@ -2,7 +2,8 @@
 
 So that the same seed gives the same trials, resumed or not: the sampler's random numbers begin anew with every trial, from the seed and the
 trial's number; trials are chosen in batches, each knowing the results of the batches before it; and what a killed search had chosen and
-not finished is finished before anything else is chosen.
+not finished is finished before anything else is chosen. Where all combinations fit into the trials they are all tried, whatever the sampler:
+a sampler that draws with repetition would leave some out.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._search, self._goal, self._seed, self._first = search, goal, seed, list(first)
         self._distributions = {parameter.name: _distribution(parameter) for parameter in search.space}
-        self._grid = _grid(search.space, seed) if search.sampler == "grid" else []
+        countable = search.sampler == "grid" or _combinations(search.space) <= trials
+        untried = [values for values in _grid(search.space, seed) if values not in self._first] if countable else []
+        self._grid = untried if search.sampler == "grid" or len(untried) <= trials - len(self._first) else []
         self._trials = min(trials, len(self._first) + len(self._grid)) if self._grid else trials
         path = path.absolute()  # with a relative one, Optuna waits for ever on the lock that a killed process left
         mend(path)
@@ -191,6 +194,11 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.whole:
         return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.every or 1))
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.every)
+
+
+def _combinations(space: Sequence[Parameter]) -> float:
+    """How many there are; inf where a parameter's values cannot be counted."""
+    return math.prod(len(parameter.grid()) or math.inf for parameter in space)
 
 
 def _grid(space: Sequence[Parameter], seed: int) -> list[dict[str, Any]]:

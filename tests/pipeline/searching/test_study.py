@@ -24,8 +24,8 @@ KILLED = [(sampler, at) for sampler in ("tpe", "random", "grid", "nsga2") for at
 TRIALS = 14
 
 
-def opened(path, sampler="tpe", *, seed=0, first=(), trials=TRIALS, budgets=True):
-    search = {"sampler": sampler, "space": GRID if sampler == "grid" else SPACE, "batch": 4}
+def opened(path, sampler="tpe", *, seed=0, first=(), trials=TRIALS, budgets=True, space=None):
+    search = {"sampler": sampler, "space": space or (GRID if sampler == "grid" else SPACE), "batch": 4}
     card = cards.load("digits")
     plain = {"steps": [{"prune": {}}, {"distill": {}}, {"quantize": {}}], "targets": ["openvino"], "search": search}
     recipe = parse({**plain, "budgets": {"size_mib": 0.6} if budgets else {}}, card=card)
@@ -90,6 +90,14 @@ def test_values_that_are_known_come_first_and_teach_the_sampler(tmp_path):
 
 def test_a_grid_ends_where_all_was_tried(tmp_path):
     results = finished(opened(tmp_path / "study", "grid", trials=100))
+    assert len({tuple(tried.options.values()) for tried in results}) == len(results) == 10
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "nsga2"])
+def test_where_all_combinations_fit_into_the_trials_each_is_tried_once(sampler, tmp_path):
+    known = {"prune.macs_ratio": 0.3, "prune.spread": "branches"}
+    results = finished(opened(tmp_path / "study", sampler, space=GRID, first=[known], trials=10))
+    assert results[0].options == known
     assert len({tuple(tried.options.values()) for tried in results}) == len(results) == 10
 
 
