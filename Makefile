@@ -1,7 +1,7 @@
 # Everything a contributor types. `make setup` is idempotent: it runs again only when pyproject.toml or the version has changed.
 PYTHON ?= python3
 PIP_ARGS ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --max-worker-restart 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := build/docs

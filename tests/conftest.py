@@ -17,8 +17,23 @@ from tests.places import PACKS
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+DIED = pytest.StashKey[bool]()
 ROOT = Path(__file__).parents[1]
 UNPACK = PACKS.parent / "tools" / "unpack_dataset.py"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker process that died, as a fault in a runtime makes it: the run ends, for xdist would wait for that worker's tests for ever."""
+    if error:
+        node.config.stash[DIED] = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After such a run ``make test-again`` has nothing to repeat, and so fails: much was never run."""
+    if session.config.stash.get(DIED, False):
+        session.config.cache.set("cache/lastfailed", {})  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,7 +88,7 @@ def decide(
 
 
 def _forms(steps: Sequence[Step]) -> list[str]:
-    """What ``auto`` stands for, the form that the step's method means last; more bits than it asks for are tried too, for where few are slow."""
+    """What ``auto`` stands for, that of the step's method last; more bits than it asks for too, for where few are slow."""
     options = next(step.options for step in steps if step.quantizes)
     packed = [f"{PACKED}{bits}" for bits in (8, 4) if bits >= options["bits"]] if options.get("method") == WEIGHTS else []
     return [INT8, *packed]

@@ -135,7 +135,8 @@ def after(step: str, name: str, model: FusedModel, dataset: datasets.Dataset, sc
     """The model after a torch step, saved and loaded as a recipe does; as it is before a graph step."""
     if plugins.constant("steps", step, "STAGE") == "graph":
         return model
-    context = Context(model.card, dataset, scratch / "scratch", target="openvino", teacher=model)
+    numerics = plugins.load(Target, "openvino").numerics
+    context = Context(model.card, dataset, scratch / "scratch", target="openvino", numerics=numerics, teacher=model)
     before = make(name) if step == "distill" else model  # a student that knows nothing yet
     made = plugins.function("steps", step)(before, context, **STEPS[step])
     changed = size(made) < size(before) if step == "prune" else not same(made, before)

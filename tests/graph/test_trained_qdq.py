@@ -157,8 +157,8 @@ def largest(joined=True, read_twice=False):
     names = ("a", "b") if joined else ("a",)
     values = {
         "step": np.float32(0.02), "scale": np.float32(0.017), "zero": np.int8(0), "axis": np.array([2]),
-        "kernel": rng.integers(-127, 128, (16, 16, 3)).astype(np.int8), "kernel_s": np.full(16, 0.002, np.float32),
-        "dense": rng.integers(-127, 128, (16 * len(names), 8)).astype(np.int8), "dense_s": np.float32(0.003),
+        "kernel": rng.integers(-63, 64, (16, 16, 3)).astype(np.int8), "kernel_s": np.full(16, 0.004, np.float32),
+        "dense": rng.integers(-63, 64, (16 * len(names), 8)).astype(np.int8), "dense_s": np.float32(0.006),
         "zeros": np.zeros(16, np.int8), "dense_z": np.int8(0),
         "bias_a": rng.normal(0, 0.5, 16).astype(np.float32), "bias_b": np.ones(16, np.float32),
     }  # fmt: skip

@@ -167,8 +167,14 @@ def test_training_with_quantization_is_asked_for_only_when_reverting_half_does_n
     assert "so the model was trained with quantization" in found.notes[0]
 
 
-def test_training_that_is_worse_than_reverting_is_not_taken(partial):
-    found = guard(partial, policy(on_miss="qat", locked=["loud"]), retrained=lambda: replace(partial, quantized=partial.graph(["calm1"])))
+def test_training_that_is_worse_than_reverting_is_not_taken(partial, tmp_path):
+    model = onnx.load(partial.quantized.main)
+    answer = next(node for node in model.graph.node if "event" in node.output)
+    answer.output[0] = "other way round"
+    model.graph.node.append(helper.make_node("Neg", ["other way round"], ["event"], name="wrong"))
+    onnx.save(model, tmp_path / "model.onnx")
+    worse = replace(partial, quantized=replace(partial.quantized, main=tmp_path / "model.onnx"))
+    found = guard(partial, policy(on_miss="qat", locked=["loud"]), retrained=lambda: worse)
     assert not found.met
     assert found.excess > 0
     assert "was worse than reverting to float" in found.notes[0]

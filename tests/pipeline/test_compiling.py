@@ -57,8 +57,22 @@ def exported(tmp_path_factory):
     return job, stages.export(job)
 
 
-def test_the_branch_that_the_target_computes_wrongly_stays_in_float_and_is_named(exported):
+@pytest.fixture(scope="module")
+def faulty(exported):
+    """``exported`` where the fault is: whether a processor's kernels have it is for OpenVINO to say."""
     job, graph = exported
+    made = compiling.compile_for(job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"threads": 1}}}, card=job.card), "openvino")
+    rng = np.random.default_rng(1)
+    row = {"wrong": rng.normal(size=(1, 64)).astype(np.float32), "right": rng.normal(size=(1, 4)).astype(np.float32)}
+    target = OpenVINO(threads=1)  # the fault needs one thread
+    with target.open(made.model.main, snippets="on") as fused, target.open(made.model.main) as plain:
+        if np.abs(fused.run(row)["event"] - plain.run(row)["event"]).max() < 1:
+            pytest.skip("OpenVINO's fusions compute this graph rightly on this processor")
+    return job, graph
+
+
+def test_the_branch_that_the_target_computes_wrongly_stays_in_float_and_is_named(faulty):
+    job, graph = faulty
     made = compiling.compile_for(job, graph, recipe.parse(PLAN, card=job.card), "openvino")
     assert made.kept_float == ["wrong"]
     assert made.notes[0] == "openvino: branch 'wrong' stays in float, this target computes its INT8 wrongly."
@@ -74,11 +88,11 @@ def test_where_the_target_computes_all_rightly_nothing_is_kept(exported):
     assert int8_layers(onnx.load(made.model.main)) == ["first", "second", "other", "head"]
 
 
-def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(exported, monkeypatch):
+def test_fast_options_that_compute_the_graph_wrongly_are_not_taken_however_fast(faulty, monkeypatch):
     from edgemm.box.measuring import tuning
 
     monkeypatch.setattr(tuning, "_is_faster", lambda timing, other: True)  # so that whether they are right decides
-    job, graph = exported
+    job, graph = faulty
     plan = {**PLAN, "targets": {"openvino": {"precision": "f32", "threads": 1, "snippets": "auto"}}}  # a place of its own in the cache
     made = compiling.compile_for(job, graph, recipe.parse(plan, card=job.card), "openvino")
     (refused,) = [row for row in made.table if row.options.get("snippets") == "single"]
@@ -124,8 +138,8 @@ def test_fast_options_are_tried_beside_every_choice_that_is_nearly_the_fastest(e
     assert sorted(options["threads"] for options in fused) == sorted(options["threads"] for options in plain)
 
 
-def test_fusions_for_a_single_row_leave_a_larger_batch_as_it_was(exported):
-    job, graph = exported
+def test_fusions_for_a_single_row_leave_a_larger_batch_as_it_was(faulty):
+    job, graph = faulty
     made = compiling.compile_for(job, graph, recipe.parse({**PLAN, "targets": {"openvino": {"threads": 1}}}, card=job.card), "openvino")
     rng = np.random.default_rng(1)
     rows = {"wrong": rng.normal(size=(2, 64)).astype(np.float32), "right": rng.normal(size=(2, 4)).astype(np.float32)}
@@ -136,8 +150,8 @@ def test_fusions_for_a_single_row_leave_a_larger_batch_as_it_was(exported):
         assert np.abs(single.run(row)["event"] - plain.run(row)["event"]).max() > 1  # the fault: one row runs with them
 
 
-def test_a_fault_that_float_does_not_heal_stops_with_branch_and_node(exported, monkeypatch):
-    job, graph = exported
+def test_a_fault_that_float_does_not_heal_stops_with_branch_and_node(faulty, monkeypatch):
+    job, graph = faulty
     monkeypatch.setattr(compiling.Partial, "nodes", lambda self, *branches: [])  # nothing of the model can be reverted
     with pytest.raises(ParityError, match=r"openvino computes the graph wrongly(.|\n)*node 'second' of branch 'wrong'"):
         compiling.compile_for(job, graph, recipe.parse(PLAN, card=job.card), "openvino")

@@ -15,9 +15,9 @@ from tests.onnx_models import model as onnx_model  # noqa: E402
 
 @pytest.fixture
 def foreign(tmp_path):
-    """Two layers on one map, int8 pairs, their maps joined, a layer behind: as NNCF and others write it."""
+    """Two layers on one map, int8 pairs, their maps joined, a layer behind, as NNCF and others write it (7 bits, for any processor)."""
     random = np.random.default_rng(0)
-    constants = {"scale": np.float32(0.03), "zero": np.int8(0), "steps": np.float32(1 / 700)}
+    constants = {"scale": np.float32(0.03), "zero": np.int8(0), "steps": np.float32(1 / 350)}
     nodes = []
 
     def pair(name):
@@ -26,7 +26,7 @@ def foreign(tmp_path):
         return f"{name}_d"
 
     def layer(name, source, channels):
-        constants[f"{name}_w"] = random.integers(-127, 128, (8, channels, 1, 1)).astype(np.int8)
+        constants[f"{name}_w"] = random.integers(-63, 64, (8, channels, 1, 1)).astype(np.int8)
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}_w", "steps", "zero"], [f"{name}_f"], f"{name}/weights"))
         nodes.append(helper.make_node("Conv", [source, f"{name}_f"], [name], name))
 

@@ -2,8 +2,8 @@
 
 So that the same seed gives the same trials, resumed or not: the sampler's random numbers begin anew with every trial, from the seed and the
 trial's number; trials are chosen in batches, each knowing the results of the batches before it; and what a killed search had chosen and
-not finished is finished before anything else is chosen. Where all combinations fit into the trials they are all tried, whatever the sampler:
-a sampler that draws with repetition would leave some out.
+not finished is finished before anything else is chosen. Where all combinations fit into the trials each is tried, whatever the sampler:
+one that draws with repetition would leave some out.
 """
 
 from __future__ import annotations

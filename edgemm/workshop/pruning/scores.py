@@ -16,6 +16,7 @@ from edgemm.workshop.models.fused import FusedModel
 from edgemm.workshop.models.tried import evaluating
 from edgemm.workshop.pruning.layers import Structure
 from edgemm.workshop.training.answers import answer, tensors
+from edgemm.workshop.training.convolutions import kept_within, overruns
 from edgemm.workshop.training.loss import supervised_outputs
 from edgemm.workshop.training.task_losses import TaskLosses
 
@@ -51,7 +52,7 @@ def taylor(
         if task.is_quantity
     }
     losses = TaskLosses(model.card, deviations=deviations)
-    trainable = {id(p): p.requires_grad for p in model.module.parameters()}
+    trainable, overrun = {id(p): p.requires_grad for p in model.module.parameters()}, overruns(model.module)
     with evaluating(model), torch.enable_grad():
         for p in model.module.parameters():
             p.requires_grad_(p.is_floating_point())
@@ -59,7 +60,9 @@ def taylor(
             progress("scoring channels", number / len(batches))
             loss = torch.stack(list(losses(answer(model, batch), batch).values())).sum()
             parameters = [p for p in model.module.parameters() if p.requires_grad]
-            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            with kept_within(overrun):
+                slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for p, gradient in zip(parameters, slopes, strict=True):
                 if gradient is not None:
                     gradients[id(p)] += gradient * len(batch.rows)
         for p in model.module.parameters():

@@ -18,7 +18,7 @@ from torch import nn
 from edgemm.data.augmenting import Augmenter
 from edgemm.data.in_memory import Splits
 from edgemm.workshop.models.fused import FusedModel
-from edgemm.workshop.training import loop_state, optimizers
+from edgemm.workshop.training import convolutions, loop_state, optimizers
 from edgemm.workshop.training.answers import Collected, answer, answers, evaluate, tensors
 from edgemm.workshop.training.averaging import Average
 from edgemm.workshop.training.freezing import Freezing
@@ -73,6 +73,7 @@ class Run:
         self.schedule = options.chosen("schedule")
         self.freezing = Freezing(model, self.stages)
         self.parameters = [*model.parameters(), *own(losses).parameters()]
+        self.overruns = convolutions.overruns(model.module)
         self.state = LoopState()
         self.wrapped: Any = None
         self.average: Average | None = None
@@ -244,7 +245,8 @@ class Run:
         several, number_in = self.options.accumulate, number % self.options.accumulate
         if not number_in:
             self.optimizer.zero_grad()
-        self.accelerator.backward(loss / several)
+        with convolutions.kept_within(self.overruns):
+            self.accelerator.backward(loss / several)
         parts.add(losses, len(batch.rows))
         if number_in + 1 < several and number + 1 < self.steps:
             return value

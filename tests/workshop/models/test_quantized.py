@@ -16,6 +16,7 @@ import onnxruntime  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
 
+from edgemm.box.devices.environment import saturates  # noqa: E402
 from edgemm.graph.back_to_float import quantized_readers  # noqa: E402
 from edgemm.graph.float_tail import float_tail  # noqa: E402
 from edgemm.workshop.models.fused import FusedModel  # noqa: E402
@@ -89,7 +90,7 @@ def student(model):
 
     @functools.cache
     def made(*floats):
-        student = pt2e.prepare(model, find_parts(model).of_parameter, frozenset(floats))
+        student = pt2e.prepare(model, find_parts(model).of_parameter, frozenset(floats), is_narrow=saturates())
         trainee = pt2e.trainee_of(student)
         trainee.observe(True)
         answers(student, sample_inputs(model.card, batch=32))

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgemm.box.devices.environment import instructions, saturates
+from edgemm.box.devices.environment import onednn_instructions, saturates
 from edgemm.contracts import card_file as cards
 from edgemm.data import dataset as data
 from edgemm.errors import DataError, QuantizeError
@@ -351,7 +351,7 @@ def test_openvinos_fusions_take_a_gate_and_compute_it_rightly(gated, context, tm
         "    print({layer.precision for layer in session.layers() if 'MatMul' in layer.kind}, session.precision())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120, capture_output=True, text=True)
-    products = "{'int8'}" if "avx512f" in instructions() else "set()"  # else they are inside of a larger kernel
+    products = "{'int8'}" if "avx512f" in onednn_instructions() else "set()"  # else they are inside of a larger kernel
     assert done.stdout.split() == [products, "int8"]
     expected, _ = parity.run_reference(made, [feed])
     with np.load(tmp_path / "answers.npz") as answers:
