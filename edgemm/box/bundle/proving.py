@@ -10,9 +10,12 @@ from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.opened import Bundle, open_folder, require_zip, unpack
 from edgemm.box.bundle.seal import HASH, SIGNATURE, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
+from edgemm.box.devices.environment import saturates
 from edgemm.contracts import plugins
 from edgemm.errors import EdgemmError, MissingExtra
 from edgemm.store import stored_zip
+
+OVERFLOWS = "This processor has no VNNI or AMX, where sums of INT8 with 8-bit weights overflow: compress the model here."
 
 
 def verify(path: str | Path, *, key: Path | None = None, run: bool = True) -> Verification:
@@ -75,4 +78,5 @@ def _run_golden(bundle: Bundle, samples: Golden, name: str) -> Check:
     off = golden.compare(answers, samples.outputs[name], samples.tolerance.get(name, {}), card=bundle.card)
     how = f"{len(samples)} golden samples in {ran}" + (f"; {reason}" if reason else ", tuned options")
     wrong = [f"'{output}' is off by {gap:.3g} where {allowed:.3g} is allowed" for output, (gap, allowed) in off.items() if gap > allowed]
-    return Check(where, not wrong, f"{'; '.join(wrong)} ({how})" if wrong else how)
+    told = f". {OVERFLOWS}" if "int8" in ran and saturates() else ""
+    return Check(where, not wrong, f"{'; '.join(wrong)} ({how}){told}" if wrong else how)
