@@ -16,7 +16,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def usable_cores() -> int:
     """Cores this process may use: physical ones of those allowed, within the container's quota of processor time."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = {_read(CPU / f"cpu{index}" / "topology" / "thread_siblings_list") or str(index) for index in allowed}
+    siblings = {text(CPU / f"cpu{index}" / "topology" / "thread_siblings_list") or str(index) for index in allowed}
     return max(1, min(len(siblings), _quota(len(allowed))))
 
 
@@ -27,13 +27,14 @@ def give_back_memory() -> None:
 
 
 def _quota(fallback: int) -> int:
-    quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
+    quota, _, period = text(CGROUP / "cpu.max").partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
         return max(1, int(quota) // int(period))
     return fallback
 
 
-def _read(path: Path) -> str:
+def text(path: Path) -> str:
+    """A file's text without white space around it; "" where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.box.devices import advice, memory, thermals
-from edgemm.box.devices.environment import saturates
 from edgemm.box.devices.jetson import Jetson, identify
 from edgemm.box.devices.power import open_meter
 from edgemm.box.devices.thermals import Thermals
 from edgemm.contracts import plugins
 from edgemm.contracts.target import problem
 from edgemm.store import cache
+from edgemm.store.instructions import saturates
 
 CPU_FEATURES = ("amx_int8", "amx_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "i8mm")
 WORKSHOP_MIB = 8 * 1024  # quantizing a two-tower of 151 million parameters peaks at 6.4 GiB

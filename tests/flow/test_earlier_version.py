@@ -11,11 +11,11 @@ import torch
 
 import edgemm
 from edgemm.box.bundle.opened import open_bundle
-from edgemm.box.devices.environment import saturates
 from edgemm.box.serving.model import open_model
 from edgemm.contracts import card_file as cards
 from edgemm.contracts import recipe as recipes
 from edgemm.errors import BundleError
+from edgemm.store.instructions import saturates
 from edgemm.workshop.models.build import build
 from edgemm.workshop.models.checkpoint.loading import load_model
 

@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("openvino")
 torch = pytest.importorskip("torch")
 
-from edgemm.box.devices.environment import onednn_instructions  # noqa: E402
 from edgemm.box.targets.openvino import OpenVINO  # noqa: E402
 from edgemm.contracts import recipe  # noqa: E402
 from edgemm.contracts.deployment import Deployment  # noqa: E402
@@ -18,6 +17,7 @@ from edgemm.graph.float_tail import float_tail  # noqa: E402
 from edgemm.pipeline import compiling, short_floats, stages  # noqa: E402
 from edgemm.pipeline.job import samples, start  # noqa: E402
 from edgemm.pipeline.part_quantized import Partial  # noqa: E402
+from edgemm.store.instructions import onednn_instructions  # noqa: E402
 from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
 from tests import dense_models  # noqa: E402
 

@@ -12,7 +12,6 @@ import pytest
 
 from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.packing import TargetOptions, pack
-from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.power import open_meter
 from edgemm.box.measuring.candidates import resolve
 from edgemm.contracts import card_file as cards
@@ -25,6 +24,7 @@ from edgemm.contracts.timing_parts import Peaks
 from edgemm.errors import BundleError, EdgemmError, MeasureError, OutputError, TargetError
 from edgemm.report import page
 from edgemm.report.terminal import Ending, conclude
+from edgemm.store.instructions import onednn_instructions
 from edgemm.verbs.benchmark import _prepare, benchmark
 from tests.places import PACKS
 

@@ -10,10 +10,10 @@ from edgemm.box.bundle.golden import Golden
 from edgemm.box.bundle.opened import Bundle, open_folder, require_zip, unpack
 from edgemm.box.bundle.seal import HASH, SIGNATURE, Check
 from edgemm.box.bundle.verification import Verification, check_files, plain_bytes
-from edgemm.box.devices.environment import saturates
 from edgemm.contracts import plugins
 from edgemm.errors import EdgemmError, MissingExtra
 from edgemm.store import stored_zip
+from edgemm.store.instructions import saturates
 
 OVERFLOWS = "This processor has no VNNI or AMX, where sums of INT8 with 8-bit weights overflow: compress the model here."
 

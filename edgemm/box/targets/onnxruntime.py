@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from edgemm.box.devices.environment import saturates
 from edgemm.box.targets._errors.vendor import explain
 from edgemm.contracts import onnx_file
 from edgemm.contracts.runtime_options import check_options
@@ -20,6 +19,7 @@ from edgemm.contracts.specs import TensorSpec, check_feed
 from edgemm.contracts.target import LayerRan, Numerics, Session, Target
 from edgemm.errors import TargetError
 from edgemm.store.cache import version
+from edgemm.store.instructions import saturates
 from edgemm.store.machine import usable_cores
 
 PACKAGES = ("onnxruntime",)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemm.box.devices.environment import onednn_instructions, saturates
 from edgemm.box.targets._openvino import ir
 from edgemm.box.targets._openvino.session import OpenVINOSession
 from edgemm.contracts import onnx_file
@@ -20,6 +19,7 @@ from edgemm.contracts.specs import BATCH
 from edgemm.contracts.target import Numerics, Session, Target
 from edgemm.errors import TargetError
 from edgemm.store.cache import version
+from edgemm.store.instructions import onednn_instructions, saturates
 from edgemm.store.machine import usable_cores
 
 PACKAGES = ("openvino",)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from edgemm.box.devices.environment import onednn_instructions
+from edgemm.store.instructions import onednn_instructions
 
 LANES = 8
 """Floats in an AVX2 register: fewer channels than these are written as if they were so many."""

@@ -8,7 +8,7 @@ import pytest
 
 from edgemm.box.devices import environment as box
 from edgemm.box.devices.environment import environment
-from edgemm.store import machine
+from edgemm.store import instructions, machine
 from edgemm.store.machine import usable_cores
 
 
@@ -72,20 +72,20 @@ def test_a_board_that_does_not_tell_its_power_mode_is_described_all_the_same(mon
 
 
 def test_the_processor_is_named_with_its_instructions_and_no_limit_where_none_is_set(monkeypatch):
-    for name in box.ONEDNN_LIMITS:
+    for name in instructions.ONEDNN_LIMITS:
         monkeypatch.delenv(name, raising=False)
     facts = environment()
     assert facts["device"] == box.device_name()
-    assert facts["instructions"] == sorted(box.instructions())
+    assert facts["instructions"] == sorted(instructions.instructions())
     assert facts["instruction_limit"] is None
-    assert box.onednn_instructions() == box.instructions()
+    assert instructions.onednn_instructions() == instructions.instructions()
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_a_limit_on_the_instructions_is_told_and_holds(monkeypatch, name):
-    for other in box.ONEDNN_LIMITS:
+    for other in instructions.ONEDNN_LIMITS:
         monkeypatch.delenv(other, raising=False)
-    monkeypatch.setattr(box, "instructions", lambda: frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}))
+    monkeypatch.setattr(instructions, "instructions", lambda: frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}))
     for limit, left in (
         ("avx2", {"avx2"}),
         ("AVX512_CORE_VNNI", {"avx2", "avx512f", "avx512_vnni"}),
@@ -93,4 +93,4 @@ def test_a_limit_on_the_instructions_is_told_and_holds(monkeypatch, name):
     ):
         monkeypatch.setenv(name, limit)
         assert environment()["instruction_limit"] == f"{name}={limit}"
-        assert box.onednn_instructions() == left
+        assert instructions.onednn_instructions() == left

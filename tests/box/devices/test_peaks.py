@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from edgemm.box.devices import peaks as module
-from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.peaks import Peaks, peaks
+from edgemm.store.instructions import onednn_instructions
 
 pytest.importorskip("openvino")
 QUIET = Peaks(1, {"int8": 1000.0, "bf16": 500.0, "f32": 100.0}, 10.0, 0.2, "openvino")

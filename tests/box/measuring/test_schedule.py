@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.devices.power import open_meter
 from edgemm.box.measuring.measurements import measurements, size_bytes
 from edgemm.box.measuring.predict import Predictor
@@ -19,6 +18,7 @@ from edgemm.contracts import onnx_file
 from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.plain_values import plain
 from edgemm.errors import DataError, MeasureError, TargetError
+from edgemm.store.instructions import onednn_instructions
 
 pytest.importorskip("onnxruntime")
 

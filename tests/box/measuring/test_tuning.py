@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.measuring.schedule import Timing
 from edgemm.box.measuring.tuning import _affordable, _ranked, tune
 from edgemm.contracts.deployment import Deployment
 from edgemm.errors import EdgemmError, TargetError
+from edgemm.store.instructions import onednn_instructions
 
 pytest.importorskip("onnxruntime")
 

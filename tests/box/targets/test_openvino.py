@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemm.box.devices.environment import onednn_instructions
 from edgemm.box.targets._errors.vendor import _cause
 from edgemm.contracts import plugins
 from edgemm.contracts.target import Target
 from edgemm.errors import SpecMismatch, TargetError
+from edgemm.store.instructions import onednn_instructions
 from edgemm.store.machine import usable_cores
 
 ov = pytest.importorskip("openvino")

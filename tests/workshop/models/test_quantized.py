@@ -16,9 +16,9 @@ import onnxruntime  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
 
-from edgemm.box.devices.environment import saturates  # noqa: E402
 from edgemm.graph.back_to_float import quantized_readers  # noqa: E402
 from edgemm.graph.float_tail import float_tail  # noqa: E402
+from edgemm.store.instructions import saturates  # noqa: E402
 from edgemm.workshop.models.fused import FusedModel  # noqa: E402
 from edgemm.workshop.models.onnx_export import export_onnx  # noqa: E402
 from edgemm.workshop.models.torch_branches import find_parts  # noqa: E402

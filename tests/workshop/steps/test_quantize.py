@@ -14,12 +14,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgemm.box.devices.environment import onednn_instructions, saturates
 from edgemm.contracts import card_file as cards
 from edgemm.data import dataset as data
 from edgemm.errors import DataError, QuantizeError
 from edgemm.graph import files, onnx_card, parity, user_onnx
 from edgemm.graph.branches import find_branches
+from edgemm.store.instructions import onednn_instructions, saturates
 from edgemm.workshop.quantizing import calibration as _calibration
 from edgemm.workshop.quantizing import nncf, onnxruntime
 from edgemm.workshop.steps.quantize import quantize
