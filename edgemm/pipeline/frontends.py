@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,22 @@ from edgemm.contracts.deployment import Deployment
 from edgemm.contracts.frontend_ops import Op
 from edgemm.contracts.interval import Interval
 from edgemm.contracts.modality import modalities
+from edgemm.contracts.recipe import SIZE, Recipe
 from edgemm.contracts.slugs import slugs
 from edgemm.contracts.timing_parts import FormTried, FrontendChoice
 from edgemm.errors import ParityError
 from edgemm.pipeline.job import Job, samples
 from edgemm.store.artifact import Artifact
 
+MIB = 2**20
 SECONDS, ROUNDS, CALLS, LAUNCHES = 0.6, 12, 40, 2
 """Timed calls of each form."""
 CLEARLY = 1.2
 """So many times as slow as the fastest are the others where one process of each is enough."""
 CLOSE = 1.03
 """A smaller form that is at most this many times as slow as the fastest is taken."""
+SHARE = 0.1
+"""Of a size budget a front-end takes at most this much where it has a smaller form: the weights that were learned are worth more."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Fitted:
     def words(self) -> list[str]:
         """What was chosen, a sentence an input."""
         return [
-            f"the front-end of '{row.input}' is {row.choice} on {row.target}, the fastest of "
+            f"the front-end of '{row.input}' is {row.choice} on {row.target}, {_why(row)} of "
             + ", ".join(f"{form} {tried.ms.value:.3g} ms" if tried.ms else f"{form} (failed)" for form, tried in row.forms.items())
             for row in self.table
             if any(tried.ms for tried in row.forms.values())
@@ -75,11 +80,19 @@ class Fitted:
         return job.stage("frontends", facts, make, steps=(), targets=(), packages=("onnx", "onnxruntime"))
 
 
-def fit(job: Job, deployment: Deployment, *, forbid: frozenset[str] = frozenset()) -> Fitted:
+def most_bytes(recipe: Recipe) -> float:
+    """Larger than this no form is taken that has a smaller one beside it: what the recipe says of size."""
+    if recipe.aim == SIZE:
+        return 0.0
+    return SHARE * MIB * float(recipe.budgets.get("size_mib", math.inf))
+
+
+def fit(job: Job, deployment: Deployment, *, forbid: frozenset[str] = frozenset(), most: float = math.inf) -> Fitted:
     """Choose for every input that has a choice; what a target that cannot run here would take is not known, so it keeps the graph's own.
 
     Args:
         forbid: Float types that must not run.
+        most: Bytes; a larger form is taken only where it is the smallest.
     """
     several = {name: forms for name, part in modalities(job.card).items() if len(forms := part.frontend_forms()) > 1}
     if not several or deployment.plugin().cannot_run():
@@ -97,7 +110,8 @@ def fit(job: Job, deployment: Deployment, *, forbid: frozenset[str] = frozenset(
     }
     stage = f"frontend {deployment.target}"
     options = {"steps": (), "packages": ("onnx",), "runs": [deployment], "timed": True}
-    table = job.value(list[FrontendChoice], stage, facts, choices, **options)
+    timed = job.value(list[FrontendChoice], stage, facts, choices, **options)
+    table = [replace(row, choice=choose(row.forms, most)) for row in timed]
     # a card of torch is exported in the first form; an ONNX file may have any of them
     return Fitted({row.input: row.choice for row in table if job.card.is_onnx or row.choice != next(iter(several[row.input]))}, table)
 
@@ -148,11 +162,22 @@ def _tried(timings: Sequence[Timing], size: int) -> FormTried:
     return FormTried(size, error=f"{error.what} {error.why}".strip())
 
 
-def choose(forms: Mapping[str, FormTried]) -> str:
-    """The smallest of those that are as good as the fastest; where none could be timed the first, which is the graph's own."""
-    timed = {name: form.ms.value for name, form in forms.items() if form.ms}
+def choose(forms: Mapping[str, FormTried], most: float = math.inf) -> str:
+    """The smallest of those that are as good as the fastest; where none could be timed the first, which is the graph's own.
+
+    Args:
+        most: Bytes; a larger one counts only where it is the smallest.
+    """
+    smallest = min((form.bytes for form in forms.values() if form.ms), default=0)
+    timed = {name: form.ms.value for name, form in forms.items() if form.ms and form.bytes <= max(most, smallest)}
     near = [name for name, ms in timed.items() if ms <= CLOSE * min(timed.values())]
     return min(near, key=lambda name: forms[name].bytes) if near else next(iter(forms))
+
+
+def _why(row: FrontendChoice) -> str:
+    """Fastest, or taken for its size."""
+    taken, fastest = row.forms[row.choice].ms, min(form.ms.value for form in row.forms.values() if form.ms)
+    return "the fastest" if taken is None or taken.value <= CLOSE * fastest else "the smallest, as the size asked for wants,"
 
 
 def is_clear(forms: Mapping[str, FormTried]) -> bool:

@@ -59,7 +59,7 @@ def prepare(job: Job, exported: Artifact, recipe: Recipe, name: str, *, start: A
     """
     floats = Deployment(name, exported.main, dict(recipe.targets[name]))
     forbid = forbidden(recipe)
-    fitted = frontends.fit(job, floats, forbid=forbid) if recipe.tunes else frontends.untimed(job)
+    fitted = frontends.fit(job, floats, forbid=forbid, most=frontends.most_bytes(recipe)) if recipe.tunes else frontends.untimed(job)
     formed = fitted.apply(job, exported)
     begin = fitted.apply(job, start) if start else formed
     decided = decide(job, formed, recipe.graph_steps(), floats, forbid=forbid, trained=start is not None)

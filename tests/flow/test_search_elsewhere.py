@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -88,6 +90,16 @@ def test_a_board_that_is_not_there_is_told_before_any_trial(own_model, porch, re
 def test_an_address_without_a_cluster_is_told_within_seconds(own_model, porch, recipe, tmp_path):
     with pytest.raises(RemoteError, match=r"nobody answers at 127\.0\.0\.1:1\.\n  why: Connection refused"):
         search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", ray="127.0.0.1:1")
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'edgemm[ray]'")
+def test_somebody_else_who_answers_there_is_told_within_seconds(own_model, porch, recipe, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        begin = time.monotonic()
+        with pytest.raises(RemoteError, match=f"what answers at {address} is no Ray cluster"):
+            search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", ray=address)
+    assert time.monotonic() - begin < 15.0, "Ray alone tries for twenty"
 
 
 CLUSTER = """

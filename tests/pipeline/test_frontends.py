@@ -52,6 +52,8 @@ def test_a_form_is_taken_for_its_speed_and_among_equals_for_its_size():
     assert choose({"dense": large, "factorized": small}) == "factorized"
     assert choose({"dense": FormTried(900, Interval(0.5)), "factorized": small}) == "dense"
     assert choose({"dense": FormTried(900, error="crashed"), "factorized": small}) == "factorized"
+    fast = {"dense": FormTried(900, Interval(0.5)), "factorized": small}
+    assert [choose(fast, most) for most in (1000, 900, 899, 0)] == ["dense", "dense", "factorized", "factorized"]
     assert choose({"dense": FormTried(900, error="crashed"), "factorized": FormTried(10, error="crashed")}) == "dense"
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import platform
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +26,8 @@ from edgemm.store import cache, in_use
 from edgemm.store.carried import carried, names, put
 
 KNOCK_S = 3.0  # Ray itself tries for minutes to reach an address where nobody is
+ANSWER_S = 5.0  # and for twenty seconds where somebody is who is no cluster
+ASK = "import sys; from ray._raylet import GcsClient; print(flush=True); GcsClient(address=sys.argv[1])"
 HELLO_S = 120.0  # a node's first process imports what it needs
 TRIES = 2  # more, of a task whose process or node is gone
 LOOK_S = 1.0
@@ -187,14 +191,21 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise RemoteError(f"'{address}' is no address of a Ray cluster.", fix="write auto, or HOST:PORT such as 10.0.0.2:6379.")
+    fix = "check the address that `ray start --head` printed, and that this machine may reach it; or leave out --ray."
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
     except OSError as err:
-        raise RemoteError(
-            f"nobody answers at {address}.",
-            why=f"{err.strerror or err}.",
-            fix="check the address that `ray start --head` printed, and that this machine may reach it; or leave out --ray.",
-        ) from err
+        raise RemoteError(f"nobody answers at {address}.", why=f"{err.strerror or err}.", fix=fix) from err
+    with Popen([sys.executable, "-c", ASK, address], stdout=PIPE, stderr=DEVNULL) as asking:
+        assert asking.stdout is not None
+        asking.stdout.readline()  # Ray is imported
+        try:
+            asking.wait(ANSWER_S)
+        except TimeoutExpired:
+            asking.kill()
+            raise RemoteError(
+                f"what answers at {address} is no Ray cluster.", why=f"it said nothing to Ray in {ANSWER_S:.0f} s.", fix=fix
+            ) from None
 
 
 def _require_alike(name: str, here: Here, digest: str) -> None:
