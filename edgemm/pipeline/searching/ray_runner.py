@@ -6,6 +6,7 @@ what a node lacks is sent there, and what it made is sent back.
 
 from __future__ import annotations
 
+import logging
 import platform
 import socket
 import sys
@@ -170,7 +171,7 @@ def join(address: str) -> None:
         _knock(address)
     _hush()
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, RayError) as err:
         raise RemoteError(
             f"the Ray cluster '{address}' cannot be joined.",
