@@ -56,7 +56,7 @@ def test_export_and_quantize_keep_the_front_end_as_it_is(own_model: Path, export
 def test_compile_takes_the_fastest_front_end_keeps_the_weights_in_int8_and_tells_its_options(
     own_model: Path, quantized: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(frontends, "choose", lambda forms: "factorized")
+    monkeypatch.setattr(frontends, "choose", lambda forms, most=0.0: "factorized")
     progress, said = Progress(), list[str]()
     progress.note = said.append  # type: ignore[method-assign]
     made = compile(quantized[0], target="openvino", output=tmp_path / "c", progress=progress)
