@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from edgemm.store.machine import text
+from edgemm.store.small_files import text
 
 RELEVANT_FLAGS = frozenset(
     {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f", "avx_vnni", "avx2"}

@@ -8,6 +8,8 @@ import functools
 import os
 from pathlib import Path
 
+from edgemm.store.small_files import text
+
 CPU = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -31,11 +33,3 @@ def _quota(fallback: int) -> int:
     if quota.isdigit() and period.isdigit() and int(period):
         return max(1, int(quota) // int(period))
     return fallback
-
-
-def text(path: Path) -> str:
-    """A file's text without white space around it; "" where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

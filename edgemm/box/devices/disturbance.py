@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.box.devices import thermals
-from edgemm.box.devices._files import number, text
 from edgemm.contracts.timing_parts import Seen
+from edgemm.store.small_files import number, text
 
 WAITED = 0.08  # of the time its threads wanted to run; wake-ups of two threads alone make 0.02
 OTHERS = 0.10  # of all cores we may use

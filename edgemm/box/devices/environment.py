@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.box.devices._files import text
 from edgemm.box.devices.jetson import identify
 from edgemm.box.devices.threads import waiting
 from edgemm.store import cache
 from edgemm.store.instructions import instruction_limit, instructions
 from edgemm.store.machine import usable_cores
+from edgemm.store.small_files import text
 
 CPU = Path("/sys/devices/system/cpu")
 DEVICE_TREE = Path("/proc/device-tree/model")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemm.box.devices._files import ROOT, number, text
+from edgemm.store.small_files import ROOT, number, text
 
 Ask = Callable[[Sequence[str]], str]
 """Runs a command and gives what it printed; "" where it is missing, fails or hangs."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgemm.box.devices._files import ROOT, text
+from edgemm.store.small_files import ROOT, text
 
 EVERY_S = 0.05  # /proc/meminfo costs 0.05 ms to read
 FIELD = re.compile(r"^(\w+):\s+(\d+) kB", re.MULTILINE)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from edgemm.box.devices._files import number as _number
 from edgemm.box.devices.rails import HWMON, Rail, find_rails, total_mw, whole
 from edgemm.box.devices.tegrastats import rails_mw
 from edgemm.errors import MeasureError
+from edgemm.store.small_files import number as _number
 
 POWERCAP = Path("/sys/class/powercap")
 TEGRASTATS = "tegrastats"

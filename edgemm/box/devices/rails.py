@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemm.box.devices._files import number, text
+from edgemm.store.small_files import number, text
 
 HWMON = Path("/sys/class/hwmon")
 WHOLE = ("VDD_IN", "POM_5V_IN")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm.box.devices._files import ROOT, number, text
+from edgemm.store.small_files import ROOT, number, text
 
 SENSIBLE_C = (-55.0, 150.0)  # a block that is off says -256
 EVENTS = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "peak over-current"}

@@ -48,10 +48,13 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._search, self._goal, self._seed, self._first = search, goal, seed, list(first)
         self._distributions = {parameter.name: _distribution(parameter) for parameter in search.space}
-        countable = search.sampler == "grid" or _combinations(search.space) <= trials
-        untried = [values for values in _grid(search.space, seed) if values not in self._first] if countable else []
-        self._grid = untried if search.sampler == "grid" or len(untried) <= trials - len(self._first) else []
-        self._trials = min(trials, len(self._first) + len(self._grid)) if self._grid else trials
+        self._grid: list[dict[str, Any]] | None = None  # None: the sampler chooses
+        self._trials = trials
+        if search.sampler == "grid" or _combinations(search.space) <= trials:
+            untried = [values for values in _grid(search.space, seed) if values not in self._first]
+            whole = len(self._first) + len(untried)
+            if search.sampler == "grid" or whole <= trials:
+                self._grid, self._trials = untried, min(trials, whole)
         path = path.absolute()  # with a relative one, Optuna waits for ever on the lock that a killed process left
         mend(path)
         self._study = optuna.create_study(
@@ -125,7 +128,7 @@ class Study:
         """The sampler of one trial; its numbers are drawn from the seed and the trial's number alone."""
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {number}".encode()).digest()[:4], "big")
         known = self._first[number] if number < len(self._first) else None
-        if known is None and self._grid:
+        if known is None and self._grid is not None:
             known = self._grid[number - len(self._first)]
         if known is not None:
             return _Listed(self._search.space, known)

@@ -22,7 +22,7 @@ LANES = 8
 def overruns(module: nn.Module) -> bool:
     """Whether a gradient of this model would be written beyond its memory here."""
     here = onednn_instructions()
-    return "avx2" in here and "avx512f" not in here and _is_strided(module) and any(map(_is_narrow, module.parameters()))
+    return "avx2" in here and "avx512f" not in here and any(map(_is_at_risk, module.modules()))
 
 
 @contextmanager
@@ -36,19 +36,17 @@ def kept_within(overrun: bool) -> Iterator[None]:
         torch._C._set_mkldnn_enabled(was)
 
 
+def _is_at_risk(part: nn.Module) -> bool:
+    """Of a traced model (quantization-aware training), whose quantizers hide which weights a convolution reads, any two that would fit."""
+    if isinstance(part, (nn.Conv1d, nn.Conv2d)):
+        return max(part.stride) > 1 and _is_narrow(part.weight)
+    traced = isinstance(part, torch.fx.GraphModule)
+    return traced and any(map(_strides, part.graph.nodes)) and any(map(_is_narrow, part.parameters()))
+
+
 def _is_narrow(weight: nn.Parameter) -> bool:
     """Whether it is that of a convolution of size 1 with fewer than 8 channels."""
     return weight.ndim in (3, 4) and weight.shape[1] < LANES and all(size == 1 for size in weight.shape[2:])
-
-
-def _is_strided(module: nn.Module) -> bool:
-    """Whether any convolution of size 1 has a stride; of a traced model (quantization-aware training) whether any convolution has."""
-    for part in module.modules():
-        if isinstance(part, (nn.Conv1d, nn.Conv2d)) and max(part.kernel_size) == 1 and max(part.stride) > 1:
-            return True
-        if isinstance(part, torch.fx.GraphModule) and any(_strides(node) for node in part.graph.nodes):
-            return True
-    return False
 
 
 def _strides(node: torch.fx.Node) -> bool:

@@ -101,6 +101,14 @@ def test_where_all_combinations_fit_into_the_trials_each_is_tried_once(sampler, 
     assert len({tuple(tried.options.values()) for tried in results}) == len(results) == 10
 
 
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_where_all_is_known_before_nothing_is_tried_twice(sampler, tmp_path):
+    first = [{"prune.spread": spread} for spread in ("even", "branches")]
+    study = opened(tmp_path / "study", sampler, space={"prune.spread": ["even", "branches"]}, first=first, trials=6)
+    assert [values for _, values in study.next_batch()] == first
+    assert study.trials == 2
+
+
 def test_what_differs_is_explained_by_what_makes_it_differ(tmp_path):
     study = opened(tmp_path / "study", "random", trials=40)
     finished(study)
