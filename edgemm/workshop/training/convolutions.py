@@ -40,8 +40,9 @@ def _is_at_risk(part: nn.Module) -> bool:
     """Of a traced model (quantization-aware training), whose quantizers hide which weights a convolution reads, any two that would fit."""
     if isinstance(part, (nn.Conv1d, nn.Conv2d)):
         return max(part.stride) > 1 and _is_narrow(part.weight)
-    traced = isinstance(part, torch.fx.GraphModule)
-    return traced and any(map(_strides, part.graph.nodes)) and any(map(_is_narrow, part.parameters()))
+    if isinstance(part, torch.fx.GraphModule):
+        return any(map(_strides, part.graph.nodes)) and any(map(_is_narrow, part.parameters()))
+    return False
 
 
 def _is_narrow(weight: nn.Parameter) -> bool:
