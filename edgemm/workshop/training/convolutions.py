@@ -45,7 +45,7 @@ def _is_at_risk(part: nn.Module) -> bool:
     return False
 
 
-def _is_narrow(weight: nn.Parameter) -> bool:
+def _is_narrow(weight: torch.Tensor) -> bool:
     """Whether it is that of a convolution of size 1 with fewer than 8 channels."""
     return weight.ndim in (3, 4) and weight.shape[1] < LANES and all(size == 1 for size in weight.shape[2:])
 
