@@ -46,6 +46,7 @@ def _whole_way(job: Job, recipe: Recipe, scratch: Path, *, sign: Path | None) ->
     if not threads.wait_passively():  # before what follows imports torch
         job.progress.note(threads.TOO_LATE)
     torch_steps.check(job, recipe)
+    torch_steps.check_model(job, recipe)
     gating.check(job, recipe)
     opset = stages.opset(recipe)  # asks the targets, which import their runtimes: not where all is found in the cache
     exported = stages.export(job, opset=opset)

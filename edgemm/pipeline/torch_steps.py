@@ -108,6 +108,22 @@ def check(job: Job, recipe: Recipe) -> None:
     mistakes.raise_if_any()
 
 
+def check_model(job: Job, recipe: Recipe) -> None:
+    """Ask a first step that looks at the model itself, before the original is exported: later steps see a model that is not there yet.
+
+    A step's file may define ``check_model(model, ctx, **options)``.
+
+    Raises:
+        EdgemmError: What the step refuses.
+    """
+    from edgemm.contracts.step import Context
+    from edgemm.workshop.models.checkpoint.loading import load_model
+
+    for step in recipe.torch_steps()[:1]:
+        if model_check := getattr(plugins.import_plugin("steps", step.name), "check_model", None):
+            model_check(load_model(job.card, weights=False), Context(job.card, job.dataset, Path(), seed=job.seed), **step.options)
+
+
 def shape(job: Job, exported: Artifact, recipe: Recipe, *, opset: int) -> Shaped:
     """Run the torch steps of a recipe one after the other, each on what the one before left, and export the result.
 

@@ -43,14 +43,8 @@ def merge(
         ExportError: torch.export refuses the model; names the line.
     """
     check(ctx, tokens_per_layer=tokens_per_layer, leave=leave, branches=branches)
-    parts = find_parts(model)
-    by_branch = {branch: count for selector, count in (branches or {}).items() for branch in selected(parts, selector, model.card)}
-    wanted = _wanted(model, parts, tokens_per_layer, by_branch if branches else None)
-    sizes = towers.measure(model, [tower for tower, _, _ in wanted])
     rows = []
-    for tower, branch, count in wanted:
-        size = sizes[tower.name]
-        _require_left(tower, branch, count, size, leave)
+    for tower, branch, count, size in _measured(model, tokens_per_layer, leave, branches):
         row = {"tower": tower.name, "branch": branch, "count": count, "protected": size.protected, "tokens": size.tokens}
         rows.append(row if leave is None else row | {"leave": leave})
         every = left(size.tokens, count, size.protected, leave, len(tower.layers))
@@ -70,6 +64,11 @@ def check(ctx: Context, **given: Any) -> None:
         raise MergeError(f"leave: {given['leave']} tokens.", fix=f"write at least {LEAST_LEFT}; a third of them is usual.")
 
 
+def check_model(model: FusedModel, ctx: Context, *, tokens_per_layer: int = 8, leave: int | None = None, branches: Any = None) -> None:
+    """What the model tells before it is exported. Raises MergeError, ExportError as the step does."""
+    _measured(model, tokens_per_layer, leave, branches)
+
+
 def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
     """Let a freshly built model merge as a record tells.
 
@@ -80,6 +79,19 @@ def restore(model: FusedModel, record: Mapping[str, Any]) -> FusedModel:
         merging = Merge(int(row["count"]), int(row["protected"]), tower.mask, towers.is_packed(tower), row.get("leave"))
         merging.attach(model.module, tower)
     return model
+
+
+def _measured(
+    model: FusedModel, tokens_per_layer: int, leave: int | None, branches: Mapping[Branch, int] | None
+) -> list[tuple[Tower, str, int, Sizes]]:
+    """Towers, their branches, how many tokens go after each layer, and of how many: proved to leave something."""
+    parts = find_parts(model)
+    by_branch = {branch: count for selector, count in (branches or {}).items() for branch in selected(parts, selector, model.card)}
+    wanted = _wanted(model, parts, tokens_per_layer, by_branch if branches else None)
+    sizes = towers.measure(model, [tower for tower, _, _ in wanted])
+    for tower, branch, count in wanted:
+        _require_left(tower, branch, count, sizes[tower.name], leave)
+    return [(tower, branch, count, sizes[tower.name]) for tower, branch, count in wanted]
 
 
 def _wanted(model: FusedModel, parts: TorchBranches, count: int, by_branch: Mapping[str, int] | None) -> list[tuple[Tower, str, int]]:

@@ -9,12 +9,15 @@ import torch
 
 from edgemm.contracts import card_file as cards
 from edgemm.contracts import plugins
+from edgemm.contracts.recipe import load as load_recipe
 from edgemm.contracts.step import Context
 from edgemm.contracts.target import Target
 from edgemm.data import dataset as data
 from edgemm.errors import CheckpointError, MergeError
 from edgemm.graph import files, parity
 from edgemm.graph.merging import merging_nodes
+from edgemm.pipeline import bundling, stages
+from edgemm.pipeline.job import start
 from edgemm.workshop.models.checkpoint.loading import load_model, save_model
 from edgemm.workshop.models.onnx_export import export_onnx
 from edgemm.workshop.models.tried import sample_inputs
@@ -149,3 +152,11 @@ def test_what_cannot_be_merged_is_refused_with_what_can(model_of, tmp_path):
     assert refused("ours", tokens_per_layer=0).startswith("tokens_per_layer: 0 tokens a layer.")
     assert refused("ours", branches={"text": 1}).startswith("branches: 'text' is text.")
     assert refused("cnn").startswith("the model has no transformer whose tokens could be merged.")
+
+
+def test_what_leaves_nothing_is_told_before_the_original_is_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "export", lambda *given, **named: pytest.fail("the original was exported first"))
+    job = start(card_of("ours", tmp_path).path, None)
+    (tmp_path / "merging.yaml").write_text("steps: [{merge: {tokens_per_layer: 13}}]\ntargets: {openvino: {}}\n")
+    with pytest.raises(MergeError, match="tokens_per_layer: 13 leaves nothing of branch 'image'"):
+        bundling.bundle(job, load_recipe(tmp_path / "merging.yaml", card=job.card), sign=None)
