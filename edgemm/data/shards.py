@@ -122,7 +122,10 @@ def _samples(shard: Path, offset: int) -> Iterator[tuple[int, str, dict[str, byt
 
 
 def _cells(members: dict[str, bytes]) -> tuple[dict[str, Any], str]:
-    """A row's cells and what is wrong: texts decoded, the keys of a JSON file as columns of their own, the rest as it lies there."""
+    """A row's cells and what is wrong: texts decoded, the keys of a JSON file as columns of their own, the rest as it lies there.
+
+    What lies in ``image.png`` is the column ``image`` too, unless the row has another of that name.
+    """
     cells: dict[str, Any] = {}
     trouble = ""
     for column, content in members.items():
@@ -134,4 +137,5 @@ def _cells(members: dict[str, bytes]) -> tuple[dict[str, Any], str]:
                 cells[column] = content.decode().strip() if column.rpartition(".")[2] in TEXT else content
         except (ValueError, json.JSONDecodeError) as err:
             trouble = f"its {column} cannot be read: {err}."
-    return cells, trouble
+    named = {column.rpartition(".")[0]: cell for column, cell in cells.items() if column in members and "." in column}
+    return named | cells, trouble

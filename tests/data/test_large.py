@@ -258,7 +258,8 @@ def test_tar_shards_say_the_same_as_a_manifest(tmp_path, small_is_large, no_scan
     assert open_dataset(shards, CARD).fingerprint() == mark
 
 
-def test_files_of_a_stem_are_columns_and_a_sound_is_read_from_its_shard(tmp_path):
+@pytest.mark.parametrize(("sound", "answer"), [("wav", "cls"), ("sound.wav", "answer.cls")])
+def test_files_of_a_stem_are_columns_and_a_sound_is_read_from_its_shard(tmp_path, sound, answer):
     soundfile = pytest.importorskip("soundfile")
     wave = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
     file = io.BytesIO()
@@ -266,19 +267,19 @@ def test_files_of_a_stem_are_columns_and_a_sound_is_read_from_its_shard(tmp_path
     card = cards.parse(
         {
             "factory": "a:b",
-            "inputs": {"wav": {"modality": "audio", "rate_hz": 8000, "seconds": 1.0}},
-            "outputs": {"cls": {"task": "classification", "labels": ["no", "yes"]}},
+            "inputs": {sound.partition(".")[0]: {"modality": "audio", "rate_hz": 8000, "seconds": 1.0}},
+            "outputs": {answer.partition(".")[0]: {"task": "classification", "labels": ["no", "yes"]}},
         }
     )
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for number in range(3):
-            for column, content in (("wav", file.getvalue()), ("cls", b"yes\n")):
+            for column, content in ((sound, file.getvalue()), (answer, b"yes\n")):
                 info = tarfile.TarInfo(f"{number}.{column}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     (batch,) = open_dataset(tmp_path / "train-0.tar", card).batches("train", 8, limit=2)
-    assert batch.truth["cls"].tolist() == [1, 1]
-    assert np.allclose(batch.inputs["wav"][0].ravel(), wave, atol=1e-4)
+    assert batch.truth[answer.partition(".")[0]].tolist() == [1, 1]
+    assert np.allclose(batch.inputs[sound.partition(".")[0]][0].ravel(), wave, atol=1e-4)
 
 
 def test_a_damaged_shard_is_an_error(tmp_path):
