@@ -46,8 +46,12 @@ class Sshd:
         self.url = f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        self._log = (folder / "sshd.log").open("wb")
-        self._process = subprocess.Popen([program(), "-D", "-e", "-f", folder / "sshd_config"], stderr=self._log)
+        self.start()
+
+    def start(self) -> None:
+        """Answer, at first or again."""
+        self._log = (self._folder / "sshd.log").open("ab")
+        self._process = subprocess.Popen([program(), "-D", "-e", "-f", self._folder / "sshd_config"], stderr=self._log)
         self._wait()
 
     def write_config(self, name: str, *, known: bool, key: str = "user") -> Path:

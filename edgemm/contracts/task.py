@@ -126,7 +126,6 @@ class Task:
     Attributes:
         name: The output's name.
         parts: Modality of each input that an option annotated ``InputName`` names.
-        has_truth: A column of the dataset holds the truth.
         is_quantity: The truth is a measurement, whose mean and spread its loss and head scale by.
         is_opaque: Nobody can say what the values mean.
         is_by_sign: Each number is a yes or no of its own: a logit, above 0 means yes.
@@ -138,7 +137,6 @@ class Task:
         unfollowed: Why not others, in words.
     """
 
-    has_truth: ClassVar[bool] = True
     is_quantity: ClassVar[bool] = False
     is_opaque: ClassVar[bool] = False
     is_by_sign: ClassVar[bool] = False
@@ -151,6 +149,11 @@ class Task:
 
     name: str
     parts: Mapping[str, Modality] = field(default_factory=dict, kw_only=True, compare=False, repr=False)
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether a column of the dataset holds the truth."""
+        return True
 
     @property
     def is_scored(self) -> bool:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from edgemm import search
 from edgemm.box.measuring.benchmark_options import BenchmarkOptions
 from edgemm.contracts.report import read
-from edgemm.errors import EdgemmError, MissingExtra, RemoteError
+from edgemm.errors import EdgemmError, MeasureError, MissingExtra, RemoteError
 from edgemm.pipeline.searching import benches, meters, place
 
 pytest.importorskip("optuna")
@@ -84,6 +85,35 @@ def test_a_board_that_is_not_there_is_told_before_any_trial(own_model, porch, re
     board.stop()
     with pytest.raises(RemoteError, match="cannot be reached"):
         search(own_model, recipe=recipe, data=porch, output=tmp_path / "out", measure=board.url, ssh_config=board.config)
+
+
+def lost_after_a_trial(board, log):
+    """The board's network goes once a first trial is done."""
+    while not (log.is_file() and "keeps the budgets" in log.read_text()):
+        time.sleep(0.1)
+    board.drop()
+    board.stop()
+
+
+@pytest.mark.slow
+def test_a_board_lost_on_the_way_ends_the_search_which_goes_on_when_it_is_back(own_model, porch, recipe, board, tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "OPTIONS", BenchmarkOptions(rounds=2, calls=3, launches=1, roofline=False))
+    monkeypatch.setattr(benches, "OPTIONS", BenchmarkOptions(rounds=2, calls=3, launches=1, roofline=False))
+    space = {"quantize.calibration_samples": [8, 12, 16, 20], "quantize.precision.image": [None, "fp32"]}
+    recipe.write_text(yaml.safe_dump({**RECIPE, "search": {"space": space, "batch": 1, "hints": False}}, sort_keys=False))
+    asked = {
+        "recipe": recipe, "data": porch, "output": tmp_path / "out", "trials": 6, "budgets": {"latency_p50_ms": 500.0},
+        "measure": board.url, "ssh_config": board.config,
+    }  # fmt: skip
+    breaker = threading.Thread(target=lost_after_a_trial, args=(board, tmp_path / "out" / place.LOG), daemon=True)
+    breaker.start()
+    with pytest.raises(MeasureError, match="the device that measures was gone for 3 trials in a row"):
+        search(own_model, **asked)
+    breaker.join()
+    board.start()
+    found = search(own_model, **asked)
+    assert len(found.searched.trials) == 6
+    assert all(tried.costs["latency_p50_ms"] > 0 for tried in found.searched.trials)
 
 
 @pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'edgemm[ray]'")

@@ -15,8 +15,11 @@ from edgemm.data.scoring import SignalToNoise
 class Tensor(Task):
     """An array of any shape (n, ...). It has no truth in the data; where a reference's answers are given, it is compared with them."""
 
-    has_truth: ClassVar[bool] = False
     is_opaque: ClassVar[bool] = True
+
+    @property
+    def has_truth(self) -> bool:
+        return False
 
     @property
     def is_scored(self) -> bool:

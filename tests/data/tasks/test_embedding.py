@@ -1,13 +1,15 @@
 """Pairs of vectors: recall by torchmetrics, and what ties count."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchmetrics.retrieval import RetrievalRecall
 
 from edgemm.contracts.card import Output
-from edgemm.contracts.task import of
-from edgemm.errors import MeasureError
+from edgemm.contracts.task import Cells, of
+from edgemm.errors import CardError, DataError, MeasureError
 
 PICTURE = Output("picture", "embedding", {"pair": "words"})
 
@@ -49,6 +51,40 @@ def test_words_that_say_one_thing_twice_are_found_by_chance_among_themselves():
     found = statistics(words, words)
     assert found.rows.tolist() == [0.5, 0.5, 1.0, 1.0], "a perfect model cannot tell equal words apart; losing both would punish it"
     assert of(PICTURE).further({"picture": words, "words": words}, None)["recall_at_5"] == 1.0
+
+
+NAMED = of(Output("picture", "embedding", {"pair": "words", "named": True}))
+
+
+def test_rows_of_one_name_are_as_good_as_the_rows_own_partner():
+    rng = np.random.default_rng(0)
+    names, words = rng.integers(5, size=40), rng.normal(size=(40, 6))
+    pictures = words + 2 * rng.normal(size=words.shape)
+    unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (pictures, words)]
+    ranked = names[(-(unit[0] @ unit[1].T)).argsort(axis=1)] == names[:, None]
+    answers = {"picture": pictures, "words": words}
+    assert 0 < NAMED.measure(answers, names).value() < 1
+    assert NAMED.measure(answers, names).rows.tolist() == pytest.approx(ranked[:, 0].astype(float).tolist())
+    assert NAMED.further(answers, names)["recall_at_5"] == pytest.approx(ranked[:, :5].any(axis=1).mean())
+
+
+def test_of_named_rows_that_tie_those_of_the_name_come_first_by_chance():
+    same = np.ones((10, 4), np.float32)
+    names = np.array([0] * 4 + [1] * 6)
+    answers = {"picture": same, "words": same}
+    assert NAMED.measure(answers, names).rows.tolist() == pytest.approx([0.4] * 4 + [0.6] * 6)
+    first_five_all_of_the_other = 6 / 252  # 6 choose 5, of 10 choose 5
+    expected = (4 * (1 - first_five_all_of_the_other) + 6) / 10
+    assert NAMED.further(answers, names)["recall_at_5"] == pytest.approx(expected)
+
+
+def test_a_name_is_read_as_it_is_written_and_an_empty_cell_is_an_error():
+    row = Cells(Path(), {})
+    assert NAMED.truth(" Anna ", row) == NAMED.truth("Anna", row) != NAMED.truth("anna", row)
+    with pytest.raises(DataError, match="the cell is empty"):
+        NAMED.truth("", row)
+    with pytest.raises(CardError, match=r"outputs\.picture: 'named' without a 'pair'"):
+        of(Output("picture", "embedding", {"named": True}))
 
 
 def test_ties_with_others_that_are_nearer_do_not_help():

@@ -19,11 +19,16 @@ class Embedding(Loss):
         return self.output.pair is not None
 
     def supervised(self, answers: Answers, truth: Tensor | None) -> Tensor:
-        """InfoNCE over a batch of pairs (n, d), (n, d), in both directions. Source: Radford et al. 2021, figure 3."""
+        """InfoNCE over a batch of pairs (n, d), (n, d), in both directions. Source: Radford et al. 2021, figure 3.
+
+        With names all rows of one name share what is wanted, as in UniCL (Yang et al. 2022, equation 2).
+        """
         first, second = answers[self.name], answers[str(self.output.pair)]
         cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / TEMPERATURE
-        own = torch.arange(len(cosine), device=cosine.device)
-        return (F.cross_entropy(cosine, own) + F.cross_entropy(cosine.T, own)) / 2
+        names = torch.arange(len(cosine), device=cosine.device) if truth is None else truth
+        right = (names[:, None] == names).to(cosine.dtype)
+        wanted = right / right.sum(1, keepdim=True)
+        return (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
 
     def imitation(self, student: Answers, teacher: Answers, *, temperature: float) -> Tensor:
         return feature_loss(student[self.name], teacher[self.name], "cosine")
