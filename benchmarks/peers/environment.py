@@ -14,7 +14,19 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TORCH = "torch==2.13.0"  # from 2.14 on the default wheels bring gigabytes of CUDA
-OURS = [TORCH, "numpy", "onnx==1.23.2", "onnxscript==0.7.2", "pyyaml", "safetensors", "pillow", "soundfile", "tokenizers", "pyarrow"]
+OURS = [
+    TORCH,
+    "numpy",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
+    "onnxscript==0.7.2",
+    "pyyaml",
+    "safetensors",
+    "pillow",
+    "soundfile",
+    "tokenizers",
+    "pyarrow",
+]
 """What edgemm's model zoo and dataset reader need: to a peer on torch they are the user's own training code."""
 
 PACKAGES = {
@@ -34,7 +46,7 @@ PACKAGES = {
     ],
     "ort_static": ["onnxruntime==1.31.1", "onnx", "sympy", "numpy"],
     "torch_pruning_nncf": ["torch-pruning==1.6.1", "nncf==3.4.0", "openvino==2026.4.1", *OURS],
-    "torchao_pt2e": ["torchao==0.18.0", "onnxruntime==1.31.1", *OURS],
+    "torchao_pt2e": ["torchao==0.18.0", *OURS],
 }  # fmt: skip
 """Peer -> what is installed: the versions of the day on which the figures were taken."""
 
