@@ -52,6 +52,7 @@ class Trials:
     progress: Progress
     graphs: dict[tuple[str, int], Graph] = field(default_factory=dict)
     _crashes: int = 0
+    _gone: int = 0
 
     def run(self, wanted: Sequence[Wanted], what: str, *, sift: bool = True) -> list[Tried]:
         """What came of these trials, in their order.
@@ -88,18 +89,25 @@ class Trials:
             MeasureError: They are too many.
         """
         self._crashes = self._crashes + 1 if outcome.crashed else 0
-        if self._crashes >= MOST_CRASHES and is_gone(outcome.error):
-            assert outcome.error is not None
-            raise MeasureError(
-                f"the device that measures was gone for {MOST_CRASHES} trials in a row.",
-                why=f"{outcome.error.what} {outcome.error.why}".strip(),
-                fix="see to it that it answers; the same command goes on with the search.",
-            )
         if self._crashes >= MOST_CRASHES and outcome.error is not None:
             raise MeasureError(
                 f"{MOST_CRASHES} trials in a row ended with their process.",
                 why=outcome.error.why or outcome.error.what,
                 fix="take fewer --workers or smaller batches if memory ran out; the same command goes on with the search.",
+            )
+
+    def measured(self, error: EdgemmError | None) -> None:
+        """Count measurements in a row for which the device was gone, whatever its trials' processes did in between.
+
+        Raises:
+            MeasureError: They are too many.
+        """
+        self._gone = self._gone + 1 if is_gone(error) else 0
+        if self._gone >= MOST_CRASHES and error is not None:
+            raise MeasureError(
+                f"the device that measures was gone for {MOST_CRASHES} trials in a row.",
+                why=f"{error.what} {error.why}".strip(),
+                fix="see to it that it answers; the same command goes on with the search.",
             )
 
 
@@ -142,9 +150,13 @@ class _Batch:
             self.trials.progress.update(f"timing {wanted.name}", place / len(self.wanted))
             self.timed.add(place)
             try:
-                self._cost(place, meter.measure(graph.deployment, graph.key, forbidden(wanted.recipe)), rule_out=exact)
+                costs = meter.measure(graph.deployment, graph.key, forbidden(wanted.recipe))
             except EdgemmError as err:
-                self._fail(place, Outcome(None, err, crashed=is_gone(err)))
+                self._failed(place, err)
+                self.trials.measured(err)
+                continue
+            self.trials.measured(None)
+            self._cost(place, costs, rule_out=exact)
 
     def answer(self) -> None:
         """Train those that are left, and see what they lose."""
@@ -187,8 +199,11 @@ class _Batch:
 
     def _fail(self, place: int, outcome: Outcome) -> None:
         assert outcome.error is not None  # there is no graph
-        self._end(place, replace(self._tried(place), state=FAILED, why=f"{outcome.error.what} {outcome.error.why}".strip()))
+        self._failed(place, outcome.error)
         self.trials.noted(outcome)
+
+    def _failed(self, place: int, error: EdgemmError) -> None:
+        self._end(place, replace(self._tried(place), state=FAILED, why=f"{error.what} {error.why}".strip()))
 
     def _end(self, place: int, tried: Tried) -> None:
         self.ended[place] = replace(tried, seconds=round(time.perf_counter() - self.began_s, 1))

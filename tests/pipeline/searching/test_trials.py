@@ -44,17 +44,23 @@ class Away:
         return {"latency_p50_ms": 1.0}
 
 
-def run(meter, count):
+def run(meter, count, *, at_once=10):
     card = cards.load("digits")
     recipe = parse(RECIPE, card=card)
     trials = Trials(goal_of(recipe, card), Answering(), meter, Progress())
-    return trials.run([Wanted(f"trial {number}", recipe) for number in range(count)], "trials")
+    wanted = [Wanted(f"trial {number}", recipe) for number in range(count)]
+    return [tried for begin in range(0, count, at_once) for tried in trials.run(wanted[begin : begin + at_once], "trials")]
 
 
 def test_a_device_that_is_gone_for_a_moment_costs_that_trial():
     states = [(tried.state, tried.why) for tried in run(Away(1, 2), 5)]
     assert [state for state, _ in states] == ["answered", "failed", "failed", "answered", "answered"]
     assert states[1][1] == "nvidia@orin cannot be reached. No route to host."
+
+
+def test_a_device_is_gone_whatever_the_processes_of_the_trials_do():
+    with pytest.raises(MeasureError, match="the device that measures was gone for 3 trials in a row"):
+        run(Away(1, 2, 3), 5, at_once=1)
 
 
 def test_after_three_in_a_row_the_search_stops_and_says_that_the_same_command_goes_on():
