@@ -31,9 +31,9 @@ def normalise(model: onnx.ModelProto) -> None:
 def make_unsigned_where_moved(model: onnx.ModelProto) -> None:
     """Give int8 pairs that come to a convolution by way of a Concat, or are moved on their way, the same steps in uint8; in place.
 
-    No value changes. In a graph with a Concat anywhere OpenVINO 2026.4 loses the zero point when it turns such int8 into uint8: what comes
-    through a Concat is off by a third of its size, through Split, Slice, MaxPool, Resize and their like by as much, silently and in static
-    shapes too. Other pairs stay int8: a convolution in groups with a zero point at its input runs in float.
+    No value changes. In a graph with a Concat anywhere OpenVINO 2026.4 loses the zero point when it turns such int8 into uint8, as it does
+    for every kernel but those of AMX: what comes through a Concat is off by a third of its size, through Split, Slice, MaxPool, Resize and
+    their like by as much, silently and in static shapes too. Other pairs stay int8: a convolution in groups with a zero point at its input runs in float.
     """
     wiring, zeros = Wiring(model), dict[str, np.ndarray]()
     for pair in wrong_pairs(wiring):

@@ -29,9 +29,9 @@ def faults(model: onnx.ModelProto) -> list[str]:
     ]
     if wrong := openvino.wrong_pairs(wiring):
         said.append(
-            f"OpenVINO 2026.4 computes {len(wrong)} of its quantizers wrongly, silently: int8 that comes to a convolution past a Concat, "
-            f"or is moved before, as '{wrong[0].node.name}'. compress, quantize and compile write the same numbers in uint8 for it; "
-            "benchmark takes the file as it is."
+            f"without AMX OpenVINO 2026.4 computes {len(wrong)} of its quantizers wrongly, silently: int8 that comes to a convolution past "
+            f"a Concat, or is moved before, as '{wrong[0].node.name}'. compress, quantize and compile write the same numbers in uint8 for "
+            "it; benchmark takes the file as it is."
         )
     return said
 
