@@ -33,7 +33,8 @@ def make_unsigned_where_moved(model: onnx.ModelProto) -> None:
 
     No value changes. In a graph with a Concat anywhere OpenVINO 2026.4 loses the zero point when it turns such int8 into uint8, as it does
     for every kernel but those of AMX: what comes through a Concat is off by a third of its size, through Split, Slice, MaxPool, Resize and
-    their like by as much, silently and in static shapes too. Other pairs stay int8: a convolution in groups with a zero point at its input runs in float.
+    their like by as much, silently and in static shapes too. Other pairs stay int8: a convolution in groups with a zero point at its input
+    runs in float.
     """
     wiring, zeros = Wiring(model), dict[str, np.ndarray]()
     for pair in wrong_pairs(wiring):
