@@ -21,14 +21,28 @@ class Embedding(Loss):
     def supervised(self, answers: Answers, truth: Tensor | None) -> Tensor:
         """InfoNCE over a batch of pairs (n, d), (n, d), in both directions. Source: Radford et al. 2021, figure 3.
 
-        With names all rows of one name share what is wanted, as in UniCL (Yang et al. 2022, equation 2).
+        With names all rows of one name share what is wanted, as in UniCL (Yang et al. 2022, equation 2), and this output's own vectors are
+        contrasted with each other too (Khosla et al. 2020, equation 2): a tower learns nothing from one that tells no names apart yet.
         """
-        first, second = answers[self.name], answers[str(self.output.pair)]
-        cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / TEMPERATURE
-        names = torch.arange(len(cosine), device=cosine.device) if truth is None else truth
-        right = (names[:, None] == names).to(cosine.dtype)
+        first, second = (F.normalize(answers[name], dim=-1) for name in (self.name, str(self.output.pair)))
+        cosine = first @ second.T / TEMPERATURE
+        if truth is None:
+            wanted = torch.eye(len(cosine), device=cosine.device)
+            return (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
+        right = (truth[:, None] == truth).to(cosine.dtype)
         wanted = right / right.sum(1, keepdim=True)
-        return (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
+        between = (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
+        return between + _within(first, right)
 
     def imitation(self, student: Answers, teacher: Answers, *, temperature: float) -> Tensor:
         return feature_loss(student[self.name], teacher[self.name], "cosine")
+
+
+def _within(vectors: Tensor, right: Tensor) -> Tensor:
+    """Contrast of each of ``vectors`` (n, d), of length 1, with the others; 0 where no two of them are ``right`` (n, n) for each other."""
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    logs = F.log_softmax((vectors @ vectors.T / TEMPERATURE).masked_fill(itself, -1e4), dim=1)
+    others = right.masked_fill(itself, 0.0)
+    counts = others.sum(1)
+    each = -(logs * others).sum(1) / counts.clamp(min=1.0)
+    return each.sum() / (counts > 0).sum().clamp(min=1)
