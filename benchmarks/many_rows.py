@@ -1,6 +1,7 @@
-"""Opening 10^5, 10^6 and 10^7 rows of sensor readings, csv and parquet: seconds and memory, for the first time and again.
+"""Opening 10^5, 10^6 and 10^7 rows of sensor readings, csv (plain, and quoted as pyarrow writes it) and parquet: seconds and memory.
+The first time, and again.
 
-Launch: python benchmarks/many_rows.py FOLDER [ROWS ...]     (about 2 GiB there for all; what is in FOLDER is taken)
+Launch: python benchmarks/many_rows.py FOLDER [ROWS ...]     (about 3 GiB there for all; what is in FOLDER is taken)
 
 Each opening is a process of its own, which decodes the first batch of train as well; the second finds the index that the first one kept.
 """
@@ -24,7 +25,8 @@ from _results import save
 ROWS = (100_000, 1_000_000, 10_000_000)
 BLOCK = 500_000
 SETTLED_S = 3.0  # no index is kept of a file that may still be written to
-FORMS = ("csv", "parquet")
+QUOTES = {"csv": pa.csv.WriteOptions(quoting_style="none"), "quoted csv": pa.csv.WriteOptions()}
+FORMS = ("csv", "quoted csv", "parquet")
 OPENED = """
 import json, re, resource, sys, time
 from edgemm.contracts import card_file
@@ -59,12 +61,14 @@ def main(folder: Path, counts: list[int]) -> None:
 
 def _written(folder: Path, count: int, form: str) -> Path:
     """A manifest in which one of ten rows is val and one test."""
-    path = folder / f"{count}" / f"manifest.{form}"
+    path = folder / f"{count}" / form / f"manifest.{form.split()[-1]}"
     if path.is_file():
         return path
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch, schema = path.with_suffix(".part"), pa.schema([("split", pa.string()), ("imu", pa.string()), ("event", pa.string())])
-    write = pa.csv.CSVWriter(scratch, schema) if form == "csv" else pa.parquet.ParquetWriter(scratch, schema)
+    write = (
+        pa.parquet.ParquetWriter(scratch, schema) if form == "parquet" else pa.csv.CSVWriter(scratch, schema, write_options=QUOTES[form])
+    )
     rng = np.random.default_rng(0)
     with write as writer:
         for begin in range(0, count, BLOCK):
