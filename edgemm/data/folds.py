@@ -111,10 +111,14 @@ class _Folded(RowSource):
         return self._counts[split]
 
     def rows(self, split: str, *, rng: np.random.Generator | None = None) -> Iterator[ManifestRow]:
-        for origin in LEARNED_FROM:
-            for row in self._source.rows(origin, rng=rng) if self._source.has(origin) else ():
-                if self._folds.split_of((origin, row.number), self._fold) == split:
-                    yield row
+        streams = {origin: self._source.rows(origin, rng=rng) for origin in LEARNED_FROM if self._source.has(origin)}
+        left = {origin: self._source.count(origin) for origin in streams}
+        while any(left.values()):
+            origin = next(origin for origin, count in left.items() if count) if rng is None else _drawn(left, rng)
+            left[origin] -= 1
+            row = next(streams[origin])
+            if self._folds.split_of((origin, row.number), self._fold) == split:
+                yield row
 
     def digest(self) -> str:
         dealt = sorted((*key, *place) for key, place in self._folds.place.items())
@@ -128,6 +132,16 @@ class _Folded(RowSource):
 
     def may_name(self, column: str, ends: tuple[str, ...] | None) -> bool:
         return self._source.may_name(column, ends)
+
+
+def _drawn(left: Mapping[str, int], rng: np.random.Generator) -> str:
+    """A split, each as likely as rows of it are left: its rows come as if all had been shuffled together."""
+    place = int(rng.integers(sum(left.values())))
+    for split, count in left.items():
+        if place < count:
+            return split
+        place -= count
+    raise AssertionError("the place is below the sum")
 
 
 def _require_enough(name: str, rows: int, groups: int, kinds: int, count: int, column: str | None) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgemm.contracts import card_file as cards
@@ -46,6 +47,16 @@ def test_every_row_of_train_and_val_is_held_out_once_and_test_never_seen(tmp_pat
         assert 3 <= len(val) <= 7
         held += test
     assert sorted(held) == list(range(60))
+
+
+def test_rows_of_both_splits_are_shuffled_together(tmp_path):
+    dataset = data(tmp_path, 600)
+    parted = held_out(dataset, folds_of(dataset, 5, seed=0), 0)
+    drawn = [int(row.cells["imu"]) for row in parted.source.rows("train", rng=np.random.default_rng(0))]
+    assert sorted(drawn) == sorted(rows_of(parted, "train"))
+    from_val = [place for place, number in enumerate(drawn) if number % 6 == 5]
+    halves = np.histogram(from_val, [0, len(drawn) // 2, len(drawn)])[0]
+    assert halves.min() > len(from_val) / 3, "one split's rows come first"
 
 
 def test_labels_are_spread_evenly_and_seeds_deal_otherwise(tmp_path):
