@@ -28,6 +28,7 @@ FORMS: dict[str, dict[str, Any] | None] = {
     "4 a layer": {"tokens_per_layer": 4},
     "8 a layer, 18 left": {"tokens_per_layer": 8, "leave": 18},
     "12 a layer, 14 left": {"tokens_per_layer": 12, "leave": 14},
+    "16 a layer, 12 left": {"tokens_per_layer": 16, "leave": 12},
 }
 FLOATS, ROUNDS, CALLS, CALIBRATION = ("f32", "bf16"), 40, 3, 4
 CARD = """
