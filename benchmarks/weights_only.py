@@ -22,6 +22,7 @@ from edgemm.box.bundle.opened import open_bundle
 from edgemm.contracts import onnx_file, plugins
 from edgemm.contracts.target import Target
 from edgemm.data.dataset import open_dataset
+from edgemm.errors import TargetError
 from edgemm.graph import files, parity
 
 GROUP, ROWS = 64, 8
@@ -37,7 +38,7 @@ def main(place: Path, data: Path, *, timed: bool) -> None:
         rows = {name: _row(path, target, samples, expected) for name, (path, target) in graphs.items()}
         figures: dict[str, Any] = {"float_mib": _mib(bundle.model), "graphs": rows}
         if timed:
-            others = [str(path) for name, (path, _) in graphs.items() if not name.startswith("edgemm")]
+            others = [str(path) for name, (path, _) in graphs.items() if not name.startswith("edgemm") and "refused" not in rows[name]]
             out = run([*EDGEMM, "benchmark", place, *others, "-d", data, "-o", Path(scratch) / "report"], allowed=(0, 3))
             report = json.loads((Path(scratch) / "report" / "report.json").read_text())
             figures["p50_ms"] = {m["candidate"]: m["value"] for m in report["measurements"] if m["name"] == "latency_p50_ms"}
@@ -66,9 +67,12 @@ def _peers(model: Path, samples: list[dict[str, np.ndarray]], folder: Path) -> d
 
 
 def _row(path: Path, target: str, samples: list[dict[str, np.ndarray]], expected: dict[str, np.ndarray]) -> dict[str, Any]:
-    with plugins.load(Target, target).open(path) as session:
-        answers = [session.run(sample) for sample in samples]
-        ran = session.precision()
+    try:
+        with plugins.load(Target, target).open(path) as session:
+            answers = [session.run(sample) for sample in samples]
+            ran = session.precision()
+    except TargetError as err:
+        return {"runs_in": target, "refused": str(err).splitlines()[0], "mib": _mib(path)}
     found = {name: np.concatenate([np.asarray(row[name]).reshape(-1) for row in answers]) for name in expected}
     decibels = {name: round(entry.sqnr_db, 1) for name, entry in parity.compare(expected, found).items()}
     return {"runs_in": target, "ran": ran, "mib": _mib(path), "against_float_db": decibels}
