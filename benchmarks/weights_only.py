@@ -41,7 +41,8 @@ def main(place: Path, data: Path, *, timed: bool) -> None:
             others = [str(path) for name, (path, _) in graphs.items() if not name.startswith("edgemm") and "refused" not in rows[name]]
             out = run([*EDGEMM, "benchmark", place, *others, "-d", data, "-o", Path(scratch) / "report"], allowed=(0, 3))
             report = json.loads((Path(scratch) / "report" / "report.json").read_text())
-            figures["p50_ms"] = {m["candidate"]: m["value"] for m in report["measurements"] if m["name"] == "latency_p50_ms"}
+            timings = [m for m in report["measurements"] if m["name"] == "latency_p50_ms"]
+            figures["p50_ms"] = {f"{Path(m['candidate']).name}, {m['subject']} {m['target']}": m["value"] for m in timings}
             sys.stderr.write(out.output)
     save("weights_only", figures)
 
