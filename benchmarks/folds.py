@@ -1,4 +1,4 @@
-"""Five folds of a small data set, 1,330 rows of digits, speakers never on both sides: a gated model plainly, and against it augmented.
+"""Five folds of a small data set, 1,330 rows of digits: a gated model plainly, and against it augmented.
 
 Launch: python benchmarks/folds.py DATA [STEPS]    (DATA: what few_rows.py made, with its card.yaml; 600 steps a fold: a quarter of an hour)
 """

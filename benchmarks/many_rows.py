@@ -1,5 +1,4 @@
-"""Opening 10^5, 10^6 and 10^7 rows of sensor readings, csv (plain, and quoted as pyarrow writes it) and parquet: seconds and memory.
-The first time, and again.
+"""Opening 10^5, 10^6 and 10^7 rows of sensor readings, csv plain and quoted, and parquet, for the first time and again: seconds, memory.
 
 Launch: python benchmarks/many_rows.py FOLDER [ROWS ...]     (about 3 GiB there for all; what is in FOLDER is taken)
 
@@ -26,7 +25,7 @@ ROWS = (100_000, 1_000_000, 10_000_000)
 BLOCK = 500_000
 SETTLED_S = 3.0  # no index is kept of a file that may still be written to
 QUOTES = {"csv": pa.csv.WriteOptions(quoting_style="none"), "quoted csv": pa.csv.WriteOptions()}
-FORMS = ("csv", "quoted csv", "parquet")
+FORMS = (*QUOTES, "parquet")
 OPENED = """
 import json, re, resource, sys, time
 from edgemm.contracts import card_file

@@ -21,22 +21,14 @@ from typing import Any
 import yaml
 from _process import EDGEMM
 from _results import save
+from search import SPACE
 
 TRIALS, NODES = 20, 4
 KILL_AFTER_S = 60.0
 """From when the nodes are known; a trial takes about half a minute."""
 MET = re.compile(r"(\d+) nodes with")
-SPACE = {
-    "steps": [{"prune": {"macs_ratio": 0.5}}, {"distill": {"steps": 30}}, {"quantize": {"calibration_samples": 100}}],
-    "targets": {"openvino": {}},
-    "search": {
-        "sampler": "random",
-        "space": {
-            "prune.macs_ratio": {"from": 0.3, "to": 0.8, "step": 0.1},
-            "distill.learning_rate": {"from": 0.0005, "to": 0.005, "log": True},
-        },
-    },
-}
+PLAN = {**SPACE, "steps": [{"prune": {"macs_ratio": 0.5}}, {"distill": {"steps": 30}}, {"quantize": {"calibration_samples": 100}}]}
+"""Trained shorter than where times count."""
 CLUSTER = f"""
 import sys
 from ray.cluster_utils import Cluster
@@ -53,7 +45,7 @@ cluster.shutdown()
 def main(run: Path, data: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "space.yaml"
-    recipe.write_text(yaml.safe_dump(SPACE), encoding="utf-8")
+    recipe.write_text(yaml.safe_dump(PLAN), encoding="utf-8")
     command = [*EDGEMM, "search", str(run / "model.yaml"), "-r", str(recipe), "-d", str(data), "--trials", str(TRIALS), "--seed", "0"]
     here = _search(command, folder / "here")
     there = _over_nodes(command, folder / "there")
@@ -66,9 +58,8 @@ def main(run: Path, data: Path, folder: Path) -> None:
 
 
 def _over_nodes(command: list[str], place: Path) -> dict[str, Any]:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "EDGEMM_CACHE": str(place / "cache")}
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(place)
     ) as cluster:
         assert cluster.stdin is not None
         assert cluster.stdout is not None
@@ -81,15 +72,20 @@ def _over_nodes(command: list[str], place: Path) -> dict[str, Any]:
             print("\n", file=cluster.stdin, end="", flush=True)
 
         found = _search([*command, "--ray", address], place, kill)
+        if not killed:
+            raise SystemExit("the search was over before a node was killed")
         print("\n", file=cluster.stdin, end="", flush=True)
     return {**found, "killed": killed}
+
+
+def _environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "RAY_AUTH_MODE": "disabled", "EDGEMM_CACHE": str(place / "cache")}
 
 
 def _search(command: list[str], place: Path, kill: Callable[[], None] | None = None) -> dict[str, Any]:
     """Its trials; ``kill`` is called once, while they run."""
     shutil.rmtree(place, ignore_errors=True)
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "EDGEMM_CACHE": str(place / "cache")}
-    with subprocess.Popen([*command, "-o", str(place / "found")], stderr=subprocess.PIPE, text=True, env=environment) as running:
+    with subprocess.Popen([*command, "-o", str(place / "found")], stderr=subprocess.PIPE, text=True, env=_environment(place)) as running:
         assert running.stderr is not None
         for line in running.stderr:
             print(line, end="", flush=True)

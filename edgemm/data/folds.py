@@ -136,12 +136,8 @@ class _Folded(RowSource):
 
 def _drawn(left: Mapping[str, int], rng: np.random.Generator) -> str:
     """A split, each as likely as rows of it are left: its rows come as if all had been shuffled together."""
-    place = int(rng.integers(sum(left.values())))
-    for split, count in left.items():
-        if place < count:
-            return split
-        place -= count
-    raise AssertionError("the place is below the sum")
+    place = rng.integers(sum(left.values()))
+    return next(split for split, end in zip(left, itertools.accumulate(left.values()), strict=True) if place < end)
 
 
 def _require_enough(name: str, rows: int, groups: int, kinds: int, count: int, column: str | None) -> None:

@@ -26,10 +26,8 @@ class Embedding(Loss):
         """
         first, second = (F.normalize(answers[name], dim=-1) for name in (self.name, str(self.output.pair)))
         cosine = first @ second.T / TEMPERATURE
-        if truth is None:
-            wanted = torch.eye(len(cosine), device=cosine.device)
-            return (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
-        right = (truth[:, None] == truth).to(cosine.dtype)
+        names = torch.arange(len(cosine), device=cosine.device) if truth is None else truth
+        right = (names[:, None] == names).to(cosine.dtype)
         wanted = right / right.sum(1, keepdim=True)
         between = (F.cross_entropy(cosine, wanted) + F.cross_entropy(cosine.T, wanted)) / 2
         return between + _within(first, right)
